@@ -1,0 +1,1 @@
+"""Documents in, Arrow schemas out."""

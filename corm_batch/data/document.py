@@ -1,0 +1,35 @@
+"""Document: one row to answer. Knows nothing of where it came from or who answers it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Document:
+    """One row of a source.
+
+    Attributes:
+        doc_id: unique in the job.
+        text: the document; None when the row holds no readable text, and `problem` says why.
+        columns: every other column the task asked for (a question, say).
+        problem: why this row cannot be answered; None when it can.
+        origin: where the row stands, for messages: file, row group and row.
+    """
+
+    doc_id: str
+    text: str | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+    origin: str = ""
+
+    @cached_property
+    def content_sha256(self) -> str:
+        """Hash of everything of the row that can change its answer."""
+        content = json.dumps([self.text, dict(self.columns)], sort_keys=True, ensure_ascii=True, default=str)
+        return hashlib.sha256(content.encode("ascii")).hexdigest()

@@ -1,0 +1,1 @@
+"""One model replica: schedule, run, evict."""

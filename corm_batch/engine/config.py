@@ -1,0 +1,26 @@
+"""EngineConfig: how one replica uses its memory and its steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """Settings of one engine; none of them changes which documents are answered, `prefill` and `chunk_size` may change
+    what is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefill: Literal["exact", "streaming"] = Field(
+        "exact", description="exact: the whole prompt at once, attention not approximated; streaming: chunk after chunk"
+    )
+    page_size: int = Field(16, ge=1, le=1024, description="entries a page")
+    kv_memory: ByteSize | None = Field(None, description="bytes of the page pool, such as 512MiB; default: measured")
+    memory_fraction: float = Field(0.9, gt=0, le=1, description="share of the free device memory the pool may take")
+    max_model_len: int | None = Field(None, ge=2, description="tokens of prompt and answer together; default: the model's")
+    max_sequences: int = Field(256, ge=1, description="documents in flight at most")
+    step_token_budget: int = Field(8192, ge=1, description="prompt tokens packed into one forward")
+    chunk_size: int = Field(1024, ge=1, description="tokens of one document a streaming forward takes")
+    compact_every: int | None = Field(None, ge=1, description="decode steps between compactions; default: half the window")

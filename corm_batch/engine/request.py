@@ -1,0 +1,110 @@
+"""What goes into the engine and what comes out: token ids in, token ids and exact memory figures out.
+
+Knows nothing of text, files or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FinishReason = Literal["stop", "length", "error", "cancelled"]
+
+
+class SamplingParams(BaseModel):
+    """How tokens are chosen and when to stop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(256, ge=1, description="stop after this many tokens")
+    temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token; above 0 samples")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample among the likeliest tokens that hold this much probability")
+    seed: int = Field(0, ge=0, description="with the request's id this fixes every draw, whatever runs beside it")
+    ignore_eos: bool = Field(False, description="go on after the model's end-of-sequence token")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to answer.
+
+    Attributes:
+        id: the caller's name for it; unique among the requests in the engine at one time.
+        token_ids: the whole prompt.
+        sampling: how to choose tokens.
+        return_kept_positions: ask for `Completion.kept_positions`.
+        stop: called with the output ids after every token; True ends the answer (stop strings live in the caller,
+            who has the tokenizer).
+    """
+
+    id: str
+    token_ids: Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    return_kept_positions: bool = False
+    stop: Callable[[Sequence[int]], bool] | None = None
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """What one document's cache cost. All bytes are bytes of pages really held, except `kv_bytes_full`.
+
+    Attributes:
+        prompt_tokens, output_tokens: counts of tokens.
+        kv_bytes_full: bytes of keys and values an uncompressed cache would hold at the end (sliding-window layers
+            counted at their window).
+        kv_bytes_after_prefill, kv_bytes_peak, kv_bytes_final: bytes of pages held when the prompt was done, at most,
+            and at the end.
+        kv_bytes_transient: bytes of the dense keys and values of the one layer that prefill works on at a time.
+        kept_ratio: entries stored at the end over entries an uncompressed cache would hold.
+        kept_per_layer: entries stored at the end in each layer, summed over its kv heads.
+        evicted_entries: entries that left.
+        evicted_attention_mass: share of the voting window's attention that lay on entries when they were evicted, mean
+            over layers and kv heads.
+        preemptions: times the pages were moved to host memory to make room.
+        queue_s, prefill_s, decode_s: seconds waiting, in prefill, and from the first token to the last.
+        prefill_mode: "exact" or "streaming".
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    kv_bytes_full: int = 0
+    kv_bytes_after_prefill: int = 0
+    kv_bytes_peak: int = 0
+    kv_bytes_final: int = 0
+    kv_bytes_transient: int = 0
+    kept_ratio: float = 1.0
+    kept_per_layer: tuple[int, ...] = ()
+    evicted_entries: int = 0
+    evicted_attention_mass: float = 0.0
+    preemptions: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    prefill_mode: str = "exact"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished request.
+
+    Attributes:
+        id: the request's.
+        token_ids: the answer, the end-of-sequence token included when it ended so.
+        finish_reason: "stop" (end of sequence or `Request.stop`), "length", "cancelled" or "error".
+        error: why it failed; None unless `finish_reason` is "error".
+        mean_logprob: mean natural-log probability of the chosen tokens under the model (temperature 1, no top-p); 0.0
+            when there are none.
+        memory: what it cost.
+        kept_positions: [layer][kv head] -> sorted token indices (0 is the first prompt token) still stored at the end;
+            None unless asked for.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    error: Exception | None = None
+    mean_logprob: float = 0.0
+    memory: MemoryStats = field(default_factory=MemoryStats)
+    kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None

@@ -1,0 +1,66 @@
+"""Every error a user can meet, as one tree.
+
+CormBatchError
+├─ SpecError (also ValueError)   the YAML or an argument is wrong: field path, value given, what is allowed
+├─ SourceError                   a file or row group cannot be read; `.retryable` says whether trying again can help
+├─ OutputError                   a part cannot be written
+├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
+├─ DocumentError                 one document failed: it becomes its row, the job goes on
+├─ UnsupportedModelError         the model needs an attention feature the engine would get wrong
+├─ ModelLoadError                the model cannot be found or read
+└─ LeaseError                    another driver holds this output: who, since when
+"""
+
+
+class CormBatchError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class SpecError(CormBatchError, ValueError):
+    """A job spec or an argument is wrong: which field, what was given, what is allowed."""
+
+
+class SourceError(CormBatchError):
+    """Documents cannot be read.
+
+    Attributes:
+        retryable: True when the cause may pass by itself (a network fault), False when it cannot (a broken file).
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class OutputError(CormBatchError):
+    """Results cannot be written; nothing that was committed before is lost."""
+
+
+class CapacityError(CormBatchError):
+    """One document needs more cache than the whole pool has.
+
+    Attributes:
+        bytes_needed: bytes of pages the document needs, at least.
+        bytes_available: bytes of pages the pool has in all.
+    """
+
+    def __init__(self, message: str, *, bytes_needed: int, bytes_available: int) -> None:
+        super().__init__(message)
+        self.bytes_needed = bytes_needed
+        self.bytes_available = bytes_available
+
+
+class DocumentError(CormBatchError):
+    """One document cannot be answered; the job records why in its row and goes on."""
+
+
+class UnsupportedModelError(CormBatchError):
+    """The model has a feature this engine would compute wrongly; the message names it."""
+
+
+class ModelLoadError(CormBatchError):
+    """No model at that path or id, or its files cannot be read."""
+
+
+class LeaseError(CormBatchError):
+    """Another driver holds this output."""

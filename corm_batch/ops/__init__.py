@@ -1,0 +1,1 @@
+"""Attention and cache operations on plain tensors."""

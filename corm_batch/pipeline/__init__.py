@@ -1,0 +1,1 @@
+"""The batch job on Ray: plan, actors, ledger, commits."""

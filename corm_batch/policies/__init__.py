@@ -1,0 +1,1 @@
+"""Which cached entries survive; one published method a file."""

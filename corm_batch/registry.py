@@ -1,0 +1,90 @@
+"""Plug-ins by name: a policy, a source or a task is one class in one file.
+
+    class Corm(KVPolicy, name="corm"): ...
+
+A kind of plug-in (`KVPolicy`, `Source`, `Task`) names the package its plug-ins live in; every module of that package is
+imported the first time a name is looked up, so adding one means adding a file and nothing else. Knows nothing of what
+the plug-ins do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from corm_batch.errors import SpecError
+
+
+def describe(error: ValidationError, prefix: str) -> str:
+    """One line per wrong field: its path under `prefix`, what was given and what is allowed."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join([prefix, *(str(part) for part in item["loc"])])
+        given = "" if item["type"] in ("missing", "extra_forbidden") else f", got {item['input']!r}"
+        lines.append(f"{path}: {item['msg']}{given}")
+    return "\n".join(lines)
+
+
+class Plugin(BaseModel):
+    """A frozen value whose fields are its settings, found by `name` in its kind's package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    package: ClassVar[str] = ""
+    _plugins: ClassVar[dict[str, type[Plugin]]] = {}
+
+    def __init_subclass__(cls, *, name: str = "", kind: str = "", package: str = "", **kwargs: Any) -> None:
+        """Register `cls` under `name`, or open a new kind with its own names."""
+        super().__init_subclass__(**kwargs)
+        if kind:
+            cls.kind, cls.package, cls._plugins = kind, package, {}
+        if name:
+            if name in cls._plugins:
+                raise ValueError(f"two {cls.kind} plug-ins are called {name!r}: {cls._plugins[name]} and {cls}")
+            cls.name = name
+            cls._plugins[name] = cls
+
+    @classmethod
+    def registered(cls) -> dict[str, type[Self]]:
+        """Name to class, sorted by name, after importing every module of the kind's package."""
+        package = importlib.import_module(cls.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{cls.package}.{module.name}")
+        return {name: cls._plugins[name] for name in sorted(cls._plugins)}  # type: ignore[misc]
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any] | Self) -> Self:
+        """Build the plug-in that `spec["name"]` selects from the other keys of `spec`.
+
+        Raises:
+            SpecError: no name, an unknown name (the answer lists what there is), or a wrong field.
+        """
+        if isinstance(spec, cls):
+            return spec
+        if not isinstance(spec, Mapping):
+            raise SpecError(f"{cls.kind}: expected a mapping with a name, got {spec!r}")
+        known = cls.registered()
+        name = spec.get("name")
+        if not isinstance(name, str) or name not in known:
+            choices = "\n".join(f"  {key}: {plugin.summary()}" for key, plugin in known.items())
+            raise SpecError(f"{cls.kind}.name: no {cls.kind} is called {name!r}; there are:\n{choices}")
+        try:
+            return known[name].model_validate({key: value for key, value in spec.items() if key != "name"})
+        except ValidationError as error:
+            raise SpecError(describe(error, cls.kind)) from error
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the class docstring."""
+        return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+
+    def to_spec(self) -> dict[str, Any]:
+        """The mapping `from_spec` takes, with every field written out."""
+        return {"name": self.name, **self.model_dump(mode="json")}

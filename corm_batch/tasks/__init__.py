@@ -1,0 +1,1 @@
+"""What to ask of a document; one kind of job a file."""

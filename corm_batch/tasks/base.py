@@ -1,0 +1,117 @@
+"""Task: what to ask of a document. A new kind of job is one file in this folder.
+
+A task is a coroutine over an `Asker`: it builds prompts from the document, awaits answers, and returns the output and its
+own columns. It knows nothing of tokens ids, models, actors or files.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+from pydantic import Field
+
+from corm_batch.data.document import Document
+from corm_batch.engine.request import SamplingParams
+from corm_batch.registry import Plugin
+
+Overflow = Literal["map_reduce", "truncate", "error"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One thing to ask: the text it is about (may be empty) and what is wanted of it."""
+
+    text: str
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one prompt.
+
+    Attributes:
+        text: the answer, special tokens and the stop string removed.
+        finish_reason: "stop" or "length".
+        mean_logprob: mean natural-log probability of the answer's tokens: how certain the model was.
+    """
+
+    text: str
+    finish_reason: str
+    mean_logprob: float
+
+
+class Asker(Protocol):
+    """The model as a task sees it. Given by the pipeline, faked in tests."""
+
+    async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
+        """One answer.
+
+        Raises:
+            DocumentError: the prompt does not fit, or the engine could not answer it.
+        """
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Whether prompt and answer fit the model's context."""
+
+    def windows(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> list[str]:
+        """Cut `text` into consecutive pieces, each of which fits when put through `prompt`."""
+
+    def truncate(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> str:
+        """The longest beginning of `text` that fits when put through `prompt`."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task made of one document.
+
+    Attributes:
+        output: the answer, as text.
+        columns: the task's own columns, named as in `Task.result_fields`.
+        finish_reason: of the last answer.
+        pieces: prompts asked in all.
+    """
+
+    output: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str = "stop"
+    pieces: int = 1
+
+
+class Task(Plugin, kind="task", package="corm_batch.tasks"):
+    """What to ask of every document, and how to sample the answer."""
+
+    max_new_tokens: int = Field(256, ge=1, description="tokens of one answer at most")
+    temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token")
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    seed: int = Field(0, ge=0)
+    stop: tuple[str, ...] = Field((), description="end the answer where one of these texts would begin")
+    overflow: Overflow = Field("map_reduce", description="what to do with a document longer than the context")
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The engine's view of the sampling fields."""
+        return SamplingParams(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+        )
+
+    @property
+    def source_columns(self) -> Sequence[str]:
+        """Columns of the source this task reads beside the text."""
+        return ()
+
+    @property
+    def result_fields(self) -> Sequence[pa.Field]:
+        """Columns this task adds to the results table; all nullable."""
+        return ()
+
+    @abstractmethod
+    async def run(self, document: Document, asker: Asker) -> TaskResult:
+        """Answer one document.
+
+        Raises:
+            DocumentError: it cannot be answered; the message becomes its row.
+        """
