@@ -1,0 +1,65 @@
+"""ModelShape: the numbers of a model that decide what its cache costs, read from its config without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from corm_batch.errors import ModelLoadError
+
+
+def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a local folder or hub id (its text part for a multimodal model).
+
+    Raises:
+        ModelLoadError: no model there, or its config cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ModelLoadError(f"model.name: cannot load {path!r}: {reason}") from error
+    return config.get_text_config(decoder=True)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts that size the cache.
+
+    Attributes:
+        num_layers, num_heads, num_kv_heads, head_dim: as in the model.
+        max_model_len: tokens the model was trained for.
+        vocab_size: token ids are below it.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_model_len: int
+    vocab_size: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> ModelShape:
+        """Read the counts from a transformers text config."""
+        heads = config.num_attention_heads
+        return cls(
+            num_layers=config.num_hidden_layers,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
+            vocab_size=config.vocab_size,
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:
+        """Read the counts of a local folder or hub id, without loading weights."""
+        return cls.from_config(load_config(path, revision, trust_remote_code))
+
+    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
