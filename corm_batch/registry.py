@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -19,15 +21,42 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corm_batch.errors import SpecError
 
+_SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
 
-def describe(error: ValidationError, prefix: str) -> str:
-    """One line per wrong field: its path under `prefix`, what was given and what is allowed."""
+
+def shown(value: object) -> str:
+    """`value` as a message shows it: bounded in length, without the credentials a URI may carry."""
+    return _SECRET.sub("***@", _SHORT.repr(value))
+
+
+def describe(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
+    """One line per wrong field of `model`: its path under `prefix`, what was given and what is allowed."""
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join([prefix, *(str(part) for part in item["loc"])])
-        given = "" if item["type"] in ("missing", "extra_forbidden") else f", got {item['input']!r}"
-        lines.append(f"{path}: {item['msg']}{given}")
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, SpecError):  # a plug-in inside `model` has described itself
+            lines.append(str(cause))
+            continue
+        path = ".".join(part for part in (prefix, *(str(part) for part in item["loc"])) if part)
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key; known here: {', '.join(_keys(model, item['loc']))}")
+        else:
+            given = "" if item["type"] == "missing" or not item["loc"] else f", got {shown(item['input'])}"
+            lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
     return "\n".join(lines)
+
+
+def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Keys that are known where the unknown key `loc` stands in `model`."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        nested = field.annotation if field else None
+        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+            return []
+        model = nested
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 class Plugin(BaseModel):
@@ -69,16 +98,16 @@ class Plugin(BaseModel):
         if isinstance(spec, cls):
             return spec
         if not isinstance(spec, Mapping):
-            raise SpecError(f"{cls.kind}: expected a mapping with a name, got {spec!r}")
+            raise SpecError(f"{cls.kind}: expected a mapping with a name, got {shown(spec)}")
         known = cls.registered()
         name = spec.get("name")
         if not isinstance(name, str) or name not in known:
             choices = "\n".join(f"  {key}: {plugin.summary()}" for key, plugin in known.items())
-            raise SpecError(f"{cls.kind}.name: no {cls.kind} is called {name!r}; there are:\n{choices}")
+            raise SpecError(f"{cls.kind}.name: no {cls.kind} is called {shown(name)}; there are:\n{choices}")
         try:
             return known[name].model_validate({key: value for key, value in spec.items() if key != "name"})
         except ValidationError as error:
-            raise SpecError(describe(error, cls.kind)) from error
+            raise SpecError(describe(error, cls.kind, known[name])) from error
 
     @classmethod
     def summary(cls) -> str:
@@ -87,4 +116,4 @@ class Plugin(BaseModel):
 
     def to_spec(self) -> dict[str, Any]:
         """The mapping `from_spec` takes, with every field written out."""
-        return {"name": self.name, **self.model_dump(mode="json")}
+        return {"name": self.name, **self.model_dump(mode="json", by_alias=True)}

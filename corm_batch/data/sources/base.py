@@ -31,11 +31,12 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
     """Where documents come from."""
 
     @abstractmethod
-    def splits(self) -> list[Split]:
-        """Every unit of reading, in a fixed order.
+    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
+        """Every unit of reading, in a fixed order, once it is sure that `columns` can be read beside the text.
 
         Raises:
-            SourceError: nothing there, or a file's header cannot be read.
+            SourceError: nothing there, a file that cannot be read, or a column that is missing. Every such file is
+                named: it is found before any work is done, and no document of another file is passed over in silence.
         """
 
     @abstractmethod

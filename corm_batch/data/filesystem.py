@@ -1,0 +1,269 @@
+"""One code path for local paths and `s3://` URIs: list, read, publish whole objects.
+
+Credentials, profile, region and endpoint of S3 come from the environment and the AWS configuration files alone
+(`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, cast
+
+import pyarrow as pa
+import s3fs
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ConnectionError as S3ConnectionError
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+from s3fs.core import S3_RETRYABLE_ERRORS
+
+from corm_batch.errors import CormBatchError, OutputError, SourceError
+
+_FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
+_PASSING = (ConnectionError, S3ConnectionError, *S3_RETRYABLE_ERRORS)
+_PASSING_CODES = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ESTALE}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+
+
+def resolve_uri(uri: str) -> str:
+    """`uri` as an absolute local path or an `s3://` URI; a relative path counts from the current directory.
+
+    Raises:
+        PydanticCustomError: (a ValueError) another scheme, no bucket, or credentials inside the URI.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise PydanticCustomError("uri", "expected a path or an s3:// URI")
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return os.path.abspath(os.path.expanduser(rest if separator else uri))
+    if scheme != "s3":
+        raise PydanticCustomError("uri", "expected a local path or an s3:// URI")
+    bucket = rest.partition("/")[0]
+    if "@" in bucket:
+        raise PydanticCustomError("uri", "credentials in a URI: leave them to the environment or an AWS profile")
+    if not bucket:
+        raise PydanticCustomError("uri", "expected s3://bucket/path")
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(resolve_uri)]
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` lies in an object store rather than on a disk of this machine."""
+    return uri.startswith("s3://")
+
+
+def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec filesystem of `uri` and the path in it."""
+    if is_s3(uri):
+        return s3fs.S3FileSystem(use_listings_cache=False), uri.removeprefix("s3://")
+    return LocalFileSystem(), uri
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn what goes wrong while reading `uri` into SourceError with the URI in its message."""
+    try:
+        yield
+    except CormBatchError:
+        raise
+    except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
+        passing = isinstance(error, _PASSING) or getattr(error, "errno", None) in _PASSING_CODES
+        raise SourceError(f"{uri}: cannot be read: {_reason(error)}", retryable=passing) from error
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Turn what goes wrong while writing `uri` into OutputError with the URI in its message."""
+    try:
+        yield
+    except _FAULTS as error:
+        if getattr(error, "errno", None) in _DISK_FULL:
+            raise OutputError(
+                f"{uri}: no space left to write it; everything committed before is intact: free space and run again"
+            ) from error
+        raise OutputError(f"{uri}: cannot be written: {_reason(error)}") from error
+
+
+def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
+    """URIs of the files at `uri`, sorted: a file, a glob, or everything below a folder that ends with a suffix.
+
+    Directory markers and whatever has a name that starts with `_` or `.` below the folder are left out. Nothing there
+    is an empty list.
+
+    Raises:
+        SourceError: the place cannot be listed.
+    """
+    fs, path = filesystem(uri)
+    with reading(uri):
+        if not path.endswith("/") and fs.isfile(path):
+            return [uri]
+        globbed = re.search(r"[*?\[]", path) and not fs.isdir(path)
+        found = fs.glob(path, detail=True) if globbed else fs.find(path, detail=True)
+    root = path.partition("*")[0].rpartition("/")[0] if globbed else path.rstrip("/")
+    names = sorted(
+        name for name, info in found.items() if info["type"] == "file" and _is_data(name.removeprefix(root), suffixes)
+    )
+    return [f"s3://{name}" if is_s3(uri) else name for name in names]
+
+
+def open_file(uri: str) -> BinaryIO:
+    """`uri` open for reading at any position; each read of an S3 object fetches just what is read."""
+    fs, path = filesystem(uri)
+    return cast(BinaryIO, fs.open(path, "rb", cache_type="none"))
+
+
+def read_whole(uri: str) -> bytes:
+    """Every byte of `uri`.
+
+    Raises:
+        SourceError: not there (then its cause is FileNotFoundError), or unreadable.
+    """
+    fs, path = filesystem(uri)
+    with reading(uri):
+        return cast(bytes, fs.cat_file(path))
+
+
+def write_whole(uri: str, content: bytes) -> None:
+    """Publish `content` at `uri` in one step: a reader sees the old object or the new one, never a part.
+
+    S3: one put (or one completed multipart upload). Local: a temporary file, synced, then renamed over `uri`.
+
+    Raises:
+        OutputError: not written; an object that was there before is unchanged.
+    """
+    fs, path = filesystem(uri)
+    with writing(uri):
+        if is_s3(uri):
+            fs.pipe_file(path, content)
+            return
+        with _synced_temporary(Path(path), content) as temporary:
+            os.replace(temporary, path)
+
+
+def create_exclusive(uri: str, content: bytes) -> bool:
+    """Publish `content` at `uri` unless something is there; True when it was written, in one step as `write_whole`.
+
+    A store that answered too late may say False to the writer that won: who must know reads `uri` back.
+
+    Raises:
+        OutputError: not written, for another reason than being there already.
+    """
+    fs, path = filesystem(uri)
+    with writing(uri):
+        try:
+            if is_s3(uri):
+                fs.pipe_file(path, content, mode="create")
+            else:
+                with _synced_temporary(Path(path), content) as temporary:
+                    os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if isinstance(cause := error.__cause__, ClientError) and cause.response["Error"]["Code"] in _ALREADY_THERE:
+                return False
+            raise
+    return True
+
+
+def delete(uri: str) -> None:
+    """Remove one file; nothing there is fine.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    fs, path = filesystem(uri)
+    with writing(uri):
+        try:
+            fs.rm_file(path)
+        except FileNotFoundError:
+            return
+
+
+def fetch_folder(uri: str, cache_dir: str) -> str:
+    """A local copy of an S3 folder; a local folder is returned as it is.
+
+    The copy lies in `cache_dir` under a name made of every file's path, size and ETag: one that is there is complete
+    and current, whoever fetched it.
+
+    Raises:
+        SourceError: nothing there, or not readable.
+        OutputError: `cache_dir` cannot be written.
+    """
+    if not is_s3(uri):
+        return uri
+    fs, path = filesystem(uri.rstrip("/"))
+    with reading(uri):
+        found = {name.removeprefix(path).lstrip("/"): info for name, info in fs.find(path, detail=True).items()}
+    files = {name: info for name, info in found.items() if _is_data(f"/{name}", ("",)) and info["type"] == "file"}
+    if not files:
+        raise SourceError(f"{uri}: no files there")
+    identity = json.dumps([[name, info["size"], info["ETag"]] for name, info in sorted(files.items())])
+    target = Path(cache_dir, hashlib.sha256(identity.encode()).hexdigest()[:24])
+    if not target.is_dir():
+        _download(fs, uri, list(files), target)
+    return str(target)
+
+
+def _download(fs: AbstractFileSystem, uri: str, names: list[str], target: Path) -> None:
+    """Copy `names` below `uri` into a folder that appears under its name when it is complete."""
+    with writing(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        with reading(uri):
+            root = uri.removeprefix("s3://").rstrip("/")
+            fs.get([f"{root}/{name}" for name in names], [str(temporary / name) for name in names])
+        with writing(str(target)):
+            try:
+                temporary.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was first
+                    raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
+    """`content` on the disk beside `path`, hidden from listings; the folder is synced when the caller has moved it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_data(relative: str, suffixes: Sequence[str]) -> bool:
+    """Whether the path below the listed folder is a file to read: visible, no marker, no way out, a known suffix."""
+    hidden = any(part.startswith(("_", ".")) for part in relative.split("/"))
+    return not hidden and not relative.endswith("/") and relative.lower().endswith(tuple(suffixes))
+
+
+def _reason(error: Any) -> str:
+    """The error in one line."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().split("\n", 1)[0]

@@ -1,0 +1,83 @@
+"""Columns of the two tables a job writes, with units in the field metadata. Knows nothing of how they are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+def column(
+    name: str, kind: pa.DataType, description: str, *, unit: str | None = None, nullable: bool = True
+) -> pa.Field:
+    """A field that says what it holds and in what unit (bytes, seconds, tokens, entries, ratio)."""
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+_DOC_ID = column("doc_id", pa.string(), "the document's id, unique in the source", nullable=False)
+_RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
+_SECONDS = (
+    column("queue_s", pa.float64(), "waiting for room in the engine", unit="seconds"),
+    column("prefill_s", pa.float64(), "reading the prompt", unit="seconds"),
+    column("decode_s", pa.float64(), "from the first token of the answer to the last", unit="seconds"),
+)
+_TOKENS = (
+    column("prompt_tokens", pa.int64(), "tokens of all prompts", unit="tokens"),
+    column("output_tokens", pa.int64(), "tokens of all answers", unit="tokens"),
+)
+
+RESULT_FIELDS: tuple[pa.Field, ...] = (
+    _DOC_ID,
+    column("content_sha256", pa.string(), "hash of what the document said", nullable=False),
+    column("fingerprint", pa.string(), "hash of everything in the spec that changes the answer", nullable=False),
+    _RUN_ID,
+    column("status", pa.string(), "ok or failed", nullable=False),
+    column("output", pa.string(), "the answer; null when failed"),
+    column("error_type", pa.string(), "kind of failure; null when ok"),
+    column("error_message", pa.string(), "why it failed; null when ok"),
+    column("finish_reason", pa.string(), "stop or length, of the last answer"),
+    *_TOKENS,
+    column("pieces", pa.int64(), "prompts asked about this document"),
+    *_SECONDS,
+    column("committed_at", TIMESTAMP, "when the row's part was written", nullable=False),
+)
+
+MEMORY_FIELDS: tuple[pa.Field, ...] = (
+    _DOC_ID,
+    _RUN_ID,
+    *_TOKENS,
+    column("kv_bytes_full", pa.int64(), "what an uncompressed cache would hold at the end", unit="bytes"),
+    column("kv_bytes_after_prefill", pa.int64(), "pages held when the prompt was read", unit="bytes"),
+    column("kv_bytes_peak", pa.int64(), "most pages held", unit="bytes"),
+    column("kv_bytes_final", pa.int64(), "pages held at the end", unit="bytes"),
+    column("kv_bytes_transient", pa.int64(), "keys and values of the one layer prefill works on", unit="bytes"),
+    column("kept_ratio", pa.float64(), "entries stored at the end over entries of an uncompressed cache", unit="ratio"),
+    column("kept_per_layer", pa.list_(pa.int64()), "entries stored at the end, over all kv heads", unit="entries"),
+    column("evicted_entries", pa.int64(), "entries that left", unit="entries"),
+    column("evicted_attention_mass", pa.float64(), "attention that lay on entries when they left", unit="ratio"),
+    column("preemptions", pa.int64(), "times the pages were moved to host memory to make room"),
+    *_SECONDS,
+    column("prefill_mode", pa.string(), "exact or streaming"),
+    column("policy", pa.string(), "the policy and its settings, as JSON"),
+    column("dtype", pa.string(), "number format of the cache"),
+    column("num_layers", pa.int64(), "layers of the model"),
+    column("num_kv_heads", pa.int64(), "key-value heads of a layer"),
+    column("head_dim", pa.int64(), "width of a key"),
+    column("page_size", pa.int64(), "entries of a page", unit="entries"),
+    column("actor", pa.string(), "the replica that answered"),
+)
+
+RESULT_NAMES = frozenset(field.name for field in RESULT_FIELDS)
+
+
+def result_schema(task_fields: Iterable[pa.Field], metadata: Mapping[str, str]) -> pa.Schema:
+    """Columns of the results table: ours, then the task's; `metadata` names the spec, versions and model."""
+    return pa.schema([*RESULT_FIELDS, *task_fields], metadata=dict(metadata))
+
+
+def memory_schema(metadata: Mapping[str, str]) -> pa.Schema:
+    """Columns of the memory table."""
+    return pa.schema(MEMORY_FIELDS, metadata=dict(metadata))

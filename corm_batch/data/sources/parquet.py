@@ -1,0 +1,83 @@
+"""Parquet files as documents: one split a row group, only the needed columns read. Knows nothing of what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corm_batch.data.document import Document
+from corm_batch.data.filesystem import open_file, reading
+from corm_batch.data.sources.base import Split
+from corm_batch.data.sources.files import FileSource
+from corm_batch.errors import SourceError
+
+_ROWS_AT_ONCE = 32  # bounds memory where one row group holds gigabytes
+_READ_BYTES = 4 << 20
+
+
+class ParquetSource(FileSource, name="parquet"):
+    """Rows of Parquet files, one document a row."""
+
+    suffixes = (".parquet", ".pq")
+
+    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
+        """Row groups that hold rows, by file name and position; reads the files' footers alone."""
+        return self.splits_of_files(lambda uri: self._row_groups(uri, columns))
+
+    def _row_groups(self, uri: str, columns: Sequence[str]) -> Iterator[Split]:
+        """The splits of one file."""
+        with reading(uri), open_file(uri) as file:
+            parquet = pq.ParquetFile(file)
+            self._check_columns(uri, parquet.schema_arrow, self.wanted(columns))
+            metadata = parquet.metadata
+            leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+            text = leaves.index(self.text_column)
+            for index in range(metadata.num_row_groups):
+                group = metadata.row_group(index)
+                if group.num_rows:
+                    yield Split(uri, index, group.num_rows, group.column(text).total_uncompressed_size)
+
+    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+        """The documents of one row group, a few rows in memory at a time."""
+        wanted = self.wanted(columns)
+        with reading(split.uri), open_file(split.uri) as file:
+            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
+            self._check_columns(split.uri, parquet.schema_arrow, wanted)
+            row = 0
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[split.index], columns=wanted):
+                for cells in zip(*(batch.column(name) for name in wanted), strict=True):
+                    values = dict(zip(wanted, map(_value, cells), strict=True))
+                    yield self.document(values, columns, f"{split.uri}#{split.index}:{row}")
+                    row += 1
+
+    def _check_columns(self, uri: str, schema: pa.Schema, wanted: Sequence[str]) -> None:
+        """Refuse a file that lacks a wanted column or holds something else than text in it."""
+        for name in wanted:
+            if schema.names.count(name) != 1:
+                found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+                raise SourceError(f"{uri}: one column {name!r} is wanted; the file has: {found}")
+        text, doc_id = schema.field(self.text_column).type, schema.field(self.id_column).type
+        if not _is_text(text):
+            raise SourceError(f"{uri}: column {self.text_column!r} (text_column) must hold text, not {text}")
+        if not _is_text(doc_id) and not pa.types.is_integer(doc_id):
+            raise SourceError(f"{uri}: column {self.id_column!r} (id_column) must hold text or integers, not {doc_id}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text or bytes that may be text."""
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
+
+
+def _value(cell: pa.Scalar) -> Any:
+    """The cell as a Python value, bytes as text; the UnicodeError when it holds invalid UTF-8 (Parquet lets it)."""
+    try:
+        value = cell.as_py()
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        return error
