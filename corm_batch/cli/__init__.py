@@ -1,0 +1,31 @@
+"""The command line: one verb a file, exit codes, and no traceback for what a user can cause.
+
+Exit codes: 0 every document ok, 3 finished with failed documents, 2 the spec or an argument is wrong, 1 the job itself
+failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from corm_batch.cli import policies
+from corm_batch.cli.console import error_console
+from corm_batch.errors import CormBatchError, SpecError
+
+app = typer.Typer(
+    help="Ask a language model about every document of an archive, with CORM-compressed key-value caches.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (policies.policies,):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        app(prog_name="corm-batch")
+    except CormBatchError as error:
+        error_console().print(f"corm-batch: {error}", soft_wrap=True)
+        raise SystemExit(2 if isinstance(error, SpecError) else 1) from None

@@ -1,0 +1,164 @@
+"""JobReport: what the committed parts of an output say about its documents, their memory and their time.
+
+Arithmetic on the table `read_results(..., memory=True)` returns; knows nothing of specs or of how a report is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_EXAMPLES, _SLOWEST = 3, 5
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How one figure spreads over the documents: mean, 10th and 90th percentile."""
+
+    mean: float
+    p10: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Failed documents of one error type, with the first few as (doc_id, error_message)."""
+
+    error_type: str
+    documents: int
+    examples: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class SlowDocument:
+    """One of the documents that kept a replica busy longest; queue_s is not counted as busy."""
+
+    doc_id: str
+    prompt_tokens: int
+    output_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """Figures of the newest row of every document; memory and time are those of the answered ones.
+
+    Attributes:
+        documents, ok, failed: counts.
+        runs: how many runs wrote these rows.
+        policies: the policies they were answered under, as JSON; more than one when the spec changed in between.
+        prompt_tokens, output_tokens: tokens in all.
+        kv_bytes_full: sum of what uncompressed caches would hold at the end of each document.
+        kv_bytes_peak: sum of the most pages each document held.
+        kv_bytes_final: sum of the pages each held at its end.
+        kept_ratio: entries stored at the end over entries of an uncompressed cache, by document.
+        kept_per_layer: the same by layer, over all documents, first layer first; empty when the rows come from models
+            of different depth.
+        evicted_attention_mass: by document, the share of attention that lay on entries when they left.
+        preemptions: times a document had to make room.
+        queue_s, prefill_s, decode_s: seconds in all, over all documents (which run side by side).
+        failures: the failed documents, the commonest error type first.
+        slowest: the documents with the longest prefill and decode, longest first.
+    """
+
+    documents: int
+    ok: int
+    failed: int
+    runs: int
+    policies: tuple[str, ...]
+    prompt_tokens: int
+    output_tokens: int
+    kv_bytes_full: int
+    kv_bytes_peak: int
+    kv_bytes_final: int
+    kept_ratio: Spread
+    kept_per_layer: tuple[float, ...]
+    evicted_attention_mass: Spread
+    preemptions: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    failures: tuple[FailureGroup, ...]
+    slowest: tuple[SlowDocument, ...]
+
+    @property
+    def saved_ratio(self) -> float:
+        """Bytes never needed at once, of those an uncompressed cache would have held; negative when pages cost more."""
+        return 1 - self.kv_bytes_peak / self.kv_bytes_full if self.kv_bytes_full else 0.0
+
+
+def build_report(rows: pa.Table) -> JobReport:
+    """The figures of `rows`: the newest row of every document, with the columns of both tables."""
+    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    return JobReport(
+        documents=rows.num_rows,
+        ok=ok.num_rows,
+        failed=rows.num_rows - ok.num_rows,
+        runs=len(rows["run_id"].unique()),
+        policies=tuple(sorted(policy for policy in ok["policy"].unique().to_pylist() if policy)),
+        prompt_tokens=int(_sum(ok, "prompt_tokens")),
+        output_tokens=int(_sum(ok, "output_tokens")),
+        kv_bytes_full=int(_sum(ok, "kv_bytes_full")),
+        kv_bytes_peak=int(_sum(ok, "kv_bytes_peak")),
+        kv_bytes_final=int(_sum(ok, "kv_bytes_final")),
+        kept_ratio=_spread(ok, "kept_ratio"),
+        kept_per_layer=_kept_per_layer(ok),
+        evicted_attention_mass=_spread(ok, "evicted_attention_mass"),
+        preemptions=int(_sum(ok, "preemptions")),
+        queue_s=_sum(ok, "queue_s"),
+        prefill_s=_sum(ok, "prefill_s"),
+        decode_s=_sum(ok, "decode_s"),
+        failures=_failures(rows),
+        slowest=_slowest(ok),
+    )
+
+
+def _sum(table: pa.Table, column: str) -> float:
+    return pc.sum(table[column]).as_py() or 0
+
+
+def _spread(table: pa.Table, column: str) -> Spread:
+    """All zero without documents."""
+    mean = pc.mean(table[column]).as_py()
+    if mean is None:
+        return Spread(0.0, 0.0, 0.0)
+    p10, p90 = pc.quantile(table[column], q=[0.1, 0.9]).to_pylist()
+    return Spread(mean, p10, p90)
+
+
+def _kept_per_layer(rows: pa.Table) -> tuple[float, ...]:
+    """Entries stored in each layer over those of an uncompressed cache, summed over documents.
+
+    The tables hold no uncompressed count by layer. A document's total is what it kept over its kept ratio, and layers
+    without a sliding window share it evenly.
+    """
+    rows = rows.filter(pc.greater(rows["kept_ratio"], 0))
+    layers, ratios = rows["kept_per_layer"].to_pylist(), rows["kept_ratio"].to_pylist()
+    if len({len(kept) for kept in layers}) != 1:
+        return ()
+    kept_by_layer = [sum(kept) for kept in zip(*layers, strict=True)]
+    full = sum(sum(kept) / ratio for kept, ratio in zip(layers, ratios, strict=True)) / len(kept_by_layer)
+    return tuple(kept / full for kept in kept_by_layer)
+
+
+def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
+    """Failed rows by error type."""
+    failed = rows.filter(pc.equal(rows["status"], "failed"))
+    groups = []
+    for counted in pc.value_counts(failed["error_type"]).to_pylist():
+        first = failed.filter(pc.equal(failed["error_type"], counted["values"])).slice(0, _EXAMPLES)
+        examples = tuple(zip(first["doc_id"].to_pylist(), first["error_message"].to_pylist(), strict=True))
+        groups.append(FailureGroup(counted["values"], counted["counts"], examples))
+    return tuple(sorted(groups, key=lambda group: (-group.documents, group.error_type)))
+
+
+def _slowest(rows: pa.Table) -> tuple[SlowDocument, ...]:
+    """The documents that took longest once they had room."""
+    busy_s = pc.add(rows["prefill_s"], rows["decode_s"])
+    order = pc.array_sort_indices(busy_s, order="descending").slice(0, _SLOWEST)
+    columns = ["doc_id", "prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s"]
+    return tuple(SlowDocument(**row) for row in rows.select(columns).take(order).to_pylist())

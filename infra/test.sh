@@ -1,0 +1,11 @@
+#!/bin/sh
+# Install into .venv if needed, check style and types, run the tests. Arguments go to pytest: sh infra/test.sh -k corm
+set -eu
+cd "$(dirname "$0")/.."
+. infra/install.sh
+
+install test
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+.venv/bin/python -m mypy
+.venv/bin/python -m pytest "$@"

@@ -1,0 +1,74 @@
+"""A file imports only from its own layer or from layers below it; heavy libraries stay in the layer that owns them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "corm_batch"
+LAYERS = ["errors", "registry", "ops", "kv", "policies", "engine", "data", "tasks", "spec", "pipeline", "cli"]
+# library: where it may be imported, as path prefixes inside the package
+OWNERS = {
+    "ray": ["pipeline/"],
+    "transformers": ["engine/", "pipeline/tokenize.py"],
+    "tokenizers": ["pipeline/tokenize.py"],
+    "pyarrow.fs": ["data/"],
+    "fsspec": ["data/"],
+    "s3fs": ["data/"],
+    "typer": ["cli/"],
+    "rich": ["cli/"],
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(tree):
+    """Every imported module, `from a import b` as both `a` and `a.b`; the package's own imports are all absolute."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_inside(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+def layer(relative):
+    return LAYERS.index(relative.with_suffix("").parts[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(path):
+    relative = path.relative_to(PACKAGE)
+    if relative == Path("__init__.py"):
+        pytest.skip("the public names come from every layer")
+    for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        if module.startswith("corm_batch."):
+            target = module.split(".")[1]
+            assert target in LAYERS, f"{relative} imports {module}: take it from the module that defines it"
+            assert LAYERS.index(target) <= layer(relative), f"{relative} imports {module}, which is above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_heavy_libraries_stay_where_they_belong(path):
+    relative = path.relative_to(PACKAGE).as_posix()
+    for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for library, owners in OWNERS.items():
+            if is_inside(module, library):
+                assert relative.startswith(tuple(owners)), f"{relative} imports {module}; only {owners} may"
+
+
+def test_every_folder_is_a_known_layer():
+    found = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES} - {"__init__"}
+    assert found == set(LAYERS)
+
+
+def test_command_line_starts_without_heavy_libraries():
+    code = "import sys, corm_batch.cli; print(*{'torch', 'ray', 'transformers', 'pyarrow'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == ""

@@ -1,0 +1,50 @@
+"""The house rules that a script can check."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "corm_batch"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+
+def pytest_generate_tests(metafunc):
+    metafunc.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+def nodes(path, *kinds):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+
+
+def names(expression):
+    return {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+
+
+def test_module_has_a_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_sizes(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
+        lines = function.end_lineno - function.lineno + 1
+        assert lines <= MAX_FUNCTION_LINES, f"{function.name} has {lines} lines"
+
+
+def test_no_leftovers(path):
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text(encoding="utf-8"))
+    assert not [call.lineno for call in nodes(path, ast.Call) if getattr(call.func, "id", "") == "print"]
+    assert not [handler.lineno for handler in nodes(path, ast.ExceptHandler) if handler.type is None]
+
+
+def test_nobody_asks_which_policy_it_is(path):
+    if path.relative_to(PACKAGE).parts[0] == "policies":
+        return
+    source = "\n".join(other.read_text(encoding="utf-8") for other in (PACKAGE / "policies").glob("*.py"))
+    policies = set(re.findall(r"^class (\w+)\(", source, flags=re.MULTILINE))
+    for call in nodes(path, ast.Call):
+        if getattr(call.func, "id", "") in ("isinstance", "issubclass"):
+            assert not names(call.args[1]) & policies, f"line {call.lineno}"
