@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import s3fs
@@ -25,10 +25,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.exceptions import ConnectionError as S3ConnectionError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
+from corm_batch.data.uri import is_s3
 from corm_batch.errors import CormBatchError, OutputError, SourceError
 
 _FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
@@ -36,35 +35,6 @@ _PASSING = (ConnectionError, S3ConnectionError, *S3_RETRYABLE_ERRORS)
 _PASSING_CODES = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ESTALE}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-
-
-def resolve_uri(uri: str) -> str:
-    """`uri` as an absolute local path or an `s3://` URI; a relative path counts from the current directory.
-
-    Raises:
-        PydanticCustomError: (a ValueError) another scheme, no bucket, or credentials inside the URI.
-    """
-    if not uri.strip() or "\0" in uri:
-        raise PydanticCustomError("uri", "expected a path or an s3:// URI")
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        return os.path.abspath(os.path.expanduser(rest if separator else uri))
-    if scheme != "s3":
-        raise PydanticCustomError("uri", "expected a local path or an s3:// URI")
-    bucket = rest.partition("/")[0]
-    if "@" in bucket:
-        raise PydanticCustomError("uri", "credentials in a URI: leave them to the environment or an AWS profile")
-    if not bucket:
-        raise PydanticCustomError("uri", "expected s3://bucket/path")
-    return uri
-
-
-Uri = Annotated[str, AfterValidator(resolve_uri)]
-
-
-def is_s3(uri: str) -> bool:
-    """Whether `uri` lies in an object store rather than on a disk of this machine."""
-    return uri.startswith("s3://")
 
 
 def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:

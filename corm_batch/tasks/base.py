@@ -1,7 +1,7 @@
 """Task: what to ask of a document. A new kind of job is one file in this folder.
 
-A task is a coroutine over an `Asker`: it builds prompts from the document, awaits answers, and returns the output and its
-own columns. It knows nothing of tokens ids, models, actors or files.
+A task is a coroutine over an `Asker`: it builds prompts from the document, awaits answers, and returns the output and
+its own columns. It knows nothing of token ids, models, actors or files.
 """
 
 from __future__ import annotations

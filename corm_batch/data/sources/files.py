@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import Uri, list_files
+from corm_batch.data.filesystem import list_files
 from corm_batch.data.sources.base import Source, Split
+from corm_batch.data.uri import Uri
 from corm_batch.errors import SourceError
 
 _LOOK_AT_ONCE = 16

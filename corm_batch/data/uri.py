@@ -1,0 +1,38 @@
+"""Uri: where a file or folder lies, checked and made absolute. Knows nothing of opening it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+
+def resolve_uri(uri: str) -> str:
+    """`uri` as an absolute local path or an `s3://` URI; a relative path counts from the current directory.
+
+    Raises:
+        PydanticCustomError: (a ValueError) another scheme, no bucket, or credentials inside the URI.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise PydanticCustomError("uri", "expected a path or an s3:// URI")
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return os.path.abspath(os.path.expanduser(rest if separator else uri))
+    if scheme != "s3":
+        raise PydanticCustomError("uri", "expected a local path or an s3:// URI")
+    bucket = rest.partition("/")[0]
+    if "@" in bucket:
+        raise PydanticCustomError("uri", "credentials in a URI: leave them to the environment or an AWS profile")
+    if not bucket:
+        raise PydanticCustomError("uri", "expected s3://bucket/path")
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(resolve_uri)]
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` lies in an object store rather than on a disk of this machine."""
+    return uri.startswith("s3://")

@@ -1,0 +1,218 @@
+"""JobSpec: one validated YAML file that says everything about a job. Knows nothing of Ray or of running it.
+
+Relative local paths (the model's folder, `source.uri`, `output.uri`) count from the current directory, not from the
+spec's, and are absolute once loaded. Secrets have no place in a spec: a URI that carries credentials is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from corm_batch.data.filesystem import read_whole
+from corm_batch.data.schema import RESULT_NAMES
+from corm_batch.data.sources.base import Source
+from corm_batch.data.uri import Uri, is_s3, resolve_uri
+from corm_batch.engine.config import EngineConfig
+from corm_batch.errors import SourceError, SpecError
+from corm_batch.policies.base import KVPolicy
+from corm_batch.registry import describe, shown
+from corm_batch.tasks.base import Task
+
+_PLUGINS: dict[str, Any] = {"source": Source, "task": Task, "policy": KVPolicy}
+_ENGINE_CHANGES_ANSWERS = ("prefill", "chunk_size", "max_model_len", "compact_every")
+
+
+def _resolve_model(name: str) -> str:
+    """A local folder or S3 folder in full; anything else is a hub id and stays as it is."""
+    local = os.path.isdir(name) or name.startswith(("/", "./", "../", "~"))
+    return resolve_uri(name) if local or "://" in name else name
+
+
+class Section(BaseModel):
+    """One section of the spec: a frozen value that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which model answers, and how it is loaded and spoken to."""
+
+    name: Annotated[str, AfterValidator(_resolve_model)] = Field(
+        min_length=1, description="a hub id, a local folder or an s3:// folder"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of weights and cache")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    document_role: Literal["user", "document"] = Field(
+        "user", description="chat role of the document; user: in one message with the instruction"
+    )
+    system: str | None = Field(None, description="system prompt")
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether `name` is an id on the model hub rather than a folder."""
+        return not is_s3(self.name) and not os.path.isabs(self.name)
+
+
+class ClusterSection(Section):
+    """How many replicas answer, what each gets, and how much is in flight."""
+
+    address: str | None = Field(
+        None,
+        pattern=r"^(auto|(ray://)?[^/@\s]+:\d+)$",
+        description="auto, host:port or ray://host:port of a running cluster; default: one of this job's own",
+    )
+    replicas: int = Field(1, ge=1, description="copies of the model that answer side by side")
+    gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 on cuda, else 0")
+    cpus_per_replica: float = Field(1, ge=0)
+    look_ahead: int = Field(256, ge=1, description="documents read ahead, of which the longest go first")
+    token_budget: int | None = Field(
+        None, ge=1, description="prompt tokens in flight on one replica; default: decided from its memory"
+    )
+    document_timeout_s: float = Field(3600.0, gt=0, description="seconds after which a document fails")
+    max_actor_restarts: int = Field(10, ge=0, description="replicas lost in all before the job gives up")
+
+
+class OutputSection(Section):
+    """Where the two tables go, and how often a part is committed."""
+
+    uri: Uri = Field(description="a folder, local or s3://")
+    format: Literal["parquet", "arrow"] = Field("parquet", description="arrow: Arrow IPC files")
+    part_documents: int = Field(1000, ge=1, description="documents of a part at most")
+    part_seconds: float = Field(60.0, gt=0, description="seconds between parts at most")
+
+
+class JobSpec(Section):
+    """A whole job."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="letters, digits, '.', '_' and '-'")
+    model: ModelSection
+    source: Source
+    task: Task
+    policy: KVPolicy = Field(default={"name": "corm"}, validate_default=True)
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterSection = ClusterSection()
+    output: OutputSection
+
+    @field_validator("source", "task", "policy", mode="before")
+    @classmethod
+    def _select_plugin(cls, value: Any, info: Any) -> Any:
+        """The plug-in that the section's name selects."""
+        return _PLUGINS[info.field_name].from_spec(value)
+
+    @field_serializer("source", "task", "policy")
+    def _plugin_section(self, plugin: Source | Task | KVPolicy) -> dict[str, Any]:
+        """The section that selects the plug-in again."""
+        return plugin.to_spec()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        """Refuse sections that are right alone but impossible together."""
+        problems = []
+        if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
+            problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
+        longest, answer = self.engine.max_model_len, self.task.max_new_tokens
+        if longest is not None and answer >= longest:
+            problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
+        if self.model.device == "cuda" and self.cluster.gpus_per_replica == 0:
+            problems.append("cluster.gpus_per_replica: 0, but model.device is cuda: a replica would see no GPU")
+        if problems:
+            raise SpecError("\n".join(problems))
+        return self
+
+    @classmethod
+    def load(cls, path: str, overrides: Sequence[str] = ()) -> JobSpec:
+        """Read the YAML file at `path` (local or s3://), then set each `a.b=value` of `overrides` (value as YAML).
+
+        Raises:
+            SpecError: no such file, no YAML, or anything in it that is unknown, of the wrong type or impossible; one
+                line for each, with the field's path, what was given and what is allowed.
+        """
+        try:
+            text = read_whole(resolve_uri(path)).decode("utf-8")
+        except (SourceError, ValueError) as error:
+            raise SpecError(f"{path}: cannot read the spec: {error}") from error
+        data = _parse_yaml(text, path)
+        for override in overrides:
+            data = _override(data, override)
+        return cls.from_mapping(data, path)
+
+    @classmethod
+    def from_mapping(cls, data: Any, origin: str = "spec") -> JobSpec:
+        """Validate what a YAML file said; `origin` names it in messages.
+
+        Raises:
+            SpecError: as `load`.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"{origin}: expected sections ({', '.join(cls.model_fields)}), got {shown(data)}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
+
+    def to_yaml(self) -> str:
+        """The complete spec, every default written out; `load` reads it back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def fingerprint(self, model_revision_hash: str) -> str:
+        """Hash of everything that changes an answer; a document answered under another one is answered again.
+
+        Args:
+            model_revision_hash: says which weights were loaded (the hub's commit, a hash over a folder's files). Where
+                a folder lies is therefore left out, as are source, output and cluster.
+        """
+        model = self.model.model_dump(mode="json", exclude={"device", "name"})
+        name = self.model.name if self.model.is_hub_id else None
+        content = {
+            "model": {**model, "name": name, "hash": model_revision_hash},
+            "task": self.task.to_spec(),
+            "policy": self.policy.to_spec(),
+            "engine": self.engine.model_dump(mode="json", include=set(_ENGINE_CHANGES_ANSWERS)),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    """What YAML text says."""
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # odd tags and nesting raise KeyError, IndexError, RecursionError, ...
+        raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}") from error
+
+
+def _override(data: Any, override: str) -> Any:
+    """`data` with one `a.b=value` set in it."""
+    path, separator, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise SpecError(f"--set {shown(override)}: expected section.field=value")
+    return _with(data, keys, _parse_yaml(value, f"--set {path}"), path)
+
+
+def _with(data: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    """`data` with `value` under the nested `keys`; levels that are missing are made."""
+    if not keys:
+        return value
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise SpecError(f"--set {path}: {keys[0]!r} stands below {shown(data)}, which has no fields")
+    return {**data, keys[0]: _with(data.get(keys[0]), keys[1:], value, path)}

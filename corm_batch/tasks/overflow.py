@@ -1,0 +1,51 @@
+"""Documents longer than the context: which texts to ask about, and asking about all of them at once.
+
+Knows nothing of what the answers mean or how they become one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from corm_batch.data.document import Document
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import Answer, Asker, Prompt, Task
+
+
+def pieces(task: Task, asker: Asker, text: str, prompt: Callable[[str], Prompt]) -> list[str]:
+    """The texts to put through `prompt`: all of `text` when it fits the context, else what `task.overflow` says.
+
+    Raises:
+        DocumentError: it does not fit and `task.overflow` is "error".
+    """
+    if asker.fits(prompt(text), task.max_new_tokens):
+        return [text]
+    if task.overflow == "truncate":
+        return [asker.truncate(text, prompt, task.max_new_tokens)]
+    if task.overflow == "map_reduce":
+        return asker.windows(text, prompt, task.max_new_tokens)
+    raise DocumentError(
+        f"text of {len(text)} characters, with its instruction and {task.max_new_tokens} new tokens, is longer than "
+        "the model's context, and task.overflow is 'error' (map_reduce and truncate would answer)"
+    )
+
+
+async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer]:
+    """The answers, in the order of `prompts`; the first failure cancels what is still being asked.
+
+    Raises:
+        DocumentError: one of them could not be answered.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(asker.ask(prompt, task.sampling, task.stop)) for prompt in prompts]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [answer.result() for answer in asked]
+
+
+def text_of(document: Document) -> str:
+    """The document's text; documents without one have a `problem` and are never given to a task."""
+    assert document.text is not None
+    return document.text

@@ -1,0 +1,119 @@
+"""Free prompts written as Jinja templates over the row's columns. Knows nothing of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Self
+
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
+from jinja2.sandbox import SandboxedEnvironment
+from pydantic import AfterValidator, Field, model_validator
+
+from corm_batch.data.document import Document
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.overflow import ask_all, pieces, text_of
+
+_OF_THE_DOCUMENT = {"text", "doc_id"}
+_OUTPUTS = "outputs"
+
+
+def _not_null(value: Any) -> Any:
+    """Refuse to print a null, which would read "None" in the prompt."""
+    if value is None:
+        raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
+    return value
+
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True)
+
+
+def _valid_template(source: str) -> str:
+    """Refuse a template with a syntax error."""
+    try:
+        _compiled(source)
+    except (TemplateError, RecursionError) as error:
+        raise ValueError(f"no valid template: {error}") from error
+    return source
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> Template:
+    """The template, parsed once."""
+    return _ENVIRONMENT.from_string(source)
+
+
+TemplateText = Annotated[str, AfterValidator(_valid_template), Field(min_length=1)]
+
+
+class PromptTask(Task, name="prompt"):
+    """Whatever a Jinja template over the row's columns, `text` and `doc_id` says.
+
+    The template is the whole user message. With `overflow: map_reduce` it is rendered once for every window (the window
+    is its `text`), and `reduce_template` makes one prompt of the answers, its `outputs`; when they are too many for the
+    context they are combined group by group.
+    """
+
+    template: TemplateText = Field(description="the prompt; {{ text }} is the document")
+    reduce_template: TemplateText | None = Field(None, description="with map_reduce: a prompt of {{ outputs }}, a list")
+
+    @model_validator(mode="after")
+    def _templates_agree(self) -> Self:
+        """map_reduce and reduce_template come together, and each template uses what it is for."""
+        if (self.overflow == "map_reduce") != (self.reduce_template is not None):
+            raise ValueError("overflow: map_reduce and reduce_template come together; else: truncate or error")
+        if self.reduce_template is not None and _OUTPUTS not in _variables(self.reduce_template):
+            raise ValueError("reduce_template must use outputs, the windows' answers")
+        return self
+
+    @property
+    def source_columns(self) -> Sequence[str]:
+        """The columns the templates name."""
+        used = _variables(self.template) | (_variables(self.reduce_template) if self.reduce_template else set())
+        return sorted(used - _OF_THE_DOCUMENT - ({_OUTPUTS} if self.reduce_template else set()))
+
+    async def run(self, document: Document, asker: Asker) -> TaskResult:
+        """Ask what the template says about one document."""
+
+        def prompt(piece: str) -> Prompt:
+            return self._render(self.template, document, text=piece)
+
+        answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text_of(document), prompt)))
+        asked = len(answers)
+        while len(answers) > 1:
+            groups = self._grouped(answers, document, asker)
+            if len(groups) == len(answers):
+                raise DocumentError(f"no two of the {asked} windows' answers fit one prompt of task.reduce_template")
+            answers = await ask_all(self, asker, groups)
+            asked += len(answers)
+        return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)
+
+    def _grouped(self, answers: Sequence[Answer], document: Document, asker: Asker) -> list[Prompt]:
+        """Prompts of consecutive answers, each of as many as fit."""
+        groups: list[list[str]] = [[]]
+        for answer in answers:
+            longer = [*groups[-1], answer.text]
+            if groups[-1] and not asker.fits(self._reduction(longer, document), self.max_new_tokens):
+                groups.append([answer.text])
+            else:
+                groups[-1] = longer
+        return [self._reduction(outputs, document) for outputs in groups]
+
+    def _reduction(self, outputs: list[str], document: Document) -> Prompt:
+        """The prompt that combines `outputs`."""
+        assert self.reduce_template is not None
+        return self._render(self.reduce_template, document, outputs=outputs)
+
+    def _render(self, template: str, document: Document, **values: Any) -> Prompt:
+        """The template over the row's columns and `values`; DocumentError when they do not suit it."""
+        columns = {"text": document.text, "doc_id": document.doc_id, **document.columns, **values}
+        try:
+            return Prompt("", _compiled(template).render(columns))
+        except Exception as error:  # an expression in a template can raise anything
+            raise DocumentError(f"the template cannot be rendered: {type(error).__name__}: {error}") from error
+
+
+def _variables(template: str) -> set[str]:
+    """Names the template takes from outside."""
+    return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))

@@ -1,0 +1,35 @@
+"""Plain questions, shared by the tasks that ask them: wording, and telling an answer from "it is not there"."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from corm_batch.tasks.base import Answer
+
+NO_ANSWER = "Not stated."
+ANSWER_FROM_DOCUMENT = (
+    "Answer the question from the document above alone, as briefly as possible. "
+    f"If the document does not say, reply exactly: {NO_ANSWER}\n\nQuestion: {{question}}"
+)
+
+
+def _with_question(instruction: str) -> str:
+    """Refuse an instruction that would not ask the question."""
+    if "{question}" not in instruction:
+        raise ValueError("must hold {question}, where the question goes")
+    return instruction
+
+
+QuestionInstruction = Annotated[str, AfterValidator(_with_question)]
+
+
+def says_something(answer: Answer) -> bool:
+    """Whether `answer` is one, rather than empty or the agreed "not stated"."""
+    return answer.text.strip().rstrip(".").casefold() not in ("", NO_ANSWER.rstrip(".").casefold())
+
+
+def by_certainty(answers: list[Answer]) -> list[Answer]:
+    """Those that say something first, and among equals the one the model was most certain of."""
+    return sorted(answers, key=lambda answer: (says_something(answer), answer.mean_logprob), reverse=True)

@@ -1,0 +1,50 @@
+"""Summaries. Knows nothing of tokens: what fits is the asker's to say."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from corm_batch.data.document import Document
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.overflow import ask_all, pieces, text_of
+
+
+class Summarize(Task, name="summarize"):
+    """A summary of every document.
+
+    A document longer than the context is, with `overflow: map_reduce`, summarised window by window; the summaries,
+    joined in order, are summarised in turn until one prompt holds them all.
+    """
+
+    instruction: str = Field(
+        "Summarise the document above in one paragraph. Keep the facts, names and numbers that matter most, and state "
+        "only what the document says.",
+        min_length=1,
+    )
+    reduce_instruction: str = Field(
+        "Above are summaries of consecutive parts of one document. Combine them into one summary of the whole document "
+        "in one paragraph, and state only what they say.",
+        min_length=1,
+        description="what is asked of the joined summaries of a long document's windows",
+    )
+
+    async def run(self, document: Document, asker: Asker) -> TaskResult:
+        """Summarise one document; DocumentError when its windows' summaries are no shorter than the windows."""
+        text, instruction, asked = text_of(document), self.instruction, 0
+        while True:
+
+            def prompt(piece: str, instruction: str = instruction) -> Prompt:
+                return Prompt(piece, instruction)
+
+            answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
+            asked += len(answers)
+            if len(answers) == 1:
+                return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)
+            summaries = "\n\n".join(answer.text for answer in answers).strip()
+            if not 0 < len(summaries) < len(text):
+                raise DocumentError(
+                    f"{len(answers)} windows, {len(text)} characters in all, were summarised in {len(summaries)} "
+                    "characters: that leads to no summary (a smaller task.max_new_tokens may)"
+                )
+            text, instruction = summaries, self.reduce_instruction
