@@ -21,7 +21,9 @@ class SamplingParams(BaseModel):
 
     max_new_tokens: int = Field(256, ge=1, description="stop after this many tokens")
     temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token; above 0 samples")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="sample among the likeliest tokens that hold this much probability")
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="sample among the likeliest tokens that hold this much probability"
+    )
     seed: int = Field(0, ge=0, description="with the request's id this fixes every draw, whatever runs beside it")
     ignore_eos: bool = Field(False, description="go on after the model's end-of-sequence token")
 
@@ -60,8 +62,9 @@ class MemoryStats:
         kept_ratio: entries stored at the end over entries an uncompressed cache would hold.
         kept_per_layer: entries stored at the end in each layer, summed over its kv heads.
         evicted_entries: entries that left.
-        evicted_attention_mass: share of the voting window's attention that lay on entries when they were evicted, mean
-            over layers and kv heads.
+        evicted_attention_mass: of all the attention of the queries that voted (the window at the end of an exact
+            prefill, every query of a streaming one, every decoded token), the share that lay on entries which were then
+            evicted, counted since they were last found important; 0 to 1, mean over layers and heads.
         preemptions: times the pages were moved to host memory to make room.
         queue_s, prefill_s, decode_s: seconds waiting, in prefill, and from the first token to the last.
         prefill_mode: "exact" or "streaming".

@@ -1,13 +1,99 @@
-"""Column reduction: what recent queries found of each cached key, without ever storing an attention map."""
+"""Column reduction: what query rows found of each key, without ever storing an attention map.
+
+With s a scaled logit and lse the log of its row's softmax denominator, a weight is a = exp(s - lse), so a >= tau / n is
+s - lse >= log(tau / n): one more pass over (rows x keys) after the attention kernel, one number per key.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from corm_batch.ops.dense import attention_scores, row_tiles
+from corm_batch.ops.pages import Entries
+
 
 @dataclass(frozen=True)
 class Reduction:
-    """One pass over (query rows x keys), reduced per key column."""
+    """What a policy wants of the rows that vote.
 
-    op: Literal["last_hit"]
+    Attributes:
+        window: newest rows that vote on a prompt; a hit at step t keeps its key visible up to step t + window.
+        threshold: a hit is a weight >= tau / t ("step", t the row's own step: CORM's definition), or >= tau / n
+            ("cache", n the entries that row sees), or there are no hits and only the mass is kept (None).
+        tau: scale of the threshold.
+    """
+
+    window: int
+    threshold: Literal["step", "cache"] | None = None
+    tau: float = 1.0
+
+
+def hit_rows(reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor, step_R: Tensor) -> Tensor:
+    """Which rows find which keys important: for any query head of the kv head's group.
+
+    Args:
+        log_weight_KGRN: s - lse, -inf where not visible.
+        visible_KRN: bool.
+        step_R: int32.
+
+    Returns:
+        [K, R, N] bool.
+    """
+    if reduction.threshold is None:
+        return torch.zeros_like(visible_KRN)
+    count = step_R[None, :, None] if reduction.threshold == "step" else visible_KRN.sum(dim=-1, keepdim=True)
+    return log_weight_KGRN.amax(dim=1) >= torch.log(reduction.tau / count.float())
+
+
+def reduce_columns(
+    reduction: Reduction,
+    query_HRD: Tensor,
+    lse_HR: Tensor,
+    step_R: Tensor,
+    entries: Entries,
+    scale: float,
+    softcap: float | None = None,
+    *,
+    gap_rule: bool,
+) -> Entries:
+    """Let consecutive query rows vote on the entries of one sequence.
+
+    A key hit at step e stays visible up to e + window. With the gap rule a key whose first hit of a tile comes after
+    its expiry is gone for good, as it would be had tokens come one at a time: tiles of at most `window` rows make this
+    exact, because between the first and the last hit of such a tile no gap can reach the window. The mass of a key is
+    the attention since its last hit, so at eviction it is what the voting window still gave it.
+
+    Args:
+        query_HRD, lse_HR: the voting rows, oldest first.
+        step_R: int32 their steps.
+        entries: [K, N], with N of the rows' own keys included.
+        scale, softcap: of the attention that made `lse_HR`.
+        gap_rule: False when attention saw every key up to now (exact prefill), True when the rows stand for steps at
+            which evictions would have happened (streaming prefill).
+
+    Returns:
+        `entries` with a new expiry and mass.
+    """
+    expiry, mass = entries.expiry, entries.mass
+    num_heads, num_entries = query_HRD.shape[0], entries.position.shape[-1]
+    for rows in row_tiles(query_HRD.shape[1], num_heads, num_entries, at_most=reduction.window if gap_rule else 256):
+        step = step_R[rows]
+        visible = entries.position[:, None] <= step[None, :, None]
+        scores = attention_scores(query_HRD[:, rows], entries.key, scale, softcap)
+        log_weight = scores - lse_HR[:, rows].view(*scores.shape[:3], 1)
+        log_weight.masked_fill_(~visible[:, None], -torch.inf)
+        hit = hit_rows(reduction, log_weight, visible, step)
+        hit_step = torch.where(hit, step[None, :, None], 0)
+        last = hit_step.amax(dim=1)
+        if gap_rule:
+            first = torch.where(hit, step[None, :, None], torch.iinfo(torch.int32).max).amin(dim=1)
+            last = torch.where(first <= expiry, last, 0)
+        expiry = torch.where(last > 0, torch.maximum(expiry, last + reduction.window), expiry)
+        since = step[None, :, None] > last[:, None]
+        weight = torch.exp(log_weight).mean(dim=1).masked_fill_(~since, 0.0)
+        mass = torch.where(last > 0, 0.0, mass) + weight.sum(dim=1)
+    return entries._replace(expiry=expiry, mass=mass)

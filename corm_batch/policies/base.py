@@ -1,60 +1,59 @@
 """KVPolicy: which cached entries survive.
 
-A policy is a frozen value; its fields are its hyper-parameters. It sees per-entry tensors (position, one number of state,
-keys) and answers with masks or ranks; it never sees a page, a pool or a scheduler. Everything it may ask of the engine:
+A policy is a frozen value; its fields are its hyper-parameters. It sees per-entry tensors and answers with numbers; it
+never sees a page, a pool or a scheduler. The engine asks three things and branches on nothing else:
 
-    reduction          which pass over (recent query rows x keys) keeps the per-entry `state` up to date, if any
-    visible(...)       may a query at step t see this entry; once False it stays False and the entry's page is freed
-    max_kept, rank     an optional hard bound on the entries of one head, and which go first when it is exceeded
+    expiry        the last step at which a query may see a new entry, should no query find it important
+    reduction     how recent queries vote; each hit moves an entry's expiry to `window` steps after it
+    max_kept      an optional hard bound on the entries of one head, and `rank`, who stays when it is exceeded
 
-Steps and positions are 1-based inside their own document: the first token has position 1 and is fed at step 1.
+An entry leaves at the end of its expiry and its page is freed: "visible at step t" is `t <= expiry` for every policy,
+one comparison in every kernel. Steps and positions are 1-based inside their own document.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.registry import Plugin
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
-    """Keeps every entry; subclasses override what they need.
-
-    Tensor letters: K kv heads, N entries; leading dimensions may be anything (`...`), the kv head is always the one
-    before the last.
-    """
+    """Which cached entries survive; as it stands, all of them."""
 
     @property
     def reduction(self) -> Reduction | None:
-        """The observed-attention pass this policy needs; None when it decides without looking at attention."""
+        """How recent queries vote; None when attention is not looked at."""
         return None
 
     @property
     def entries_bound(self) -> int | None:
-        """Most entries one head may keep when pages are next compacted; None for no bound."""
+        """Most entries a head holds after prefill, after a chunk and after a compaction; None for no bound."""
         return None
 
-    def visible(self, layer: int, position: Tensor, state: Tensor, step: Tensor) -> Tensor:
-        """Which entries a query at `step` may still see.
+    def expiry(self, layer: int, position: Tensor) -> Tensor:
+        """Expiry of entries at their birth.
 
         Args:
             layer: index of the layer.
-            position: [..., K, N] int32, 1-based token position of each entry.
-            state: [..., K, N] what `reduction` accumulated (its dtype); zeros when there is no reduction.
-            step: broadcastable to [..., K, N] int32, the query's own 1-based position.
+            position: [..., K, N] int32.
 
         Returns:
-            [..., K, N] bool.
+            [..., K, N] int32.
         """
-        return position <= step
+        return torch.full_like(position, NEVER)
 
-    def rank(self, layer: int, position: Tensor, state: Tensor, step: Tensor) -> Tensor:
-        """Order among visible entries when `entries_bound` is exceeded: the highest stay.
+    def rank(self, entries: Entries, step: int) -> Tensor:
+        """Order of the entries of each head for `entries_bound`: the highest stay.
 
-        Args and shapes as in `visible`.
+        Args:
+            entries: [..., K, N].
+            step: the last step taken.
 
         Returns:
-            [..., K, N] int64, no two equal within a head.
+            [..., K, N] int64, no two equal in a head. Here: the latest expiry first, then the newest.
         """
-        return position.long()
+        return (entries.expiry.long() << 32) + entries.position

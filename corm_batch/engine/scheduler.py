@@ -1,0 +1,158 @@
+"""Scheduler: who runs in the next step. Queues and page counts, no tensors.
+
+    waiting --admit--> partial --prompt done--> running --last token--> gone
+       ^----give up-------'                      |   ^
+                                        preempt  v   |  resume
+                                                swapped
+
+Prefill comes first: the pool is filled, then the whole batch decodes, and finished documents make room for the next. A
+dry pool never fails a document that could run: the youngest running sequence moves to host memory and comes back before
+anybody new is admitted. While a prefill step runs, every half-done prompt is part of it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from itertools import chain
+
+import numpy as np
+
+from corm_batch.engine.batch import Span
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.sequence import Sequence
+from corm_batch.kv.cache import KVCache
+
+_HEADROOM = 1.1
+"""Predicted entries are taken this much above what was observed."""
+
+
+class Scheduler:
+    """Queues of one engine.
+
+    Args:
+        config: budgets.
+        cache: asked for page counts, and to move a sequence out of the pool and back.
+    """
+
+    def __init__(self, config: EngineConfig, cache: KVCache) -> None:
+        self.config, self.cache = config, cache
+        self.waiting: deque[Sequence] = deque()
+        self.partial: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.swapped: list[Sequence] = []
+        self.kept_ratio = 1.0
+        self._one_prompt_only = False
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.partial) + len(self.running) + len(self.swapped)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return chain(self.waiting, self.partial, self.running, self.swapped)
+
+    def schedule_prefill(self) -> list[Span]:
+        """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
+        self._resume()
+        spans = [self._span(sequence) for sequence in self.partial]
+        room = self.config.step_token_budget - sum(span.stop - span.start for span in spans)
+        promised = sum(self._pages(sequence) - self.cache.pages_held(sequence.slot) for sequence in self.partial)
+        while self.waiting and not self.swapped and self.cache.num_free_slots:
+            sequence = self.waiting[0]
+            span, pages = self._span(sequence), self._pages(sequence)
+            fits = span.stop - span.start <= room and promised + pages <= self.cache.pool.num_free
+            # An idle engine admits whatever comes: only trying shows whether it fits.
+            if (self.running or self.partial) and (self._one_prompt_only or not fits):
+                break
+            self.waiting.popleft()
+            sequence.slot = self.cache.open()
+            insort(self.partial, sequence, key=_arrival)
+            spans.append(span)
+            room -= span.stop - span.start
+            promised += pages
+        return spans
+
+    def schedule_decode(self) -> list[Sequence]:
+        """Running sequences with one more entry reserved in each of their heads; empty when not even one has room."""
+        while self._starved():
+            if len(self.running) == 1:
+                return []
+            self.make_room()
+        if self.running:
+            self.cache.reserve(_slots(self.running))
+        return list(self.running)
+
+    def prefilled(self, spans: Seq[Span]) -> None:
+        """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
+        self._one_prompt_only = False
+        for span in spans:
+            span.sequence.num_prefilled = span.stop
+            if span.ends_prompt:
+                self.partial.remove(span.sequence)
+                insort(self.running, span.sequence, key=_arrival)
+                stored = int(self.cache.table.lengths[span.sequence.slot].sum())
+                kept_ratio = stored / (span.stop * self.cache.num_lists)
+                self.kept_ratio += (1.0 if self.kept_ratio == 1.0 else 0.2) * (kept_ratio - self.kept_ratio)
+
+    def give_up(self, spans: Seq[Span]) -> None:
+        """Undo a prefill step that ran out of pages; the next one takes a single prompt."""
+        for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
+            self.cache.close(sequence.slot)
+            self.partial.remove(sequence)
+            sequence.restart()
+            self.waiting.appendleft(sequence)
+        self._one_prompt_only = True
+
+    def make_room(self) -> bool:
+        """Move the youngest running sequence to host memory; False when there is none."""
+        if not self.running:
+            return False
+        sequence = self.running.pop()
+        sequence.peak_pages = max(sequence.peak_pages, int(self.cache.peak_pages[sequence.slot]))
+        sequence.swapped, sequence.slot = self.cache.swap_out(sequence.slot), -1
+        sequence.preemptions += 1
+        insort(self.swapped, sequence, key=_arrival)
+        return True
+
+    def remove(self, sequence: Sequence) -> None:
+        """Drop a sequence from whichever queue it is in; its pages are the caller's to free."""
+        for queue in (self.waiting, self.partial, self.running, self.swapped):
+            if sequence in queue:
+                queue.remove(sequence)
+
+    def _span(self, sequence: Sequence) -> Span:
+        start, stop = sequence.num_prefilled, sequence.num_prompt_tokens
+        if self.config.prefill == "streaming":
+            stop = min(stop, start + self.config.chunk_size)
+        return Span(sequence, start, stop)
+
+    def _pages(self, sequence: Sequence) -> int:
+        """Pages a sequence will come to, going by what others kept."""
+        entries = min(1.0, self.kept_ratio * _HEADROOM) * sequence.max_len
+        return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
+
+    def _starved(self) -> bool:
+        """Whether the running sequences' next tokens do not fit the pool."""
+        return self.cache.missing_pages(_slots(self.running)) > self.cache.pool.num_free
+
+    def _resume(self) -> None:
+        """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
+        while self.swapped and self.cache.num_free_slots:
+            sequence = self.swapped[0]
+            assert sequence.swapped is not None
+            next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists
+            need = len(sequence.swapped.pages.position) + next_tokens
+            if need > self.cache.pool.num_free and (self.running or self.partial):
+                return
+            sequence.slot = self.cache.swap_in(sequence.swapped)
+            sequence.swapped = None
+            insort(self.running, self.swapped.pop(0), key=_arrival)
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival
+
+
+def _slots(sequences: Seq[Sequence]) -> np.ndarray:
+    return np.array([sequence.slot for sequence in sequences], dtype=np.int64)

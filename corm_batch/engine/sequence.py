@@ -1,0 +1,60 @@
+"""Sequence: one request's tokens and progress. Holds counts and times, decides nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import torch
+
+from corm_batch.engine.request import Request
+from corm_batch.kv.cache import SwappedCache
+
+
+class Sequence:
+    """A request on its way through the engine.
+
+    Args:
+        request: what was asked.
+        arrival: its place in the order of arrival; a smaller number goes first and is preempted last.
+        num_layers: layers of the model, for the eviction book.
+        device: where the eviction book lives.
+    """
+
+    def __init__(self, request: Request, arrival: int, num_layers: int, device: torch.device) -> None:
+        self.request = request
+        self.arrival = arrival
+        self.output: list[int] = []
+        self.num_prefilled = 0
+        self.slot = -1
+        self.swapped: SwappedCache | None = None
+        self.rng = random.Random(f"{request.sampling.seed}:{request.id}")
+        self.logprob_sum = 0.0
+        self.evicted_mass = torch.zeros(num_layers, device=device)
+        self.preemptions = 0
+        self.peak_pages = 0
+        self.pages_after_prefill = 0
+        self.arrived_at = time.monotonic()
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.token_ids)
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens fed to the model so far, also the last step taken: the newest output token is still to come."""
+        return self.num_prefilled + max(0, len(self.output) - 1)
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer, should the answer be as long as it may."""
+        return self.num_prompt_tokens + self.request.sampling.max_new_tokens
+
+    def restart(self) -> None:
+        """Forget a prefill that was given up before its first token."""
+        self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
+        self.evicted_mass.zero_()
+        self.preemptions += 1

@@ -1,0 +1,74 @@
+"""PagePool: the tensors every entry of every document lives in, and who may use which page. Nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from corm_batch.ops.pages import Pages
+
+
+class OutOfPages(Exception):
+    """The pool has fewer free pages than asked for. Never leaves the engine."""
+
+    def __init__(self, num_missing: int) -> None:
+        super().__init__(f"{num_missing} pages short")
+        self.num_missing = num_missing
+
+
+def page_bytes(page_size: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of one page: keys, values, and 12 bytes an entry of bookkeeping (position, expiry, mass)."""
+    return page_size * (2 * head_dim * dtype.itemsize + 12)
+
+
+class PagePool:
+    """A fixed number of pages; a page belongs to one (layer, sequence, kv head) at a time.
+
+    Args:
+        num_pages: pages that can be handed out (page 0 exists beside them and never is).
+        page_size: entries a page.
+        head_dim: width of a key and of a value.
+        dtype, device: of keys and values.
+    """
+
+    def __init__(self, num_pages: int, page_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (num_pages + 1, page_size)
+        self.pages = Pages(
+            key=torch.zeros(*shape, head_dim, dtype=dtype, device=device),
+            value=torch.zeros(*shape, head_dim, dtype=dtype, device=device),
+            position=torch.zeros(shape, dtype=torch.int32, device=device),
+            expiry=torch.zeros(shape, dtype=torch.int32, device=device),
+            mass=torch.zeros(shape, dtype=torch.float32, device=device),
+        )
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.page_bytes = page_bytes(page_size, head_dim, dtype)
+        self._free = np.arange(num_pages, 0, -1, dtype=np.int64)
+        self._num_free = num_pages
+
+    @property
+    def num_free(self) -> int:
+        """Pages nobody holds."""
+        return self._num_free
+
+    def allocate(self, count: int) -> np.ndarray:
+        """Hand out `count` pages, their values zeroed: an unwritten slot must not hold a stale NaN, which a weight of
+        zero would not silence.
+
+        Returns:
+            [count] int64 page ids.
+
+        Raises:
+            OutOfPages: there are fewer; nothing was handed out.
+        """
+        if count > self._num_free:
+            raise OutOfPages(count - self._num_free)
+        self._num_free -= count
+        ids = self._free[self._num_free : self._num_free + count].copy()
+        self.pages.value.index_fill_(0, torch.from_numpy(ids).to(self.pages.value.device), 0.0)
+        return ids
+
+    def release(self, ids: np.ndarray) -> None:
+        """Take pages back."""
+        self._free[self._num_free : self._num_free + len(ids)] = ids
+        self._num_free += len(ids)

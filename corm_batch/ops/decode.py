@@ -1,0 +1,59 @@
+"""Decode attention: one query a sequence against its own ragged pages, and the vote that query casts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corm_batch.ops.pages import Pages, read_pages, update_pages
+from corm_batch.ops.reduction import Reduction, hit_rows
+
+
+def decode_attention(
+    pages: Pages,
+    table_SKP: Tensor,
+    length_SK: Tensor,
+    query_SHD: Tensor,
+    step_S: Tensor,
+    reduction: Reduction | None,
+    scale: float,
+    softcap: float | None = None,
+    sink_H: Tensor | None = None,
+) -> Tensor:
+    """Attend to every entry whose expiry has not passed; then let the query's hits extend expiries in the pages.
+
+    Args:
+        pages: the pool; expiry and mass are changed in place when there is a reduction.
+        table_SKP: int64 page ids, padded with 0.
+        length_SK: int, entries stored, the query's own included.
+        query_SHD: one query a sequence.
+        step_S: int32 its step.
+        reduction: how the query votes; None for not at all.
+        scale, softcap, sink_H: as in `ops.dense`.
+
+    Returns:
+        [S, H, D] in the query's dtype.
+    """
+    num_sequences, num_heads, head_dim = query_SHD.shape
+    num_kv_heads = table_SKP.shape[1]
+    entries = read_pages(pages, table_SKP, length_SK)
+    step = step_S[:, None, None]
+    visible = (entries.position <= step) & (step <= entries.expiry)
+    query = query_SHD.float().view(num_sequences, num_kv_heads, -1, head_dim) * scale
+    scores = torch.matmul(query, entries.key.float().transpose(-1, -2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores.masked_fill_(~visible[:, :, None], -torch.inf)
+    lse = torch.logsumexp(scores, dim=-1, keepdim=True)
+    if sink_H is not None:
+        lse = torch.logaddexp(lse, sink_H.float().view(num_kv_heads, -1, 1))
+    log_weight = scores - lse
+    weight = torch.exp(log_weight)
+    out = torch.matmul(weight, entries.value.float())
+    if reduction is not None:
+        # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
+        hit = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1), step_S).transpose(0, 1)
+        expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
+        mass = torch.where(hit, 0.0, entries.mass + weight.mean(dim=2))
+        update_pages(pages, table_SKP, expiry, mass)
+    return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)

@@ -1,0 +1,93 @@
+"""Dense attention in float32: the definition every faster path is held against, and the path for what they lack.
+
+Works through the query rows in tiles, so that no more than one tile of scores ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+TILE_SCORES = 1 << 23
+"""Scores computed at once: 32 MiB of float32, small enough for a CPU cache hierarchy to help."""
+
+
+def row_tiles(num_rows: int, num_heads: int, num_entries: int, at_most: int = 256) -> Iterator[slice]:
+    """Consecutive slices over `num_rows` rows whose scores stay within TILE_SCORES."""
+    tile = max(1, min(at_most, TILE_SCORES // max(1, num_heads * num_entries)))
+    for start in range(0, num_rows, tile):
+        yield slice(start, min(start + tile, num_rows))
+
+
+def attention_scores(query_HRD: Tensor, key_KND: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Scaled logits, soft-capped where the model does so (softcap * tanh(s / softcap), Gemma 2).
+
+    Returns:
+        [K, G, R, N] float32.
+    """
+    num_heads, num_rows, _ = query_HRD.shape
+    num_kv_heads = key_KND.shape[0]
+    query = query_HRD.float().reshape(num_kv_heads, -1, query_HRD.shape[-1])
+    scores = torch.matmul(query * scale, key_KND.float().transpose(-1, -2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return scores.view(num_kv_heads, num_heads // num_kv_heads, num_rows, -1)
+
+
+def masked_attention(
+    scores_KGRN: Tensor, visible_KRN: Tensor, value_KND: Tensor, sink_H: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Softmax over the visible entries and the weighted values.
+
+    Args:
+        scores_KGRN: float32 logits.
+        visible_KRN: bool; every row must see at least one entry or a sink.
+        value_KND: values.
+        sink_H: a logit per query head that takes part in the softmax and has no value (gpt-oss); None for none.
+
+    Returns:
+        out [H, R, D] float32 and lse [H, R] float32, the log of the softmax denominator, sink included.
+    """
+    scores = scores_KGRN.masked_fill(~visible_KRN[:, None], -torch.inf)
+    lse_KGR = torch.logsumexp(scores, dim=-1)
+    if sink_H is not None:
+        lse_KGR = torch.logaddexp(lse_KGR, sink_H.float().view(*lse_KGR.shape[:2], 1))
+    weights = torch.exp(scores - lse_KGR[..., None])
+    num_kv_heads, group, num_rows, num_entries = weights.shape
+    out = torch.matmul(weights.view(num_kv_heads, group * num_rows, num_entries), value_KND.float())
+    return out.view(num_kv_heads * group, num_rows, -1), lse_KGR.reshape(-1, num_rows)
+
+
+def dense_attention(
+    query_HRD: Tensor,
+    key_KND: Tensor,
+    value_KND: Tensor,
+    step_R: Tensor,
+    first_KN: Tensor,
+    last_KN: Tensor,
+    scale: float,
+    softcap: float | None = None,
+    sink_H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention where the row at step t sees the entries with first <= t <= last.
+
+    Args:
+        query_HRD, key_KND, value_KND: any floating dtype.
+        step_R: int32 step of each row.
+        first_KN, last_KN: int32, the steps between which each entry is seen: its position and its expiry.
+        scale, softcap, sink_H: as in `attention_scores` and `masked_attention`.
+
+    Returns:
+        out [H, R, D] in the query's dtype, lse [H, R] float32.
+    """
+    outs, lses = [], []
+    for rows in row_tiles(query_HRD.shape[1], query_HRD.shape[0], key_KND.shape[1]):
+        scores = attention_scores(query_HRD[:, rows], key_KND, scale, softcap)
+        step = step_R[rows][None, :, None]
+        visible = (first_KN[:, None] <= step) & (step <= last_KN[:, None])
+        out, lse = masked_attention(scores, visible, value_KND, sink_H)
+        outs.append(out.to(query_HRD.dtype))
+        lses.append(lse)
+    return torch.cat(outs, dim=1), torch.cat(lses, dim=1)

@@ -1,0 +1,61 @@
+"""CORM: keep what one of the recent queries found important."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from corm_batch.ops.pages import Entries
+from corm_batch.ops.reduction import Reduction
+from corm_batch.policies.base import KVPolicy
+
+
+class Corm(KVPolicy, name="corm"):
+    """Keep the keys that one of the last `window` queries found important, and the newest `recent` ones.
+
+    Key i is important to the query of step t iff its softmax weight a[t, i] >= tau / t; a key that was minor to all of
+    the last `window` queries leaves, the newest `recent` keys never do. Decided per layer and kv head.
+
+    Based on CORM: Cache Optimization with Recent Message (arXiv 2404.15949), Definitions 1 and 2 and Algorithm 1.
+    Deviations:
+    * grouped-query attention: a key is minor only if it is minor to every query head of its group. The paper states no
+      rule; this one alone keeps the meaning of "minor to all recent queries".
+    * the boolean message of window x n is replaced by one number per key, its expiry: a key leaves at the end of step
+      max(position + recent, window, last hit + window). `window` alone stands for "keep all while fewer than `window`
+      queries have been seen", the paper's first steps.
+    * `tau` scales the threshold (the paper: 1), `threshold="cache"` divides by the entries the query sees instead of
+      its step, and `max_kept` bounds a head for good, longest not found important first. All three are off by default.
+    """
+
+    window: int = Field(256, ge=1, description="recent queries that vote (the paper's w)")
+    recent: int = Field(256, ge=1, description="newest entries that never leave (the paper's r)")
+    tau: float = Field(1.0, gt=0.0, description="a key is important at a weight of tau / t or more")
+    threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
+    max_kept: int | None = Field(None, ge=1, description="entries a head may hold at most; no bound if left out")
+
+    @model_validator(mode="after")
+    def _recent_entries_fit(self) -> Self:
+        if self.max_kept is not None and self.max_kept < self.recent:
+            raise ValueError(f"max_kept ({self.max_kept}) must be at least recent ({self.recent}), which never leave")
+        return self
+
+    @property
+    def reduction(self) -> Reduction:
+        """Hits of the last `window` queries."""
+        return Reduction(window=self.window, threshold=self.threshold, tau=self.tau)
+
+    @property
+    def entries_bound(self) -> int | None:
+        """`max_kept`."""
+        return self.max_kept
+
+    def expiry(self, layer: int, position: Tensor) -> Tensor:
+        """Without a hit: `recent` steps after birth, and never before step `window`."""
+        return torch.clamp(position + self.recent, min=self.window)
+
+    def rank(self, entries: Entries, step: int) -> Tensor:
+        """The newest `recent` entries first, then the latest hit, which is the latest expiry."""
+        return super().rank(entries, step) + ((entries.position > step - self.recent).long() << 62)
