@@ -14,7 +14,7 @@ from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.files import FileSource
 from corm_batch.errors import SourceError
 
-_ROWS_AT_ONCE = 32  # bounds memory where one row group holds gigabytes
+_ROWS_AT_ONCE = 32  # a row group of gigabytes then takes the memory of these and of one page
 _READ_BYTES = 4 << 20
 
 

@@ -1,0 +1,42 @@
+import uuid
+
+import boto3
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+VARIABLES = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+
+
+@pytest.fixture(scope="module")
+def s3_client():
+    """A client of an S3 server on loopback, which is found through the environment alone."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in FOREIGN:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {**VARIABLES, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield boto3.client("s3", region_name="us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_client):
+    """URI of a bucket of this test's own."""
+    name = f"bucket-{uuid.uuid4()}"
+    s3_client.create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def place(request):
+    """A writable place, once on the disk and once on S3: what holds for one must hold for the other."""
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")
+    return str(request.getfixturevalue("tmp_path"))

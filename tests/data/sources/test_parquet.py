@@ -1,0 +1,199 @@
+import itertools
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corm_batch.data.filesystem import write_whole
+from corm_batch.data.sources.base import Source
+from corm_batch.data.sources.parquet import ParquetSource
+from corm_batch.errors import SourceError, SpecError
+
+
+def put(uri, table, **options):
+    sink = pa.BufferOutputStream()
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), sink, **options)
+    write_whole(uri, sink.getvalue().to_pybytes())
+
+
+def read_all(source, *columns):
+    return [document for split in source.splits(columns) for document in source.read(split, columns)]
+
+
+def invalid_utf8(values, kind):
+    return pa.array(values, pa.binary()).view(kind)
+
+
+def test_row_groups_of_all_files_in_order(place):
+    put(f"{place}/b.parquet", {"doc_id": ["3"], "text": ["three"]})
+    put(f"{place}/a.parquet", {"doc_id": ["0", "1", "2"], "text": ["zero", "one", "two"]}, row_group_size=2)
+    put(f"{place}/_ignored.parquet", {"doc_id": ["9"], "text": ["nine"]})
+    source = ParquetSource(uri=place)
+    splits = source.splits()
+    assert [(split.uri.rpartition("/")[2], split.index, split.num_rows) for split in splits] == [
+        ("a.parquet", 0, 2),
+        ("a.parquet", 1, 1),
+        ("b.parquet", 0, 1),
+    ]
+    assert all(split.num_bytes > 0 for split in splits)
+    documents = read_all(source)
+    assert [(document.doc_id, document.text) for document in documents] == [
+        ("0", "zero"),
+        ("1", "one"),
+        ("2", "two"),
+        ("3", "three"),
+    ]
+    assert documents[2].origin == f"{place}/a.parquet#1:0"
+    assert all(document.problem is None for document in documents)
+
+
+def test_one_file_and_a_glob(place):
+    for name in ("a", "b"):
+        put(f"{place}/{name}.parquet", {"doc_id": [name], "text": ["x"]})
+    assert [document.doc_id for document in read_all(ParquetSource(uri=f"{place}/b.parquet"))] == ["b"]
+    assert [document.doc_id for document in read_all(ParquetSource(uri=f"{place}/*.parquet"))] == ["a", "b"]
+
+
+def test_other_names_and_extra_columns(tmp_path):
+    table = {"n": [7, 8], "body": ["x", "y"], "question": ["why?", None], "unused": [1.0, 2.0]}
+    put(f"{tmp_path}/a.parquet", table)
+    source = Source.from_spec({"name": "parquet", "uri": str(tmp_path), "id_column": "n", "text_column": "body"})
+    first, second = read_all(source, "question")
+    assert (first.doc_id, first.text, dict(first.columns)) == ("7", "x", {"question": "why?"})
+    assert second.columns == {"question": None}
+    assert second.problem is None
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_text_of_every_string_type(kind, tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": pa.array(["a"]).cast(kind), "text": pa.array(["caf\u00e9"]).cast(kind)})
+    (document,) = read_all(ParquetSource(uri=str(tmp_path)))
+    assert (document.doc_id, document.text) == ("a", "caf\u00e9")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_bad_rows_become_documents_with_a_problem_and_hurt_nobody(kind, tmp_path):
+    texts = invalid_utf8([b"good", None, b"", b" \n\t", b"\xff\xfe", b"\xed\xa0\x80", b"fine"], pa.string())
+    table = pa.table({"doc_id": [f"{number}" for number in range(7)], "text": texts})
+    put(f"{tmp_path}/a.parquet", table.set_column(1, "text", texts if kind == pa.string() else texts.view(pa.binary())))
+    documents = read_all(ParquetSource(uri=str(tmp_path)))
+    problems = [document.problem and document.problem.partition(": column 'text' ")[2] for document in documents]
+    assert problems[:4] == [None, "is null", "is empty", "is empty"]
+    assert problems[4].startswith("holds invalid UTF-8")
+    assert problems[5].startswith("holds invalid UTF-8")
+    assert problems[6] is None
+    assert [document.text for document in documents] == ["good", None, None, None, None, None, "fine"]
+
+
+def test_rows_without_a_usable_id_get_a_unique_one(tmp_path):
+    ids = invalid_utf8([None, b"", b"\xff", b"ok"], pa.string())
+    put(f"{tmp_path}/a.parquet", {"doc_id": ids, "text": ["a", "b", "c", "d"]}, row_group_size=2)
+    documents = read_all(ParquetSource(uri=str(tmp_path)))
+    file = f"{tmp_path}/a.parquet"
+    assert [document.doc_id for document in documents] == [f"{file}#0:0", f"{file}#0:1", f"{file}#1:0", "ok"]
+    assert [document.problem is None for document in documents] == [False, False, False, True]
+    assert "no usable id" in documents[0].problem
+
+
+def test_invalid_utf8_in_another_column_is_the_rows_problem(tmp_path):
+    table = {"doc_id": ["a", "b"], "text": ["x", "y"], "question": invalid_utf8([b"\xff", b"why?"], pa.string())}
+    put(f"{tmp_path}/a.parquet", table)
+    bad, good = read_all(ParquetSource(uri=str(tmp_path)), "question")
+    assert "column 'question' holds invalid UTF-8" in bad.problem
+    assert good.columns == {"question": "why?"}
+
+
+def test_missing_columns_are_found_before_any_work_and_the_file_is_named(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]})
+    put(f"{tmp_path}/b.parquet", {"id": ["b"], "text": ["x"]})
+    source = ParquetSource(uri=str(tmp_path))
+    with pytest.raises(SourceError, match=r"b\.parquet: one column 'doc_id' is wanted.* id \(string\), text") as caught:
+        source.splits()
+    assert "a.parquet" not in str(caught.value)
+    put(f"{tmp_path}/b.parquet", {"doc_id": ["b"], "text": ["x"], "question": ["why?"]})
+    with pytest.raises(SourceError, match=r"a\.parquet: one column 'question'"):
+        source.splits(["question"])
+    assert len(source.splits()) == 2
+
+
+@pytest.mark.parametrize(("name", "values"), [("text", [1]), ("doc_id", [1.5]), ("doc_id", [True]), ("text", [["x"]])])
+def test_columns_of_another_type_are_refused(name, values, tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]} | {name: values})
+    with pytest.raises(SourceError, match=rf"a\.parquet: column '{name}' .* must hold text"):
+        ParquetSource(uri=str(tmp_path)).splits()
+
+
+def test_every_unreadable_file_is_named(tmp_path):
+    put(f"{tmp_path}/good.parquet", {"doc_id": ["a"], "text": ["x"]})
+    whole = (tmp_path / "good.parquet").read_bytes()
+    for name, content in {"empty": b"", "junk": b"junk" * 100, "cut": whole[: len(whole) // 2]}.items():
+        (tmp_path / f"{name}.parquet").write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        ParquetSource(uri=str(tmp_path)).splits()
+    assert [line.partition(".parquet")[0].rpartition("/")[2] for line in str(caught.value).splitlines()] == [
+        "cut",
+        "empty",
+        "junk",
+    ]
+    assert not caught.value.retryable
+
+
+def test_damaged_pages_are_a_source_error(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"] * 1000, "text": [f"text {n}" for n in range(1000)]})
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.parquet: cannot be read"):
+        read_all(ParquetSource(uri=str(tmp_path)))
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_nothing_to_read_says_where_it_looked(rows, place):
+    if rows == 0:
+        put(f"{place}/in/a.parquet", {"doc_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
+    with pytest.raises(SourceError, match=f"{place}/in"):
+        ParquetSource(uri=f"{place}/in").splits()
+
+
+def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
+    text = "word " * 40_000  # 200 kB, times 400 rows: 80 MB in one row group
+    table = {"doc_id": [f"{n}" for n in range(400)], "text": [f"{n}{text}" for n in range(400)]}
+    put(f"{tmp_path}/a.parquet", table, write_batch_size=8)  # pages of a few rows: a page is what is decoded at once
+    source = ParquetSource(uri=str(tmp_path))
+    (split,) = source.splits()
+    del table
+    before = pa.total_allocated_bytes()
+    peak = 0
+    for document in source.read(split, ()):
+        assert document.problem is None
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert peak < 30e6
+
+
+def test_only_wanted_columns_are_read(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], "blob": [b"\0" * 100]})
+    source = ParquetSource(uri=str(tmp_path))
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    metadata = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(2)
+    start = metadata.dictionary_page_offset or metadata.data_page_offset
+    content[start : start + metadata.total_compressed_size] = b"\xff" * metadata.total_compressed_size
+    (tmp_path / "a.parquet").write_bytes(content)
+    assert [document.text for document in read_all(source)] == ["x"]
+
+
+def test_reading_can_stop_early(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": [f"{n}" for n in range(100)], "text": ["x"] * 100})
+    source = ParquetSource(uri=str(tmp_path))
+    documents = source.read(source.splits()[0], ())
+    assert [document.doc_id for document in itertools.islice(documents, 2)] == ["0", "1"]
+    documents.close()
+
+
+def test_unknown_field_and_credentials_are_refused():
+    with pytest.raises(SpecError, match=r"source\.path: unknown key; known here: uri, id_column, text_column"):
+        Source.from_spec({"name": "parquet", "uri": "x", "path": "y"})
+    with pytest.raises(SpecError, match=r"source\.uri: credentials in a URI") as caught:
+        Source.from_spec({"name": "parquet", "uri": "s3://key:secret@bucket/x"})
+    assert "secret" not in str(caught.value)
