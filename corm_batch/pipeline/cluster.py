@@ -1,0 +1,82 @@
+"""The Ray cluster of a job: one of its own on this machine, or a running one; and how a replica is placed in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.pipeline.replica import Spawn
+from corm_batch.pipeline.worker import EngineActor, WorkerSettings
+from corm_batch.spec import JobSpec
+
+_OBJECT_STORE_BYTES = 200 * 2**20
+_CALLS_BESIDE_DOCUMENTS = 8
+
+
+@contextmanager
+def connected(spec: JobSpec) -> Iterator[None]:
+    """Ray, initialised; shut down afterwards unless the caller had it running already.
+
+    Raises:
+        CormBatchError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = spec.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise CormBatchError(f"cluster.address: no Ray cluster answers at {address!r}: {error}") from error
+    else:
+        _start_local(spec)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(spec: JobSpec) -> None:
+    """A cluster that lives as long as this process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    wanted = math.ceil(spec.cluster.replicas * spec.cluster.cpus_per_replica)
+    ray.init(
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        num_cpus=max(os.cpu_count() or 1, wanted),
+    )
+
+
+def replica_spawner(spec: JobSpec, settings: WorkerSettings, max_documents: int) -> Spawn:
+    """What creates one replica's actor in the connected cluster.
+
+    Raises:
+        SpecError: a cluster of this machine alone has fewer GPUs than the replicas need.
+    """
+    gpus_there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    gpus = spec.cluster.gpus_per_replica
+    if gpus is None:
+        gpus = 1 if spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there) else 0
+    if spec.cluster.address is None and "RAY_ADDRESS" not in os.environ and gpus * spec.cluster.replicas > gpus_there:
+        raise SpecError(
+            f"cluster: {spec.cluster.replicas} replicas with {gpus:g} GPUs each do not fit in this machine, "
+            f"which has {gpus_there:g}"
+        )
+    actor = ray.remote(EngineActor).options(
+        num_cpus=spec.cluster.cpus_per_replica,
+        num_gpus=gpus,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=max_documents + _CALLS_BESIDE_DOCUMENTS,
+    )
+    shared = ray.put(settings)
+    return lambda: actor.remote(shared)

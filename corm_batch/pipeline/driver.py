@@ -1,0 +1,242 @@
+"""run_job: the whole of a job, from its spec to its summary.
+
+    source - ledger -> Intake -> ActorPool -> PartWriter -> output
+
+Knows nothing of how a document is answered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain
+from typing import Literal
+
+from corm_batch.data.document import Document
+from corm_batch.data.filesystem import write_whole
+from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.pipeline.cluster import connected, replica_spawner
+from corm_batch.pipeline.intake import Intake
+from corm_batch.pipeline.lease import Lease
+from corm_batch.pipeline.ledger import Ledger
+from corm_batch.pipeline.model import model_loader, revision_hash
+from corm_batch.pipeline.pool import ActorPool, PoolLimits
+from corm_batch.pipeline.progress import Event, JobSummary, OnEvent, Progress
+from corm_batch.pipeline.rows import DocumentRow, RowBuilder
+from corm_batch.pipeline.signals import StopSignals
+from corm_batch.pipeline.worker import LoadModel, WorkerSettings
+from corm_batch.pipeline.writer import PartWriter
+from corm_batch.spec import JobSpec
+
+_POLL_S = 0.2
+_PACKAGES = ("corm-batch", "torch", "transformers", "ray", "pyarrow")
+
+
+def run_job(
+    spec: JobSpec,
+    *,
+    retry_failed: bool = False,
+    on_event: OnEvent | None = None,
+    load_model: LoadModel | None = None,
+    patience_s: float = 60.0,
+) -> JobSummary:
+    """Answer every document of the source that no earlier run has done, and commit the rows.
+
+    SIGTERM or SIGINT (in the main thread) ends it early: what is finished is committed, and the summary says so.
+
+    Args:
+        spec: the job.
+        retry_failed: answer those again that failed in an earlier run.
+        on_event: called, in this thread, for everything that happens.
+        load_model: called in every replica; by default it loads the model of the spec.
+        patience_s: seconds an engine may take to end a step once one of its documents is over its time limit.
+
+    Raises:
+        CormBatchError: the job itself failed; what was committed before is safe and a rerun goes on from there.
+    """
+    splits = spec.source.splits(spec.task.source_columns)
+    rows = _row_builder(spec, revision_hash(spec.model))
+    settings = WorkerSettings(
+        load_model=load_model or model_loader(spec),
+        task=spec.task,
+        rows=rows,
+        document_timeout_s=spec.cluster.document_timeout_s,
+        patience_s=patience_s,
+    )
+    # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
+    with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri) as lease:
+        ledger = Ledger.read(spec.output.uri, rows.fingerprint)
+        intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
+        writer = PartWriter(spec.output, rows, lease)
+        run = _Run(spec, settings, intake, writer, stop, on_event or (lambda event: None))
+        return run.main(cluster)
+
+
+def _row_builder(spec: JobSpec, model_hash: str) -> RowBuilder:
+    """What makes the rows of this run, with everything about the run that readers may ask the files for."""
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    fingerprint = spec.fingerprint(model_hash)
+    metadata = {
+        "corm_batch.job": spec.name,
+        "corm_batch.run_id": run_id,
+        "corm_batch.spec": spec.to_yaml(),
+        "corm_batch.model_hash": model_hash,
+        "corm_batch.fingerprint": fingerprint,
+        "corm_batch.versions": json.dumps(_versions()),
+    }
+    constants = {
+        "policy": json.dumps(spec.policy.to_spec()),
+        "dtype": spec.model.dtype,
+        "page_size": spec.engine.page_size,
+    }
+    results = result_schema(spec.task.result_fields, metadata)
+    return RowBuilder(run_id, fingerprint, results, memory_schema(metadata), constants)
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}
+
+
+class _Run:
+    """One run of a job, while the lease is held."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        settings: WorkerSettings,
+        intake: Intake,
+        writer: PartWriter,
+        stop: StopSignals,
+        on_event: OnEvent,
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._writer = writer
+        self._stop = stop
+        self._on_event = on_event
+        self._items: Iterator[Document | DocumentRow | Literal["done"]] = iter(intake)
+        self._read_all = False
+        self._started = time.monotonic()
+        self._progress = Progress(total=intake.total)
+
+    def main(self, cluster: ExitStack) -> JobSummary:
+        """From the first document to the record of the run; the cluster is entered when there is something to do."""
+        started_at = datetime.now(UTC)
+        self._write_job_file("spec.yaml", self._spec.to_yaml())
+        self._emit("start")
+        try:
+            first = self._next_document(float("inf"))
+            if first is not None:
+                self._items = chain([first], self._items)
+                self._answer(cluster)
+        finally:
+            self._commit()
+        summary = self._summary()
+        record = {
+            **asdict(summary),
+            "started_at": started_at.isoformat(),
+            "ended_at": datetime.now(UTC).isoformat(),
+            "fingerprint": self._settings.rows.fingerprint,
+            "versions": _versions(),
+        }
+        self._write_job_file(f"runs/{summary.run_id}.json", json.dumps(record, indent=1))
+        return summary
+
+    def _answer(self, cluster: ExitStack) -> None:
+        """Read, answer and commit until every document has its row or a signal comes."""
+        cluster.enter_context(connected(self._spec))
+        self._stop.catch()  # Ray has put a handler of its own in place
+        limits = self._limits()
+        spawn = replica_spawner(self._spec, self._settings, limits.max_documents)
+        pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
+        while not self._stop.requested:
+            self._feed(pool)
+            if pool.idle and self._read_all:
+                return
+            rows = pool.poll(_POLL_S)
+            for row in rows:
+                self._take(row)
+            if self._writer.due:
+                self._commit()
+            if not rows:
+                self._emit("tick")
+
+    def _feed(self, pool: ActorPool) -> None:
+        """Fill the pool's look-ahead, but not for longer than a poll may wait."""
+        until = time.monotonic() + _POLL_S
+        while pool.wants_more and not self._read_all and time.monotonic() < until:
+            document = self._next_document(until)
+            if document is not None:
+                pool.add(document)
+
+    def _next_document(self, until: float) -> Document | None:
+        """The next document to answer; None at the end, at the time `until` or after a signal.
+
+        What is done, and what can only fail, is dealt with on the way.
+        """
+        skipped = self._progress.skipped
+        document = None
+        while document is None and time.monotonic() < until and not self._stop.requested:
+            item = next(self._items, None)
+            if item is None:
+                self._read_all = True
+                break
+            if isinstance(item, Document):
+                document = item
+            elif isinstance(item, DocumentRow):
+                self._take(item)
+            else:
+                self._progress = replace(self._progress, skipped=self._progress.skipped + 1)
+        if self._progress.skipped > skipped:
+            self._emit("skip")
+        return document
+
+    def _take(self, row: DocumentRow) -> None:
+        self._writer.add(row)
+        self._progress = self._progress.with_row(row)
+        self._emit("document", row=row)
+
+    def _commit(self) -> None:
+        count = self._writer.commit()
+        if count:
+            self._emit("commit", message=str(count))
+
+    def _emit(
+        self,
+        kind: Literal["start", "document", "skip", "loss", "commit", "tick"],
+        row: DocumentRow | None = None,
+        message: str = "",
+    ) -> None:
+        self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
+        self._on_event(Event(kind, self._progress, row, message))
+
+    def _summary(self) -> JobSummary:
+        self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
+        return JobSummary(
+            **asdict(self._progress),
+            run_id=self._settings.rows.run_id,
+            output_uri=self._spec.output.uri,
+            interrupted=self._stop.requested,
+        )
+
+    def _limits(self) -> PoolLimits:
+        cluster = self._spec.cluster
+        return PoolLimits(
+            replicas=cluster.replicas,
+            max_documents=2 * self._spec.engine.max_sequences,
+            answer_tokens=self._spec.task.max_new_tokens,
+            hang_s=self._settings.document_timeout_s + 2 * self._settings.patience_s,
+            max_deaths=cluster.max_actor_restarts,
+            token_budget=cluster.token_budget,
+            look_ahead=cluster.look_ahead,
+        )
+
+    def _write_job_file(self, name: str, content: str) -> None:
+        write_whole(f"{self._spec.output.uri.rstrip('/')}/_job/{name}", content.encode())

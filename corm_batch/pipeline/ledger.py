@@ -1,0 +1,87 @@
+"""Ledger: what the committed results say is done. The parts are the checkpoint; there is no other record.
+
+A document is done when the newest row of its id is about the same content under the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import pyarrow as pa
+
+from corm_batch.data.document import Document
+from corm_batch.data.schema import RESULT_NAMES
+from corm_batch.pipeline.parts import Table, folder, list_parts, read_part
+
+State = Literal["new", "ok", "failed"]
+_COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status"]
+
+
+class Ledger:
+    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document."""
+
+    def __init__(self, fingerprint: str) -> None:
+        """An empty ledger for a job of this fingerprint."""
+        self._fingerprint = fingerprint
+        self._newest: dict[bytes, tuple[bytes, State]] = {}
+
+    @classmethod
+    def read(cls, output_uri: str, fingerprint: str) -> Ledger:
+        """The ledger of what is committed under `output_uri`.
+
+        Raises:
+            SourceError: a part cannot be read.
+        """
+        ledger = cls(fingerprint)
+        for uri in list_parts(folder(output_uri, "results")):
+            columns = read_part(uri, _COLUMNS).to_pydict()
+            for doc_id, content, print_, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
+                ledger._newest[_digest(doc_id)] = (_digest(content, print_), status)
+        return ledger
+
+    def state(self, document: Document) -> State:
+        """What the newest row says of this document; "new" when it is about another content or fingerprint."""
+        content, state = self._newest.get(_digest(document.doc_id), (b"", "new"))
+        return state if content == _digest(document.content_sha256, self._fingerprint) else "new"
+
+
+def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
+    """The newest row of every document, in no particular order.
+
+    Args:
+        output_uri: where the job wrote.
+        memory: add the columns of the memory table.
+
+    Raises:
+        SourceError: a part cannot be read.
+    """
+    results = _concat(output_uri, "results")
+    if results.num_rows == 0:
+        return results
+    newest = {doc_id: row for row, doc_id in enumerate(results["doc_id"].to_pylist())}
+    results = results.take(pa.array(newest.values(), pa.int64()))
+    if not memory:
+        return results
+    figures = _concat(output_uri, "memory")
+    row_of = {key: row for row, key in enumerate(_keys(figures))}
+    rows = pa.array([row_of.get(key) for key in _keys(results)], pa.int64())
+    for name in figures.column_names:
+        if name not in RESULT_NAMES:
+            results = results.append_column(figures.schema.field(name), figures[name].take(rows))
+    return results
+
+
+def _concat(output_uri: str, table: Table) -> pa.Table:
+    """Every row of every part, oldest first; a table with no columns when there is none."""
+    parts = [read_part(uri) for uri in list_parts(folder(output_uri, table))]
+    return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+
+
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    """(doc_id, run_id) of every row."""
+    return list(zip(table["doc_id"].to_pylist(), table["run_id"].to_pylist(), strict=True)) if table.num_rows else []
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

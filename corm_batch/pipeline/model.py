@@ -1,0 +1,98 @@
+"""The model of a spec: where its files are, which weights they are, and loading it. Runs in driver and replica."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from corm_batch.data.filesystem import fetch_folder
+from corm_batch.engine.engine import Engine
+from corm_batch.engine.shape import load_config
+from corm_batch.errors import ModelLoadError, SourceError
+from corm_batch.pipeline.tokenize import PromptTokenizer
+from corm_batch.pipeline.worker import LoadModel, Model
+from corm_batch.spec import JobSpec, ModelSection
+
+_WHOLE_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 2**20
+_SAMPLES = 64
+
+
+def model_loader(spec: JobSpec) -> LoadModel:
+    """What every replica calls to load the model of `spec`."""
+    return partial(_load, spec)
+
+
+def _load(spec: JobSpec) -> Model:
+    """The engine and the tokenizer.
+
+    Raises:
+        ModelLoadError, UnsupportedModelError, SpecError: see `Engine.from_pretrained`.
+    """
+    path = model_path(spec.model)
+    tokenizer = PromptTokenizer.from_pretrained(
+        path,
+        revision=spec.model.revision,
+        trust_remote_code=spec.model.trust_remote_code,
+        document_role=spec.model.document_role,
+        system=spec.model.system,
+    )
+    engine = Engine.from_pretrained(
+        path,
+        policy=spec.policy,
+        dtype=spec.model.dtype,
+        device=spec.model.device,
+        revision=spec.model.revision,
+        trust_remote_code=spec.model.trust_remote_code,
+        **spec.engine.model_dump(),
+    )
+    bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
+    return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
+
+
+def model_path(model: ModelSection) -> str:
+    """What to give to transformers: a hub id, or a local folder, into which an S3 folder is fetched first.
+
+    Raises:
+        ModelLoadError: an S3 folder that cannot be read.
+    """
+    if model.is_hub_id:
+        return model.name
+    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "corm-batch", "models")
+    try:
+        return fetch_folder(model.name, cache)
+    except SourceError as error:
+        raise ModelLoadError(f"model.name: {error}") from error
+
+
+def revision_hash(model: ModelSection) -> str:
+    """Says which weights the spec means now: the hub's commit, or a hash over a folder's files.
+
+    Raises:
+        ModelLoadError: no model there, or its config cannot be read.
+    """
+    path = model_path(model)
+    config = load_config(path, model.revision, model.trust_remote_code)
+    if model.is_hub_id:
+        return getattr(config, "_commit_hash", None) or model.revision or "main"
+    digest = hashlib.sha256()
+    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        _hash_file(file, digest)
+    return digest.hexdigest()
+
+
+def _hash_file(file: Path, digest: hashlib._Hash) -> None:
+    """Add the file's bytes; of a large one evenly spread samples, for weights that changed have changed everywhere."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        if size <= _WHOLE_BYTES:
+            digest.update(content.read())
+            return
+        for sample in range(_SAMPLES):
+            content.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+            digest.update(content.read(_SAMPLE_BYTES))

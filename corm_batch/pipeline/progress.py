@@ -1,0 +1,102 @@
+"""Progress and Event: what a running job tells, and JobSummary: what it says at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from corm_batch.pipeline.rows import DocumentRow
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts of one run so far.
+
+    Attributes:
+        total: documents of the source; None when it cannot say without reading all of them.
+        ok, failed: documents with a row of this run.
+        skipped: documents that an earlier run has done.
+        prompt_tokens, output_tokens: of the answered documents.
+        kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
+        kv_bytes_peak: what they held at most, summed over documents.
+        kept_bytes: `kv_bytes_full` times each document's kept ratio, summed.
+        seconds: since the run began.
+    """
+
+    total: int | None = None
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    kv_bytes_full: int = 0
+    kv_bytes_peak: int = 0
+    kept_bytes: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def documents(self) -> int:
+        """Documents with a row of this run."""
+        return self.ok + self.failed
+
+    @property
+    def kept_ratio(self) -> float:
+        """Entries stored at the end over entries of uncompressed caches; 1 while nothing is answered."""
+        return self.kept_bytes / self.kv_bytes_full if self.kv_bytes_full else 1.0
+
+    @property
+    def bytes_saved(self) -> int:
+        """Full minus peak, summed over documents."""
+        return self.kv_bytes_full - self.kv_bytes_peak
+
+    def with_row(self, row: DocumentRow) -> Progress:
+        """The counts with one more document."""
+        if not row.ok:
+            return replace(self, failed=self.failed + 1)
+        memory = row.memory
+        return replace(
+            self,
+            ok=self.ok + 1,
+            prompt_tokens=self.prompt_tokens + memory["prompt_tokens"],
+            output_tokens=self.output_tokens + memory["output_tokens"],
+            kv_bytes_full=self.kv_bytes_full + memory["kv_bytes_full"],
+            kv_bytes_peak=self.kv_bytes_peak + memory["kv_bytes_peak"],
+            kept_bytes=self.kept_bytes + memory["kept_ratio"] * memory["kv_bytes_full"],
+        )
+
+
+@dataclass(frozen=True)
+class JobSummary(Progress):
+    """Counts of a run that is over.
+
+    Attributes:
+        run_id: names its parts and the column of its rows.
+        output_uri: where they are.
+        interrupted: it was told to stop (SIGTERM, SIGINT) before every document was done; the rest is for the next run.
+    """
+
+    run_id: str = ""
+    output_uri: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: "start" when documents begin to be read, "document" for each row, "skip" when done documents were passed
+            over, "loss" when a replica died, "commit" when a part is safe, "tick" now and then while nothing happens.
+        progress: the counts after it.
+        row: the document's, of kind "document".
+        message: of kind "loss": why; of kind "commit": how many documents.
+    """
+
+    kind: Literal["start", "document", "skip", "loss", "commit", "tick"]
+    progress: Progress
+    row: DocumentRow | None = None
+    message: str = ""
+
+
+OnEvent = Callable[[Event], None]

@@ -1,0 +1,167 @@
+"""Replica: one place in the pool and the actor that fills it now. Knows nothing of which document goes where."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from corm_batch.data.document import Document
+from corm_batch.errors import CormBatchError, ModelLoadError
+from corm_batch.pipeline.rows import DocumentRow
+from corm_batch.pipeline.worker import ReplicaInfo
+
+Spawn = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A document given to an actor.
+
+    Attributes:
+        tokens: estimated size.
+        alone: no other document was or will be in the actor beside it.
+        since: monotonic seconds when it was given.
+    """
+
+    document: Document
+    tokens: int
+    alone: bool
+    since: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an actor left behind.
+
+    Attributes:
+        rows: documents it had answered.
+        flights: documents it had not.
+        reason: why it is gone, in one line.
+    """
+
+    rows: list[DocumentRow]
+    flights: list[Flight]
+    reason: str
+
+
+class Replica:
+    """States: empty (no actor) -> loading -> ready -> empty when lost."""
+
+    def __init__(self, spawn: Spawn) -> None:
+        self._spawn = spawn
+        self._actor: Any = None
+        self._loading: Any = None
+        self._flights: dict[Any, Flight] = {}
+        self.info: ReplicaInfo | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no actor."""
+        return self._actor is None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether there is an actor that is not ready yet."""
+        return self._loading is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is loaded and has nothing to do."""
+        return self.info is not None and not self._flights
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it is loaded and holds no document that has to be alone."""
+        return self.info is not None and not any(flight.alone for flight in self._flights.values())
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in flight."""
+        return len(self._flights)
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens in flight."""
+        return sum(flight.tokens for flight in self._flights.values())
+
+    @property
+    def oldest(self) -> float:
+        """Monotonic seconds when the document longest in flight was given; infinity without one."""
+        return min((flight.since for flight in self._flights.values()), default=float("inf"))
+
+    @property
+    def refs(self) -> list[Any]:
+        """What to wait for."""
+        return [self._loading] if self._loading is not None else list(self._flights)
+
+    def start(self) -> None:
+        """Create the actor and let it load."""
+        self._actor = self._spawn()
+        self._loading = self._actor.load.remote()
+
+    def give(self, document: Document, tokens: int, *, alone: bool) -> None:
+        """Hand over one document."""
+        ref = self._actor.process.remote(document)
+        self._flights[ref] = Flight(document, tokens, alone, time.monotonic())
+
+    def collect(self, ready: set[Any]) -> list[DocumentRow]:
+        """Take note of the load, and the rows of the documents, that are finished among `ready`.
+
+        Raises:
+            RayError: the actor is gone or broken, and every document it held is still in flight; call `lose`.
+            CormBatchError: the model can never be loaded.
+        """
+        if self._loading in ready:
+            self.info = _loaded(self._loading)
+            self._loading = None
+        refs = [ref for ref in self._flights if ref in ready]
+        rows: list[DocumentRow] = ray.get(refs)
+        for ref in refs:
+            del self._flights[ref]
+        return rows
+
+    def lose(self, reason: str) -> Loss:
+        """End what is left of the actor; what it had finished is kept, the rest comes back."""
+        rows, flights = [], []
+        for ref, flight in self._flights.items():
+            try:
+                rows.append(ray.get(ref, timeout=0))
+            except RayError:  # also that it is not finished
+                flights.append(flight)
+        self.stop()
+        return Loss(rows, flights, reason)
+
+    def stop(self) -> None:
+        """End the actor at once."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+        self._actor, self._loading, self.info, self._flights = None, None, None, {}
+
+
+def _loaded(ref: Any) -> ReplicaInfo:
+    """The answer of `EngineActor.load`.
+
+    Raises:
+        CormBatchError: what the replica says is wrong; trying again cannot help.
+        RayError: the actor died.
+    """
+    try:
+        info: ReplicaInfo = ray.get(ref)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, CormBatchError):
+            raise cause from None
+        raise ModelLoadError(f"model: the engine cannot be loaded: {type(cause).__name__}: {cause}") from error
+    return info
+
+
+def one_line(error: BaseException) -> str:
+    """Why a replica was lost, short enough for a row."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:500] or type(cause).__name__

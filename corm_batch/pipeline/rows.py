@@ -1,0 +1,111 @@
+"""DocumentRow: one document's row in each of the two tables, good or failed, with one schema for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from corm_batch.data.document import Document
+from corm_batch.engine.request import MemoryStats
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import TaskResult
+
+_SHARED = ("prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s")
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """One document, answered or failed; the columns are those of `data/schema.py`.
+
+    Attributes:
+        result: the row of the results table, but for `committed_at`.
+        memory: the row of the memory table.
+    """
+
+    result: Mapping[str, Any]
+    memory: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the document was answered."""
+        return bool(self.result["status"] == "ok")
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Makes the rows of one run.
+
+    Attributes:
+        run_id, fingerprint: columns of every row.
+        result_schema, memory_schema: the tables' columns.
+        constants: columns of the memory table that are the same for every document a replica answers.
+    """
+
+    run_id: str
+    fingerprint: str
+    result_schema: pa.Schema
+    memory_schema: pa.Schema
+    constants: Mapping[str, Any]
+
+    def with_constants(self, **constants: Any) -> RowBuilder:
+        """The builder of one replica, whose `constants` join those of the run."""
+        return replace(self, constants={**self.constants, **constants})
+
+    def answered(self, document: Document, result: TaskResult, memory: MemoryStats) -> DocumentRow:
+        """The row of a document with an answer.
+
+        Raises:
+            DocumentError: the task's columns do not have the types it declared.
+        """
+        values = {
+            **self._identity(document, "ok"),
+            **result.columns,
+            "output": _clean(result.output),
+            "finish_reason": result.finish_reason,
+            "pieces": result.pieces,
+        }
+        row = self._row(document, values, memory)
+        try:
+            pa.RecordBatch.from_pylist([_storable(row.result)], schema=self.result_schema)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DocumentError(f"the task's columns cannot be stored: {error}") from error
+        return row
+
+    def failed(
+        self, document: Document, error_type: str, message: str, memory: MemoryStats | None = None
+    ) -> DocumentRow:
+        """The row of a document without an answer; `memory` is what was spent on it."""
+        values = {
+            **self._identity(document, "failed"),
+            "error_type": error_type,
+            "error_message": _clean(message) or error_type,
+        }
+        return self._row(document, values, memory)
+
+    def _identity(self, document: Document, status: str) -> dict[str, Any]:
+        return {
+            "doc_id": _clean(document.doc_id),
+            "content_sha256": document.content_sha256,
+            "fingerprint": self.fingerprint,
+            "run_id": self.run_id,
+            "status": status,
+        }
+
+    def _row(self, document: Document, values: Mapping[str, Any], memory: MemoryStats | None) -> DocumentRow:
+        figures = asdict(memory) if memory is not None else {}
+        shared = {name: figures.get(name) for name in _SHARED}
+        key = {"doc_id": values["doc_id"], "run_id": self.run_id}
+        return DocumentRow(result={**values, **shared}, memory={**self.constants, **figures, **key})
+
+
+def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its one column that is filled in at commit set to something valid."""
+    return {**row, "committed_at": 0}
+
+
+def _clean(text: str) -> str:
+    """`text` without what UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

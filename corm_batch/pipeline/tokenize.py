@@ -1,0 +1,165 @@
+"""PromptTokenizer: text to token ids with the model's own chat template, token ids back to text.
+
+Text of a document that looks like a special token is encoded as text, so no document can end its own turn or open
+another. Knows nothing of engines, actors or tasks' meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from corm_batch.errors import ModelLoadError
+from corm_batch.tasks.base import Prompt
+
+DocumentRole = Literal["user", "document"]
+
+
+class PromptTokenizer:
+    """One model's tokenizer and how a prompt is laid out for it."""
+
+    def __init__(self, tokenizer: Any, *, document_role: DocumentRole = "user", system: str | None = None) -> None:
+        """Wrap a transformers tokenizer.
+
+        Args:
+            tokenizer: a transformers tokenizer.
+            document_role: "user": one user message holds text and instruction; "document": the text is a message of
+                its own, with the role `document`.
+            system: what the model is told before everything else.
+
+        Raises:
+            ModelLoadError: the chat template refuses messages of these roles.
+        """
+        self._tokenizer = tokenizer
+        self._document_role = document_role
+        self._system = system
+        added = tokenizer.added_tokens_decoder
+        self._special = {token.content: (id_, token) for id_, token in added.items() if token.special and token.content}
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=4)(self._encode)
+        try:
+            self.encode(Prompt(text="text", instruction="instruction"))
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in self._messages(Prompt("text", "instruction")))
+            raise ModelLoadError(
+                f"model: the chat template refuses messages of the roles {roles}: {error}; "
+                "see model.document_role and model.system"
+            ) from error
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        document_role: DocumentRole = "user",
+        system: str | None = None,
+    ) -> PromptTokenizer:
+        """Load the tokenizer of a local folder or hub id.
+
+        Raises:
+            ModelLoadError: no tokenizer there, or its chat template refuses the messages.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise ModelLoadError(f"model.name: cannot load the tokenizer of {path!r}: {reason}") from error
+        tokenizer.model_max_length = 2**31  # the engine owns the limit; no warning for a text that gets cut anyway
+        return cls(tokenizer, document_role=document_role, system=system)
+
+    def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
+        """The chat the model sees."""
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        if self._document_role == "document":
+            document = {"role": "document", "content": prompt.text}
+            return [*system, document, {"role": "user", "content": prompt.instruction}]
+        parts = [part for part in (prompt.text, prompt.instruction) if part]
+        return [*system, {"role": "user", "content": "\n\n".join(parts)}]
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The whole prompt as token ids, ready for the answer's first token."""
+        if not self._tokenizer.chat_template:
+            parts = [part for part in (self._system, prompt.text, prompt.instruction) if part]
+            text = "\n\n".join(parts) + "\n"
+            return tuple(self._tokenizer(text, split_special_tokens=True)["input_ids"])
+        messages = self._messages(prompt)
+        if not any(self._special_pattern.search(message["content"]) for message in messages):
+            return tuple(self._encode_text(self._render(messages), split_special_tokens=False))
+        return self._encode_as_text(messages)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def _encode_text(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
+            "input_ids"
+        ]
+        return ids
+
+    def _encode_as_text(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
+        """Encode a chat whose contents hold special-token strings: only the template's own become special ids.
+
+        Each such string travels through the template as a private-use sentinel, because a template may trim or move
+        what it is given; the rendered text is cut at the special tokens that are left.
+        """
+        contents = "".join(message["content"] for message in messages)
+        mark = "\ue000"
+        while mark in contents:
+            mark += "\ue001"
+        names = list(self._special)
+        hidden = {name: f"{mark}{index}{mark}" for index, name in enumerate(names)}
+        safe = [
+            {**message, "content": self._special_pattern.sub(lambda found: hidden[found[0]], message["content"])}
+            for message in messages
+        ]
+        shown = re.compile(f"{mark}(\\d+){mark}")
+        ids: list[int] = []
+        swallow = False  # some special tokens take the blanks beside them
+        for piece in re.split(f"({self._special_pattern.pattern})", self._render(safe)):
+            if piece in self._special:
+                id_, token = self._special[piece]
+                ids.append(id_)
+                swallow = token.rstrip
+                continue
+            text = shown.sub(lambda match: names[int(match[1])], piece.lstrip() if swallow else piece)
+            ids += self._encode_text(text, split_special_tokens=True) if text else []
+        return tuple(ids)
+
+    def token_ends(self, text: str) -> Sequence[int]:
+        """Where in `text` each of its tokens ends, as character offsets; estimated when the tokenizer cannot say."""
+        if self._tokenizer.is_fast:
+            encoding = self._tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            )
+            return [end for _, end in encoding["offset_mapping"]]
+        count = len(self._encode_text(text, split_special_tokens=True))
+        return [len(text) * (index + 1) // count for index in range(count)]
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The answer's text: no special tokens, nothing from the first stop string on, no blanks around it."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        cuts = [text.find(string) for string in stop if string in text]
+        return text[: min(cuts, default=len(text))].strip()
+
+    def stop_check(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+        """A test on the output ids so far: does the newest token complete one of the `stop` strings?"""
+        strings = [string for string in stop if string]
+        if not strings:
+            return None
+        # a token stands for at least one byte; four more because a cut character decodes to something else
+        tail = max(len(string.encode()) for string in strings) + 4
+
+        def stops(token_ids: Sequence[int]) -> bool:
+            text = self._tokenizer.decode(list(token_ids[-tail:]), skip_special_tokens=True)
+            return any(string in text for string in strings)
+
+        return stops

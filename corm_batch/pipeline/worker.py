@@ -1,0 +1,131 @@
+"""EngineActor: one model replica as a Ray actor; one call answers one document.
+
+An exception in one document is that document's failed row. What goes wrong with the engine as a whole is raised, and
+the pool replaces the actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from corm_batch.data.document import Document
+from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.shape import ModelShape
+from corm_batch.errors import DocumentError
+from corm_batch.pipeline.asker import EngineAsker, total
+from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
+from corm_batch.pipeline.rows import DocumentRow, RowBuilder
+from corm_batch.pipeline.tokenize import PromptTokenizer
+from corm_batch.tasks.base import Task
+
+
+class ReplicaEngine(SteppedEngine, Protocol):
+    """An engine that tells its model's shape."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """Counts of the model."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a replica loads.
+
+    Attributes:
+        engine, tokenizer: ready to use, of the same model.
+        pool_tokens: tokens the engine's page pool would hold without compression.
+    """
+
+    engine: ReplicaEngine
+    tokenizer: PromptTokenizer
+    pool_tokens: int
+
+
+LoadModel = Callable[[], Model]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every replica of a job is given.
+
+    Attributes:
+        load_model: called once, in the replica.
+        task: what to ask.
+        rows: makes the rows of this run.
+        document_timeout_s: seconds one document may take in a replica.
+        patience_s: seconds the engine may take to end a step before it counts as hung, once a document is over time.
+    """
+
+    load_model: LoadModel
+    task: Task
+    rows: RowBuilder
+    document_timeout_s: float
+    patience_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class ReplicaInfo:
+    """A loaded replica.
+
+    Attributes:
+        host, pid: its process.
+        pool_tokens: tokens its page pool would hold without compression.
+    """
+
+    host: str
+    pid: int
+    pool_tokens: int
+
+
+class EngineActor:
+    """One replica; the pool wraps it in `ray.remote`."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._actor = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def load(self) -> ReplicaInfo:
+        """Load the model; the first call.
+
+        Raises:
+            ModelLoadError, UnsupportedModelError, SpecError: it can never be loaded; the message says why.
+        """
+        model = self._settings.load_model()
+        self._tokenizer = model.tokenizer
+        self._engine = EngineThread(model.engine, asyncio.get_running_loop())
+        shape = model.engine.shape
+        self._max_model_len = model.engine.max_model_len
+        self._rows = self._settings.rows.with_constants(
+            num_layers=shape.num_layers, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim, actor=self._actor
+        )
+        return ReplicaInfo(host=socket.gethostname(), pid=os.getpid(), pool_tokens=model.pool_tokens)
+
+    async def process(self, document: Document) -> DocumentRow:
+        """Answer one document, or say in its row why not.
+
+        Raises:
+            BrokenEngineError: the engine failed as a whole, or hangs.
+        """
+        asker = EngineAsker(document.doc_id, self._tokenizer, self._engine, self._max_model_len)
+        limit_s = self._settings.document_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await self._settings.task.run(document, asker)
+            return self._rows.answered(document, result, total(asker.memory))
+        except TimeoutError:
+            await self._engine.check(self._settings.patience_s)
+            error: Exception = DocumentError(f"not answered within its time limit of {limit_s:.0f} s")
+        except Exception as caught:  # one bad document is one failed row, whatever is wrong with it
+            self._engine.raise_if_broken()
+            error = caught
+        return self._rows.failed(document, type(error).__name__, str(error), _spent(asker))
+
+
+def _spent(asker: EngineAsker) -> MemoryStats | None:
+    """The statistics of what was answered before the document failed."""
+    return total(asker.memory) if asker.memory else None
