@@ -104,7 +104,7 @@ def test_deleted_is_free_again_and_deleting_nothing_is_fine(place):
 
 
 def test_missing_file_is_a_source_error_that_does_not_pass(place):
-    with pytest.raises(SourceError, match="nowhere.parquet") as caught:
+    with pytest.raises(SourceError, match=r"nowhere\.parquet") as caught:
         read_whole(f"{place}/nowhere.parquet")
     assert not caught.value.retryable
     assert isinstance(caught.value.__cause__, FileNotFoundError)

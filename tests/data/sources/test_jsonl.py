@@ -14,9 +14,8 @@ def read_all(source, *columns):
 
 def test_plain_and_compressed_files_in_order(place):
     write_whole(f"{place}/c.jsonl", b'{"doc_id": "3", "text": "three"}')
-    write_whole(
-        f"{place}/a.jsonl.gz", gzip.compress(b'{"doc_id": 1, "text": "one"}\n\n  \n{"doc_id": 2, "text": "two"}\n')
-    )
+    two_lines = b'{"doc_id": 1, "text": "one"}\n\n \n{"doc_id": 2, "text": "two"}'
+    write_whole(f"{place}/a.jsonl.gz", gzip.compress(two_lines))
     write_whole(f"{place}/d.jsonl.zst", zstandard.compress('{"doc_id": "4", "text": "f\u00fcnf"}'.encode()))
     write_whole(f"{place}/notes.txt", b"not a document")
     source = JsonlSource(uri=place)

@@ -1,0 +1,42 @@
+import asyncio
+
+import pytest
+
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import Prompt
+from corm_batch.tasks.overflow import ask_all, pieces
+from corm_batch.tasks.summarize import Summarize
+
+
+def prompt(piece):
+    return Prompt(piece, "ask")
+
+
+@pytest.mark.parametrize("overflow", ["map_reduce", "truncate", "error"])
+def test_what_fits_is_asked_whole(overflow, fake_asker):
+    task = Summarize(overflow=overflow, max_new_tokens=7)
+    asker = fake_asker(lambda prompt: "", context=20)
+    assert pieces(task, asker, "0123456789", prompt) == ["0123456789"]
+
+
+def test_what_does_not_fit_is_cut_as_the_spec_says(fake_asker):
+    asker = fake_asker(lambda prompt: "", context=20)
+    text = "0123456789a"
+    assert pieces(Summarize(overflow="truncate", max_new_tokens=7), asker, text, prompt) == ["0123456789"]
+    assert pieces(Summarize(overflow="map_reduce", max_new_tokens=7), asker, text, prompt) == ["0123456789", "a"]
+    with pytest.raises(DocumentError, match=r"11 characters.*7 new tokens.*task\.overflow is 'error'"):
+        pieces(Summarize(overflow="error", max_new_tokens=7), asker, text, prompt)
+
+
+def test_all_are_asked_at_once_and_answered_in_order(fake_asker):
+    asker = fake_asker(lambda prompt: prompt.text.upper())
+    answers = asyncio.run(ask_all(Summarize(), asker, [prompt(letter) for letter in "abc"]))
+    assert [answer.text for answer in answers] == ["A", "B", "C"]
+    assert asker.most_in_flight == 3
+
+
+def test_the_first_failure_is_raised_as_it_is_and_ends_the_others(fake_asker):
+    asker = fake_asker(lambda prompt: DocumentError("refused") if prompt.text == "a" else "fine")
+    with pytest.raises(DocumentError, match="refused"):
+        asyncio.run(ask_all(Summarize(), asker, [prompt(letter) for letter in "abc"]))
+    assert asker.finished < 3

@@ -1,0 +1,98 @@
+import pytest
+
+from corm_batch.errors import DocumentError, SpecError
+from corm_batch.tasks.base import Task
+from corm_batch.tasks.prompt import PromptTask
+
+TOGETHER = "overflow: map_reduce and reduce_template come together"
+
+
+def prompt_task(template, **fields):
+    return Task.from_spec({"name": "prompt", "template": template, "overflow": "truncate", **fields})
+
+
+def test_template_over_the_rows_columns(fake_asker, answer):
+    task = prompt_task("{{ doc_id }}: {{ title }}\n{{ text }}{% if note %} ({{ note }}){% endif %}\n")
+    assert task.source_columns == ["note", "title"]
+    asker = fake_asker(lambda prompt: "fine")
+    result = answer(task, asker, "the text", title="T", note=None)
+    assert (asker.prompts[0].text, asker.prompts[0].instruction) == ("", "doc: T\nthe text\n")
+    assert result.output == "fine"
+
+
+def test_text_is_never_a_template(fake_asker, answer):
+    asker = fake_asker(lambda prompt: "fine")
+    answer(prompt_task("{{ text }}"), asker, "{{ 7 * 7 }} {% raw %}")
+    assert asker.prompts[0].instruction == "{{ 7 * 7 }} {% raw %}"
+
+
+def test_truncate_cuts_the_text_not_the_template(fake_asker, answer):
+    asker = fake_asker(lambda prompt: "fine", context=50)
+    answer(prompt_task("<{{ text }}>", max_new_tokens=10), asker, "y" * 60)
+    assert asker.prompts[0].instruction == "<" + "y" * 38 + ">"
+
+
+def test_windows_are_asked_and_their_answers_combined_group_by_group(fake_asker, answer):
+    task = prompt_task(
+        "map {{ text }}",
+        reduce_template="{{ title }}: {{ outputs | join(',') }}",
+        overflow="map_reduce",
+        max_new_tokens=10,
+    )
+    assert task.source_columns == ["title"]
+    count = iter(range(100))
+    asker = fake_asker(lambda prompt: f"answer{next(count)}", context=44)  # windows of 30, reductions of 34
+    result = answer(task, asker, "x" * 130, title="T")
+    reductions = [prompt.instruction for prompt in asker.prompts if prompt.instruction.startswith("T: ")]
+    assert reductions == ["T: answer0,answer1,answer2,answer3", "T: answer4", "T: answer5,answer6"]
+    assert (result.output, result.pieces) == ("answer7", 8)
+
+
+def test_answers_too_long_to_combine_end_with_a_reason(fake_asker, answer):
+    task = prompt_task("{{ text }}", reduce_template="{{ outputs }}", overflow="map_reduce", max_new_tokens=20)
+    asker = fake_asker(lambda prompt: "z" * 15, context=45)
+    with pytest.raises(DocumentError, match="no two of the 3 windows' answers fit"):
+        answer(task, asker, "x" * 60)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ title }}", "null"),
+        ("{{ text.nothing }}", "UndefinedError"),
+        ("{{ 1 / (text | length - 4) }}", "ZeroDivisionError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% for i in range(10000000) %}{% endfor %}", "OverflowError"),
+    ],
+)
+def test_a_row_that_does_not_suit_the_template_fails_alone(template, said, fake_asker, answer):
+    with pytest.raises(DocumentError, match=f"the template cannot be rendered: .*{said}"):
+        answer(prompt_task(template), fake_asker(lambda prompt: "fine"), "text", title=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"template": "{{ text "}, r"task\.template: no valid template: "),
+        ({"template": "{% include 'x' %}{{ text | nofilter }}"}, r"task\.template: no valid template: .*nofilter"),
+        ({"template": ""}, r"task\.template: "),
+        (
+            {"template": "{{ text }}", "overflow": "map_reduce"},
+            TOGETHER,
+        ),
+        ({"template": "{{ text }}"}, TOGETHER),
+        (
+            {"template": "{{ text }}", "overflow": "error", "reduce_template": "{{ outputs }}"},
+            TOGETHER,
+        ),
+        ({"template": "{{ text }}", "reduce_template": "{{ text }}"}, "reduce_template must use outputs"),
+        ({"template": "{{ text }}", "reduce_template": "{% for %}"}, r"task\.reduce_template: no valid template"),
+    ],
+)
+def test_templates_are_checked_at_load(fields, said):
+    with pytest.raises(SpecError, match=said):
+        Task.from_spec({"name": "prompt", **fields})
+
+
+def test_the_class_is_found_by_name():
+    assert Task.registered()["prompt"] is PromptTask
