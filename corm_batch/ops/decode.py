@@ -52,7 +52,9 @@ def decode_attention(
     out = torch.matmul(weight, entries.value.float())
     if reduction is not None:
         # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
-        hit = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1), step_S).transpose(0, 1)
+        hit = hit_rows(
+            reduction, log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1), step_S, entries.position.transpose(0, 1)
+        ).transpose(0, 1)
         expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
         mass = torch.where(hit, 0.0, entries.mass + weight.mean(dim=2))
         update_pages(pages, table_SKP, expiry, mass)

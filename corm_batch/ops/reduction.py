@@ -14,6 +14,7 @@ from torch import Tensor
 
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import Entries
+from corm_batch.ops.spread import spread_hits
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,25 @@ class Reduction:
         threshold: a hit is a weight >= tau / t ("step", t the row's own step: CORM's definition), or >= tau / n
             ("cache", n the entries that row sees), or there are no hits and only the mass is kept (None).
         tau: scale of the threshold.
+        reach: a hit also hits the entries up to this many tokens before and after its own.
     """
 
     window: int
     threshold: Literal["step", "cache"] | None = None
     tau: float = 1.0
+    reach: int = 0
 
 
-def hit_rows(reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor, step_R: Tensor) -> Tensor:
+def hit_rows(
+    reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor, step_R: Tensor, position_KRN: Tensor
+) -> Tensor:
     """Which rows find which keys important: for any query head of the kv head's group.
 
     Args:
         log_weight_KGRN: s - lse, -inf where not visible.
         visible_KRN: bool.
         step_R: int32.
+        position_KRN: int32, broadcastable to `visible_KRN`.
 
     Returns:
         [K, R, N] bool.
@@ -46,7 +52,8 @@ def hit_rows(reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor,
     if reduction.threshold is None:
         return torch.zeros_like(visible_KRN)
     count = step_R[None, :, None] if reduction.threshold == "step" else visible_KRN.sum(dim=-1, keepdim=True)
-    return log_weight_KGRN.amax(dim=1) >= torch.log(reduction.tau / count.float())
+    hit = log_weight_KGRN.amax(dim=1) >= torch.log(reduction.tau / count.float())
+    return spread_hits(hit, position_KRN, reduction.reach) & visible_KRN
 
 
 def reduce_columns(
@@ -86,7 +93,7 @@ def reduce_columns(
         scores = attention_scores(query_HRD[:, rows], entries.key, scale, softcap)
         log_weight = scores - lse_HR[:, rows].view(*scores.shape[:3], 1)
         log_weight.masked_fill_(~visible[:, None], -torch.inf)
-        hit = hit_rows(reduction, log_weight, visible, step)
+        hit = hit_rows(reduction, log_weight, visible, step, entries.position[:, None])
         hit_step = torch.where(hit, step[None, :, None], 0)
         last = hit_step.amax(dim=1)
         if gap_rule:

@@ -28,12 +28,16 @@ class Corm(KVPolicy, name="corm"):
       queries have been seen", the paper's first steps.
     * `tau` scales the threshold (the paper: 1), `threshold="cache"` divides by the entries the query sees instead of
       its step, and `max_kept` bounds a head for good, longest not found important first. All three are off by default.
+    * `reach` lets a hit count for the neighbouring tokens too (0, the paper, by default). A question finds the name of
+      a fact important, seldom the digits behind it, which the answer reads one by one later; SnapKV (arXiv 2404.14469)
+      pools its scores over neighbours for the same reason.
     """
 
     window: int = Field(256, ge=1, description="recent queries that vote (the paper's w)")
     recent: int = Field(256, ge=1, description="newest entries that never leave (the paper's r)")
     tau: float = Field(1.0, gt=0.0, description="a key is important at a weight of tau / t or more")
     threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
+    reach: int = Field(0, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
     max_kept: int | None = Field(None, ge=1, description="entries a head may hold at most; no bound if left out")
 
     @model_validator(mode="after")
@@ -45,7 +49,7 @@ class Corm(KVPolicy, name="corm"):
     @property
     def reduction(self) -> Reduction:
         """Hits of the last `window` queries."""
-        return Reduction(window=self.window, threshold=self.threshold, tau=self.tau)
+        return Reduction(window=self.window, threshold=self.threshold, tau=self.tau, reach=self.reach)
 
     @property
     def entries_bound(self) -> int | None:
