@@ -22,13 +22,13 @@ _FORMATS = Draft202012Validator.FORMAT_CHECKER
 
 
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what is no JSON Schema of an object with properties.
+    """`schema` as JSON has it (every key a text), once it is a JSON Schema of an object with properties.
 
     Raises:
         ValueError: what is wrong, and where.
     """
     try:
-        written = json.dumps(schema)
+        schema = json.loads(json.dumps(schema))
         Draft202012Validator.check_schema(schema, format_checker=_FORMATS)
     except SchemaError as error:
         raise ValueError(f"no valid JSON Schema: {error.json_path}: {error.message}") from error
@@ -37,7 +37,7 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     properties = schema.get("properties")
     if schema.get("type") != "object" or not properties or not all(isinstance(p, dict) for p in properties.values()):
         raise ValueError("must have type: object, and properties that each have a schema")
-    if '"$ref":' in written:
+    if '"$ref":' in json.dumps(schema):
         raise ValueError("$ref is not supported: write the schema out")
     return schema
 
@@ -103,8 +103,10 @@ def parse_object(answer: str) -> dict[str, Any] | None:
     for brace in re.finditer(r"\{", answer):
         try:
             found, _ = decoder.raw_decode(answer, brace.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:
+            return None
         assert isinstance(found, dict)
         return found
     return None

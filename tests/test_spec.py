@@ -1,0 +1,317 @@
+import pickle
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corm_batch.errors import SpecError
+from corm_batch.spec import JobSpec
+
+JOBS = Path(__file__).parents[1] / "jobs"
+MINIMAL = {
+    "name": "papers",
+    "model": {"name": "org/model"},
+    "source": {"name": "parquet", "uri": "s3://bucket/papers/"},
+    "task": {"name": "summarize"},
+    "output": {"uri": "s3://bucket/summaries/"},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(text):
+        path = tmp_path / "job.yaml"
+        path.write_text(text if isinstance(text, str) else yaml.safe_dump(text), encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def spec(**sections):
+    return JobSpec.from_mapping({**MINIMAL, **sections})
+
+
+def test_defaults_of_a_minimal_spec(write):
+    job = JobSpec.load(write(MINIMAL))
+    policy = job.policy.to_spec()
+    assert {key: policy[key] for key in ("name", "window", "recent", "tau", "threshold")} == {
+        "name": "corm",
+        "window": 256,
+        "recent": 256,
+        "tau": 1.0,
+        "threshold": "step",
+    }
+    assert (job.model.dtype, job.model.device, job.model.document_role) == ("bfloat16", "auto", "user")
+    assert (job.cluster.replicas, job.cluster.gpus_per_replica, job.cluster.address) == (1, None, None)
+    assert (job.output.format, job.engine.prefill) == ("parquet", "exact")
+
+
+def test_complete_spec_survives_yaml_and_pickle(write):
+    job = spec(
+        task={
+            "name": "extract",
+            "schema": {"type": "object", "properties": {"year": {"type": "integer"}}},
+            "ask": "each",
+            "questions": {"year": "Année ?"},
+            "stop": ["\n\n"],
+        },
+        policy={"name": "random", "keep_ratio": 0.5},
+        engine={"kv_memory": "512MiB"},
+    )
+    assert JobSpec.load(write(job.to_yaml())) == job
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert "Année" in job.to_yaml()
+    assert job.engine.kv_memory == 512 * 2**20
+
+
+def test_overrides_are_yaml_and_reach_any_depth(write):
+    job = JobSpec.load(
+        write(MINIMAL),
+        ["task.max_new_tokens=5", "cluster.replicas=8", "policy={name: full}", "task.stop=[a, b]", "model.system=a=b"],
+    )
+    assert (job.task.max_new_tokens, job.cluster.replicas, job.policy.name) == (5, 8, "full")
+    assert (job.task.stop, job.model.system) == (("a", "b"), "a=b")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.max_new_tokens", "--set 'task.max_new_tokens': expected section.field=value"),
+        ("=5", "expected section.field=value"),
+        ("task..x=5", "expected section.field=value"),
+        ("name.x=5", "--set name.x: 'x' stands below 'papers', which has no fields"),
+        ("task.stop=[", "--set task.stop: no valid YAML"),
+        ("tsk.x=5", "tsk: unknown key; known here: name, model, source, task"),
+        ("task.max_new_tokens=many", "task.max_new_tokens: Input should be a valid integer"),
+    ],
+)
+def test_wrong_overrides_say_so(override, said, write):
+    with pytest.raises(SpecError) as caught:
+        JobSpec.load(write(MINIMAL), [override])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected sections (name, model, "),
+        ("- a\n- b", "expected sections (name, model, "),
+        ("name: [", "no valid YAML"),
+        ("name: !!python/object/apply:os.getcwd []", "no valid YAML"),
+        ("[" * 5000, "no valid YAML"),
+        ("name: \x00", "no valid YAML"),
+        ("a: !!int ''", "no valid YAML"),
+        ("a: &a [*a]", "a: unknown key"),
+    ],
+)
+def test_files_that_are_no_spec_say_so(text, said, write):
+    path = write(text)
+    with pytest.raises(SpecError) as caught:
+        JobSpec.load(path)
+    assert str(caught.value).startswith(path)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["no/such/job.yaml", "", ".", "gs://x/y"])
+def test_no_file_says_so(path):
+    with pytest.raises(SpecError, match="cannot read the spec"):
+        JobSpec.load(path)
+
+
+def test_a_file_that_is_no_utf8_says_so(tmp_path):
+    (tmp_path / "job.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(SpecError, match=r"job\.yaml: cannot read the spec"):
+        JobSpec.load(f"{tmp_path}/job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        ({"model": {}}, "model.name: Field required"),
+        ({"model": {"name": ""}}, "model.name: String should have at least 1 character"),
+        ({"model": {"name": "m", "dtype": "int8"}}, "model.dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
+        ({"model": "m"}, "model: Input should be a valid dictionary"),
+        ({"name": "a/b"}, "name: String should match pattern"),
+        ({"source": {"name": "csv", "uri": "x"}}, "source.name: no source is called 'csv'; there are:\n  jsonl: "),
+        ({"source": None}, "source: expected a mapping with a name, got None"),
+        (
+            {"task": {"name": "summarize", "overflow": "skip"}},
+            "task.overflow: Input should be 'map_reduce', 'truncate'",
+        ),
+        ({"policy": {"name": "corm", "window": 0}}, "policy.window: "),
+        ({"policy": {"name": "corn"}}, "policy.name: no policy is called 'corn'; there are:\n  corm: "),
+        ({"engine": {"page_size": "big"}}, "engine.page_size: Input should be a valid integer"),
+        ({"cluster": {"replicas": 0}}, "cluster.replicas: Input should be greater than or equal to 1, got 0"),
+        ({"cluster": {"address": "http://user:pw@host"}}, "cluster.address: String should match pattern"),
+        ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
+        ({"output": {"uri": "x", "format": "csv"}}, "output.format: Input should be 'parquet' or 'arrow', got 'csv'"),
+        ({"extra": 1}, "extra: unknown key; known here: name, model, source, task, policy, engine, cluster, output"),
+        (
+            {"engine": {"max_model_len": 100}, "task": {"name": "summarize", "max_new_tokens": 100}},
+            "task.max_new_tokens: 100 leaves no",
+        ),
+        (
+            {"model": {"name": "m", "device": "cuda"}, "cluster": {"gpus_per_replica": 0}},
+            "cluster.gpus_per_replica: 0, but model.device is cuda",
+        ),
+        (
+            {"task": {"name": "extract", "schema": {"type": "object", "properties": {"status": {"type": "string"}}}}},
+            "task: status: every results table has a column of that name",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_path_value_and_what_is_allowed(sections, line):
+    with pytest.raises(SpecError) as caught:
+        spec(**sections)
+    assert f"spec:\n{line}" in str(caught.value)
+
+
+def test_every_problem_is_named_at_once():
+    with pytest.raises(SpecError) as caught:
+        spec(model={"name": "m", "dtyp": 1}, source={"name": "csv"}, cluster={"replicas": -1})
+    assert all(path in str(caught.value) for path in ("model.dtyp", "source.name", "cluster.replicas"))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"source": {"name": "parquet", "uri": "s3://KEY:SECRET@bucket/x"}},
+        {"output": {"uri": "s3://KEY:SECRET@bucket/x"}},
+        {"model": {"name": "s3://KEY:SECRET@bucket/x"}},
+        {"cluster": {"address": "ray://KEY:SECRET@host:1"}},
+        {"source": "s3://KEY:SECRET@bucket/x"},
+    ],
+)
+def test_credentials_are_refused_and_not_repeated(sections):
+    with pytest.raises(SpecError) as caught:
+        spec(**sections)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_relative_paths_count_from_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    source = {"name": "parquet", "uri": "in/*.parquet"}
+    job = spec(model={"name": "models/tiny"}, source=source, output={"uri": "out"})
+    assert job.model.name == f"{tmp_path}/models/tiny"
+    assert job.source.uri == f"{tmp_path}/in/*.parquet"
+    assert job.output.uri == f"{tmp_path}/out"
+    assert not job.model.is_hub_id
+    assert spec(model={"name": "./later"}).model.name == f"{tmp_path}/later"
+    assert spec(model={"name": "org/model"}).model.is_hub_id
+    assert not spec(model={"name": "s3://bucket/model"}).model.is_hub_id
+
+
+CHANGES_ANSWERS = [
+    {"model": {"name": "org/other"}},
+    {"model": {"name": "org/model", "revision": "v2"}},
+    {"model": {"name": "org/model", "dtype": "float32"}},
+    {"model": {"name": "org/model", "document_role": "document"}},
+    {"model": {"name": "org/model", "system": "Be brief."}},
+    {"task": {"name": "summarize", "instruction": "Sum up."}},
+    {"task": {"name": "summarize", "max_new_tokens": 5}},
+    {"task": {"name": "summarize", "temperature": 0.5}},
+    {"task": {"name": "summarize", "seed": 1}},
+    {"task": {"name": "summarize", "stop": ["x"]}},
+    {"task": {"name": "summarize", "overflow": "truncate"}},
+    {"policy": {"name": "full"}},
+    {"policy": {"name": "corm", "window": 128}},
+    {"engine": {"prefill": "streaming"}},
+    {"engine": {"chunk_size": 512}},
+    {"engine": {"max_model_len": 4096}},
+    {"engine": {"compact_every": 7}},
+]
+CHANGES_NOTHING = [
+    {"name": "other"},
+    {"model": {"name": "org/model", "device": "cpu"}},
+    {"source": {"name": "jsonl", "uri": "elsewhere"}},
+    {"output": {"uri": "elsewhere", "format": "arrow", "part_documents": 5}},
+    {"cluster": {"replicas": 8, "look_ahead": 5}},
+    {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
+]
+
+
+@pytest.mark.parametrize("sections", CHANGES_ANSWERS, ids=str)
+def test_fingerprint_follows_what_changes_an_answer(sections):
+    assert spec(**sections).fingerprint("abc") != spec().fingerprint("abc")
+
+
+@pytest.mark.parametrize("sections", CHANGES_NOTHING, ids=str)
+def test_fingerprint_leaves_out_where_and_how_fast(sections):
+    assert spec(**sections).fingerprint("abc") == spec().fingerprint("abc")
+
+
+def test_fingerprint_follows_the_weights_not_the_folder():
+    assert spec().fingerprint("abc") != spec().fingerprint("abd")
+    here, there = spec(model={"name": "/here"}), spec(model={"name": "s3://bucket/there"})
+    assert here.fingerprint("abc") == there.fingerprint("abc")
+    assert len(here.fingerprint("abc")) == 64
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(string.printable, max_size=8)
+    | st.dates()
+    | st.binary(max_size=4)
+    | st.sampled_from(["corm", "s3://a:b@c/d", "\ud800", "\0", "{{", "parquet", "extract", "512MiB", "../x"])
+)
+KEYS = st.sampled_from(
+    [
+        "name",
+        "uri",
+        "dtype",
+        "schema",
+        "properties",
+        "type",
+        "window",
+        "stop",
+        "template",
+        "questions",
+        "replicas",
+        1,
+        True,
+    ]
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.none(), inner, max_size=4),
+    max_leaves=8,
+)
+TASKS = st.fixed_dictionaries(
+    {"name": st.sampled_from(["summarize", "question_answer", "extract", "prompt"])},
+    optional=dict.fromkeys(["schema", "template", "questions", "question", "stop", "instruction", "seed"], VALUES),
+)
+SECTIONS = {**dict.fromkeys(JobSpec.model_fields, VALUES), "task": TASKS | VALUES}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.fixed_dictionaries({}, optional=SECTIONS))
+def test_anything_in_a_section_gives_a_spec_or_a_spec_error(sections):
+    try:
+        job = JobSpec.from_mapping({**MINIMAL, **sections})
+    except SpecError:
+        return
+    assert JobSpec.from_mapping(yaml.safe_load(job.to_yaml())) == job
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="a:-[]{}&*!|>'\"%@`#?, \n\t1.", max_size=40))
+def test_any_text_gives_a_spec_error(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError):
+        JobSpec.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["summarize.yaml", "nightly.yaml"])
+def test_shipped_jobs_load(name):
+    job = JobSpec.load(str(JOBS / name))
+    assert job.model.name == "meta-llama/Llama-3.1-8B-Instruct"
+    assert job.output.uri.startswith("s3://")
+    assert JobSpec.from_mapping(yaml.safe_load(job.to_yaml())) == job
