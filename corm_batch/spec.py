@@ -27,7 +27,7 @@ from pydantic import (
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source
-from corm_batch.data.uri import Uri, is_s3, resolve_uri
+from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
@@ -41,7 +41,7 @@ _ENGINE_CHANGES_ANSWERS = ("prefill", "chunk_size", "max_model_len", "compact_ev
 def _resolve_model(name: str) -> str:
     """A local folder or S3 folder in full; anything else is a hub id and stays as it is."""
     local = os.path.isdir(name) or name.startswith(("/", "./", "../", "~"))
-    return resolve_uri(name) if local or "://" in name else name
+    return valid_uri(name) if local or "://" in name else name
 
 
 class Section(BaseModel):
@@ -147,7 +147,7 @@ class JobSpec(Section):
         """
         try:
             text = read_whole(resolve_uri(path)).decode("utf-8")
-        except (SourceError, ValueError) as error:
+        except (SourceError, SpecError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: cannot read the spec: {error}") from error
         data = _parse_yaml(text, path)
         for override in overrides:

@@ -6,31 +6,40 @@ import os
 from typing import Annotated
 
 from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
+
+from corm_batch.errors import SpecError
 
 
 def resolve_uri(uri: str) -> str:
     """`uri` as an absolute local path or an `s3://` URI; a relative path counts from the current directory.
 
     Raises:
-        PydanticCustomError: (a ValueError) another scheme, no bucket, or credentials inside the URI.
+        SpecError: another scheme, no bucket, or credentials inside the URI; the message does not repeat it.
     """
     if not uri.strip() or "\0" in uri:
-        raise PydanticCustomError("uri", "expected a path or an s3:// URI")
+        raise SpecError("expected a path or an s3:// URI")
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return os.path.abspath(os.path.expanduser(rest if separator else uri))
     if scheme != "s3":
-        raise PydanticCustomError("uri", "expected a local path or an s3:// URI")
+        raise SpecError("expected a local path or an s3:// URI")
     bucket = rest.partition("/")[0]
     if "@" in bucket:
-        raise PydanticCustomError("uri", "credentials in a URI: leave them to the environment or an AWS profile")
+        raise SpecError("credentials in a URI: leave them to the environment or an AWS profile")
     if not bucket:
-        raise PydanticCustomError("uri", "expected s3://bucket/path")
+        raise SpecError("expected s3://bucket/path")
     return uri
 
 
-Uri = Annotated[str, AfterValidator(resolve_uri)]
+def valid_uri(uri: str) -> str:
+    """As `resolve_uri`, for a field: a ValueError, to which the field adds its path and what was given."""
+    try:
+        return resolve_uri(uri)
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+Uri = Annotated[str, AfterValidator(valid_uri)]
 
 
 def is_s3(uri: str) -> bool:

@@ -1,6 +1,7 @@
 import pytest
 
 from corm_batch.data.uri import is_s3, resolve_uri
+from corm_batch.errors import SpecError
 
 
 def test_relative_paths_count_from_the_current_directory(tmp_path, monkeypatch):
@@ -19,11 +20,11 @@ def test_s3_stays_as_it_is():
 
 @pytest.mark.parametrize("uri", ["", "  ", "gs://bucket/x", "https://host/x", "s3://", "s3:///key", "a\0b"])
 def test_anything_else_is_refused(uri):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(SpecError, match="expected"):
         resolve_uri(uri)
 
 
 def test_credentials_are_refused():
-    with pytest.raises(ValueError, match="credentials"):
+    with pytest.raises(SpecError, match="credentials"):
         resolve_uri("s3://key:secret@bucket/x")
     assert resolve_uri("s3://bucket/me@home") == "s3://bucket/me@home"
