@@ -94,7 +94,8 @@ class EngineThread:
             raise self._broken
 
     def _in_loop(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(call)
+        if not self._loop.is_closed():  # nobody waits any more
+            self._loop.call_soon_threadsafe(call)
 
     def _run(self) -> None:
         """The thread: take what came in, step, hand out what finished; stop for good at the first exception."""

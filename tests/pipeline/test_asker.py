@@ -1,0 +1,89 @@
+import asyncio
+
+import pytest
+
+from corm_batch.engine.request import MemoryStats, SamplingParams
+from corm_batch.errors import DocumentError
+from corm_batch.pipeline.asker import EngineAsker, total
+from corm_batch.pipeline.engine_thread import EngineThread
+from corm_batch.pipeline.tokenize import PromptTokenizer
+from corm_batch.tasks.base import Prompt
+from tests.fakes import MODEL, ScriptedEngine
+
+TOKENIZER = PromptTokenizer.from_pretrained(MODEL, document_role="document")
+SAMPLING = SamplingParams(max_new_tokens=6)
+LIMIT = 64
+
+
+def prompt(text):
+    return Prompt(text, "Summarize.")
+
+
+def asked(test):
+    async def main():
+        engine = EngineThread(ScriptedEngine(TOKENIZER.decode), asyncio.get_running_loop())
+        asker = EngineAsker("doc", TOKENIZER, engine, LIMIT)
+        await test(asker)
+        return asker
+
+    return asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_answer_and_its_memory():
+    async def test(asker):
+        first = await asker.ask(prompt("Once upon a time there was a king."), SAMPLING)
+        second = await asker.ask(prompt("Once upon a time there was a king."), SAMPLING, ["time"])
+        assert first.text.startswith("Once upon a time")
+        assert (second.text, second.finish_reason) == ("Once upon a", "stop")
+
+    asker = asked(test)
+    assert [item.output_tokens for item in asker.memory][0] == 6
+    assert len(asker.memory) == 2
+
+
+def test_refusals_are_errors_of_the_document():
+    async def test(asker):
+        with pytest.raises(DocumentError, match=r"do not fit the model's context of 64"):
+            await asker.ask(prompt("long " * 100), SAMPLING)
+        with pytest.raises(DocumentError, match="scripted refusal"):
+            await asker.ask(prompt("@error"), SAMPLING)
+
+    asked(test)
+
+
+def test_long_texts_are_cut_to_fit():
+    text = "\n\n".join(f"Paragraph {index} has two sentences. This <|end|> is one." for index in range(40))
+
+    async def test(asker):
+        assert not asker.fits(prompt(text), 6)
+        pieces = asker.windows(text, prompt, 6)
+        assert "".join(pieces) == text
+        assert all(asker.fits(prompt(piece), 6) for piece in pieces)
+        assert sum(piece.endswith("\n\n") for piece in pieces) > len(pieces) // 2
+        beginning = asker.truncate(text, prompt, 6)
+        assert text.startswith(beginning)
+        used = len(TOKENIZER.encode(prompt(beginning))) + 6
+        assert LIMIT - 2 <= used <= LIMIT
+
+    asked(test)
+
+
+def test_instruction_that_fills_the_context():
+    async def test(asker):
+        with pytest.raises(DocumentError, match="no room"):
+            asker.windows("text", lambda text: Prompt(text, "word " * 100), 6)
+
+    asked(test)
+
+
+def test_total_sums_and_weighs():
+    one = MemoryStats(prompt_tokens=10, kv_bytes_full=100, kv_bytes_peak=80, kept_ratio=0.5, kept_per_layer=(4, 6),
+                      evicted_entries=10, evicted_attention_mass=0.1, decode_s=1.0)  # fmt: skip
+    two = MemoryStats(prompt_tokens=30, kv_bytes_full=300, kv_bytes_peak=90, kept_ratio=0.25, kept_per_layer=(5, 7),
+                      evicted_entries=30, evicted_attention_mass=0.3, decode_s=2.0, preemptions=1)  # fmt: skip
+    both = total([one, two])
+    assert (both.prompt_tokens, both.kv_bytes_full, both.kv_bytes_peak, both.preemptions) == (40, 400, 170, 1)
+    assert both.kept_ratio == pytest.approx((50 + 75) / 400)
+    assert both.evicted_attention_mass == pytest.approx((0.1 * 10 + 0.3 * 30) / 40)
+    assert both.kept_per_layer == (9, 13)
+    assert total([]) == MemoryStats()

@@ -1,0 +1,86 @@
+import pytest
+
+from corm_batch.data.document import Document
+from corm_batch.data.sources.base import Split
+from corm_batch.errors import SourceError
+from corm_batch.pipeline import intake as module
+from corm_batch.pipeline.intake import Intake
+from corm_batch.pipeline.ledger import Ledger
+from corm_batch.pipeline.rows import DocumentRow
+from corm_batch.tasks.base import Task
+
+
+class Memory:
+    """A source in memory whose reads fail as told: after how many documents, and whether trying again can help."""
+
+    def __init__(self, documents, failures=()):
+        self.documents = documents
+        self.failures = list(failures)
+
+    def read(self, split, columns):
+        fault = self.failures.pop(0) if self.failures else None
+        for index, document in enumerate(self.documents):
+            if fault and fault[0] == index:
+                raise SourceError("cannot be read", retryable=fault[1])
+            yield document
+
+
+class Known(Ledger):
+    """A ledger that was told."""
+
+    def __init__(self, **states):
+        super().__init__("print-1")
+        self.states = states
+
+    def state(self, document):
+        return self.states.get(document.doc_id, "new")
+
+
+def taken(source, rows, ledger=None, *, retry_failed=False):
+    """What comes out: ids, "done", or (id, message) of a failed row."""
+    task = Task.from_spec({"name": "summarize"})
+    intake = Intake(source, task, [Split("x", 0, 3)], ledger or Known(), rows, retry_failed=retry_failed)
+    return [summary(item) for item in intake]
+
+
+def summary(item):
+    if isinstance(item, DocumentRow):
+        return item.result["doc_id"], item.result["error_message"]
+    return item.doc_id if isinstance(item, Document) else item
+
+
+def test_rows_that_can_only_fail(rows):
+    documents = [Document("a", "text"), Document("b", None, problem="column 'text' is null"), Document("c", "text")]
+    assert taken(Memory(documents), rows) == ["a", ("b", "column 'text' is null"), "c"]
+
+
+def test_duplicate_ids_get_rows_of_their_own(rows):
+    documents = [Document("a", str(number), origin=f"row {number}") for number in range(3)]
+    first, second, third = taken(Memory(documents), rows)
+    assert first == "a"
+    assert (second[0], third[0]) == ("a#duplicate-1", "a#duplicate-2")
+    assert "'a'" in second[1]
+    assert "row 1" in second[1]
+
+
+def test_passing_fault_is_tried_again_from_where_it_struck(rows, monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    documents = [Document(name, "text") for name in "abc"]
+    assert taken(Memory(documents, [(2, True), (0, True)]), rows) == ["a", "b", "c"]
+    with pytest.raises(SourceError):
+        taken(Memory(documents, [(2, True)] * 4), rows)
+    with pytest.raises(SourceError):
+        taken(Memory(documents, [(1, False)]), rows)
+
+
+@pytest.mark.parametrize(("retry_failed", "expected"), [(False, ["done", "done", "c"]), (True, ["done", "b", "c"])])
+def test_done_documents_are_passed_over(rows, retry_failed, expected):
+    source = Memory([Document(name, "text") for name in "abc"])
+    assert taken(source, rows, Known(a="ok", b="failed"), retry_failed=retry_failed) == expected
+
+
+def test_total_is_the_rows_of_all_splits_if_all_can_say(rows):
+    task = Task.from_spec({"name": "summarize"})
+    splits = [Split("x", 0, 3), Split("x", 1, 4)]
+    assert Intake(Memory([]), task, splits, Known(), rows, retry_failed=False).total == 7
+    assert Intake(Memory([]), task, [*splits, Split("y", 0)], Known(), rows, retry_failed=False).total is None

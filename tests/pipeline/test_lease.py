@@ -1,0 +1,75 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from corm_batch.data.filesystem import read_whole, write_whole
+from corm_batch.errors import LeaseError, OutputError
+from corm_batch.pipeline import lease as module
+from corm_batch.pipeline.lease import Lease
+
+
+def content(place):
+    return json.loads(read_whole(f"{place}/_job/lease.json"))
+
+
+def overwrite(place, **fields):
+    write_whole(f"{place}/_job/lease.json", json.dumps({**content(place), **fields}).encode())
+
+
+def test_one_holder_at_a_time(place):
+    with Lease(place) as lease:
+        lease.check()
+        with pytest.raises(LeaseError, match=rf"held by process {os.getpid()} of .+ on .+ since 20"), Lease(place):
+            pass
+        lease.check()
+    with Lease(place):
+        pass
+
+
+def test_stale_lease_is_taken_over_and_its_old_holder_notices(place):
+    with pytest.raises(LeaseError, match="was lost to process"), Lease(place) as old:
+        overwrite(place, renewed_at=time.time() - module.STALE_S - 1)
+        with Lease(place) as new:
+            with pytest.raises(LeaseError):
+                old.check()
+            new.check()
+            old.check()
+
+
+def test_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_path):
+    code = f"import os; from corm_batch.pipeline.lease import Lease; Lease({str(tmp_path)!r}).__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9
+    holder = content(tmp_path)
+    with Lease(str(tmp_path)):
+        assert content(tmp_path)["pid"] == os.getpid() != holder["pid"]
+    overwrite_with = {**holder, "machine": "another machine"}
+    write_whole(f"{tmp_path}/_job/lease.json", json.dumps(overwrite_with).encode())
+    with pytest.raises(LeaseError, match=f"held by process {holder['pid']}"), Lease(str(tmp_path)):
+        pass
+
+
+def test_renewal(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RENEW_S", 0.05)
+    with Lease(str(tmp_path)):
+        first = content(tmp_path)
+        time.sleep(0.5)
+        later = content(tmp_path)
+    assert later["renewed_at"] > first["renewed_at"]
+    assert later["since"] == first["since"]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"not json", b'{"renewed_at": "x"}'])
+def test_unreadable_lease_is_nobody_s(tmp_path, garbage):
+    write_whole(f"{tmp_path}/_job/lease.json", garbage)
+    with Lease(str(tmp_path)) as lease:
+        lease.check()
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"), Lease(str(tmp_path / "file")):
+        pass
