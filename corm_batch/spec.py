@@ -190,10 +190,21 @@ class JobSpec(Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key stands once: of two, the first would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, once its own keys (merged ones may be overridden) are known to differ."""
+        own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({key for key in own if own.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _parse_yaml(text: str, origin: str) -> Any:
     """What YAML text says."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
     except Exception as error:  # odd tags and nesting raise KeyError, IndexError, RecursionError, ...
         raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}") from error
 

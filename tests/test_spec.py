@@ -105,6 +105,7 @@ def test_wrong_overrides_say_so(override, said, write):
         ("name: \x00", "no valid YAML"),
         ("a: !!int ''", "no valid YAML"),
         ("a: &a [*a]", "a: unknown key"),
+        ("name: a\nmodel: {name: x, dtype: y, dtype: z}", "dtype given twice"),
     ],
 )
 def test_files_that_are_no_spec_say_so(text, said, write):

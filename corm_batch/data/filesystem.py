@@ -33,6 +33,7 @@ from corm_batch.errors import CormBatchError, OutputError, SourceError
 _FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
 _PASSING = (ConnectionError, S3ConnectionError, *S3_RETRYABLE_ERRORS)
 _PASSING_CODES = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ESTALE}
+_WILD = re.compile(r"[*?\[]")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
@@ -82,9 +83,9 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
     with reading(uri):
         if not path.endswith("/") and fs.isfile(path):
             return [uri]
-        globbed = re.search(r"[*?\[]", path) and not fs.isdir(path)
+        globbed = _WILD.search(path) and not fs.isdir(path)
         found = fs.glob(path, detail=True) if globbed else fs.find(path, detail=True)
-    root = path.partition("*")[0].rpartition("/")[0] if globbed else path.rstrip("/")
+    root = _WILD.split(path)[0].rpartition("/")[0] if globbed else path.rstrip("/")
     names = sorted(
         name for name, info in found.items() if info["type"] == "file" and _is_data(name.removeprefix(root), suffixes)
     )

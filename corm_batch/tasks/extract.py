@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ class Extract(Task, name="extract"):
     async def _together(self, text: str, asker: Asker) -> tuple[dict[str, list[Any]], list[Answer]]:
         """Values of every field, the most certain first, from one answer a window; and the answers."""
         instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
-        answers = by_certainty(await self._ask(text, instruction, asker))
+        answers = by_certainty(await ask_all(self, asker, self._prompts(text, instruction, asker)))
         records = [record for answer in answers if (record := parse_object(answer.text)) is not None]
         if not records:
             cut = " (cut off at task.max_new_tokens)" if answers[0].finish_reason == "length" else ""
@@ -91,16 +92,23 @@ class Extract(Task, name="extract"):
 
     async def _each(self, text: str, asker: Asker) -> tuple[dict[str, list[Any]], list[Answer]]:
         """Values of every field, the most certain first, from one answer a field and window; and the answers."""
-        values, asked = {}, []
-        for name, properties in self._fields.properties.items():
-            instruction = self.question_instruction.replace("{question}", self.questions[name])
-            answers = await self._ask(text, instruction, asker)
-            stated = filter(says_something, by_certainty(answers))
-            values[name] = [from_answer(answer.text, properties) for answer in stated]
-            asked += answers
-        return values, asked
+        properties = self._fields.properties
+        instructions = {
+            name: self.question_instruction.replace("{question}", self.questions[name]) for name in properties
+        }
+        prompts = {name: self._prompts(text, instruction, asker) for name, instruction in instructions.items()}
+        answers = await ask_all(self, asker, chain.from_iterable(prompts.values()))
+        values, following = {}, iter(answers)
+        for name, schema in properties.items():
+            of_this_field = list(islice(following, len(prompts[name])))
+            stated = filter(says_something, by_certainty(of_this_field))
+            values[name] = [from_answer(answer.text, schema) for answer in stated]
+        return values, answers
 
-    async def _ask(self, text: str, instruction: str, asker: Asker) -> list[Answer]:
-        """One answer a window."""
-        prompt: Callable[[str], Prompt] = lambda piece: Prompt(piece, instruction)  # noqa: E731
-        return await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
+    def _prompts(self, text: str, instruction: str, asker: Asker) -> list[Prompt]:
+        """The instruction, put to every window."""
+
+        def prompt(piece: str) -> Prompt:
+            return Prompt(piece, instruction)
+
+        return [prompt(piece) for piece in pieces(self, asker, text, prompt)]

@@ -52,6 +52,21 @@ def test_listing_takes_one_file_or_a_glob(place):
     assert list_files(f"{place}/in/4.txt", (".jsonl",)) == [f"{place}/in/4.txt"]
     assert list_files(f"{place}/in/*.jsonl") == [f"{place}/in/1.jsonl", f"{place}/in/2.jsonl"]
     assert list_files(f"{place}/*/[2-9].*", (".jsonl",)) == [f"{place}/in/2.jsonl"]
+    assert list_files(f"{place}/i?/1.jsonl") == [f"{place}/in/1.jsonl"]
+
+
+def test_hidden_is_what_lies_hidden_below_the_place_asked_for(place):
+    write_whole(f"{place}/.cache/_in/1.jsonl", b"x")
+    for uri in (".cache/_in", ".cache/_in/1.jsonl", ".cache/_in/*", ".cache/_in/[1].jsonl"):
+        assert list_files(f"{place}/{uri}") == [f"{place}/.cache/_in/1.jsonl"]
+    assert list_files(f"{place}/.cache") == []
+
+
+def test_a_name_with_wildcards_in_it_is_found_as_it_is(tmp_path):
+    write_whole(f"{tmp_path}/a[1].jsonl", b"x")
+    write_whole(f"{tmp_path}/b[1]/c.jsonl", b"x")
+    assert list_files(f"{tmp_path}/a[1].jsonl") == [f"{tmp_path}/a[1].jsonl"]
+    assert list_files(f"{tmp_path}/b[1]") == [f"{tmp_path}/b[1]/c.jsonl"]
 
 
 def test_listing_nothing_is_empty(place):
