@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from corm_batch.cli import policies
+from corm_batch.cli import plan, policies, report, run
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, SpecError
 
@@ -17,8 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help and errors, on a terminal and off it
 )
-for verb in (policies.policies,):
+for verb in (run.run, plan.plan, report.report, policies.policies):
     app.command()(verb)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+_BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 PLAIN_WIDTH = 200  # columns when the output is no terminal: a pipe does not wrap
 
 
@@ -86,15 +87,10 @@ def one_line(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(0, width - 3)] + "..."
 
 
-def bytes_text(num_bytes: float) -> str:
-    """Bytes in the binary unit that leaves one to four digits: `3.2 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(num_bytes) < 1024:
-            break
-        num_bytes /= 1024
-    else:
-        unit = "TiB"
-    return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+def bytes_text(num_bytes: int) -> str:
+    """Bytes in the largest binary unit that leaves one or more: `3.2 MiB`."""
+    power = min(max(num_bytes.bit_length() - 1, 0) // 10, len(_BYTE_UNITS) - 1)
+    return f"{num_bytes / 1024**power:.{1 if power else 0}f} {_BYTE_UNITS[power]}"
 
 
 def count_text(count: float) -> str:
@@ -102,6 +98,11 @@ def count_text(count: float) -> str:
     if count < 10_000:
         return f"{count:.0f}"
     return f"{count / 1000:.1f}k" if count < 1_000_000 else f"{count / 1_000_000:.1f}M"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def percent_text(share: float | None) -> str:
@@ -113,7 +114,7 @@ def seconds_text(seconds: float | None) -> str:
     """Seconds as `4.2s`, `3m20s` or `2h05m`; a dash for None."""
     if seconds is None:
         return "-"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

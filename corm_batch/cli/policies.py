@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from corm_batch.cli.console import label, output_console, print_json, print_table, prose
+from corm_batch.cli.options import AsJson
 
 
 def policies(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the cache policies, their fields and defaults."""
     from corm_batch.policies.base import KVPolicy
 
-    described = [
-        {"name": name, "summary": policy.summary(), "fields": _fields(policy.model_json_schema())}
-        for name, policy in KVPolicy.registered().items()
-    ]
+    known = KVPolicy.registered()
+    fields = {name: _fields(policy.model_json_schema()) for name, policy in known.items()}
     if as_json:
-        print_json(described)
+        print_json([{"name": name, "summary": known[name].summary(), "fields": fields[name]} for name in known])
         return
     console = output_console()
-    for policy in described:
-        rows = [[field["name"], field["type"], field["default"], field["description"]] for field in policy["fields"]]
-        title = f"{policy['name']}: {policy['summary']}"
-        if rows:
-            print_table(console, title, [label("field"), label("type"), label("default"), prose("meaning")], rows)
+    for name, policy in known.items():
+        title = f"{name}: {policy.summary()}"
+        if fields[name]:
+            columns = [label("field"), label("type"), label("default"), prose("meaning")]
+            print_table(console, title, columns, [list(field.values()) for field in fields[name]])
         else:
             console.print(f"{title} No fields.\n", style="bold", soft_wrap=True)
 
@@ -38,7 +35,7 @@ def _fields(schema: dict[str, Any]) -> list[dict[str, str]]:
         {
             "name": name,
             "type": _type(field),
-            "default": "required" if name in schema.get("required", ()) else str(field.get("default")),
+            "default": "required" if name in schema.get("required", ()) else _default(field.get("default")),
             "description": field.get("description", ""),
         }
         for name, field in schema.get("properties", {}).items()
@@ -52,3 +49,8 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " | ".join(_type(choice) for choice in field["anyOf"])
     return str(field.get("type", "any"))
+
+
+def _default(value: Any) -> str:
+    """A default as YAML spells it."""
+    return "null" if value is None else str(value)

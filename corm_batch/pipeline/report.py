@@ -1,14 +1,18 @@
 """JobReport: what the committed parts of an output say about its documents, their memory and their time.
 
-Arithmetic on the table `read_results(..., memory=True)` returns; knows nothing of specs or of how a report is drawn.
+Knows nothing of specs or of how a report is drawn.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from corm_batch.data.filesystem import list_files, read_whole
+from corm_batch.pipeline.ledger import read_results
 
 _EXAMPLES, _SLOWEST = 3, 5
 
@@ -44,12 +48,27 @@ class SlowDocument:
 
 
 @dataclass(frozen=True)
+class RunRecord:
+    """What one run that came to its end wrote of itself.
+
+    Attributes:
+        documents, tokens: answered in it; tokens read and written.
+        seconds: wall time from the first document to the end, start of the replicas included.
+    """
+
+    documents: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class JobReport:
     """Figures of the newest row of every document; memory and time are those of the answered ones.
 
     Attributes:
         documents, ok, failed: counts.
         runs: how many runs wrote these rows.
+        recorded: documents, tokens and wall time of all runs that came to their end; a killed one left no record.
         policies: the policies they were answered under, as JSON; more than one when the spec changed in between.
         prompt_tokens, output_tokens: tokens in all.
         kv_bytes_full: sum of what uncompressed caches would hold at the end of each document.
@@ -69,6 +88,7 @@ class JobReport:
     ok: int
     failed: int
     runs: int
+    recorded: RunRecord
     policies: tuple[str, ...]
     prompt_tokens: int
     output_tokens: int
@@ -86,12 +106,27 @@ class JobReport:
     slowest: tuple[SlowDocument, ...]
 
     @property
+    def tokens_per_s(self) -> float:
+        """Tokens read and written by wall time of the recorded runs."""
+        return self.recorded.tokens / self.recorded.seconds if self.recorded.seconds else 0.0
+
+    @property
     def saved_ratio(self) -> float:
         """Bytes never needed at once, of those an uncompressed cache would have held; negative when pages cost more."""
         return 1 - self.kv_bytes_peak / self.kv_bytes_full if self.kv_bytes_full else 0.0
 
 
-def build_report(rows: pa.Table) -> JobReport:
+def read_report(output_uri: str) -> JobReport | None:
+    """The report of what is committed at `output_uri`; None when nothing is.
+
+    Raises:
+        SourceError: a part or a run's record cannot be read.
+    """
+    rows = read_results(output_uri, memory=True)
+    return build_report(rows, _recorded(output_uri)) if rows.num_rows else None
+
+
+def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
     """The figures of `rows`: the newest row of every document, with the columns of both tables."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
     return JobReport(
@@ -99,6 +134,7 @@ def build_report(rows: pa.Table) -> JobReport:
         ok=ok.num_rows,
         failed=rows.num_rows - ok.num_rows,
         runs=len(rows["run_id"].unique()),
+        recorded=recorded,
         policies=tuple(sorted(policy for policy in ok["policy"].unique().to_pylist() if policy)),
         prompt_tokens=int(_sum(ok, "prompt_tokens")),
         output_tokens=int(_sum(ok, "output_tokens")),
@@ -114,6 +150,16 @@ def build_report(rows: pa.Table) -> JobReport:
         decode_s=_sum(ok, "decode_s"),
         failures=_failures(rows),
         slowest=_slowest(ok),
+    )
+
+
+def _recorded(output_uri: str) -> RunRecord:
+    """All records in one."""
+    found = [json.loads(read_whole(uri)) for uri in list_files(f"{output_uri.rstrip('/')}/_job/runs/", (".json",))]
+    return RunRecord(
+        documents=sum(run["ok"] for run in found),
+        tokens=sum(run["prompt_tokens"] + run["output_tokens"] for run in found),
+        seconds=sum(run["seconds"] for run in found if run["ok"]),
     )
 
 

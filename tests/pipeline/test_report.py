@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
-from corm_batch.pipeline.report import FailureGroup, Spread, build_report
+from corm_batch.pipeline.report import FailureGroup, RunRecord, Spread, build_report
 
 SCHEMA = pa.schema([*RESULT_FIELDS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
 
@@ -43,7 +43,7 @@ def failed(doc_id, error_type, message, **figures):
 
 
 def report(*rows):
-    return build_report(pa.Table.from_pylist(rows, schema=SCHEMA))
+    return build_report(pa.Table.from_pylist(rows, schema=SCHEMA), RunRecord(documents=3, tokens=600, seconds=4.0))
 
 
 def test_sums_count_answered_documents_only():
@@ -53,6 +53,7 @@ def test_sums_count_answered_documents_only():
     assert (figures.kv_bytes_full, figures.kv_bytes_peak, figures.kv_bytes_final) == (2000, 800, 600)
     assert (figures.queue_s, figures.prefill_s, figures.decode_s) == (1.0, 2.0, 4.0)
     assert figures.saved_ratio == pytest.approx(0.6)
+    assert figures.tokens_per_s == 150.0
 
 
 def test_spread_of_kept_ratio():

@@ -1,0 +1,126 @@
+"""What a running job shows: two live lines on a terminal, plain lines elsewhere, JSON lines for machines.
+
+Knows nothing of how a job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from corm_batch.cli.console import bytes_text, count_text, one_line, percent_text, print_json, seconds_text
+
+if TYPE_CHECKING:
+    from corm_batch.pipeline.progress import Event, OnEvent, Progress
+
+_SECONDS_BETWEEN_LINES, _SECONDS_OF_SILENCE = 10.0, 60.0
+_BAR_WIDTH = 24
+
+
+@contextmanager
+def show_progress(name: str, console: Console, *, as_json: bool) -> Iterator[OnEvent]:
+    """What to call with every event of the job `name`; JSON goes to standard output, all else to `console`."""
+    if as_json:
+        yield _print_event
+    elif console.is_terminal:
+        with Live(console=console, transient=True, refresh_per_second=4) as live:
+            yield _live_lines(name, live)
+    else:
+        yield _plain_lines(name, console)
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as flat JSON: what happened, the counts after it, and of a document its id and status."""
+    about = {}
+    if event.row is not None:
+        result = event.row.result
+        about = {name: result.get(name) for name in ("doc_id", "status", "error_type", "error_message")}
+    return {"event": event.kind, "message": event.message, **about, **progress_json(event.progress)}
+
+
+def progress_json(progress: Progress) -> dict[str, Any]:
+    """The counts of a run, with those that are worked out from others."""
+    return {
+        **vars(progress),
+        "tokens_per_s": _tokens_per_s(progress),
+        "kept_ratio": progress.kept_ratio,
+        "bytes_saved": progress.bytes_saved,
+        "eta_s": _eta_s(progress),
+    }
+
+
+def _print_event(event: Event) -> None:
+    if event.kind != "tick":
+        print_json(event_json(event))
+
+
+def _live_lines(name: str, live: Live) -> OnEvent:
+    def show(event: Event) -> None:
+        if event.kind == "loss":
+            live.console.print(_loss(event), soft_wrap=True)
+        progress = event.progress
+        total = None if progress.total is None else progress.total - progress.skipped
+        line = Table.grid(padding=(0, 1))
+        line.add_row(name, ProgressBar(total=total, completed=progress.documents, width=_BAR_WIDTH), _counts(progress))
+        live.update(Group(line, _figures(progress)))
+
+    return show
+
+
+def _plain_lines(name: str, console: Console) -> OnEvent:
+    shown = None
+
+    def show(event: Event) -> None:
+        nonlocal shown
+        progress = event.progress
+        if event.kind == "loss":
+            console.print(_loss(event), soft_wrap=True)
+            return
+        silent_s = _SECONDS_BETWEEN_LINES if shown and shown.documents < progress.documents else _SECONDS_OF_SILENCE
+        if shown is None or progress.seconds - shown.seconds >= silent_s:
+            shown = progress
+            console.print(f"{name}: {_counts(progress)}; {_figures(progress)}", soft_wrap=True)
+
+    return show
+
+
+def _loss(event: Event) -> str:
+    return f"a replica was lost and is replaced: {one_line(event.message, 300)}"
+
+
+def _counts(progress: Progress) -> str:
+    """`12 of 27 documents, 1 failed, 3 done before, ETA 2m10s`."""
+    of_total = "" if progress.total is None else f" of {progress.total - progress.skipped}"
+    before = f", {progress.skipped} done before" if progress.skipped else ""
+    eta = seconds_text(_eta_s(progress))
+    return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}, ETA {eta}"
+
+
+def _figures(progress: Progress) -> str:
+    """`1.9k tokens/s, kept 31.2%, saved 1.2 GiB of 3.4 GiB, 1m02s`."""
+    if not progress.ok:
+        return f"no answer yet, {seconds_text(progress.seconds)}"
+    return (
+        f"{count_text(_tokens_per_s(progress))} tokens/s, kept {percent_text(progress.kept_ratio)}, "
+        f"saved {bytes_text(progress.bytes_saved)} of {bytes_text(progress.kv_bytes_full)}, "
+        f"{seconds_text(progress.seconds)}"
+    )
+
+
+def _tokens_per_s(progress: Progress) -> float:
+    """Tokens of answered documents, read and written, by wall time."""
+    return (progress.prompt_tokens + progress.output_tokens) / progress.seconds if progress.seconds else 0.0
+
+
+def _eta_s(progress: Progress) -> float | None:
+    """Seconds left at the pace so far; None before the first document or without a total."""
+    if progress.total is None or not progress.documents:
+        return None
+    left = progress.total - progress.skipped - progress.documents
+    return progress.seconds / progress.documents * max(0, left)

@@ -1,0 +1,82 @@
+"""`corm-batch run`: answer every document of a job, show how it goes and what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.console import count_text, error_console, output_console, print_json, seconds_text
+from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.cli.progress import progress_json, show_progress
+from corm_batch.cli.report import print_totals
+
+if TYPE_CHECKING:
+    from corm_batch.pipeline.progress import JobSummary
+
+_SMALL_JOB = 50
+
+
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of the source with the right answers, to compare with."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer every document that is not done yet.
+
+    Exit codes: 0 every document ok, 3 finished with failed documents, 2 the spec or an argument is wrong, 1 the job
+    itself failed, 130 interrupted after what was finished is committed.
+    """
+    from corm_batch.spec import JobSpec
+
+    job = JobSpec.load(spec, overrides or ())
+    expected = Expected.read(job.source, expect) if expect is not None else None
+    from corm_batch.pipeline.driver import run_job  # Ray, which a wrong spec need not wait for
+
+    with show_progress(job.name, error_console(), as_json=as_json) as on_event:
+        summary = run_job(job, retry_failed=retry_failed, on_event=on_event)
+    if as_json:
+        print_json({"event": "summary", **progress_json(summary)})
+    else:
+        _print_results(output_console(), summary, expected)
+    raise typer.Exit(_exit_code(summary))
+
+
+def _exit_code(summary: JobSummary) -> int:
+    if summary.interrupted:
+        return 130
+    return 3 if summary.failed else 0
+
+
+def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:
+    """Everything the output holds now, whichever run answered it."""
+    from corm_batch.pipeline.ledger import read_results
+    from corm_batch.pipeline.report import read_report
+
+    rows = read_results(summary.output_uri, memory=True)
+    if figures := read_report(summary.output_uri):
+        if rows.num_rows <= _SMALL_JOB:
+            print_answers(console, rows.sort_by("doc_id").to_pylist(), expected)
+        print_totals(console, "Totals", figures)
+        if expected is not None:
+            console.print(expected.verdict(rows), soft_wrap=True)
+    _print_summary(console, summary)
+
+
+def _print_summary(console: Console, summary: JobSummary) -> None:
+    tokens = summary.prompt_tokens + summary.output_tokens
+    pace = f" ({count_text(tokens / summary.seconds)} tokens/s)" if tokens and summary.seconds else ""
+    console.print(
+        f"Run {summary.run_id}{' was interrupted' if summary.interrupted else ''}: {summary.ok} ok, "
+        f"{summary.failed} failed, {summary.skipped} done before, in {seconds_text(summary.seconds)}{pace}",
+        soft_wrap=True,
+    )
+    for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):
+        console.print(f"  {summary.output_uri.rstrip('/')}/{folder}  {content}", soft_wrap=True)

@@ -1,0 +1,23 @@
+"""corm-batch policies."""
+
+import json
+
+from corm_batch.policies.base import KVPolicy
+
+
+def test_every_policy_with_its_fields(corm_batch):
+    result = corm_batch("policies")
+    assert result.code == 0
+    for name, policy in KVPolicy.registered().items():
+        assert f"{name}: {policy.summary()}" in result.out
+    window = next(line for line in result.out.splitlines() if line.startswith("window"))
+    assert "256" in window
+    assert "step | cache" in result.out
+
+
+def test_json(corm_batch):
+    described = {policy["name"]: policy for policy in json.loads(corm_batch("policies", "--json").out)}
+    assert set(described) == set(KVPolicy.registered())
+    tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
+    assert (tau["type"], tau["default"]) == ("number", "1.0")
+    assert described["full"]["fields"] == []
