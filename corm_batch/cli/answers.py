@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from corm_batch.cli.console import bytes_text, count_text, excerpt, label, number, one_line, percent_text, print_table
+from corm_batch.cli.console import (
+    bytes_change_text,
+    count_text,
+    excerpt,
+    label,
+    number,
+    one_line,
+    percent_text,
+    print_table,
+)
 from corm_batch.errors import SourceError, SpecError
 
 if TYPE_CHECKING:
@@ -49,32 +58,31 @@ class Expected:
         """How many answers are right, in one line."""
         pairs = zip(rows["doc_id"].to_pylist(), rows["output"].to_pylist(), strict=True)
         known = [match for match in (self.matches(*pair) for pair in pairs) if match is not None]
-        return f"{sum(known)} of {len(known)} answers equal what is expected"
+        return f"{sum(known)} of {len(known)} equal what is expected"
 
 
 def print_answers(console: Console, rows: Sequence[Mapping[str, Any]], expected: Expected | None) -> None:
-    """One line a document: tokens, bytes, status, answer or error."""
-    columns = [excerpt("document"), *map(number, ("tokens", "KV full", "peak", "saved")), label("status")]
-    columns.append(excerpt("answer"))
-    if expected is not None:
-        columns += [excerpt("expected"), label("exact")]
+    """One line a document: tokens, bytes, status, answer or error, and the right answer.
+
+    The status of an answer is `exact` or `differs` where the right one is known, else `ok`.
+    """
+    columns = [excerpt("document"), *map(number, ("tokens", "KV full -> peak", "saved")), label("status")]
+    columns += [excerpt("answer")] if expected is None else [excerpt("answer"), excerpt("expected")]
     print_table(console, "Documents", columns, [_cells(row, expected) for row in rows])
 
 
 def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:
     full, peak = row["kv_bytes_full"], row["kv_bytes_peak"]
-    answer = row["output"] if row["status"] == "ok" else f"{row['error_type']}: {row['error_message']}"
+    ok = row["status"] == "ok"
+    match = expected.matches(row["doc_id"], row["output"]) if expected is not None and ok else None
     cells = [
         one_line(row["doc_id"], _MAX_CELL),
         "-" if row["prompt_tokens"] is None else count_text(row["prompt_tokens"] + row["output_tokens"]),
-        "-" if full is None else bytes_text(full),
-        "-" if peak is None else bytes_text(peak),
+        "-" if full is None else bytes_change_text(full, peak),
         percent_text(1 - peak / full if full else None),
-        row["status"],
-        one_line(answer or "", _MAX_CELL),
+        row["status"] if match is None else "exact" if match else "differs",
+        one_line(row["output"] or "" if ok else f"{row['error_type']}: {row['error_message']}", _MAX_CELL),
     ]
-    if expected is None:
-        return cells
-    match = expected.matches(row["doc_id"], row["output"])
-    cells.append(one_line(expected.answers.get(row["doc_id"], "-"), _MAX_CELL))
-    return [*cells, {True: "yes", False: "no", None: "-"}[match]]
+    if expected is not None:
+        cells.append(one_line(expected.answers.get(row["doc_id"], "-"), _MAX_CELL))
+    return cells

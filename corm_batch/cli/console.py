@@ -71,13 +71,23 @@ def print_table(
 ) -> None:
     """Draw a table under its title."""
     lines = box.SIMPLE_HEAD if console.is_terminal else box.ASCII
-    table = Table(*columns, box=lines if heads else None, show_header=heads, show_edge=False, pad_edge=False)
+    table = Table(
+        *columns,
+        box=lines if heads else None,
+        show_header=heads,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if heads and console.is_terminal else (0, 1),
+    )
     for row in rows:
         cells = zip(columns, row, strict=True)
         # only the columns' cells may say no_wrap: a column that does is the last one rich makes narrower
         table.add_row(*(Text(cell, no_wrap=column.overflow != "fold") for column, cell in cells))
     console.print(title, style="bold", soft_wrap=True)
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():
+        console.out(line.rstrip(), highlight=False)
     console.print()
 
 
@@ -89,8 +99,20 @@ def one_line(text: str, width: int) -> str:
 
 def bytes_text(num_bytes: int) -> str:
     """Bytes in the largest binary unit that leaves one or more: `3.2 MiB`."""
-    power = min(max(num_bytes.bit_length() - 1, 0) // 10, len(_BYTE_UNITS) - 1)
+    power = _power(num_bytes)
     return f"{num_bytes / 1024**power:.{1 if power else 0}f} {_BYTE_UNITS[power]}"
+
+
+def _power(num_bytes: int) -> int:
+    """Which of `_BYTE_UNITS` suits."""
+    return min(max(num_bytes.bit_length() - 1, 0) // 10, len(_BYTE_UNITS) - 1)
+
+
+def bytes_change_text(before: int, after: int) -> str:
+    """Two numbers of bytes in the unit of the first: `71.8 -> 23.8 MiB`."""
+    power = _power(before)
+    digits = 1 if power else 0
+    return f"{before / 1024**power:.{digits}f} -> {after / 1024**power:.{digits}f} {_BYTE_UNITS[power]}"
 
 
 def count_text(count: float) -> str:

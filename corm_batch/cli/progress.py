@@ -5,8 +5,10 @@ Knows nothing of how a job runs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -60,15 +62,28 @@ def _print_event(event: Event) -> None:
         print_json(event_json(event))
 
 
+class _Lines:
+    """Two lines whose clock goes on between events."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+        self._since = time.monotonic()
+
+    def __rich__(self) -> Group:
+        progress = replace(self._progress, seconds=self._progress.seconds + time.monotonic() - self._since)
+        total = None if progress.total is None else progress.total - progress.skipped
+        bar = ProgressBar(total=total, completed=progress.documents, width=_BAR_WIDTH)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(self._name, bar, _counts(progress))
+        return Group(line, _figures(progress))
+
+
 def _live_lines(name: str, live: Live) -> OnEvent:
     def show(event: Event) -> None:
         if event.kind == "loss":
             live.console.print(_loss(event), soft_wrap=True)
-        progress = event.progress
-        total = None if progress.total is None else progress.total - progress.skipped
-        line = Table.grid(padding=(0, 1))
-        line.add_row(name, ProgressBar(total=total, completed=progress.documents, width=_BAR_WIDTH), _counts(progress))
-        live.update(Group(line, _figures(progress)))
+        live.update(_Lines(name, event.progress))
 
     return show
 
@@ -119,8 +134,8 @@ def _tokens_per_s(progress: Progress) -> float:
 
 
 def _eta_s(progress: Progress) -> float | None:
-    """Seconds left at the pace so far; None before the first document or without a total."""
-    if progress.total is None or not progress.documents:
+    """Seconds left at the pace so far; None before the first answer or without a total."""
+    if progress.total is None or not progress.ok:
         return None
     left = progress.total - progress.skipped - progress.documents
     return progress.seconds / progress.documents * max(0, left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.console import (
-    bytes_text,
+    bytes_change_text,
     count_text,
     counted,
     excerpt,
@@ -54,12 +55,12 @@ def report(
     console = output_console()
     print_totals(console, output, figures)
     _print_layers(console, figures)
-    _print_failures(console, figures)
+    print_failures(console, figures)
     _print_slowest(console, figures)
 
 
-def print_totals(console: Console, title: str, figures: JobReport) -> None:
-    """Documents, tokens, bytes and time in all."""
+def print_totals(console: Console, title: str, figures: JobReport, more: Sequence[tuple[str, str]] = ()) -> None:
+    """Documents, tokens, bytes and time in all, and `more` rows of name and value."""
     kept, mass = figures.kept_ratio, figures.evicted_attention_mass
     rows = [
         ("documents", f"{figures.ok} ok, {figures.failed} failed, written by {counted(figures.runs, 'run')}"),
@@ -76,7 +77,7 @@ def print_totals(console: Console, title: str, figures: JobReport) -> None:
             f"decode {seconds_text(figures.decode_s)}",
         ),
     ]
-    print_table(console, title, [label(""), prose("")], rows, heads=False)
+    print_table(console, title, [label(""), prose("")], [*rows, *more], heads=False)
 
 
 def _print_layers(console: Console, figures: JobReport) -> None:
@@ -88,7 +89,8 @@ def _print_layers(console: Console, figures: JobReport) -> None:
         print_table(console, "Kept per layer", [number("layer"), number("kept"), label("")], rows)
 
 
-def _print_failures(console: Console, figures: JobReport) -> None:
+def print_failures(console: Console, figures: JobReport) -> None:
+    """Failed documents by error type, with examples; nothing when there are none."""
     rows = [
         (group.error_type, str(group.documents), one_line(doc_id, 40), one_line(message, 120))
         for group in figures.failures
@@ -125,9 +127,8 @@ def throughput_text(figures: JobReport) -> str:
 
 
 def saved_text(full: int, peak: int) -> str:
-    """Two sums of bytes and what lies between them: `120.0 MiB -> 40.0 MiB, 66.7% saved`."""
-    saved = percent_text(1 - peak / full if full else 0.0)
-    return f"{bytes_text(full)} -> {bytes_text(peak)}, {saved} saved"
+    """Two sums of bytes and what lies between them: `120.0 -> 40.0 MiB, 66.7% saved`."""
+    return f"{bytes_change_text(full, peak)}, {percent_text(1 - peak / full if full else 0.0)} saved"
 
 
 def policy_text(policy: str) -> str:

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.answers import Expected, print_answers
-from corm_batch.cli.console import count_text, error_console, output_console, print_json, seconds_text
+from corm_batch.cli.console import error_console, output_console, print_json, seconds_text
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
 from corm_batch.cli.progress import progress_json, show_progress
-from corm_batch.cli.report import print_totals
+from corm_batch.cli.report import print_failures, print_totals
 
 if TYPE_CHECKING:
     from corm_batch.pipeline.progress import JobSummary
@@ -31,8 +31,8 @@ def run(
 ) -> None:
     """Answer every document that is not done yet.
 
-    Exit codes: 0 every document ok, 3 finished with failed documents, 2 the spec or an argument is wrong, 1 the job
-    itself failed, 130 interrupted after what was finished is committed.
+    Exit codes: 0 every document of this run ok, 3 finished with failed documents, 2 the spec or an argument is wrong,
+    1 the job itself failed, 130 interrupted after what was finished is committed.
     """
     from corm_batch.spec import JobSpec
 
@@ -64,18 +64,15 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
     if figures := read_report(summary.output_uri):
         if rows.num_rows <= _SMALL_JOB:
             print_answers(console, rows.sort_by("doc_id").to_pylist(), expected)
-        print_totals(console, "Totals", figures)
-        if expected is not None:
-            console.print(expected.verdict(rows), soft_wrap=True)
+        print_failures(console, figures)
+        print_totals(console, "Totals", figures, [("answers", expected.verdict(rows))] if expected is not None else [])
     _print_summary(console, summary)
 
 
 def _print_summary(console: Console, summary: JobSummary) -> None:
-    tokens = summary.prompt_tokens + summary.output_tokens
-    pace = f" ({count_text(tokens / summary.seconds)} tokens/s)" if tokens and summary.seconds else ""
     console.print(
-        f"Run {summary.run_id}{' was interrupted' if summary.interrupted else ''}: {summary.ok} ok, "
-        f"{summary.failed} failed, {summary.skipped} done before, in {seconds_text(summary.seconds)}{pace}",
+        f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {summary.skipped} done before, "
+        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}",
         soft_wrap=True,
     )
     for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):

@@ -204,7 +204,7 @@ def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
 
 def _slowest(rows: pa.Table) -> tuple[SlowDocument, ...]:
     """The documents that took longest once they had room."""
-    busy_s = pc.add(rows["prefill_s"], rows["decode_s"])
-    order = pc.array_sort_indices(busy_s, order="descending").slice(0, _SLOWEST)
+    rows = rows.append_column("busy_s", pc.add(rows["prefill_s"], rows["decode_s"]))
+    rows = rows.filter(pc.is_valid(rows["busy_s"])).sort_by([("busy_s", "descending")]).slice(0, _SLOWEST)
     columns = ["doc_id", "prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s"]
-    return tuple(SlowDocument(**row) for row in rows.select(columns).take(order).to_pylist())
+    return tuple(SlowDocument(**row) for row in rows.select(columns).to_pylist())

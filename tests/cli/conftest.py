@@ -1,8 +1,10 @@
 """Commands run as a user runs them, in this process: exit code, standard output, standard error."""
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from corm_batch.cli import main
+from corm_batch.data.schema import memory_schema, result_schema
 
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 
@@ -35,6 +38,67 @@ def corm_batch(monkeypatch, capsys):
         return Result(exit_.value.code or 0, printed.out, printed.err)
 
     return call
+
+
+def result_row(doc_id, **changes):
+    row = {
+        "doc_id": doc_id,
+        "content_sha256": "c",
+        "fingerprint": "f",
+        "run_id": "run-1",
+        "status": "ok",
+        "output": "35564",
+        "prompt_tokens": 12_000,
+        "output_tokens": 5,
+        "prefill_s": 4.0,
+        "decode_s": 1.0,
+        "queue_s": 61.0,
+        "committed_at": datetime.now(UTC),
+    }
+    return row | changes
+
+
+def memory_row(doc_id, **changes):
+    row = {
+        "doc_id": doc_id,
+        "run_id": "run-1",
+        "kv_bytes_full": 8 * 2**20,
+        "kv_bytes_peak": 2 * 2**20,
+        "kept_ratio": 0.2,
+        "kept_per_layer": [100, 300],
+        "evicted_attention_mass": 0.01,
+        "policy": '{"name": "corm", "window": 64, "max_kept": null}',
+    }
+    return row | changes
+
+
+@pytest.fixture
+def write_output(tmp_path):
+    """Call to commit two answers and a failure to `tmp_path/out`, and the record of their run; returns the folder."""
+
+    def write():
+        tables = {
+            "results": (
+                result_schema([], {}),
+                [
+                    result_row("a"),
+                    result_row("b", output="Oslo\nor \x1b[1mBergen"),
+                    result_row("c", status="failed", output=None, error_type="DocumentError", error_message="is empty"),
+                ],
+            ),
+            "memory": (memory_schema({}), [memory_row("a"), memory_row("b", kept_ratio=0.4)]),
+        }
+        for name, (schema, rows) in tables.items():
+            folder = tmp_path / "out" / name
+            folder.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "part-run-1-000000.parquet")
+        runs = tmp_path / "out/_job/runs"
+        runs.mkdir(parents=True)
+        record = {"ok": 2, "prompt_tokens": 24_000, "output_tokens": 10, "seconds": 12.0}
+        (runs / "run-1.json").write_text(json.dumps(record))
+        return tmp_path / "out"
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from corm_batch.cli.console import (
+    bytes_change_text,
     bytes_text,
     count_text,
     counted,
@@ -36,6 +37,11 @@ from corm_batch.cli.console import (
 )
 def test_bytes(num_bytes, text):
     assert bytes_text(num_bytes) == text
+
+
+def test_two_byte_counts_share_a_unit():
+    assert bytes_change_text(3 * 2**20, 2**18) == "3.0 -> 0.2 MiB"
+    assert bytes_change_text(900, 100) == "900 -> 100 B"
 
 
 @pytest.mark.parametrize(

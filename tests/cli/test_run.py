@@ -1,0 +1,110 @@
+"""corm-batch run: a stand-in for the job where only the showing matters, one real job at the end."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from corm_batch.errors import LeaseError
+from corm_batch.pipeline import driver
+from corm_batch.pipeline.progress import Event, JobSummary, Progress
+
+ROWS = [{"doc_id": name, "text": "t", "right": "35564"} for name in "abc"]
+MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
+
+
+@pytest.fixture
+def fake_job(monkeypatch, write_output):
+    """A run_job that commits two answers and a failure; the arguments of its calls."""
+    calls = []
+
+    def run_job(spec, *, retry_failed, on_event):
+        calls.append((spec, retry_failed))
+        uri = str(write_output())
+        progress = Progress(total=3, ok=2, failed=1, seconds=12.0)
+        on_event(Event("start", Progress(total=3)))
+        return JobSummary(**vars(progress), run_id="run-1", output_uri=uri)
+
+    monkeypatch.setattr(driver, "run_job", run_job)
+    return calls
+
+
+def test_answers_totals_and_where_they_are(corm_batch, write_job, fake_job, tmp_path):
+    result = corm_batch("run", write_job(ROWS), "--expect", "right")
+    assert result.code == 3
+    assert result.err == "test: 0 of 3 documents, 0 failed, ETA -; no answer yet, 0.0s\n"
+    lines = result.out.splitlines()
+    drawn = [[cell.strip() for cell in line.split("|")] for line in lines[3:6]]
+    assert [(row[0], row[4]) for row in drawn] == [("a", "exact"), ("b", "differs"), ("c", "failed")]
+    assert "answers                1 of 3 equal what is expected" in lines
+    assert "Run run-1: 2 ok, 1 failed, 0 done before, in 12.0s" in lines
+    assert f"  {tmp_path}/out/results  answers and errors" in lines
+    assert result.out.isascii()
+
+
+def test_options_reach_the_job(corm_batch, write_job, fake_job):
+    corm_batch("run", write_job(ROWS), "--retry-failed", "--set", "policy.window=7", "--set", "policy.recent=8")
+    ((spec, retry_failed),) = fake_job
+    assert retry_failed
+    assert (spec.policy.window, spec.policy.recent) == (7, 8)
+
+
+def test_totals_alone_for_a_large_job(corm_batch, write_job, fake_job, monkeypatch):
+    monkeypatch.setattr("corm_batch.cli.run._SMALL_JOB", 2)
+    result = corm_batch("run", write_job(ROWS))
+    assert "Documents\n" not in result.out
+    assert "Totals\n" in result.out
+
+
+def test_json_ends_with_the_summary(corm_batch, write_job, fake_job):
+    result = corm_batch("run", write_job(ROWS), "--json")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    assert [event["event"] for event in events] == ["start", "summary"]
+    assert (events[-1]["ok"], events[-1]["failed"], events[-1]["run_id"]) == (2, 1, "run-1")
+    assert (result.code, result.err) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"), [(JobSummary(ok=1), 0), (JobSummary(ok=1, failed=1), 3), (JobSummary(interrupted=True), 130)]
+)
+def test_exit_codes(corm_batch, write_job, tmp_path, monkeypatch, summary, code):
+    monkeypatch.setattr(driver, "run_job", lambda *args, **kwargs: replace(summary, output_uri=str(tmp_path / "none")))
+    assert corm_batch("run", write_job(ROWS)).code == code
+
+
+def test_a_job_that_fails_exits_1(corm_batch, write_job, monkeypatch):
+    def fail(*args, **kwargs):
+        raise LeaseError("this output is held by process 7")
+
+    monkeypatch.setattr(driver, "run_job", fail)
+    result = corm_batch("run", write_job(ROWS))
+    assert (result.code, result.out, result.err) == (1, "", "corm-batch: this output is held by process 7\n")
+
+
+def test_wrong_spec_and_wrong_column_exit_2_before_anything_runs(corm_batch, write_job, fake_job):
+    assert "policy.windw: unknown key" in corm_batch("run", write_job(ROWS), "--set", "policy.windw=7").err
+    result = corm_batch("run", write_job(ROWS), "--expect", "wrong")
+    assert result.code == 2
+    assert "--expect wrong" in result.err
+    assert not fake_job
+
+
+@pytest.mark.ray
+def test_a_real_job_and_its_rerun(corm_batch, write_job, model_without_weights, tmp_path):
+    """Three short documents, one of them empty, through Ray and the quick start's model."""
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    rows = [
+        {"doc_id": name, "text": f"The pass key is {number}. Remember it.\n" * 3}
+        for name, number in (("a", 1), ("b", 2))
+    ]
+    job = write_job(
+        [*rows, {"doc_id": "c", "text": ""}], model={"name": str(model), "dtype": "float32", "device": "cpu"}
+    )
+    result = corm_batch("run", job, "--set", "engine.kv_memory=64MiB")
+    assert result.code == 3, result.err
+    assert "2 ok, 1 failed, 0 done before" in result.out
+    again = corm_batch("run", job, "--set", "engine.kv_memory=64MiB")
+    assert again.code == 0
+    assert "0 ok, 0 failed, 3 done before" in again.out
