@@ -110,8 +110,8 @@ class PrefillBatch:
         if policy.reduction is not None:
             votes = slice(-min(policy.reduction.window, num_tokens), None)
             entries = reduce_columns(
-                policy.reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries, features.scale,
-                features.softcap, gap_rule=False,
+                policy.reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
+                torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
         return out, entries
 
@@ -146,7 +146,7 @@ class ChunkBatch(PrefillBatch):
         )  # fmt: skip
         if policy.reduction is not None:
             entries = reduce_columns(
-                policy.reduction, query_HTD, lse, step, entries, features.scale, features.softcap, gap_rule=True
+                policy.reduction, query_HTD, lse, step, entries, last, features.scale, features.softcap, gap_rule=True
             )
         return out, entries
 

@@ -85,7 +85,7 @@ def dense_attention(
     outs, lses = [], []
     for rows in row_tiles(query_HRD.shape[1], query_HRD.shape[0], key_KND.shape[1]):
         scores = attention_scores(query_HRD[:, rows], key_KND, scale, softcap)
-        step = step_R[rows][None, :, None]
+        step = step_R[rows][:, None]
         visible = (first_KN[:, None] <= step) & (step <= last_KN[:, None])
         out, lse = masked_attention(scores, visible, value_KND, sink_H)
         outs.append(out.to(query_HRD.dtype))

@@ -59,7 +59,7 @@ def read_pages(pages: Pages, table: Tensor, length: Tensor) -> Entries:
     """
     lead, num_slots = table.shape[:-1], table.shape[-1] * pages.position.shape[1]
     flat = table.reshape(-1)
-    key, value = (column.index_select(0, flat).view(*lead, num_slots, -1) for column in pages[:2])
+    key, value = (column.index_select(0, flat).view(*lead, num_slots, column.shape[-1]) for column in pages[:2])
     position, expiry, mass = (column.index_select(0, flat).view(*lead, num_slots) for column in pages[2:])
     index = torch.arange(num_slots, device=table.device)
     return Entries(key, value, position.masked_fill(index >= length[..., None], NEVER), expiry, mass)

@@ -51,7 +51,7 @@ def hit_rows(
     """
     if reduction.threshold is None:
         return torch.zeros_like(visible_KRN)
-    count = step_R[None, :, None] if reduction.threshold == "step" else visible_KRN.sum(dim=-1, keepdim=True)
+    count = step_R[:, None] if reduction.threshold == "step" else visible_KRN.sum(dim=-1, keepdim=True)
     hit = log_weight_KGRN.amax(dim=1) >= torch.log(reduction.tau / count.float())
     return spread_hits(hit, position_KRN, reduction.reach) & visible_KRN
 
@@ -62,6 +62,7 @@ def reduce_columns(
     lse_HR: Tensor,
     step_R: Tensor,
     entries: Entries,
+    last_KN: Tensor,
     scale: float,
     softcap: float | None = None,
     *,
@@ -77,7 +78,8 @@ def reduce_columns(
     Args:
         query_HRD, lse_HR: the voting rows, oldest first.
         step_R: int32 their steps.
-        entries: [K, N], with N of the rows' own keys included.
+        entries: [K, N], the rows' own keys included.
+        last_KN: int32, the last step that attention let see each entry.
         scale, softcap: of the attention that made `lse_HR`.
         gap_rule: False when attention saw every key up to now (exact prefill), True when the rows stand for steps at
             which evictions would have happened (streaming prefill).
@@ -89,18 +91,18 @@ def reduce_columns(
     num_heads, num_entries = query_HRD.shape[0], entries.position.shape[-1]
     for rows in row_tiles(query_HRD.shape[1], num_heads, num_entries, at_most=reduction.window if gap_rule else 256):
         step = step_R[rows]
-        visible = entries.position[:, None] <= step[None, :, None]
+        visible = (entries.position[:, None] <= step[:, None]) & (step[:, None] <= last_KN[:, None])
         scores = attention_scores(query_HRD[:, rows], entries.key, scale, softcap)
         log_weight = scores - lse_HR[:, rows].view(*scores.shape[:3], 1)
         log_weight.masked_fill_(~visible[:, None], -torch.inf)
         hit = hit_rows(reduction, log_weight, visible, step, entries.position[:, None])
-        hit_step = torch.where(hit, step[None, :, None], 0)
+        hit_step = torch.where(hit, step[:, None], 0)
         last = hit_step.amax(dim=1)
         if gap_rule:
-            first = torch.where(hit, step[None, :, None], torch.iinfo(torch.int32).max).amin(dim=1)
+            first = torch.where(hit, step[:, None], torch.iinfo(torch.int32).max).amin(dim=1)
             last = torch.where(first <= expiry, last, 0)
         expiry = torch.where(last > 0, torch.maximum(expiry, last + reduction.window), expiry)
-        since = step[None, :, None] > last[:, None]
+        since = step[:, None] > last[:, None]
         weight = torch.exp(log_weight).mean(dim=1).masked_fill_(~since, 0.0)
         mass = torch.where(last > 0, 0.0, mass) + weight.sum(dim=1)
     return entries._replace(expiry=expiry, mass=mass)

@@ -33,6 +33,7 @@ def test_a_hit_keeps_its_neighbours_as_long_as_itself_but_nothing_the_row_cannot
     step = torch.tensor([6], dtype=torch.int32)
 
     reduction = Reduction(window=5, threshold="step", tau=1.5, reach=1)
-    voted = reduce_columns(reduction, query, lse, step, entries, 1.0, gap_rule=False)
+    never = torch.full_like(position, NEVER)
+    voted = reduce_columns(reduction, query, lse, step, entries, never, 1.0, gap_rule=False)
 
     assert voted.expiry.tolist() == [[11, 11, 11, 0, 11, 11, 0, 0]]

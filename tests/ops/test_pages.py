@@ -1,0 +1,52 @@
+"""Reading and writing pages."""
+
+from __future__ import annotations
+
+import torch
+
+from corm_batch.ops.pages import NEVER, Entries, Pages, read_pages, update_pages, write_pages
+
+
+def empty_pages(num_pages=6, page_size=4, width=3):
+    return Pages(
+        torch.zeros(num_pages, page_size, width), torch.zeros(num_pages, page_size, width),
+        torch.zeros(num_pages, page_size, dtype=torch.int32), torch.zeros(num_pages, page_size, dtype=torch.int32),
+        torch.zeros(num_pages, page_size),
+    )  # fmt: skip
+
+
+def test_what_is_written_is_read_in_list_order():
+    pages = empty_pages()
+    entries = Entries(
+        torch.randn(6, 3), torch.randn(6, 3), torch.arange(1, 7).int(), torch.arange(10, 16).int(), torch.rand(6)
+    )
+    table = torch.tensor([[5, 2, 0]])
+    index = torch.arange(6)
+    write_pages(pages, table[0, index // 4], index % 4, entries)
+    read = read_pages(pages, table, torch.tensor([6]))
+    for got, want in zip(read, entries, strict=True):
+        assert torch.equal(got[0, :6], want)
+    assert (read.position[0, 6:] == NEVER).all()
+
+
+def test_an_empty_list_reads_as_padding():
+    read = read_pages(empty_pages(), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 0]))
+    assert (read.position == NEVER).all()
+    assert read_pages(empty_pages(), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0])).key.shape == (2, 0, 3)
+
+
+def test_updates_go_to_the_pages_of_the_list_alone():
+    pages = empty_pages()
+    table = torch.tensor([[3, 1]])
+    update_pages(pages, table, torch.arange(8).int()[None], torch.arange(8).float()[None])
+    assert pages.expiry[3].tolist() == [0, 1, 2, 3]
+    assert pages.mass[1].tolist() == [4, 5, 6, 7]
+    assert pages.expiry[[2, 4, 5]].abs().sum() == 0
+
+
+def test_join_puts_lists_behind_each_other():
+    one = Entries(torch.ones(2, 1, 3), torch.ones(2, 1, 3), *(torch.ones(2, 1) for _ in range(3)))
+    two = Entries(torch.zeros(2, 4, 3), torch.zeros(2, 4, 3), *(torch.zeros(2, 4) for _ in range(3)))
+    joined = Entries.join(one, two)
+    assert joined.key.shape == (2, 5, 3)
+    assert joined.expiry.tolist() == [[1, 0, 0, 0, 0]] * 2
