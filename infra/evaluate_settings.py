@@ -1,4 +1,4 @@
-"""Measure what a policy frees and what it costs: the quick start's documents and the needle cases, on the project's engine.
+"""Measure what a policy frees and what it costs, on the quick start's documents and on the needle cases.
 
     python infra/evaluate_settings.py                          # full, the paper's setting, the quick start's own
     python infra/evaluate_settings.py --policy '{"name": "corm", "window": 64, "recent": 64, "tau": 4}'
@@ -27,7 +27,7 @@ from corm_batch.tasks.base import Prompt
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "jobs/quickstart"
 DATASETS = {"quick start": QUICKSTART / "documents.parquet", "needles": ROOT / "tests/jobs/needles.parquet"}
-LISTS = {"records", "multi_value"}
+LISTS = {"records"}
 """Kinds that ask for several values; every other kind asks for a single fact."""
 SAMPLING = SamplingParams(max_new_tokens=48)
 
@@ -104,7 +104,8 @@ def settings(extra: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Name to policy: the three the README shows, then those asked for."""
     chosen = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))["policy"]
     paper = {"name": "corm", "window": 256, "recent": 256, "tau": 1.0}
-    return {"full": {"name": "full"}, "paper": paper, "quick start": chosen} | {text: json.loads(text) for text in extra}
+    asked = {text: json.loads(text) for text in extra}
+    return {"full": {"name": "full"}, "paper": paper, "quick start": chosen} | asked
 
 
 def main() -> None:

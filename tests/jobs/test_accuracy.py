@@ -1,0 +1,58 @@
+"""What the quick start's policy frees and what that costs, held on needle cases over books the model never saw.
+
+tests/jobs/needles.parquet holds all 128 cases that ask for a single fact and fit the model; infra/evaluate_settings.py
+runs them all. Here every fourth is run, whatever it answers: each kind and each length is among them.
+"""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from corm_batch import Engine, Request, SamplingParams
+from corm_batch.pipeline.tokenize import PromptTokenizer
+from corm_batch.spec import JobSpec
+from corm_batch.tasks.base import Prompt
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "jobs/quickstart/model")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    rows = pq.read_table(Path(__file__).parent / "needles.parquet").to_pylist()
+    return [row for index, row in enumerate(rows) if index % 8 in (index // 8 % 8, (index // 8 + 4) % 8)]
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    return JobSpec.load(str(ROOT / "jobs/quickstart/job.yaml"))
+
+
+def run(policy, cases):
+    """(answers right, bytes an uncompressed cache takes, bytes held at most) over all cases."""
+    tokenizer = PromptTokenizer.from_pretrained(MODEL, document_role="document")
+    engine = Engine.from_pretrained(MODEL, policy=policy, dtype="float32", device="cpu")
+    requests = [
+        Request(
+            id=case["doc_id"],
+            token_ids=tokenizer.encode(Prompt(case["text"], case["question"])),
+            sampling=SamplingParams(max_new_tokens=24),
+        )
+        for case in cases
+    ]
+    done = {completion.id: completion for completion in engine.run(requests)}
+    assert [completion.error for completion in done.values()] == [None] * len(cases)
+    right = sum(tokenizer.decode(done[case["doc_id"]].token_ids) == case["expected"] for case in cases)
+    memory = [completion.memory for completion in done.values()]
+    return right, sum(m.kv_bytes_full for m in memory), sum(m.kv_bytes_peak for m in memory)
+
+
+def test_half_of_the_bytes_are_freed_and_single_facts_stay_within_two_points_of_the_full_cache(cases, chosen):
+    assert {case["kind"] for case in cases} == {"passkey", "magic_number", "fact", "multi_key"}
+    full_right, full_bytes, _ = run({"name": "full"}, cases)
+    right, _, peak_bytes = run(chosen.policy, cases)
+
+    assert full_right >= 0.85 * len(cases)  # else "within two points" says nothing
+    assert peak_bytes <= 0.5 * full_bytes
+    assert right >= full_right - 0.02 * len(cases)
