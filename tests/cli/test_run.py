@@ -92,16 +92,15 @@ def test_wrong_spec_and_wrong_column_exit_2_before_anything_runs(corm_batch, wri
 
 
 @pytest.mark.ray
-def test_a_real_job_and_its_rerun(corm_batch, write_job, model_without_weights, tmp_path):
+def test_a_real_job_and_its_rerun(corm_batch, write_job, tmp_path):
     """Three short documents, one of them empty, through Ray and the quick start's model."""
     model = shutil.copytree(MODEL, tmp_path / "model")
     rows = [
-        {"doc_id": name, "text": f"The pass key is {number}. Remember it.\n" * 3}
-        for name, number in (("a", 1), ("b", 2))
+        {"doc_id": "a", "text": "The pass key is 17. Remember it.\n" * 3},
+        {"doc_id": "b", "text": "The pass key is 18. Remember it.\n" * 3},
+        {"doc_id": "c", "text": ""},
     ]
-    job = write_job(
-        [*rows, {"doc_id": "c", "text": ""}], model={"name": str(model), "dtype": "float32", "device": "cpu"}
-    )
+    job = write_job(rows, model={"name": str(model), "dtype": "float32", "device": "cpu"})
     result = corm_batch("run", job, "--set", "engine.kv_memory=64MiB")
     assert result.code == 3, result.err
     assert "2 ok, 1 failed, 0 done before" in result.out
