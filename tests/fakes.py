@@ -1,7 +1,7 @@
 """ScriptedEngine: the engine's interface without a model. A prompt that holds a command makes it misbehave.
 
-Commands: @kill (the process dies), @freeze (a C call that keeps the GIL), @hang (a step that does not end), @break (step
-raises), @error (the engine refuses the request), @endless (never finishes), @nap (one step takes long).
+Commands: @kill (the process dies), @freeze (a C call that keeps the GIL), @hang (a step that does not end), @break
+(step raises), @error (the engine refuses the request), @endless (never finishes), @nap (one step takes long).
 """
 
 import ctypes

@@ -37,10 +37,13 @@ def connected(spec: JobSpec) -> Iterator[None]:
             raise CormBatchError(f"cluster.address: no Ray cluster answers at {address!r}: {error}") from error
     else:
         _start_local(spec)
+    # Ray would print the end of every worker on standard output, where machines read; the pool tells of losses itself
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 def _start_local(spec: JobSpec) -> None:

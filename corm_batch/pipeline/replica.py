@@ -163,5 +163,6 @@ def _loaded(ref: Any) -> ReplicaInfo:
 def one_line(error: BaseException) -> str:
     """Why a replica was lost, short enough for a row."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:500] or type(cause).__name__
+    # Ray indents the ids of the actor; what is left says how the process ended
+    lines = [line for line in str(cause).splitlines() if line.strip() and not line[0].isspace()]
+    return " ".join(lines)[:400] or type(cause).__name__

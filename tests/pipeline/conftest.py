@@ -13,9 +13,9 @@ from tests.fakes import MODEL
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray_cluster():
-    """One local cluster for the tests of a file; a job finds it and leaves it as it is."""
+    """One local cluster for all tests of this folder; a job finds it and leaves it as it is."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -28,15 +28,15 @@ def ray_cluster():
             logging_level="ERROR",
             num_cpus=max(4, os.cpu_count() or 1),
         )
-        yield
-        ray.shutdown()
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
 def job(tmp_path):
     """Makes a spec over a Parquet file with the given documents."""
 
-    def make(documents, output=None, **sections):
+    def make(documents, **sections):
         source = tmp_path / "documents.parquet"
         write_documents(source, documents)
         data = {
@@ -46,7 +46,7 @@ def job(tmp_path):
             "task": {"name": "summarize", "max_new_tokens": 8},
             "policy": {"name": "full"},
             "engine": {"kv_memory": "64MiB"},
-            "output": {"uri": str(output or tmp_path / "out")},
+            "output": {"uri": str(tmp_path / "out")},
         }
         for name, fields in sections.items():
             data[name] = {**data.get(name, {}), **fields}

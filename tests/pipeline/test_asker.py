@@ -13,6 +13,7 @@ from tests.fakes import MODEL, ScriptedEngine
 TOKENIZER = PromptTokenizer.from_pretrained(MODEL, document_role="document")
 SAMPLING = SamplingParams(max_new_tokens=6)
 LIMIT = 64
+KING = "Once upon a time there was a king."
 
 
 def prompt(text):
@@ -31,14 +32,14 @@ def asked(test):
 
 def test_answer_and_its_memory():
     async def test(asker):
-        first = await asker.ask(prompt("Once upon a time there was a king."), SAMPLING)
-        second = await asker.ask(prompt("Once upon a time there was a king."), SAMPLING, ["time"])
+        first = await asker.ask(prompt(KING), SAMPLING)
+        second = await asker.ask(prompt(KING), SAMPLING, ["time"])
         assert first.text.startswith("Once upon a time")
         assert (second.text, second.finish_reason) == ("Once upon a", "stop")
 
     asker = asked(test)
-    assert [item.output_tokens for item in asker.memory][0] == 6
-    assert len(asker.memory) == 2
+    assert [item.prompt_tokens for item in asker.memory] == [len(TOKENIZER.encode(prompt(KING)))] * 2
+    assert asker.memory[0].output_tokens == 6
 
 
 def test_refusals_are_errors_of_the_document():

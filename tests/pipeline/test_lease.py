@@ -31,13 +31,15 @@ def test_one_holder_at_a_time(place):
 
 
 def test_stale_lease_is_taken_over_and_its_old_holder_notices(place):
-    with pytest.raises(LeaseError, match="was lost to process"), Lease(place) as old:
-        overwrite(place, renewed_at=time.time() - module.STALE_S - 1)
-        with Lease(place) as new:
-            with pytest.raises(LeaseError):
-                old.check()
-            new.check()
+    old, new = Lease(place), Lease(place)
+    old.__enter__()
+    overwrite(place, renewed_at=time.time() - module.STALE_S - 1)
+    with new:
+        with pytest.raises(LeaseError, match="was lost to process"):
             old.check()
+        with pytest.raises(LeaseError):
+            old.__exit__(None, None, None)
+        new.check()
 
 
 def test_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_path):

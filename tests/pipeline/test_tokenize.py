@@ -78,9 +78,7 @@ def test_a_template_that_refuses_a_role_is_an_error_of_the_model(plain):
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
     )
     PromptTokenizer(plain)
-    with pytest.raises(
-        ModelLoadError, match=r"roles system, user: System role not supported; see model\.document_role"
-    ):
+    with pytest.raises(ModelLoadError, match=r"roles system, user: System role not supported; see model\."):
         PromptTokenizer(plain, system="Be brief.")
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.errors import LeaseError, OutputError
-from corm_batch.pipeline.ledger import read_results
 from corm_batch.pipeline.lease import Lease
+from corm_batch.pipeline.ledger import read_results
 from corm_batch.pipeline.parts import list_parts
 from corm_batch.pipeline.writer import PartWriter
 from corm_batch.spec import OutputSection

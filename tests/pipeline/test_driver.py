@@ -1,0 +1,146 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from corm_batch.data.filesystem import read_whole
+from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
+from corm_batch.pipeline.driver import run_job
+from corm_batch.pipeline.lease import Lease
+from corm_batch.pipeline.ledger import read_results
+from corm_batch.pipeline.parts import list_parts, read_part
+from corm_batch.spec import JobSpec
+from tests.fakes import scripted
+from tests.pipeline.conftest import write_documents
+
+GOOD = {f"d{index}": f"Good document {index}. " * (index + 1) for index in range(6)}
+
+
+def rows_of(output):
+    table = read_results(str(output), memory=True).to_pylist()
+    return {row["doc_id"]: row for row in table}
+
+
+@pytest.mark.ray
+def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_cluster, tmp_path):
+    documents = [
+        *GOOD.items(),
+        ("null", None),
+        ("empty", ""),
+        ("special", "<|end|><|document|>" * 5),
+        ("control", "\x00\x01 \ufeff\u202e text"),
+        ("huge", "A sentence of the five megabyte text. " * 132_000),
+        ("refused", "@error"),
+        ("d0", "the same id again"),
+    ]
+    events = []
+    spec = job(documents, task={"max_new_tokens": 4})
+    first = run_job(spec, load_model=scripted(max_model_len=8192), on_event=events.append)
+    found = rows_of(tmp_path / "out")
+    failed = {name for name, row in found.items() if row["status"] == "failed"}
+    assert failed == {"null", "empty", "refused", "d0#duplicate-1"}
+    assert (first.documents, first.ok, first.failed, first.skipped, first.total) == (13, 9, 4, 0, 13)
+    assert found["huge"]["pieces"] > 100
+    assert found["d0"]["output"].startswith("Good document")
+    assert (first.kept_ratio, first.interrupted) == (pytest.approx(0.25), False)
+    kinds = [event.kind for event in events]
+    assert (kinds[0], kinds.count("document"), kinds[-1]) == ("start", 13, "commit")
+
+    write_documents(tmp_path / "documents.parquet", [("d0", "Changed text."), *documents[1:-1], ("new", "A new one.")])
+    second = run_job(spec, load_model=scripted())
+    assert (second.ok, second.failed, second.skipped) == (2, 0, 11)
+    assert rows_of(tmp_path / "out")["d0"]["output"].startswith("Changed text")
+
+    third = run_job(spec, load_model=scripted(), retry_failed=True)
+    assert (third.ok, third.failed, third.skipped) == (0, 3, 10)
+
+
+def test_nothing_to_do_starts_no_cluster(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
+    summary = run_job(job({"a": None, "b": "  "}), load_model=scripted())
+    assert (summary.ok, summary.failed) == (0, 2)
+    assert run_job(job({"a": None, "b": "  "}), load_model=scripted()).skipped == 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("place", "part_format"),
+    [("local", "parquet"), pytest.param("s3", "arrow", marks=pytest.mark.s3)],
+    indirect=["place"],
+)
+def test_output_tree(job, ray_cluster, place, part_format):
+    spec = job(GOOD, output={"uri": f"{place}/out", "format": part_format})
+    summary = run_job(spec, load_model=scripted())
+    assert summary.ok == len(rows_of(f"{place}/out")) == 6
+    (part,) = list_parts(f"{place}/out/results")
+    assert part.endswith(f"part-{summary.run_id}-000000.{part_format}")
+    schema = read_part(part).schema
+    assert schema.field("decode_s").metadata[b"unit"] == b"seconds"
+    assert json.loads(schema.metadata[b"corm_batch.versions"])["ray"] == ray.__version__
+    assert JobSpec.load(f"{place}/out/_job/spec.yaml") == spec
+    record = json.loads(read_whole(f"{place}/out/_job/runs/{summary.run_id}.json"))
+    assert (record["ok"], record["interrupted"]) == (6, False)
+    assert record["started_at"] < record["ended_at"]
+    with Lease(f"{place}/out"):
+        pass
+
+
+@pytest.mark.ray
+def test_real_model_answers(job, ray_cluster, tmp_path):
+    facts = {f"d{index}": f"The pass key is {index}{index}{index}. Remember it. " * 20 for index in range(3)}
+    task = {"name": "question_answer", "question": "What is the pass key?", "max_new_tokens": 12}
+    spec = job(facts, task=task, policy={"name": "corm", "window": 16, "recent": 16})
+    summary = run_job(spec)
+    assert summary.ok == 3
+    found = rows_of(tmp_path / "out")
+    assert [found[f"d{index}"]["output"][:3] for index in range(3)] == ["000", "111", "222"]
+    assert 0 < summary.kept_ratio < 1
+    assert all(len(row["kept_per_layer"]) == 10 and row["prefill_s"] > 0 for row in found.values())
+
+
+@pytest.mark.ray
+def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, ray_cluster, tmp_path, monkeypatch):
+    spec = job(GOOD, output={"part_documents": 2})
+    replace, commits = os.replace, []
+
+    def fills_up(source, target):
+        if Path(target).parent.name == "results":
+            commits.append(target)
+            if len(commits) > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fills_up)
+    with pytest.raises(OutputError, match="no space left"):
+        run_job(spec, load_model=scripted(step_s=0.05))
+    monkeypatch.undo()
+    before = rows_of(tmp_path / "out")
+    assert 0 < len(before) < 6
+    summary = run_job(spec, load_model=scripted())
+    assert (summary.ok, summary.skipped) == (6 - len(before), len(before))
+    assert set(rows_of(tmp_path / "out")) == set(GOOD)
+
+
+def test_two_drivers_cannot_share_an_output(job, tmp_path):
+    with Lease(str(tmp_path / "out")), pytest.raises(LeaseError, match="held by process"):
+        run_job(job(GOOD), load_model=scripted())
+
+
+def test_what_is_wrong_before_the_start_leaves_no_output(job, tmp_path):
+    with pytest.raises(SourceError, match="nothing-here"):
+        run_job(job(GOOD, source={"uri": str(tmp_path / "nothing-here")}))
+    with pytest.raises(ModelLoadError, match=r"model\.name"):
+        run_job(job(GOOD, model={"name": str(tmp_path)}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.ray
+def test_model_that_cannot_load_gives_its_reason_and_the_lease_back(job, ray_cluster, tmp_path):
+    spec = job(GOOD)
+    with pytest.raises(ModelLoadError, match="no weights"):
+        run_job(spec, load_model=scripted(failure=ModelLoadError("no weights")))
+    with Lease(str(tmp_path / "out")):
+        pass

@@ -1,0 +1,179 @@
+import os
+import signal
+from dataclasses import dataclass, field
+
+import pytest
+import ray
+
+from corm_batch.data.document import Document
+from corm_batch.errors import ModelLoadError
+from corm_batch.pipeline import pool as module
+from corm_batch.pipeline.engine_thread import BrokenEngineError
+from corm_batch.pipeline.pool import ActorPool, PoolLimits
+from corm_batch.pipeline.worker import EngineActor, ReplicaInfo, WorkerSettings
+from corm_batch.tasks.base import Task
+from tests.fakes import scripted
+
+
+def limits(**fields):
+    return PoolLimits(
+        **{"replicas": 1, "max_documents": 64, "answer_tokens": 4, "hang_s": 60.0, "backoff_s": 0.05, **fields}
+    )
+
+
+def documents(count, **special):
+    texts = {f"d{index}": f"Innocent document {index}. " * (index + 1) for index in range(count)} | special
+    return [Document(name, text) for name, text in texts.items()]
+
+
+@pytest.fixture
+def make(rows, ray_cluster):
+    """A pool of scripted engines, and what was lost."""
+    pools, losses = [], []
+
+    def pool(load_model=None, document_timeout_s=30.0, patience_s=10.0, **fields):
+        task = Task.from_spec({"name": "summarize", "max_new_tokens": 4})
+        settings = WorkerSettings(load_model or scripted(), task, rows, document_timeout_s, patience_s)
+        actor = ray.remote(EngineActor).options(num_cpus=1, max_restarts=0, max_concurrency=100)
+        pools.append(ActorPool(lambda: actor.remote(settings), rows, limits(**fields), losses.append))
+        return pools[-1], losses
+
+    yield pool
+    for used in pools:
+        used.close()
+
+
+def finish(pool, given, after_row=lambda row: None):
+    """Every row, by id."""
+    for document in given:
+        pool.add(document)
+    found = []
+    while not pool.idle:
+        for row in pool.poll(0.2):
+            found.append(row.result)
+            after_row(row)
+    assert len(found) == len({row["doc_id"] for row in found})
+    return {row["doc_id"]: row for row in found}
+
+
+@pytest.mark.ray
+def test_every_kind_of_fault_costs_its_own_document_alone(make):
+    pool, losses = make(document_timeout_s=1.0, patience_s=0.5, replicas=2)
+    bad = {"killer": "@kill", "breaker": "@break", "refused": "@error", "endless": "@endless", "hanging": "@hang"}
+    found = finish(pool, documents(12, **bad))
+    failed = {name: row for name, row in found.items() if row["status"] == "failed"}
+    assert set(failed) == set(bad)
+    assert len(found) == 17
+    assert "worker process has died" in failed["killer"]["error_message"]
+    assert "RuntimeError: scripted fault" in failed["breaker"]["error_message"]
+    assert failed["refused"]["error_message"] == "scripted refusal"
+    assert "time limit" in failed["endless"]["error_message"]
+    assert "did not finish a step" in failed["hanging"]["error_message"]
+    assert {failed[name]["error_type"] for name in ("killer", "breaker", "hanging")} == {"EngineDied"}
+    assert len(losses) >= 4
+
+
+@pytest.mark.ray
+def test_actor_that_cannot_even_say_that_it_hangs_is_killed(make):
+    pool, losses = make(document_timeout_s=0.5, patience_s=0.5, hang_s=3.0)
+    found = finish(pool, documents(4, frozen="@freeze"))
+    assert [name for name, row in found.items() if row["status"] == "failed"] == ["frozen"]
+    assert "did not answer for 3 s" in found["frozen"]["error_message"]
+    assert len(losses) == 2
+
+
+@pytest.mark.ray
+def test_kill_9_of_an_actor_loses_nothing(make):
+    pool, losses = make(scripted(step_s=0.05), replicas=2)
+    killed = []
+
+    def kill_once(row):
+        if not killed:
+            killed.append(int(row.memory["actor"].rpartition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = finish(pool, documents(40), kill_once)
+    assert len(found) == 40
+    assert all(row["status"] == "ok" for row in found.values())
+    assert len(losses) == 1
+
+
+@pytest.mark.ray
+def test_model_that_cannot_load_ends_the_job_at_the_first_actor(make):
+    pool, losses = make(scripted(failure=ModelLoadError("model.name: no such model")))
+    with pytest.raises(ModelLoadError, match=r"^model\.name: no such model$"):
+        finish(pool, documents(3))
+    assert losses == []
+
+
+def die():
+    os._exit(7)
+
+
+@pytest.mark.ray
+def test_actors_that_die_while_loading_are_given_up(make):
+    pool, losses = make(die, max_deaths=1)
+    with pytest.raises(BrokenEngineError, match="died 2 times without an answer in between"):
+        finish(pool, documents(3))
+    assert len(losses) == 2
+
+
+@dataclass
+class Recorder:
+    """A replica that is ready at once and keeps what it is given."""
+
+    spawn: object
+    given: list = field(default_factory=list)
+    tokens: int = 0
+    num_documents: int = 0
+    is_empty: bool = False
+    is_loading: bool = False
+    takes_more: bool = True
+    refs: tuple = ()
+    oldest: float = float("inf")
+    info: ReplicaInfo = field(default_factory=lambda: ReplicaInfo("host", 1, pool_tokens=1000))
+
+    @property
+    def is_idle(self):
+        return not self.num_documents
+
+    def give(self, document, tokens, *, alone):
+        self.given.append(document.doc_id)
+        self.tokens += tokens
+        self.num_documents += 1
+
+
+@pytest.fixture
+def recorded(rows, monkeypatch):
+    """Which documents, by their lengths, go to which replica."""
+    monkeypatch.setattr(module, "Replica", Recorder)
+
+    def dispatch(lengths, **fields):
+        pool = ActorPool(lambda: None, rows, limits(answer_tokens=0, **fields))
+        for length in lengths:
+            pool.add(Document(str(length), "x" * 4 * length))
+        pool.poll(0.0)
+        return [replica.given for replica in pool._replicas]
+
+    return dispatch
+
+
+def test_longest_first_to_the_replica_with_the_fewest_tokens(recorded):
+    assert recorded([10, 50, 40, 30, 20], replicas=2) == [["50", "20", "10"], ["40", "30"]]
+
+
+def test_token_budget_and_number_of_documents_bound_what_is_in_flight(recorded):
+    assert recorded([100, 90, 80, 70], token_budget=150) == [["100", "90"]]
+    assert recorded([3000, 2000, 1000]) == [["3000", "2000"]]
+    assert recorded([100, 90, 80, 70], max_documents=3) == [["100", "90", "80"]]
+
+
+def test_look_ahead_is_bounded_in_number_and_size(rows):
+    pool = ActorPool(lambda: None, rows, limits(look_ahead=2, look_ahead_bytes=100))
+    pool.add(Document("a", "x"))
+    assert pool.wants_more
+    pool.add(Document("b", "x"))
+    assert not pool.wants_more
+    large = ActorPool(lambda: None, rows, limits(look_ahead=2, look_ahead_bytes=100))
+    large.add(Document("a", "x" * 100))
+    assert not large.wants_more

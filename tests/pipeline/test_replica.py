@@ -1,0 +1,78 @@
+import time
+
+import pytest
+import ray
+from ray.exceptions import RayError
+
+from corm_batch.data.document import Document
+from corm_batch.errors import ModelLoadError, UnsupportedModelError
+from corm_batch.pipeline.replica import Replica, one_line
+from corm_batch.pipeline.worker import EngineActor, WorkerSettings
+from corm_batch.tasks.base import Task
+from tests.fakes import scripted
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def make(rows, ray_cluster):
+    used = []
+
+    def replica(load_model):
+        task = Task.from_spec({"name": "summarize", "max_new_tokens": 4})
+        actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=10)
+        used.append(Replica(lambda: actor.remote(WorkerSettings(load_model, task, rows, 30.0, 5.0))))
+        return used[-1]
+
+    yield replica
+    for one in used:
+        one.stop()
+
+
+def settle(replica):
+    """Collect once everything the replica was asked for has come to its end."""
+    ready, _ = ray.wait(replica.refs, num_returns=len(replica.refs), timeout=60)
+    return replica.collect(set(ready))
+
+
+def test_life_of_a_replica(make):
+    replica = make(scripted())
+    assert replica.is_empty
+    replica.start()
+    assert (replica.is_empty, replica.is_loading, replica.takes_more) == (False, True, False)
+    settle(replica)
+    assert replica.is_idle
+    assert replica.info.pool_tokens == 4096
+    replica.give(Document("a", "One."), 10, alone=False)
+    replica.give(Document("b", "Two."), 20, alone=False)
+    assert (replica.num_documents, replica.tokens, replica.takes_more) == (2, 30, True)
+    assert replica.oldest <= time.monotonic()
+    assert sorted(row.result["doc_id"] for row in settle(replica)) == ["a", "b"]
+    assert replica.is_idle
+
+    replica.give(Document("good", "Good."), 10, alone=False)
+    ray.wait(replica.refs, timeout=30)
+    replica.give(Document("bad", "@kill"), 10, alone=True)
+    assert not replica.takes_more
+    with pytest.raises(RayError) as caught:
+        settle(replica)
+    assert "worker process has died" in one_line(caught.value)
+    assert "actor_id" not in one_line(caught.value)
+    loss = replica.lose("it died")
+    assert [row.result["doc_id"] for row in loss.rows] == ["good"]
+    assert [(flight.document.doc_id, flight.alone) for flight in loss.flights] == [("bad", True)]
+    assert replica.is_empty
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected", "message"),
+    [
+        (UnsupportedModelError("gpt-x: feature y"), UnsupportedModelError, "^gpt-x: feature y$"),
+        (ZeroDivisionError("odd"), ModelLoadError, "ZeroDivisionError: odd"),
+    ],
+)
+def test_reason_of_a_failed_load(make, failure, expected, message):
+    replica = make(scripted(failure=failure))
+    replica.start()
+    with pytest.raises(expected, match=message):
+        settle(replica)
