@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from corm_batch.data.sources.base import Source
 
-_MAX_CELL = 60
+_MAX_CELL = 48
 
 
 @dataclass(frozen=True)

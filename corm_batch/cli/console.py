@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-PLAIN_WIDTH = 200  # columns when the output is no terminal: a pipe does not wrap
+PLAIN_WIDTH = 1000  # columns when the output is no terminal: nothing is wrapped or cut to fit
 
 
 def output_console() -> Console:

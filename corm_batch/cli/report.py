@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.console import (
-    bytes_change_text,
+    bytes_text,
     count_text,
     counted,
     excerpt,
@@ -127,8 +127,8 @@ def throughput_text(figures: JobReport) -> str:
 
 
 def saved_text(full: int, peak: int) -> str:
-    """Two sums of bytes and what lies between them: `120.0 -> 40.0 MiB, 66.7% saved`."""
-    return f"{bytes_change_text(full, peak)}, {percent_text(1 - peak / full if full else 0.0)} saved"
+    """Two sums of bytes and what lies between them: `1.6 GiB -> 477.5 MiB, 71.1% saved`."""
+    return f"{bytes_text(full)} -> {bytes_text(peak)}, {percent_text(1 - peak / full if full else 0.0)} saved"
 
 
 def policy_text(policy: str) -> str:

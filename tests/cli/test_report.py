@@ -14,7 +14,7 @@ def test_tables(corm_batch, write_output):
     assert "max_kept" not in lines["policy"]
     assert "24.0k read, 10 written" in lines["tokens"]
     assert "2001 tokens/s, 600 documents/h, over 12.0s" in lines["throughput"]
-    assert "16.0 -> 4.0 MiB, 75.0% saved" in lines["KV bytes full -> peak"]
+    assert "16.0 MiB -> 4.0 MiB, 75.0% saved" in lines["KV bytes full -> peak"]
     assert "mean 30.0%" in lines["kept ratio"]
     failure = next(line for line in result.out.splitlines() if line.startswith("DocumentError"))
     assert [cell.strip() for cell in failure.split("|")] == ["DocumentError", "1", "c", "is empty"]
