@@ -156,7 +156,10 @@ def fresh_facts(kind: Callable[[random.Random], Facts], doc_id: str, text: str) 
 
 
 def layout() -> list[tuple[str, int, Callable[[random.Random], Facts], float]]:
-    """(doc_id, tokens, kind, depth) of every row: lengths and depths evenly spread, in an order drawn once."""
+    """(doc_id, tokens, kind, depth) of every row: lengths and depths evenly spread, in an order drawn once.
+
+    The depth is that of a lone fact; several facts of one document spread evenly over it.
+    """
     draw = random.Random(0)
     num_short, num_rows = len(SHORT), len(SHORT) + len(LONG)
     lengths = [MIN_TOKENS + (MAX_TOKENS - MIN_TOKENS) * i // (num_short - 1) for i in range(num_short)]
@@ -178,7 +181,7 @@ def make_row(
     text = cut(source["text"].strip(), tokenizer, num_tokens)
     facts = fresh_facts(kind, source["doc_id"], text)
     count = len(facts.sentences)
-    depths = sorted((depth + i / count) % 1 for i in range(count))
+    depths = [depth] if count == 1 else [(i + 1) / (count + 1) for i in range(count)]
     row = {name: source[name] for name in ("doc_id", "source", "license", "title")}
     return row | {
         "text": plant(text, facts.sentences, depths),
