@@ -156,6 +156,7 @@ class _Run:
         limits = self._limits()
         spawn = replica_spawner(self._spec, self._settings, limits.max_documents)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
+        cluster.callback(pool.close)
         while not self._stop.requested:
             self._feed(pool)
             if pool.idle and self._read_all:
@@ -202,6 +203,8 @@ class _Run:
         self._writer.add(row)
         self._progress = self._progress.with_row(row)
         self._emit("document", row=row)
+        if self._writer.due:
+            self._commit()
 
     def _commit(self) -> None:
         count = self._writer.commit()

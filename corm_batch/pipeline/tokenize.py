@@ -42,7 +42,7 @@ class PromptTokenizer:
         self._special = {token.content: (id_, token) for id_, token in added.items() if token.special and token.content}
         longest_first = sorted(self._special, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=4)(self._encode)
+        self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=64)(self._encode)
         try:
             self.encode(Prompt(text="text", instruction="instruction"))
         except TemplateError as error:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -89,14 +90,23 @@ def test_output_tree(job, ray_cluster, place, part_format):
 
 
 @pytest.mark.ray
-def test_real_model_answers(job, ray_cluster, tmp_path):
-    facts = {f"d{index}": f"The pass key is {index}{index}{index}. Remember it. " * 20 for index in range(3)}
+def test_real_model_answers_although_its_process_is_killed(job, ray_cluster, tmp_path):
+    facts = {f"d{index}": f"The pass key is {index}{index}{index}. Remember it. " * 60 for index in range(6)}
     task = {"name": "question_answer", "question": "What is the pass key?", "max_new_tokens": 12}
-    spec = job(facts, task=task, policy={"name": "corm", "window": 16, "recent": 16})
-    summary = run_job(spec)
-    assert summary.ok == 3
+    policy = {"name": "corm", "window": 16, "recent": 16}
+    spec = job(facts, task=task, policy=policy, engine={"max_sequences": 1})
+    killed = []
+
+    def kill_once(event):
+        if event.kind == "document" and not killed:
+            killed.append(int(event.row.memory["actor"].rpartition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    summary = run_job(spec, on_event=kill_once)
+    assert (summary.ok, summary.failed) == (6, 0)
     found = rows_of(tmp_path / "out")
-    assert [found[f"d{index}"]["output"][:3] for index in range(3)] == ["000", "111", "222"]
+    assert [found[f"d{index}"]["output"][:3] for index in range(6)] == [str(index) * 3 for index in range(6)]
+    assert len({row["actor"] for row in found.values()}) == 2
     assert 0 < summary.kept_ratio < 1
     assert all(len(row["kept_per_layer"]) == 10 and row["prefill_s"] > 0 for row in found.values())
 
