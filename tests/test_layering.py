@@ -1,8 +1,10 @@
 """A file imports only from its own layer or from layers below it; heavy libraries stay in the layer that owns them."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,17 @@ def test_heavy_libraries_stay_where_they_belong(path):
         for library, owners in OWNERS.items():
             if is_inside(module, library):
                 assert relative.startswith(tuple(owners)), f"{relative} imports {module}; only {owners} may"
+
+
+def test_every_library_is_a_declared_dependency():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in project["dependencies"]}
+    names = {"yaml": "pyyaml"}
+    for path in FILES:
+        for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            library = module.partition(".")[0]
+            if library != "corm_batch" and library not in sys.stdlib_module_names:
+                assert names.get(library, library) in declared, f"{path.relative_to(PACKAGE)} imports {library}"
 
 
 def test_every_folder_is_a_known_layer():

@@ -72,8 +72,7 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
 def _print_summary(console: Console, summary: JobSummary) -> None:
     console.print(
         f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {summary.skipped} done before, "
-        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}",
-        soft_wrap=True,
+        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}"
     )
     for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):
         console.print(f"  {summary.output_uri.rstrip('/')}/{folder}  {content}", soft_wrap=True)

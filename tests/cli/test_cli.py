@@ -28,9 +28,9 @@ def test_help_is_fast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sing"], "No such command 'sing'"),
-        (["run"], "Missing argument 'SPEC'"),
-        (["plan", "job.yaml", "--fast"], "No such option: --fast"),
+        (["sing"], "sing"),
+        (["run"], "Missing argument"),
+        (["plan", "job.yaml", "--fast"], "--fast"),
         (["run", "no-such-file.yaml"], "no-such-file.yaml: cannot read the spec"),
         (["report", "gs://bucket/out"], "gs://bucket/out: expected a local path or an s3:// URI"),
         (["report", "/no/such/output"], "/no/such/output: nothing is committed there"),
