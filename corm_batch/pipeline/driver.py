@@ -132,7 +132,9 @@ class _Run:
         self._write_job_file("spec.yaml", self._spec.to_yaml())
         self._emit("start")
         try:
-            first = self._next_document(float("inf"))
+            first = None
+            while first is None and not self._read_all and not self._stop.requested:
+                first = self._next_document(time.monotonic() + _POLL_S)
             if first is not None:
                 self._items = chain([first], self._items)
                 self._answer(cluster)

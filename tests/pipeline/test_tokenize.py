@@ -95,6 +95,23 @@ def test_token_ends_cover_the_text(reference):
     assert len(ends) == len(reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
+def test_token_ends_are_estimated_for_a_tokenizer_that_cannot_say(plain):
+    class Slow:
+        """`plain` without offsets."""
+
+        is_fast = False
+        chat_template = None
+        added_tokens_decoder = plain.added_tokens_decoder
+
+        def __call__(self, text, **options):
+            assert "return_offsets_mapping" not in options
+            return plain(text, **options)
+
+    tokenizer = PromptTokenizer(Slow())
+    assert list(tokenizer.token_ends("hello world ?")) == [4, 8, 13]
+    assert list(tokenizer.token_ends("")) == []
+
+
 def test_answer_is_cut_before_the_stop_string(reference):
     tokenizer = PromptTokenizer(reference)
     ids = reference(" Paris.\nQuestion: next", add_special_tokens=False)["input_ids"]
