@@ -87,7 +87,9 @@ class ClusterSection(Section):
         None, ge=1, description="prompt tokens in flight on one replica; default: decided from its memory"
     )
     document_timeout_s: float = Field(3600.0, gt=0, description="seconds after which a document fails")
-    max_actor_restarts: int = Field(10, ge=0, description="replicas lost in a row, without an answer in between, that are replaced")
+    max_actor_restarts: int = Field(
+        10, ge=0, description="replicas lost in a row, without an answer in between, that are replaced"
+    )
 
 
 class OutputSection(Section):
