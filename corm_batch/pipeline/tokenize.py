@@ -33,7 +33,7 @@ class PromptTokenizer:
             system: what the model is told before everything else.
 
         Raises:
-            ModelLoadError: the chat template refuses messages of these roles.
+            ModelLoadError: the chat template refuses messages of these roles, or leaves them out.
         """
         self._tokenizer = tokenizer
         self._document_role = document_role
@@ -43,14 +43,30 @@ class PromptTokenizer:
         longest_first = sorted(self._special, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=64)(self._encode)
+        if tokenizer.chat_template:
+            self._check_template()
+
+    def _check_template(self) -> None:
+        """Make sure that the model will see every message.
+
+        Raises:
+            ModelLoadError: the chat template refuses the messages, or leaves one out in silence.
+        """
+        messages = self._messages(Prompt(text="(text)", instruction="(instruction)"))
         try:
-            self.encode(Prompt(text="text", instruction="instruction"))
+            rendered = self._render(messages)
         except TemplateError as error:
-            roles = ", ".join(message["role"] for message in self._messages(Prompt("text", "instruction")))
+            roles = ", ".join(message["role"] for message in messages)
             raise ModelLoadError(
                 f"model: the chat template refuses messages of the roles {roles}: {error}; "
                 "see model.document_role and model.system"
             ) from error
+        for message in messages:
+            if message["content"].strip() not in rendered:
+                raise ModelLoadError(
+                    f"model: the chat template leaves out messages of the role {message['role']}; "
+                    "see model.document_role and model.system"
+                )
 
     @classmethod
     def from_pretrained(

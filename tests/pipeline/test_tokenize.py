@@ -75,11 +75,17 @@ def test_special_tokens_are_text_without_a_template_too(plain):
 
 def test_a_template_that_refuses_a_role_is_an_error_of_the_model(plain):
     plain.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ messages[0]['content'] }}"
     )
     PromptTokenizer(plain)
     with pytest.raises(ModelLoadError, match=r"roles system, user: System role not supported; see model\."):
         PromptTokenizer(plain, system="Be brief.")
+
+
+def test_a_template_that_leaves_a_message_out_is_an_error_of_the_model(reference):
+    with pytest.raises(ModelLoadError, match="leaves out messages of the role system"):
+        PromptTokenizer(reference, system="Be brief.")
 
 
 def test_no_tokenizer_there(tmp_path):
