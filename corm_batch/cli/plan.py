@@ -60,8 +60,8 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     if planned.unusable:
         rows.append(("unusable", f"{planned.unusable} rows without text or id, each a failed row"))
     if planned.too_long:
-        context = f"the context of {count_text(planned.max_model_len)} tokens"
-        rows.append(("too long", f"{planned.too_long} documents exceed {context}; task.overflow: {job.task.overflow}"))
+        longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
+        rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))
     origin = "by the model's tokenizer" if planned.chars_per_token_measured else "assumed: no tokenizer could be loaded"
     rows.append(("characters a token", f"{planned.chars_per_token:.2f}, {origin}"))
     print_table(console, f"Job {job.name}", [label(""), prose("")], rows, heads=False)
@@ -79,6 +79,8 @@ def _print_histogram(console: Console, planned: JobPlan) -> None:
 
 
 def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
+    from corm_batch.pipeline.plan import REFERENCE_POOL_BYTES
+
     tokens, size = planned.tokens, planned.kv_bytes
     rows = [
         ("tokens", count_text(tokens.p50), count_text(tokens.p99), count_text(tokens.max)),
@@ -86,9 +88,9 @@ def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
     ]
     per_token = f"{bytes_text(planned.kv_bytes_per_token)} of keys and values a token in {job.model.dtype}"
     print_table(console, f"One document ({per_token})", [label(""), *map(number, ("p50", "p99", "max"))], rows)
-    if planned.pool_bytes is None:
-        console.print("engine.kv_memory is not set: the pool is measured where the model is loaded.", soft_wrap=True)
-        return
     fits = [(percent_text(ratio), str(documents)) for ratio, documents in planned.documents_at_once]
-    title = f"Documents of mean size at once in a pool of {bytes_text(planned.pool_bytes)}"
-    print_table(console, f"{title}, at most {job.engine.max_sequences}", [number("kept"), number("documents")], fits)
+    pool = f"a pool of {bytes_text(planned.pool_bytes or REFERENCE_POOL_BYTES)}"
+    if planned.pool_bytes is None:
+        pool += ", for example (engine.kv_memory is not set: it is measured where the model is loaded)"
+    title = f"Documents of mean size at once, at most {job.engine.max_sequences}, in {pool}"
+    print_table(console, title, [number("kept"), number("documents")], fits)

@@ -15,6 +15,7 @@ import torch
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
+from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError
 from corm_batch.pipeline.ledger import Ledger, State
@@ -27,6 +28,7 @@ _SPLITS_MEASURED = 200
 _TOKENIZED, _TOKENIZED_CHARS = 16, 20_000
 _CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
 _KEPT_RATIOS = (1.0, 0.5, 0.25, 0.1)
+REFERENCE_POOL_BYTES = 10 * 2**30
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class JobPlan:
         kv_bytes_per_token: bytes of keys and values of one token, uncompressed.
         kv_bytes: uncompressed bytes of one document at its end; a document longer than the context counts as a full
             context, for it is answered piece by piece.
-        pool_bytes: `engine.kv_memory`; None when it is measured where the model is loaded.
-        documents_at_once: (kept ratio, documents of mean size that fit one replica's pool together); empty without
-            `pool_bytes`.
+        pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
+        documents_at_once: (kept ratio, documents of mean size that fit the pool together), in `REFERENCE_POOL_BYTES`
+            where the pool is not known.
     """
 
     files: int
@@ -107,6 +109,7 @@ def plan_job(spec: JobSpec) -> JobPlan:
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     kv_bytes = np.minimum(tokens + spec.task.max_new_tokens, max_model_len) * per_token
     rows = [split.num_rows for split in splits]
+    pool = _known_pool_bytes(spec)
     return JobPlan(
         files=len({split.uri for split in splits}),
         splits=len(splits),
@@ -124,8 +127,8 @@ def plan_job(spec: JobSpec) -> JobPlan:
         histogram=_histogram(tokens),
         kv_bytes_per_token=per_token,
         kv_bytes=_quantiles(kv_bytes),
-        pool_bytes=spec.engine.kv_memory,
-        documents_at_once=_documents_at_once(spec, kv_bytes),
+        pool_bytes=pool,
+        documents_at_once=_documents_at_once(spec, REFERENCE_POOL_BYTES if pool is None else pool, kv_bytes),
     )
 
 
@@ -185,10 +188,17 @@ def _histogram(tokens: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple((2**power, powers.count(power)) for power in range(min(powers), max(powers) + 1)) if powers else ()
 
 
-def _documents_at_once(spec: JobSpec, kv_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:
+def _known_pool_bytes(spec: JobSpec) -> int | None:
+    """The pool of one replica where no GPU has to be measured; None where one has to, or may have to."""
+    device, here = spec.model.device, spec.cluster.address is None and not torch.cuda.is_available()
+    if spec.engine.kv_memory is None and device != "cpu" and not (device == "auto" and here):
+        return None
+    return pool_bytes(spec.engine, torch.device("cpu"))
+
+
+def _documents_at_once(spec: JobSpec, pool: int, kv_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:
     """How many documents of mean size one pool holds, by how much of them is kept."""
-    pool_bytes = spec.engine.kv_memory
-    if pool_bytes is None or not kv_bytes.size:
+    if not kv_bytes.size:
         return ()
     mean = float(kv_bytes.mean())
-    return tuple((ratio, min(int(pool_bytes / (mean * ratio)), spec.engine.max_sequences)) for ratio in _KEPT_RATIOS)
+    return tuple((ratio, min(int(pool / (mean * ratio)), spec.engine.max_sequences)) for ratio in _KEPT_RATIOS)

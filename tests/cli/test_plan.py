@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 ROWS = [{"doc_id": f"d{number}", "text": "word " * 40 * (number + 1)} for number in range(20)]
 
 
@@ -37,8 +39,9 @@ def test_tables(corm_batch, write_job):
     assert result.out.isascii()
 
 
-def test_without_pool_size_it_says_so(corm_batch, write_job):
-    assert "engine.kv_memory is not set" in corm_batch("plan", write_job(ROWS)).out
+def test_a_pool_that_is_not_known_yet(corm_batch, write_job):
+    job = write_job(ROWS, model={"name": str(MODEL), "device": "cuda"})
+    assert "in a pool of 10.0 GiB, for example (engine.kv_memory is not set" in corm_batch("plan", job).out
 
 
 def test_set_changes_the_spec(corm_batch, write_job):

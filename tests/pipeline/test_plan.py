@@ -7,8 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from corm_batch.data.schema import result_schema
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.memory import pool_bytes
 from corm_batch.errors import ModelLoadError, SourceError
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
@@ -74,7 +77,21 @@ def test_tokens_are_estimated_by_the_models_own_rate(job):
     assert planned.chars_per_token_measured
     assert 2.5 < planned.chars_per_token < 6
     assert planned.tokens.max == pytest.approx(2250 / planned.chars_per_token, abs=1)
-    assert planned.documents_at_once == ()
+
+
+def test_pool_of_a_cpu_is_known_and_that_of_a_gpu_is_not(job):
+    def pool(device, **engine):
+        model = {"name": str(MODEL), "dtype": "float32", "device": device}
+        return plan_job(job(["x" * 400_000], model=model, engine=engine)).pool_bytes
+
+    assert pool("cpu") == pool_bytes(EngineConfig(), torch.device("cpu"))
+    assert pool("cpu", kv_memory="40MiB") == pool("cuda", kv_memory="40MiB") == 40 * 2**20
+    assert pool("cuda") is None
+
+
+def test_at_most_max_sequences_at_once(job):
+    planned = plan_job(job(["a short text"], engine={"max_sequences": 3}))
+    assert planned.documents_at_once == ((1.0, 3), (0.5, 3), (0.25, 3), (0.1, 3))
 
 
 @pytest.mark.usefixtures("four_characters_a_token")
