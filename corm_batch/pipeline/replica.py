@@ -55,6 +55,7 @@ class Replica:
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
         self._actor: Any = None
+        self._life: Any = None
         self._loading: Any = None
         self._flights: dict[Any, Flight] = {}
         self.info: ReplicaInfo | None = None
@@ -97,12 +98,13 @@ class Replica:
     @property
     def refs(self) -> list[Any]:
         """What to wait for."""
-        return [self._loading] if self._loading is not None else list(self._flights)
+        return [ref for ref in (self._life, self._loading, *self._flights) if ref is not None]
 
     def start(self) -> None:
         """Create the actor and let it load."""
         self._actor = self._spawn()
         self._loading = self._actor.load.remote()
+        self._life = self._actor.live.remote()
 
     def give(self, document: Document, tokens: int, *, alone: bool) -> None:
         """Hand over one document."""
@@ -119,6 +121,8 @@ class Replica:
         if self._loading in ready:
             self.info = _loaded(self._loading)
             self._loading = None
+        if self._life in ready:
+            ray.get(self._life)  # raises: it never returns
         refs = [ref for ref in self._flights if ref in ready]
         rows: list[DocumentRow] = ray.get(refs)
         for ref in refs:
@@ -140,7 +144,8 @@ class Replica:
         """End the actor at once."""
         if self._actor is not None:
             ray.kill(self._actor)
-        self._actor, self._loading, self.info, self._flights = None, None, None, {}
+        self._actor = self._life = self._loading = self.info = None
+        self._flights = {}
 
 
 def _loaded(ref: Any) -> ReplicaInfo:

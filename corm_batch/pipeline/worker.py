@@ -105,6 +105,10 @@ class EngineActor:
         )
         return ReplicaInfo(host=socket.gethostname(), pid=os.getpid(), pool_tokens=model.pool_tokens)
 
+    async def live(self) -> None:
+        """Never return: whoever waits for it hears when this process ends, also while it has nothing to do."""
+        await asyncio.Event().wait()
+
     async def process(self, document: Document) -> DocumentRow:
         """Answer one document, or say in its row why not.
 

@@ -1,3 +1,5 @@
+import os
+import signal
 import time
 
 import pytest
@@ -29,10 +31,14 @@ def make(rows, ray_cluster):
         one.stop()
 
 
-def settle(replica):
-    """Collect once everything the replica was asked for has come to its end."""
-    ready, _ = ray.wait(replica.refs, num_returns=len(replica.refs), timeout=60)
-    return replica.collect(set(ready))
+def settle(replica, num_rows=0):
+    """Wait until the replica is loaded and has `num_rows` rows."""
+    rows = []
+    while replica.is_loading or len(rows) < num_rows:
+        ready, _ = ray.wait(replica.refs, timeout=60)
+        assert ready
+        rows += replica.collect(set(ready))
+    return rows
 
 
 def test_life_of_a_replica(make):
@@ -47,21 +53,32 @@ def test_life_of_a_replica(make):
     replica.give(Document("b", "Two."), 20, alone=False)
     assert (replica.num_documents, replica.tokens, replica.takes_more) == (2, 30, True)
     assert replica.oldest <= time.monotonic()
-    assert sorted(row.result["doc_id"] for row in settle(replica)) == ["a", "b"]
+    assert sorted(row.result["doc_id"] for row in settle(replica, 2)) == ["a", "b"]
     assert replica.is_idle
 
     replica.give(Document("good", "Good."), 10, alone=False)
-    ray.wait(replica.refs, timeout=30)
+    ray.wait(replica.refs[-1:], timeout=30)
     replica.give(Document("bad", "@kill"), 10, alone=True)
     assert not replica.takes_more
+    ray.wait(replica.refs[-1:], timeout=30)
     with pytest.raises(RayError) as caught:
-        settle(replica)
+        replica.collect(set(replica.refs))
     assert "worker process has died" in one_line(caught.value)
     assert "actor_id" not in one_line(caught.value)
     loss = replica.lose("it died")
     assert [row.result["doc_id"] for row in loss.rows] == ["good"]
     assert [(flight.document.doc_id, flight.alone) for flight in loss.flights] == [("bad", True)]
     assert replica.is_empty
+
+
+def test_death_of_an_idle_actor_is_noticed(make):
+    replica = make(scripted())
+    replica.start()
+    settle(replica)
+    os.kill(replica.info.pid, signal.SIGKILL)
+    with pytest.raises(RayError):
+        settle(replica, 1)
+    assert replica.lose("it died").flights == []
 
 
 @pytest.mark.parametrize(
