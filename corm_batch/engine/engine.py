@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from corm_batch.engine.batch import ChunkBatch, DecodeBatch, PrefillBatch, Span
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.eviction import compact
 from corm_batch.engine.loader import LoadedModel, load_model
-from corm_batch.engine.request import Completion, FinishReason, MemoryStats, Request
+from corm_batch.engine.memory import kept_positions, memory_stats, pool_bytes
+from corm_batch.engine.request import Completion, FinishReason, Request
 from corm_batch.engine.sampler import sample
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
@@ -31,9 +31,6 @@ from corm_batch.kv.pool import OutOfPages, page_bytes
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.sliding_window import SlidingWindow
 from corm_batch.registry import describe
-
-_CPU_POOL_BYTES = 1 << 30
-"""The pool of a CPU engine that was given no size."""
 
 
 class Engine:
@@ -51,7 +48,7 @@ class Engine:
         self.max_model_len = min(config.max_model_len or shape.max_model_len, shape.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
         size = page_bytes(config.page_size, shape.head_dim, model.dtype)
-        num_pages = max(1, _pool_bytes(config, model.device) // size)
+        num_pages = max(1, pool_bytes(config, model.device) // size)
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, num_pages,
             model.dtype, model.device,
@@ -265,74 +262,15 @@ class Engine:
         """Close a sequence and its pages, and book what it cost."""
         del self._live[sequence.request.id]
         self.scheduler.remove(sequence)
-        memory, positions = self._memory(sequence), None
+        positions = None
+        if reason in ("stop", "length"):
+            compact(self.cache, self.policies, sequence)
+            if sequence.request.return_kept_positions:
+                positions = kept_positions(self.cache, sequence.slot)
+        memory = memory_stats(sequence, self.cache, self.model, self.policy.reduction, self.config)
         if sequence.slot >= 0:
-            if reason in ("stop", "length"):
-                compact(self.cache, self.policies, sequence)
-                memory = self._memory(sequence)
-                positions = self._kept_positions(sequence) if sequence.request.return_kept_positions else None
             self.cache.close(sequence.slot)
         mean_logprob = sequence.logprob_sum / max(1, len(sequence.output))
         self._finished.append(
             Completion(sequence.request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions)
         )
-
-    def _memory(self, sequence: Sequence) -> MemoryStats:
-        """The document's figures as they stand."""
-        now, shape, num_cached = time.monotonic(), self.shape, sequence.num_cached
-        started, first = sequence.started_at, sequence.first_token_at
-        stats = MemoryStats(
-            prompt_tokens=sequence.num_prompt_tokens,
-            output_tokens=len(sequence.output),
-            preemptions=sequence.preemptions,
-            queue_s=(started or now) - sequence.arrived_at,
-            prefill_s=0.0 if started is None else (first or now) - started,
-            decode_s=0.0 if first is None else now - first,
-            prefill_mode=self.config.prefill,
-        )
-        if sequence.slot < 0:
-            return stats
-        entry_bytes, page_bytes = 2 * shape.head_dim * self.model.dtype.itemsize, self.cache.pool.page_bytes
-        full = [min(num_cached, window or num_cached) * shape.num_kv_heads for window in self.model.windows]
-        kept = self.cache.table.lengths[sequence.slot].sum(axis=1)
-        at_once = self.config.chunk_size if self.config.prefill == "streaming" else sequence.num_prefilled
-        peak = max(sequence.peak_pages, int(self.cache.peak_pages[sequence.slot]))
-        return replace(
-            stats,
-            kv_bytes_full=sum(full) * entry_bytes,
-            kv_bytes_after_prefill=sequence.pages_after_prefill * page_bytes,
-            kv_bytes_peak=peak * page_bytes,
-            kv_bytes_final=self.cache.pages_held(sequence.slot) * page_bytes,
-            kv_bytes_transient=min(at_once, sequence.num_prefilled) * shape.num_kv_heads * entry_bytes,
-            kept_ratio=int(kept.sum()) / max(1, sum(full)),
-            kept_per_layer=tuple(int(count) for count in kept),
-            evicted_entries=num_cached * self.cache.num_lists - int(kept.sum()),
-            evicted_attention_mass=self._evicted_mass(sequence),
-        )
-
-    def _evicted_mass(self, sequence: Sequence) -> float:
-        """Share of all the attention that was voted with which lay on entries evicted since; mean over layers."""
-        if self.policy.reduction is None:
-            return 0.0
-        prompt = sequence.num_prefilled
-        votes = prompt if self.config.prefill == "streaming" else min(prompt, self.policy.reduction.window)
-        return float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
-
-    def _kept_positions(self, sequence: Sequence) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """Token indices still stored, [layer][kv head]."""
-        lengths = self.cache.table.lengths[sequence.slot]
-        layers = (self.cache.read(sequence.slot, layer).position.cpu() - 1 for layer in range(self.shape.num_layers))
-        return tuple(
-            tuple(tuple(row[:count].tolist()) for row, count in zip(position, counts, strict=True))
-            for position, counts in zip(layers, lengths, strict=True)
-        )
-
-
-def _pool_bytes(config: EngineConfig, device: torch.device) -> int:
-    """Bytes for the page pool: as configured, else measured."""
-    if config.kv_memory is not None:
-        return int(config.kv_memory)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * config.memory_fraction)
-    return _CPU_POOL_BYTES

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -76,7 +77,7 @@ def load_model(
             path, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True, revision=revision,
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "does not support" in str(error) and "attention" in str(error).lower():
             raise UnsupportedModelError(
                 f"{config.model_type}: does not call its attention through an interface"

@@ -1,0 +1,63 @@
+"""The engine on a GPU: the same tokens as transformers there, the same entries kept as on the CPU."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corm_batch.engine.engine import Engine
+from corm_batch.engine.request import Request, SamplingParams
+from tests.engine.test_engine import DOCUMENTS
+
+pytestmark = pytest.mark.gpu
+CORM = {"name": "corm", "window": 32, "recent": 32, "tau": 2.0}
+
+
+def make_requests(folder, lengths, **fields):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = pq.read_table(DOCUMENTS, columns=["text"]).column("text").to_pylist()
+    ids = [tokenizer("<|document|>" + t, add_special_tokens=False)["input_ids"] for t in texts[: len(lengths)]]
+    sampling = SamplingParams(max_new_tokens=32, ignore_eos=True)
+    return [Request(str(i), ids[i][:n], sampling, **fields) for i, n in enumerate(lengths)]
+
+
+def run(folder, device, policy, requests, **config):
+    engine = Engine.from_pretrained(
+        folder, policy=policy, dtype="float32", device=device, kv_memory="400MiB", **config
+    )
+    return {completion.id: completion for completion in engine.run(requests)}
+
+
+def test_greedy_tokens_equal_those_of_transformers(reference_model):
+    requests = make_requests(reference_model, (300, 2900, 1111, 1, 2048))
+    answers = run(reference_model, "cuda", {"name": "full"}, requests)
+    model = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32).cuda()
+    for request in requests:
+        prompt = torch.tensor([request.token_ids], device="cuda")
+        own = model.generate(prompt, max_new_tokens=32, do_sample=False, eos_token_id=None)[0, prompt.shape[1] :]
+        assert list(answers[request.id].token_ids) == own.tolist()
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, reference_model):
+    requests = make_requests(reference_model, (300, 2900, 1111), return_kept_positions=True)
+    cpu, gpu = (run(reference_model, device, CORM, requests, prefill=prefill) for device in ("cpu", "cuda"))
+    for name, answer in cpu.items():
+        assert gpu[name].token_ids == answer.token_ids
+        ours, theirs = (
+            {(i, j, p) for i, layer in enumerate(a.kept_positions) for j, head in enumerate(layer) for p in head}
+            for a in (gpu[name], answer)
+        )
+        assert len(ours ^ theirs) <= 2e-3 * len(theirs)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_and_frees_its_pages(dtype, reference_model):
+    requests = make_requests(reference_model, (700, 1900))
+    engine = Engine.from_pretrained(reference_model, policy=CORM, dtype=dtype, device="cuda", kv_memory="64MiB")
+    answers = list(engine.run(requests))
+    assert [answer.error for answer in answers] == [None, None]
+    assert all(answer.memory.kept_ratio < 0.9 for answer in answers)
+    assert engine.pool_bytes_used == 0

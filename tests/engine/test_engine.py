@@ -1,0 +1,205 @@
+"""The engine as its callers see it: parity with transformers on real documents, figures, errors, sampling."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corm_batch.engine.engine import Engine
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import DocumentError, ModelLoadError, SpecError
+
+DOCUMENTS = Path(__file__).parents[2] / "jobs" / "quickstart" / "documents.parquet"
+
+
+def make(folder, policy=None, **config):
+    policy = policy or {"name": "full"}
+    fields = {"dtype": "float32", "device": "cpu", "kv_memory": "64MiB", **config}
+    return Engine.from_pretrained(folder, policy=policy, **fields)
+
+
+def run(engine, *requests):
+    return {completion.id: completion for completion in engine.run(requests)}
+
+
+def test_twenty_real_documents_in_one_batch_equal_transformers_even_when_preempted(reference_model):
+    tokenizer = AutoTokenizer.from_pretrained(reference_model)
+    texts = pq.read_table(DOCUMENTS, columns=["text"]).column("text").to_pylist()
+    lengths = [500 + round(i * 5500 / 19) for i in range(20)]
+    order = sorted(range(20), key=lambda i: i * 7 % 20)  # mixed: short ones between long ones
+    prompts = {}
+    for i in order:
+        text = (texts[i % len(texts)] + texts[(i + 1) % len(texts)])[: lengths[i] * 8]
+        prompts[str(i)] = tokenizer("<|document|>" + text, add_special_tokens=False)["input_ids"][: lengths[i]]
+        assert len(prompts[str(i)]) == lengths[i]
+    sampling = SamplingParams(max_new_tokens=40, ignore_eos=True)
+    requests = [Request(name, ids, sampling) for name, ids in prompts.items()]
+    engine = make(reference_model, kv_memory="114MiB")  # a sixth of what they need together
+    answers = run(engine, *requests)
+    assert sum(answer.memory.preemptions for answer in answers.values()) > 0
+    model = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32)
+    for name, ids in prompts.items():
+        own = model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)
+        assert list(answers[name].token_ids) == own[0, len(ids) :].tolist(), f"document {name}"
+
+
+@pytest.mark.parametrize("policy", [{"name": "full"}, {"name": "corm", "window": 16, "recent": 16, "tau": 2.0}])
+def test_memory_figures_are_those_of_the_pages_held(policy, tiny_llama):
+    engine = make(tiny_llama, policy, page_size=4)
+    (answer,) = engine.run(
+        [Request("a", [7, 3] * 50, SamplingParams(max_new_tokens=20, ignore_eos=True), return_kept_positions=True)]
+    )
+    memory, kept = answer.memory, answer.kept_positions
+    entries = 119 * 2 * 2  # the last token is never fed
+    page_bytes = 4 * (2 * 16 * 4 + 12)
+    stored = [sum(len(head) for head in layer) for layer in kept]
+    assert (memory.prompt_tokens, memory.output_tokens) == (100, 20)
+    assert memory.kv_bytes_full == entries * 2 * 16 * 4
+    assert memory.kept_per_layer == tuple(stored)
+    assert memory.kept_ratio == sum(stored) / entries
+    assert memory.evicted_entries == entries - sum(stored)
+    assert memory.kv_bytes_final == sum(math.ceil(len(head) / 4) for layer in kept for head in layer) * page_bytes
+    assert memory.kv_bytes_peak >= max(memory.kv_bytes_final, memory.kv_bytes_after_prefill)
+    assert memory.kv_bytes_transient == 100 * 2 * 2 * 16 * 4
+    assert min(memory.queue_s, memory.prefill_s, memory.decode_s) >= 0
+    if policy["name"] == "full":
+        assert memory.evicted_entries == memory.evicted_attention_mass == 0
+    else:
+        assert memory.evicted_entries > 0
+        assert 0 < memory.evicted_attention_mass < 1
+
+
+def test_evicted_attention_mass_is_the_attention_the_window_gave_to_what_left(tiny_llama):
+    """Against the dense attention map of the last `window` rows of the prompt."""
+    window, ids = 12, [(i * i + 3 * i) % 199 for i in range(60)]
+    engine = make(tiny_llama, {"name": "corm", "window": window, "recent": window, "tau": 2.0})
+    (answer,) = engine.run([Request("a", ids, SamplingParams(max_new_tokens=1), return_kept_positions=True)])
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation="eager")
+    attentions = model(torch.tensor([ids]), output_attentions=True).attentions
+    shares = []
+    for attention, heads in zip(attentions, answer.kept_positions, strict=True):
+        for head, kept in enumerate(heads):
+            gone = [i for i in range(60) if i not in kept]
+            group = attention[0, 2 * head : 2 * head + 2, -window:]
+            shares.append(group[:, :, gone].sum(dim=-1).mean().item())
+    assert answer.memory.evicted_attention_mass == pytest.approx(sum(shares) / len(shares), rel=1e-4)
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_random_eviction_keeps_its_share_and_the_recent(prefill, tiny_llama):
+    engine = make(
+        tiny_llama, {"name": "random", "keep_ratio": 0.3, "recent": 10}, prefill=prefill, chunk_size=16, compact_every=1
+    )
+    sampling = SamplingParams(max_new_tokens=30, ignore_eos=True)
+    again = Request("again", [9] * 300, sampling, return_kept_positions=True)
+    answers = run(engine, Request("a", [9] * 300, sampling, return_kept_positions=True), again)
+    kept = answers["a"].kept_positions
+    assert kept == answers["again"].kept_positions
+    assert kept[0][0] != kept[0][1] != kept[1][1]
+    assert all(set(range(319, 329)) <= set(head) for layer in kept for head in layer)
+    assert 0.2 < sum(len(head) - 10 for layer in kept for head in layer) / (319 * 4) < 0.4
+
+
+def test_requests_that_can_never_be_answered_come_back_with_the_reason(tiny_llama):
+    engine = make(tiny_llama)
+    answers = run(
+        engine,
+        Request("empty", []),
+        Request("stranger", [1, 199]),
+        Request("negative", [-1]),
+        Request("long", [1] * 500, SamplingParams(max_new_tokens=20)),
+        Request("fine", [1] * 492, SamplingParams(max_new_tokens=20)),
+    )
+    reasons = {name: str(answer.error) for name, answer in answers.items() if answer.finish_reason == "error"}
+    assert set(reasons) == {"empty", "stranger", "negative", "long"}
+    assert all(isinstance(answers[name].error, DocumentError) for name in reasons)
+    assert "empty" in reasons["empty"]
+    assert "0..198" in reasons["stranger"]
+    assert all(number in reasons["long"] for number in ("500", "20", "520", "512"))
+    assert len(answers["fine"].token_ids) == 20
+
+
+def test_two_requests_of_one_id_are_refused(tiny_llama):
+    engine = make(tiny_llama)
+    engine.add(Request("a", [1]))
+    with pytest.raises(ValueError, match="'a'"):
+        engine.add(Request("a", [2]))
+
+
+def test_an_answer_ends_at_end_of_sequence_at_a_stop_or_at_its_length(tiny_llama):
+    free = SamplingParams(max_new_tokens=12, ignore_eos=True)
+    engine = make(tiny_llama)
+    whole = run(engine, Request("a", [5, 6, 7], free))["a"].token_ids
+    assert len(whole) == 12
+    third = whole[2]
+    first = whole.index(third)
+    engine.model = type(engine.model)(**{**vars(engine.model), "eos_token_ids": frozenset([third])})
+    answers = run(
+        engine,
+        Request("eos", [5, 6, 7], SamplingParams(max_new_tokens=12)),
+        Request("ignored", [5, 6, 7], free),
+        Request("stop", [5, 6, 7], free, stop=lambda output: len(output) == 5),
+    )
+    assert answers["eos"].token_ids == whole[: first + 1]
+    assert answers["eos"].finish_reason == "stop"
+    assert answers["ignored"].token_ids == whole
+    assert answers["ignored"].finish_reason == "length"
+    assert answers["stop"].token_ids == whole[:5]
+    assert answers["stop"].finish_reason == "stop"
+
+
+def test_sampled_text_depends_on_seed_and_id_but_not_on_neighbours(tiny_llama):
+    def request(name, seed=0):
+        return Request(name, [4] * 9, SamplingParams(max_new_tokens=15, temperature=1.0, top_p=0.9, seed=seed))
+
+    alone = run(make(tiny_llama), request("a"))["a"]
+    crowd = run(make(tiny_llama), request("b"), request("a"), request("c"))
+    assert crowd["a"].token_ids == alone.token_ids
+    assert crowd["a"].token_ids != crowd["b"].token_ids
+    assert run(make(tiny_llama), request("a", seed=1))["a"].token_ids != alone.token_ids
+    assert alone.mean_logprob < 0
+
+
+def test_logits_that_are_not_numbers_fail_their_document_alone(tiny_llama):
+    engine, sampling = make(tiny_llama), SamplingParams(max_new_tokens=5, ignore_eos=True)
+    healthy = run(engine, Request("healthy", [1, 2, 3], sampling))["healthy"].token_ids
+    poison = next(token for token in range(199) if token not in (1, 2, 3, *healthy))
+    with torch.no_grad():
+        engine.model.module.get_input_embeddings().weight[poison] = torch.nan
+    answers = run(engine, Request("bad", [1, poison, 2], sampling), Request("good", [1, 2, 3], sampling))
+    assert "finite" in str(answers["bad"].error)
+    assert answers["good"].token_ids == healthy
+    assert run(engine, Request("later", [1, 2, 3], sampling))["later"].token_ids == healthy
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "int8"}, "model.dtype.*int8"),
+        ({"page_size": 0}, "engine.page_size"),
+        ({"pagesize": 3}, "engine.pagesize"),
+        ({"policy": {"name": "corm", "recent": 9, "max_kept": 8}}, "max_kept.*8.*recent.*9"),
+        ({"policy": {"name": "cormm"}}, "cormm.*\n.*corm"),
+    ],
+)
+def test_wrong_settings_name_field_and_value(changes, message, tiny_llama):
+    with pytest.raises(SpecError, match=message):
+        make(tiny_llama, **changes)
+
+
+def test_no_such_model(tmp_path):
+    with pytest.raises(ModelLoadError, match="nowhere"):
+        make(str(tmp_path / "nowhere"))
+
+
+def test_weights_that_cannot_be_read(tmp_path, tiny_llama):
+    for file in Path(tiny_llama).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(ModelLoadError, match="weights"):
+        make(str(tmp_path))

@@ -1,0 +1,156 @@
+"""Generated schedules: whatever arrives, is cancelled, preempted or fails, no page leaks and no text changes."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.engine import Engine
+from corm_batch.engine.loader import load_model
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import CapacityError
+from corm_batch.policies.base import KVPolicy
+
+POLICIES = [
+    {"name": "full"},
+    {"name": "corm", "window": 8, "recent": 4, "tau": 1.5},
+    {"name": "corm", "window": 6, "recent": 6, "max_kept": 9},
+    {"name": "random", "keep_ratio": 0.4, "recent": 5},
+]
+
+
+@functools.cache
+def load(folder):
+    import torch
+
+    return load_model(folder, torch.float32, torch.device("cpu"))
+
+
+def make_engine(folder, policy, pages=10_000, **config):
+    page_bytes = 4 * (2 * 16 * 4 + 12)
+    fields = {"page_size": 4, "kv_memory": pages * page_bytes, "step_token_budget": 64, "max_sequences": 6, **config}
+    return Engine(load(folder), KVPolicy.from_spec(policy), EngineConfig(**fields))
+
+
+def assert_books_balance(engine):
+    """Pages in use and free are all pages, and every page in use is in exactly one list."""
+    table, pool = engine.cache.table, engine.cache.pool
+    held = sum(engine.cache.pages_held(slot) for slot in range(len(table.lengths)))
+    assert held + pool.num_free == pool.num_pages
+    assert engine.pool_bytes_used == held * pool.page_bytes
+    lists = [
+        int(page)
+        for slot, layer, head in zip(*(table.lengths > 0).nonzero(), strict=True)
+        for page in table.get_list(slot, layer, head)
+    ]
+    free = pool._free[: pool.num_free].tolist()
+    assert sorted(lists + free) == list(range(1, pool.num_pages + 1))
+
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 70), st.integers(1, 12)),
+        st.tuples(st.just("step"), st.integers(1, 6), st.just(0)),
+        st.tuples(st.just("cancel"), st.integers(0, 9), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=events, policy=st.sampled_from(POLICIES), pages=st.integers(4, 200), data=st.data())
+def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, data):
+    config = {
+        "prefill": data.draw(st.sampled_from(["exact", "streaming"])),
+        "chunk_size": data.draw(st.integers(1, 40)),
+        "compact_every": data.draw(st.integers(1, 9)),
+    }
+    engine = make_engine(tiny_llama, policy, pages, **config)
+    added, finished = 0, []
+    for kind, number, new_tokens in events:
+        if kind == "add":
+            ids = [(added * 7 + i) % 199 for i in range(number)]
+            engine.add(Request(str(added), ids, SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)))
+            added += 1
+        elif kind == "step":
+            for _ in range(number):
+                finished += engine.step()
+                assert_books_balance(engine)
+        else:
+            engine.cancel(str(number))
+    for _ in range(3000):
+        if not engine.has_work:
+            break
+        finished += engine.step()
+    assert_books_balance(engine)
+    assert engine.pool_bytes_used == 0
+    assert sorted(completion.id for completion in finished) == sorted(str(i) for i in range(added))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: "-".join(map(str, policy.values())))
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_preemption_changes_nothing_but_time(policy, prefill, tiny_llama):
+    prompts = {str(i): [(i * 31 + j * j) % 199 for j in range(12 + 5 * i)] for i in range(7)}
+    sampling = SamplingParams(max_new_tokens=30, ignore_eos=True)
+    requests = [Request(name, ids, sampling, return_kept_positions=True) for name, ids in prompts.items()]
+    fields = {"prefill": prefill, "chunk_size": 16}
+    roomy = {c.id: c for c in make_engine(tiny_llama, policy, **fields).run(requests)}
+    engine, disturbed, steps = make_engine(tiny_llama, policy, **fields), {}, 0
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        disturbed |= {c.id: c for c in engine.step()}
+        steps += 1
+        if steps % 3 == 0:
+            engine.scheduler.make_room()
+            assert_books_balance(engine)
+    assert sum(c.memory.preemptions for c in disturbed.values()) > 10
+    for name, completion in roomy.items():
+        assert disturbed[name].token_ids == completion.token_ids
+        assert disturbed[name].kept_positions == completion.kept_positions
+        assert disturbed[name].memory.kv_bytes_peak == completion.memory.kv_bytes_peak
+
+
+def test_a_tight_pool_preempts_and_answers_everybody(tiny_llama):
+    sampling = SamplingParams(max_new_tokens=30, ignore_eos=True)
+    requests = [Request(str(i), [i] * (12 + 5 * i), sampling) for i in range(7)]
+    roomy = {c.id: c for c in make_engine(tiny_llama, {"name": "full"}).run(requests)}
+    tight = {c.id: c for c in make_engine(tiny_llama, {"name": "full"}, pages=140).run(requests)}
+    assert sum(c.memory.preemptions for c in tight.values()) > 0
+    assert {name: c.token_ids for name, c in tight.items()} == {name: c.token_ids for name, c in roomy.items()}
+
+
+def test_a_document_larger_than_the_pool_fails_alone(tiny_llama):
+    engine = make_engine(tiny_llama, {"name": "full"}, pages=40)
+    sampling = SamplingParams(max_new_tokens=4, ignore_eos=True)
+    requests = [Request("small", [1] * 10, sampling), Request("large", [2] * 60, sampling)]
+    requests.append(Request("grows", [3] * 30, SamplingParams(max_new_tokens=60, ignore_eos=True)))
+    answers = {completion.id: completion for completion in engine.run(requests)}
+    assert answers["small"].error is None
+    assert len(answers["small"].token_ids) == 4
+    for name in ("large", "grows"):
+        error = answers[name].error
+        assert isinstance(error, CapacityError)
+        assert error.bytes_needed > error.bytes_available == engine.pool_bytes
+        assert str(error.bytes_needed) in str(error)
+    assert engine.pool_bytes_used == 0
+
+
+def test_cancelled_requests_come_back_as_such(tiny_llama):
+    engine = make_engine(tiny_llama, {"name": "full"})
+    for name in ("queued", "runs"):
+        engine.add(Request(name, [5] * 20, SamplingParams(max_new_tokens=50, ignore_eos=True)))
+    engine.cancel("queued")
+    engine.step()
+    engine.step()
+    engine.cancel("runs")
+    engine.cancel("nobody")
+    (completion,) = engine.step()
+    assert (completion.id, completion.finish_reason) == ("runs", "cancelled")
+    assert len(completion.token_ids) == 2
+    assert not engine.has_work
+    assert engine.pool_bytes_used == 0
