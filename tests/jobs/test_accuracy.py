@@ -21,7 +21,7 @@ MODEL = str(ROOT / "jobs/quickstart/model")
 @pytest.fixture(scope="module")
 def cases():
     rows = pq.read_table(Path(__file__).parent / "needles.parquet").to_pylist()
-    # rows come in groups of eight depths for each kind and length; of the longest, which take half of the time, one each
+    # rows come in groups of eight depths, one group for each kind and length; the longest take half of the time
     first = [row for index, row in enumerate(rows) if index % 8 == index // 8 % 8]
     second = [row for index, row in enumerate(rows) if index % 8 == (index // 8 + 4) % 8 and len(row["text"]) < 12_000]
     return first + second
