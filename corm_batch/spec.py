@@ -81,7 +81,9 @@ class ClusterSection(Section):
     )
     replicas: int = Field(1, ge=1, description="copies of the model that answer side by side")
     gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 on cuda, else 0")
-    cpus_per_replica: float = Field(1, ge=0)
+    cpus_per_replica: float | None = Field(
+        None, gt=0, description="default: 1; without a GPU, on a cluster of this job's own, an even share of the cores"
+    )
     look_ahead: int = Field(256, ge=1, description="documents read ahead, of which the longest go first")
     token_budget: int | None = Field(
         None, ge=1, description="prompt tokens in flight on one replica; default: decided from its memory"

@@ -49,7 +49,7 @@ def connected(spec: JobSpec) -> Iterator[None]:
 def _start_local(spec: JobSpec) -> None:
     """A cluster that lives as long as this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    wanted = math.ceil(spec.cluster.replicas * spec.cluster.cpus_per_replica)
+    wanted = math.ceil(spec.cluster.replicas * (spec.cluster.cpus_per_replica or 1))
     ray.init(
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
@@ -69,13 +69,17 @@ def replica_spawner(spec: JobSpec, settings: WorkerSettings, max_documents: int)
     gpus = spec.cluster.gpus_per_replica
     if gpus is None:
         gpus = 1 if spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there) else 0
-    if spec.cluster.address is None and "RAY_ADDRESS" not in os.environ and gpus * spec.cluster.replicas > gpus_there:
+    own = spec.cluster.address is None and "RAY_ADDRESS" not in os.environ
+    if own and gpus * spec.cluster.replicas > gpus_there:
         raise SpecError(
             f"cluster: {spec.cluster.replicas} replicas with {gpus:g} GPUs each do not fit in this machine, "
             f"which has {gpus_there:g}"
         )
+    cpus = spec.cluster.cpus_per_replica or 1
+    if own and not gpus and spec.cluster.cpus_per_replica is None:  # torch takes as many threads as Ray gives cores
+        cpus = max(1, int(ray.cluster_resources()["CPU"]) // spec.cluster.replicas)  # type: ignore[no-untyped-call]
     actor = ray.remote(EngineActor).options(
-        num_cpus=spec.cluster.cpus_per_replica,
+        num_cpus=cpus,
         num_gpus=gpus,
         max_restarts=0,
         max_task_retries=0,
