@@ -123,9 +123,9 @@ def main() -> None:
         for name, policy in settings(arguments.policy).items():
             summary = summarise(rows, answer(policy, prompts), tokenizer)
             results.append({"setting": name, "policy": policy, "data": data, **summary})
-            print(markdown(results[-1:]).splitlines()[-1], flush=True)  # noqa: T201
+            print(markdown(results[-1:]).splitlines()[-1], flush=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{markdown(results)}")  # noqa: T201
+    print(f"\n{markdown(results)}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,7 @@ def make_requests(folder, lengths, **fields):
 
 
 def run(folder, device, policy, requests, **config):
-    engine = Engine.from_pretrained(
-        folder, policy=policy, dtype="float32", device=device, kv_memory="400MiB", **config
-    )
+    engine = Engine.from_pretrained(folder, policy=policy, dtype="float32", device=device, kv_memory="400MiB", **config)
     return {completion.id: completion for completion in engine.run(requests)}
 
 
