@@ -12,6 +12,14 @@ torch.set_num_threads(1)  # tensors here are tiny: threads would only wait for e
 REFERENCE_MODEL = Path(__file__).parents[1] / "jobs" / "quickstart" / "model"
 
 
+def pytest_collection_modifyitems(items):
+    """Leave out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 def save_random_model(config, folder, seed=0):
     """A model with random weights, wide enough apart that no two logits tie; its folder."""
     torch.manual_seed(seed)
