@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ def load_config(path: str, revision: str | None = None, trust_remote_code: bool 
     Raises:
         ModelLoadError: no model there, or its config cannot be read.
     """
+    if path.startswith(("/", ".", "~")) and not os.path.isdir(path):
+        raise ModelLoadError(f"model.name: there is no folder {path!r}")
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
