@@ -32,7 +32,10 @@ def prompts() -> list[list[int]]:
     """The beginnings of a few documents of the quick start."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     texts = pq.read_table(ROOT / "jobs/quickstart/documents.parquet", columns=["text"]).column("text").to_pylist()
-    ids = (tokenizer("<|document|>" + text, add_special_tokens=False)["input_ids"][:NUM_TOKENS] for text in texts)
+    ids = (
+        tokenizer("<|document|>" + text[: 5 * NUM_TOKENS], add_special_tokens=False)["input_ids"][:NUM_TOKENS]
+        for text in texts
+    )
     return [prompt for prompt in ids if len(prompt) == NUM_TOKENS][:NUM_DOCUMENTS]
 
 
