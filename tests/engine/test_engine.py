@@ -193,7 +193,7 @@ def test_wrong_settings_name_field_and_value(changes, message, tiny_llama):
 
 
 def test_no_such_model(tmp_path):
-    with pytest.raises(ModelLoadError, match="no folder.*nowhere"):
+    with pytest.raises(ModelLoadError, match=r"no folder.*nowhere"):
         make(str(tmp_path / "nowhere"))
 
 
