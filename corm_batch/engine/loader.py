@@ -6,7 +6,7 @@ loaded model answers a small packed batch, which must agree with its own eager a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from corm_batch.engine.attention import ATTENTION, AttentionFeatures
+from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Batch
 from corm_batch.engine.shape import ModelShape, load_config
 from corm_batch.errors import ModelLoadError, UnsupportedModelError
 from corm_batch.ops.causal import causal_attention
@@ -44,7 +44,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Logits [S, V] of the rows the batch wants."""
         logits: Tensor = self.module(
             input_ids=batch.input_ids[None],
@@ -116,7 +116,7 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None) -> None:
     _refuse_rope(config, refuse, max_model_len)
 
 
-def _refuse_rope(config: Any, refuse: Any, max_model_len: int | None) -> None:
+def _refuse_rope(config: Any, refuse: Callable[[str], None], max_model_len: int | None) -> None:
     """Rotary frequencies that depend on the longest sequence of a batch would depend on a document's neighbours."""
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from itertools import chain
 
 import numpy as np
 
@@ -43,14 +41,8 @@ class Scheduler:
         self.partial: list[Sequence] = []
         self.running: list[Sequence] = []
         self.swapped: list[Sequence] = []
-        self.kept_ratio = 1.0
+        self.kept_ratio: float | None = None  # of late prompts, newer ones weighing more; nothing is known at first
         self._one_prompt_only = False
-
-    def __len__(self) -> int:
-        return len(self.waiting) + len(self.partial) + len(self.running) + len(self.swapped)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return chain(self.waiting, self.partial, self.running, self.swapped)
 
     def schedule_prefill(self) -> list[Span]:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
@@ -85,18 +77,18 @@ class Scheduler:
 
     def prefilled(self, spans: Seq[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
-        self._one_prompt_only = False
         for span in spans:
             span.sequence.num_prefilled = span.stop
             if span.ends_prompt:
+                self._one_prompt_only = False
                 self.partial.remove(span.sequence)
                 insort(self.running, span.sequence, key=_arrival)
                 stored = int(self.cache.table.lengths[span.sequence.slot].sum())
-                kept_ratio = stored / (span.stop * self.cache.num_lists)
-                self.kept_ratio += (1.0 if self.kept_ratio == 1.0 else 0.2) * (kept_ratio - self.kept_ratio)
+                ratio = stored / (span.stop * self.cache.num_lists)
+                self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
     def give_up(self, spans: Seq[Span]) -> None:
-        """Undo a prefill step that ran out of pages; the next one takes a single prompt."""
+        """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
         for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
             self.cache.close(sequence.slot)
             self.partial.remove(sequence)
@@ -129,7 +121,8 @@ class Scheduler:
 
     def _pages(self, sequence: Sequence) -> int:
         """Pages a sequence will come to, going by what others kept."""
-        entries = min(1.0, self.kept_ratio * _HEADROOM) * sequence.max_len
+        ratio = 1.0 if self.kept_ratio is None else min(1.0, self.kept_ratio * _HEADROOM)
+        entries = ratio * sequence.max_len
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
 
     def _starved(self) -> bool:

@@ -140,6 +140,21 @@ def test_a_document_larger_than_the_pool_fails_alone(tiny_llama):
     assert engine.pool_bytes_used == 0
 
 
+def test_long_prompts_whose_chunks_outgrow_the_pool_together_are_answered_one_by_one(tiny_llama):
+    """What the first document kept predicts far too little for the others: nobody may starve anybody for ever."""
+    sampling = SamplingParams(max_new_tokens=3, ignore_eos=True)
+    engine = make_engine(
+        tiny_llama, {"name": "full"}, pages=120, prefill="streaming", chunk_size=8, step_token_budget=64
+    )
+    engine.scheduler.kept_ratio = 0.01
+    requests = [Request(str(i), [i + 1] * 90, sampling) for i in range(4)]
+    for request in requests:
+        engine.add(request)
+    answers = [completion for _ in range(500) for completion in engine.step()]
+    assert sorted(answer.id for answer in answers if answer.error is None) == ["0", "1", "2", "3"]
+    assert sum(answer.memory.preemptions for answer in answers) > 0
+
+
 def test_cancelled_requests_come_back_as_such(tiny_llama):
     engine = make_engine(tiny_llama, {"name": "full"})
     for name in ("queued", "runs"):
