@@ -1,4 +1,4 @@
-"""Model families, small and random: packed, paged greedy tokens against transformers' own, and what is refused."""
+"""Model families, small and random: packed, paged greedy tokens against transformers' own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
     GptOssConfig,
-    Llama4TextConfig,
-    MambaConfig,
     MistralConfig,
     Phi3Config,
     Qwen2Config,
@@ -20,9 +17,7 @@ from transformers import (
 )
 
 from corm_batch.engine.engine import Engine
-from corm_batch.engine.loader import refuse_unsupported
 from corm_batch.engine.request import Request, SamplingParams
-from corm_batch.errors import UnsupportedModelError
 from tests.conftest import llama_config, save_random_model
 
 SMALL = {
@@ -79,49 +74,3 @@ def test_sliding_window_layers_hold_their_window_whatever_the_policy(tmp_path):
     assert windowed == (tuple(range(49 - 11, 49)),) * 2  # what the next query would see beside itself
     assert full == (tuple(range(49)),) * 2
     assert answer.memory.kept_per_layer == (22, 98)
-
-
-REFUSED = {
-    "latent attention": (DeepseekV3Config(kv_lora_rank=64), "latent attention"),
-    "chunked attention": (Llama4TextConfig(num_hidden_layers=4), "chunked_attention"),
-    "dynamic rope": (
-        llama_config(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-        "dynamic",
-    ),
-    "bidirectional": (Gemma3TextConfig(use_bidirectional_attention=True), "bidirectional"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_the_engine_would_get_wrong_is_refused_by_name(name):
-    config, feature = REFUSED[name]
-    with pytest.raises(UnsupportedModelError, match=feature) as caught:
-        refuse_unsupported(config)
-    assert config.model_type in str(caught.value)
-
-
-def test_longrope_is_refused_beyond_its_original_context_only():
-    factors = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 256, **factors}
-    config = Phi3Config(**SMALL, rope_parameters=rope, original_max_position_embeddings=256)
-    with pytest.raises(UnsupportedModelError, match="max_model_len"):
-        refuse_unsupported(config)
-    refuse_unsupported(config, max_model_len=256)
-
-
-def test_a_model_without_attention_layers_is_refused(tmp_path):
-    config = MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
-    config.save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="mamba"):
-        Engine.from_pretrained(str(tmp_path), policy={"name": "full"}, dtype="float32", device="cpu")
-
-
-def test_other_logits_than_the_models_own_are_refused(tmp_path, monkeypatch):
-    """The second line of defence: a feature nobody named still shows in the logits."""
-    folder = save_random_model(llama_config(), tmp_path)
-    from corm_batch.engine import loader
-
-    honest = loader.causal_attention
-    monkeypatch.setattr(loader, "causal_attention", lambda q, k, v, scale, *rest: honest(q, k, v, scale * 1.1, *rest))
-    with pytest.raises(UnsupportedModelError, match="relative distance"):
-        Engine.from_pretrained(folder, policy={"name": "full"}, dtype="float32", device="cpu")
