@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +126,8 @@ def main() -> None:
             summary = summarise(rows, answer(policy, prompts), tokenizer)
             results.append({"setting": name, "policy": policy, "data": data, **summary})
             print(markdown(results[-1:]).splitlines()[-1], flush=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    record = {"command": shlex.join(["python", *sys.argv]), "results": results}
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"\n{markdown(results)}")
 
 
