@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,13 @@ def reference_model():
     torch.set_num_threads(2)
     yield str(REFERENCE_MODEL)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_without_weights(tmp_path_factory):
+    """Config and tokenizer of the quick start's model: whoever loads weights from here fails."""
+    folder = tmp_path_factory.mktemp("model")
+    for file in REFERENCE_MODEL.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, folder)
+    return folder

@@ -45,7 +45,7 @@ class Engine:
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
         self.model, self.policy, self.config = model, policy, config
         shape = model.shape
-        self.max_model_len = min(config.max_model_len or shape.max_model_len, shape.max_model_len)
+        self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
         size = page_bytes(config.page_size, shape.head_dim, model.dtype)
         num_pages = max(1, pool_bytes(config, model.device) // size)

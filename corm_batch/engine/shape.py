@@ -63,6 +63,10 @@ class ModelShape:
         """Read the counts of a local folder or hub id, without loading weights."""
         return cls.from_config(load_config(path, revision, trust_remote_code))
 
+    def context(self, limit: int | None) -> int:
+        """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""
+        return min(limit or self.max_model_len, self.max_model_len)
+
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize

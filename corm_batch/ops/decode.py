@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corm_batch.ops.dense import soft_capped
 from corm_batch.ops.pages import Pages, read_pages, update_pages
 from corm_batch.ops.reduction import Reduction, hit_rows
 
@@ -40,9 +41,7 @@ def decode_attention(
     step = step_S[:, None, None]
     visible = (entries.position <= step) & (step <= entries.expiry)
     query = query_SHD.float().view(num_sequences, num_kv_heads, -1, head_dim) * scale
-    scores = torch.matmul(query, entries.key.float().transpose(-1, -2))
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = soft_capped(torch.matmul(query, entries.key.float().transpose(-1, -2)), softcap)
     scores.masked_fill_(~visible[:, :, None], -torch.inf)
     lse = torch.logsumexp(scores, dim=-1, keepdim=True)
     if sink_H is not None:

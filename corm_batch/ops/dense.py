@@ -21,8 +21,13 @@ def row_tiles(num_rows: int, num_heads: int, num_entries: int, at_most: int = 25
         yield slice(start, min(start + tile, num_rows))
 
 
+def soft_capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """softcap * tanh(s / softcap), as Gemma 2 bounds its logits; unchanged without a softcap. Any shape."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
 def attention_scores(query_HRD: Tensor, key_KND: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Scaled logits, soft-capped where the model does so (softcap * tanh(s / softcap), Gemma 2).
+    """Scaled logits, soft-capped where the model does so.
 
     Returns:
         [K, G, R, N] float32.
@@ -31,8 +36,7 @@ def attention_scores(query_HRD: Tensor, key_KND: Tensor, scale: float, softcap: 
     num_kv_heads = key_KND.shape[0]
     query = query_HRD.float().reshape(num_kv_heads, -1, query_HRD.shape[-1])
     scores = torch.matmul(query * scale, key_KND.float().transpose(-1, -2))
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = soft_capped(scores, softcap)
     return scores.view(num_kv_heads, num_heads // num_kv_heads, num_rows, -1)
 
 

@@ -5,7 +5,6 @@ Knows nothing of replicas.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Literal
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.errors import SourceError
-from corm_batch.pipeline.ledger import Ledger
+from corm_batch.pipeline.ledger import Ledger, digest
 from corm_batch.pipeline.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
 
@@ -65,9 +64,9 @@ class Intake:
 
     def _times_seen(self, doc_id: str) -> int:
         """How often this id came before."""
-        digest = hashlib.blake2b(doc_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        times = self._seen.get(digest, 0)
-        self._seen[digest] = times + 1
+        key = digest(doc_id)
+        times = self._seen.get(key, 0)
+        self._seen[key] = times + 1
         return times
 
     def _read(self, split: Split) -> Iterator[Document]:

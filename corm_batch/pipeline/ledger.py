@@ -37,13 +37,13 @@ class Ledger:
         for uri in list_parts(folder(output_uri, "results")):
             columns = read_part(uri, _COLUMNS).to_pydict()
             for doc_id, content, print_, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
-                ledger._newest[_digest(doc_id)] = (_digest(content, print_), status)
+                ledger._newest[digest(doc_id)] = (digest(content, print_), status)
         return ledger
 
     def state(self, document: Document) -> State:
         """What the newest row says of this document; "new" when it is about another content or fingerprint."""
-        content, state = self._newest.get(_digest(document.doc_id), (b"", "new"))
-        return state if content == _digest(document.content_sha256, self._fingerprint) else "new"
+        content, state = self._newest.get(digest(document.doc_id), (b"", "new"))
+        return state if content == digest(document.content_sha256, self._fingerprint) else "new"
 
 
 def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
@@ -83,5 +83,6 @@ def _keys(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["doc_id"].to_pylist(), table["run_id"].to_pylist(), strict=True)) if table.num_rows else []
 
 
-def _digest(*parts: str) -> bytes:
+def digest(*parts: str) -> bytes:
+    """16 bytes that stand for these texts where there are too many to hold."""
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

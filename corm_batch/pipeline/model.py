@@ -34,13 +34,7 @@ def _load(spec: JobSpec) -> Model:
         ModelLoadError, UnsupportedModelError, SpecError: see `Engine.from_pretrained`.
     """
     path = model_path(spec.model)
-    tokenizer = PromptTokenizer.from_pretrained(
-        path,
-        revision=spec.model.revision,
-        trust_remote_code=spec.model.trust_remote_code,
-        document_role=spec.model.document_role,
-        system=spec.model.system,
-    )
+    tokenizer = load_tokenizer(spec.model, path)
     engine = Engine.from_pretrained(
         path,
         policy=spec.policy,
@@ -52,6 +46,21 @@ def _load(spec: JobSpec) -> Model:
     )
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
+
+
+def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:
+    """The tokenizer in `path`, laying prompts out as the spec says.
+
+    Raises:
+        ModelLoadError: see `PromptTokenizer.from_pretrained`.
+    """
+    return PromptTokenizer.from_pretrained(
+        path,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        document_role=model.document_role,
+        system=model.system,
+    )
 
 
 def model_path(model: ModelSection) -> str:

@@ -8,7 +8,6 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from corm_batch.data.filesystem import list_files, open_file, reading
-from corm_batch.errors import SourceError
 
 PartFormat = Literal["parquet", "arrow"]
 Table = Literal["results", "memory"]
@@ -52,11 +51,8 @@ def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
     Raises:
         SourceError: the part cannot be read.
     """
-    try:
-        with reading(uri), open_file(uri) as file:
-            if uri.endswith(".parquet"):
-                return parquet.ParquetFile(file).read(columns=columns)
-            table = pa.ipc.open_file(file).read_all()
-    except pa.ArrowException as error:
-        raise SourceError(f"{uri}: not a readable part: {error}") from error
+    with reading(uri), open_file(uri) as file:
+        if uri.endswith(".parquet"):
+            return parquet.ParquetFile(file).read(columns=columns)
+        table = pa.ipc.open_file(file).read_all()
     return table.select(columns) if columns is not None else table

@@ -19,8 +19,7 @@ from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError
 from corm_batch.pipeline.ledger import Ledger, State
-from corm_batch.pipeline.model import model_path, revision_hash
-from corm_batch.pipeline.tokenize import PromptTokenizer
+from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
 from corm_batch.spec import JobSpec, ModelSection
 
 _MEASURED = 20_000
@@ -105,7 +104,7 @@ def plan_job(spec: JobSpec) -> JobPlan:
     measured = _measure(spec, splits, ledger)
     rate = _chars_per_token(spec.model, path, measured.texts)
     tokens = np.ceil(np.array(measured.chars) / (rate or _CHARS_PER_TOKEN)).astype(np.int64)
-    max_model_len = min(spec.engine.max_model_len or shape.max_model_len, shape.max_model_len)
+    max_model_len = shape.context(spec.engine.max_model_len)
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     kv_bytes = np.minimum(tokens + spec.task.max_new_tokens, max_model_len) * per_token
     rows = [split.num_rows for split in splits]
@@ -161,13 +160,7 @@ def _documents(spec: JobSpec, splits: Sequence[Split]) -> Iterator[Document]:
 def _chars_per_token(model: ModelSection, path: str, texts: Sequence[str]) -> float | None:
     """Characters a token of these texts; None when the tokenizer cannot be loaded or there is no text."""
     try:
-        tokenizer = PromptTokenizer.from_pretrained(
-            path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            document_role=model.document_role,
-            system=model.system,
-        )
+        tokenizer = load_tokenizer(model, path)
     except ModelLoadError:
         return None
     num_tokens = sum(len(tokenizer.token_ends(text)) for text in texts)

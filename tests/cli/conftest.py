@@ -1,11 +1,9 @@
 """Commands run as a user runs them, in this process: exit code, standard output, standard error."""
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +12,6 @@ import yaml
 
 from corm_batch.cli import main
 from corm_batch.data.schema import memory_schema, result_schema
-
-MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 
 
 @dataclass
@@ -99,16 +95,6 @@ def write_output(tmp_path):
         return tmp_path / "out"
 
     return write
-
-
-@pytest.fixture(scope="session")
-def model_without_weights(tmp_path_factory):
-    """Config and tokenizer of the quick start's model: whoever loads weights from here fails."""
-    folder = tmp_path_factory.mktemp("model")
-    for file in MODEL.iterdir():
-        if file.suffix != ".safetensors":
-            shutil.copy(file, folder)
-    return folder
 
 
 @pytest.fixture

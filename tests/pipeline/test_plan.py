@@ -1,6 +1,5 @@
 """plan_job: what it counts and how it estimates, on a model that has no weights."""
 
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from corm_batch.errors import ModelLoadError, SourceError
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
+from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.spec import JobSpec
 
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
@@ -23,17 +23,8 @@ MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 BYTES_PER_TOKEN = 10 * 2 * 64 * 2 * 4
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for file in MODEL.iterdir():
-        if file.suffix != ".safetensors":
-            shutil.copy(file, folder)
-    return folder
-
-
 @pytest.fixture
-def job(tmp_path, model):
+def job(tmp_path, model_without_weights):
     """Call with texts and changes to the spec; returns the JobSpec."""
 
     def make(texts, **sections):
@@ -41,7 +32,7 @@ def job(tmp_path, model):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "documents.parquet", row_group_size=10)
         spec = {
             "name": "test",
-            "model": {"name": str(model), "dtype": "float32", "device": "cpu"},
+            "model": {"name": str(model_without_weights), "dtype": "float32", "device": "cpu"},
             "source": {"name": "parquet", "uri": str(tmp_path / "documents.parquet")},
             "task": {"name": "summarize", "max_new_tokens": 100},
             "output": {"uri": str(tmp_path / "out")},
@@ -56,7 +47,7 @@ def four_characters_a_token(monkeypatch):
     def no_tokenizer(*args, **kwargs):
         raise ModelLoadError("none")
 
-    monkeypatch.setattr(plan.PromptTokenizer, "from_pretrained", no_tokenizer)
+    monkeypatch.setattr(PromptTokenizer, "from_pretrained", no_tokenizer)
 
 
 @pytest.mark.usefixtures("four_characters_a_token")
