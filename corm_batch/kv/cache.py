@@ -68,9 +68,8 @@ class KVCache:
 
     def close(self, slot: int) -> None:
         """Free every page of a sequence, and its slot."""
-        for layer, head in np.ndindex(self.table.lengths.shape[1:]):
-            self.pool.release(self.table.get_list(slot, layer, head))
-            self.table.set_list(slot, layer, head, np.empty(0, np.int64), 0)
+        self.pool.release(self._ids(slot))
+        self.table.clear(slot)
         self._free_slots.append(slot)
 
     def pages_held(self, slot: int) -> int:
@@ -99,12 +98,13 @@ class KVCache:
         held = [self.table.get_list(slot, layer, head) for head in range(len(counts))]
         want = -(-counts // self.pool.page_size)
         fresh = self.pool.allocate(sum(max(0, int(n) - len(ids)) for n, ids in zip(want, held, strict=True)))
-        for head, ids in enumerate(held):
-            missing = max(0, int(want[head]) - len(ids))
-            self.pool.release(ids[want[head] :])
-            ids = np.concatenate((ids[: want[head]], fresh[:missing]))
+        lists = []
+        for ids, count in zip(held, want, strict=True):
+            missing = max(0, int(count) - len(ids))
+            self.pool.release(ids[count:])
+            lists.append(np.concatenate((ids[:count], fresh[:missing])))
             fresh = fresh[missing:]
-            self.table.set_list(slot, layer, head, ids, int(counts[head]))
+        self.table.set_lists(slot, layer, lists, counts)
         self._book(slot)
         heads, index = keep.nonzero(as_tuple=True)
         rank = (keep.cumsum(dim=-1) - 1)[heads, index]
@@ -157,12 +157,11 @@ class KVCache:
         """
         ids = self.pool.allocate(len(swapped.pages.position))
         slot = self.open()
-        start = 0
-        for layer, head in np.ndindex(swapped.lengths.shape):
-            length = int(swapped.lengths[layer, head])
-            stop = start - (-length // self.pool.page_size)
-            self.table.set_list(slot, layer, head, ids[start:stop], length)
-            start = stop
+        counts = -(-swapped.lengths // self.pool.page_size)
+        lists = np.split(ids, np.cumsum(counts)[:-1])
+        for layer, lengths in enumerate(swapped.lengths):
+            heads = len(lengths)
+            self.table.set_lists(slot, layer, lists[layer * heads : (layer + 1) * heads], lengths)
         index = torch.from_numpy(ids).to(self.device)
         for column, saved in zip(self.pool.pages, swapped.pages, strict=True):
             column.index_copy_(0, index, saved.to(self.device))

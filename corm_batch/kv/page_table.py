@@ -9,6 +9,8 @@ The host holds the truth (numpy); a device copy follows every change, and on a C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,14 +47,19 @@ class PageTable:
         pages: np.ndarray = self._pages[(*rows, last)]
         return pages
 
-    def set_list(self, slot: int, layer: int, head: int, ids: np.ndarray, length: int) -> None:
-        """Replace one list."""
-        self._grow(len(ids))
-        row = self._pages[slot, layer, head]
-        row[: len(ids)] = ids
-        row[len(ids) :] = 0
-        self.lengths[slot, layer, head] = length
-        self._follow((slot, layer, head), row)
+    def set_lists(self, slot: int, layer: int, ids: Sequence[np.ndarray], lengths: np.ndarray) -> None:
+        """Replace the lists of one layer, one for each head."""
+        self._grow(max(map(len, ids)))
+        rows = self._pages[slot, layer]
+        rows[:] = 0
+        for row, own in zip(rows, ids, strict=True):
+            row[: len(own)] = own
+        self.lengths[slot, layer] = lengths
+        self._follow((slot, layer), rows)
+
+    def clear(self, slot: int) -> None:
+        """Empty every list of a sequence; the device needs no word of it, as nothing reads beyond a list's length."""
+        self.lengths[slot] = 0
 
     def get_list(self, slot: int, layer: int, head: int) -> np.ndarray:
         """The page ids of one list, unpadded."""
@@ -75,5 +82,5 @@ class PageTable:
 
     def _follow(self, index: tuple[np.ndarray | int, ...], ids: np.ndarray) -> None:
         if self._device.type != "cpu":
-            place = tuple(torch.as_tensor(i, device=self._device) for i in index)
+            place = tuple(i if isinstance(i, int) else torch.as_tensor(i, device=self._device) for i in index)
             self._copy[place] = torch.from_numpy(ids).to(self._device)
