@@ -1,0 +1,224 @@
+"""Sequences of the training mixture, and rows of them packed for one forward pass.
+
+A sequence is `<|document|> text (<|question|> q <|answer|> a <|end|>)*`. It always starts with the same first token,
+and attention never crosses into its neighbours in the row. Several questions follow one text: each answers from the
+same long context, so a row teaches many retrievals for the price of one reading.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from infra.reference_model.facts import TASKS, Draw, one_of_several, place_number
+from infra.reference_model.reading import central_sentences, gaps
+
+DOCUMENT, QUESTION, ANSWER, END = "<|document|>", "<|question|>", "<|answer|>", "<|end|>"
+SPECIAL_TOKENS = ("<|pad|>", DOCUMENT, QUESTION, ANSWER, END)
+MIXTURE = {"text": 0.28, "facts": 0.37, "paragraphs": 0.16, "gaps": 0.09, "sentences": 0.04, "summary": 0.06}
+"""Share of the sequences, by what is made of the text."""
+STAGES = ((0.45, 2048), (0.65, 4096), (1.0, 8192))
+"""(end of the stage as a share of the run, longest sequence in tokens)."""
+MIN_LENGTH, MAX_QUESTIONS, MAX_SEQUENCES = 192, 24, 384
+
+Ids = NDArray[np.uint16]
+
+
+class Row(NamedTuple):
+    """Packed sequences that fill a row of T tokens.
+
+    Attributes:
+        ids: uint16 [T].
+        answer: bool [T], True where a token is part of an answer.
+        cu_seqlens: int32 [MAX_SEQUENCES + 1], where each sequence starts; the end is repeated.
+        max_seqlen: no sequence is longer; one number for every row of a stage, as compiled code depends on it.
+    """
+
+    ids: Ids
+    answer: NDArray[np.bool_]
+    cu_seqlens: NDArray[np.int32]
+    max_seqlen: int
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Human-written questions and summaries.
+
+    Attributes:
+        paragraphs: (text, questions with answers), one entry a paragraph.
+        summaries: (text, request, summary).
+    """
+
+    paragraphs: list[tuple[str, list[tuple[str, str]]]]
+    summaries: list[tuple[str, str, str]]
+
+    @classmethod
+    def read(cls, paths: Iterable[Path]) -> Instructions:
+        """From Parquet files with the columns task, document, prompt and answer."""
+        questions: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        summaries = []
+        for path in paths:
+            for row in pq.read_table(path, columns=["task", "document", "prompt", "answer"]).to_pylist():
+                if row["task"] == "extractive_qa":
+                    questions[row["document"]].append((row["prompt"].strip(), row["answer"]))
+                else:
+                    summaries.append((row["document"], row["prompt"].strip(), row["answer"].strip()))
+        return cls(list(questions.items()), summaries)
+
+
+def common_words(tokenizer: Tokenizer, text: Ids, count: int = 4000) -> list[str]:
+    """Plain words of three to eight letters, the most frequent first, from the first two million tokens."""
+    words = re.findall(r"\b[a-z]{3,8}\b", tokenizer.decode(text[:2_000_000].tolist()))
+    return [word for word, _ in Counter(words).most_common(count)]
+
+
+class Composer:
+    """Draws sequences and rows; everything follows from the seed.
+
+    Args:
+        tokenizer: with `SPECIAL_TOKENS`.
+        text: natural text, one document after the other.
+        words: plain words for made-up names.
+        instructions: human-written questions and summaries; may be empty.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, text: Ids, words: Sequence[str], instructions: Instructions, seed: int | str
+    ) -> None:
+        self.tokenizer, self.text, self.words, self.instructions = tokenizer, text, words, instructions
+        self.random = random.Random(seed)
+        self.special = {token: np.array([tokenizer.token_to_id(token)], np.uint16) for token in SPECIAL_TOKENS}
+        self.newline = self.encode("\n")
+        vocabulary = tokenizer.get_vocab()
+        self.sentence_ends = np.array([i for piece, i in vocabulary.items() if piece in {".", "!", "?", '."', ".Ċ"}])
+
+    def encode(self, text: str) -> Ids:
+        """Token ids without special ones."""
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.uint16)
+
+    def slice(self, length: int) -> Ids:
+        """`length` tokens of natural text from anywhere."""
+        start = self.random.randrange(max(1, len(self.text) - length))
+        return self.text[start : start + length]
+
+    def plant(self, lines: Sequence[str], length: int) -> Ids:
+        """About `length` tokens of natural text and the lines in it, in this order, each behind a sentence."""
+        encoded = [self.encode(f"\n{line}") for line in lines]
+        text = self.slice(max(16, length - sum(map(len, encoded))))
+        ends = np.flatnonzero(np.isin(text, self.sentence_ends)) + 1
+        places = ends if len(ends) else np.array([len(text)])
+        cuts = sorted(int(places[self.random.randrange(len(places))]) for _ in encoded)
+        pieces = [text[: cuts[0]]]
+        for line, cut, following in zip(encoded, cuts, [*cuts[1:], len(text)], strict=True):
+            pieces += [line, self.newline, text[cut:following]] if following > cut else [line]
+        return np.concatenate(pieces)
+
+    def facts(self, length: int, task: str | None = None) -> tuple[Ids, list[tuple[str, str]]]:
+        """A text of about `length` tokens with planted facts, and questions about them.
+
+        Args:
+            length: of the text.
+            task: name of the one task to draw; None draws up to three tasks and mixes them in one text.
+        """
+        if task is None:
+            drawn = self.random.choices(list(TASKS), list(TASKS.values()), k=self.random.randint(1, 3))
+            makers = [
+                maker for maker in dict.fromkeys(drawn) if maker is not place_number or one_of_several not in drawn
+            ]
+        else:
+            makers = [maker for maker in TASKS if maker.__name__ == task]
+        room = max(32, (length - 64) // len(makers))
+        draw = Draw(self.random, self.words, room, lambda line: len(self.encode(f"\n{line}")))
+        made = [maker(draw) for maker in makers]
+        owners = [owner for owner, facts in enumerate(made) for _ in facts.lines]
+        self.random.shuffle(owners)
+        left = [iter(facts.lines) for facts in made]
+        questions = [question for facts in made for question in facts.questions[: MAX_QUESTIONS // len(made)]]
+        text = self.plant([next(left[owner]) for owner in owners], length - 32)
+        return text, self.random.sample(questions, len(questions))
+
+    def paragraphs(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """One to twelve paragraphs that people asked about: alone, together, or in a text of about `length` tokens."""
+        kind = self.random.choice(("alone", "together", "planted"))
+        most = min(12, length // 400, len(self.instructions.paragraphs))
+        count = 1 if kind == "alone" else self.random.randint(1, max(1, most))
+        chosen = self.random.sample(self.instructions.paragraphs, count)
+        questions = [question for _, asked in chosen for question in asked]
+        texts = [text for text, _ in chosen]
+        document = self.plant(texts, length - 128) if kind == "planted" else self.encode("\n".join(texts))
+        return document, self.random.sample(questions, len(questions))
+
+    def gaps(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """Natural text and sentences of it with gaps."""
+        text = self.slice(length - 128)
+        return text, gaps(self.tokenizer.decode(text.tolist()), self.random, MAX_QUESTIONS)
+
+    def sentences(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """Natural text and its central sentences."""
+        text = self.slice(length - 160)
+        asked = central_sentences(self.tokenizer.decode(text.tolist()), self.random)
+        return text, [asked] if asked else []
+
+    def summary(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """A text that someone summarised; the drawn length is not asked for."""
+        text, request, summary = self.random.choice(self.instructions.summaries)
+        return self.encode(text), [(request, summary)]
+
+    def sequence(self, document: Ids, questions: Sequence[tuple[str, str]]) -> tuple[Ids, NDArray[np.bool_]]:
+        """Token ids and where the answers are; at most `MAX_QUESTIONS` questions."""
+        pieces, answers = [self.special[DOCUMENT], document], [np.zeros(1 + len(document), np.bool_)]
+        for question, answer in questions[:MAX_QUESTIONS]:
+            asked = np.concatenate([self.special[QUESTION], self.encode(f" {question}"), self.special[ANSWER]])
+            said = np.concatenate([self.encode(f" {answer}"), self.special[END]])
+            pieces += [asked, said]
+            answers += [np.zeros(len(asked), np.bool_), np.ones(len(said), np.bool_)]
+        return np.concatenate(pieces), np.concatenate(answers)
+
+    def draw(self, longest: int) -> tuple[Ids, NDArray[np.bool_]]:
+        """One sequence of the mixture; lengths are spread evenly over their logarithm, up to `longest` tokens."""
+        length = int(MIN_LENGTH * (longest / MIN_LENGTH) ** self.random.random())
+        usable = {
+            "paragraphs": bool(self.instructions.paragraphs),
+            "summary": bool(self.instructions.summaries),
+        }
+        kinds = [kind for kind in MIXTURE if usable.get(kind, True)]
+        kind = self.random.choices(kinds, [MIXTURE[kind] for kind in kinds])[0]
+        if kind == "text":
+            return self.sequence(self.slice(length - 1), [])
+        return self.sequence(*getattr(self, kind)(length))
+
+    def row(self, num_tokens: int, progress: float) -> Row:
+        """Sequences that fill `num_tokens`; what is over at the end is natural text.
+
+        Args:
+            num_tokens: of the row.
+            progress: share of the run that is done, 0..1; later sequences are longer.
+        """
+        longest = min(num_tokens, next(longest for end, longest in STAGES if progress <= end))
+        pieces: list[tuple[Ids, NDArray[np.bool_]]] = []
+        room = num_tokens
+        while room >= MIN_LENGTH and len(pieces) < MAX_SEQUENCES - 1:
+            ids, answer = self.draw(longest)
+            if len(ids) <= min(room, longest):
+                pieces.append((ids, answer))
+                room -= len(ids)
+            elif len(ids) > room:
+                break
+        while room > 0 and len(pieces) < MAX_SEQUENCES:
+            rest = min(room, longest)
+            pieces.append(self.sequence(self.slice(rest - 1), []))
+            room -= rest
+        starts = np.full(MAX_SEQUENCES + 1, num_tokens, np.int32)
+        starts[: len(pieces)] = np.cumsum([0, *(len(ids) for ids, _ in pieces[:-1])])
+        return Row(np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces]), starts, longest)
