@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from corm_batch.cli.console import (
-    bytes_text,
     count_text,
-    counted,
     excerpt,
     label,
     number,
@@ -26,58 +23,106 @@ from corm_batch.cli.console import (
     seconds_text,
 )
 from corm_batch.cli.options import AsJson
+from corm_batch.cli.totals import compared_rows, outcome_text, shared_rows, totals_rows
 from corm_batch.errors import SpecError
 
 if TYPE_CHECKING:
+    from corm_batch.pipeline.committed import Committed
+    from corm_batch.pipeline.comparison import Comparison
     from corm_batch.pipeline.report import JobReport
 
-_BAR_WIDTH = 30
+_BAR_WIDTH, _DIFFERING = 30, 20
 
 
 def report(
     output: Annotated[str, typer.Argument(help="The output.uri of a job: a folder, local or s3://.")],
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Also write it as one HTML page that needs no network; local or s3://."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="OUTPUT", help="Another job's output.uri: its documents side by side with this one's."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
-    from corm_batch.data.uri import resolve_uri
-    from corm_batch.pipeline.report import read_report
+    from corm_batch.pipeline.report import build_report
 
-    try:
-        uri = resolve_uri(output)
-    except ValueError as error:
-        raise SpecError(f"{output}: {error}") from error
-    figures = read_report(uri)
-    if figures is None:
-        raise SpecError(f"{output}: nothing is committed there; expected the output.uri of a job")
+    page = _page_uri(html) if html is not None else None
+    committed = _read(output, answers=compare is not None)
+    figures = build_report(committed.rows, committed.recorded)
+    comparison = _compare(committed, compare) if compare is not None else None
+    if page is not None:
+        _write_page(page, output, committed, figures, compare, comparison)
     if as_json:
-        print_json({**asdict(figures), "saved_ratio": figures.saved_ratio, "tokens_per_s": figures.tokens_per_s})
+        print_json(_as_json(figures, comparison))
         return
     console = output_console()
     print_totals(console, output, figures)
     _print_layers(console, figures)
     print_failures(console, figures)
     _print_slowest(console, figures)
+    if comparison is not None:
+        print_comparison(console, f"Compared with {compare}", comparison)
+    if page is not None:
+        console.print(f"Wrote {page}", soft_wrap=True)
+
+
+def _uri(name: str, given: str) -> str:
+    """`given` as an absolute path or an s3:// URI; `name` says in a message which argument it was."""
+    from corm_batch.data.uri import resolve_uri
+
+    try:
+        return resolve_uri(given)
+    except SpecError as error:
+        raise SpecError(f"{name}{given}: {error}") from error
+
+
+def _page_uri(html: str) -> str:
+    if html.endswith("/") or not html:
+        raise SpecError(f"--html {html}: expected a file to write, such as {html}report.html")
+    return _uri("--html ", html)
+
+
+def _read(output: str, *, answers: bool, option: str = "") -> Committed:
+    from corm_batch.pipeline.committed import read_committed
+
+    committed = read_committed(_uri(option, output), answers=answers)
+    if committed is None:
+        raise SpecError(f"{option}{output}: nothing is committed there; expected the output.uri of a job")
+    return committed
+
+
+def _compare(here: Committed, other: str) -> Comparison:
+    from corm_batch.pipeline.comparison import compare
+    from corm_batch.pipeline.report_details import MAX_DOCUMENTS
+
+    return compare(here, _read(other, answers=True, option="--compare "), MAX_DOCUMENTS)
+
+
+def _write_page(
+    page: str, output: str, committed: Committed, figures: JobReport, other: str | None, comparison: Comparison | None
+) -> None:
+    from corm_batch.cli.html.page import render_page
+    from corm_batch.data.filesystem import write_whole
+    from corm_batch.pipeline.report_details import build_details
+
+    content = render_page(output, figures, build_details(committed), other or "", comparison)
+    write_whole(page, content.encode("utf-8"))
+
+
+def _as_json(figures: JobReport, comparison: Comparison | None) -> dict[str, Any]:
+    found = {**asdict(figures), "saved_ratio": figures.saved_ratio, "tokens_per_s": figures.tokens_per_s}
+    if comparison is not None:
+        found["comparison"] = asdict(comparison)
+        del found["comparison"]["spread"]  # a choice of the same documents, for the chart
+    return found
 
 
 def print_totals(console: Console, title: str, figures: JobReport, more: Sequence[tuple[str, str]] = ()) -> None:
     """Documents, tokens, bytes and time in all, and `more` rows of name and value."""
-    kept, mass = figures.kept_ratio, figures.evicted_attention_mass
-    rows = [
-        ("documents", f"{figures.ok} ok, {figures.failed} failed, written by {counted(figures.runs, 'run')}"),
-        *(("policy", policy_text(policy)) for policy in figures.policies),
-        ("tokens", f"{count_text(figures.prompt_tokens)} read, {count_text(figures.output_tokens)} written"),
-        ("throughput", throughput_text(figures)),
-        ("KV bytes full -> peak", saved_text(figures.kv_bytes_full, figures.kv_bytes_peak)),
-        ("kept ratio", f"mean {percent_text(kept.mean)}, p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}"),
-        ("evicted attention", f"mean {percent_text(mass.mean)}, p90 {percent_text(mass.p90)} of the attention"),
-        ("preemptions", str(figures.preemptions)),
-        (
-            "time of documents",
-            f"queue {seconds_text(figures.queue_s)}, prefill {seconds_text(figures.prefill_s)}, "
-            f"decode {seconds_text(figures.decode_s)}",
-        ),
-    ]
-    print_table(console, title, [label(""), prose("")], [*rows, *more], heads=False)
+    print_table(console, title, [label(""), prose("")], [*totals_rows(figures), *more], heads=False)
 
 
 def _print_layers(console: Console, figures: JobReport) -> None:
@@ -117,22 +162,17 @@ def _print_slowest(console: Console, figures: JobReport) -> None:
     print_table(console, "Slowest documents", [excerpt("document"), *map(number, names)], rows)
 
 
-def throughput_text(figures: JobReport) -> str:
-    """`696 tokens/s, 386 documents/h, over 4m12s`."""
-    run = figures.recorded
-    if not run.seconds:
-        return "- (no run came to its end)"
-    hourly = count_text(3600 * run.documents / run.seconds)
-    return f"{count_text(figures.tokens_per_s)} tokens/s, {hourly} documents/h, over {seconds_text(run.seconds)}"
-
-
-def saved_text(full: int, peak: int) -> str:
-    """Two sums of bytes and what lies between them: `1.6 GiB -> 477.5 MiB, 71.1% saved`."""
-    return f"{bytes_text(full)} -> {bytes_text(peak)}, {percent_text(1 - peak / full if full else 0.0)} saved"
-
-
-def policy_text(policy: str) -> str:
-    """A policy's JSON as `corm window=64 recent=64`."""
-    fields = json.loads(policy)
-    settings = [f"{name}={value}" for name, value in fields.items() if name != "name" and value is not None]
-    return " ".join([str(fields.get("name")), *settings])
+def print_comparison(console: Console, title: str, comparison: Comparison) -> None:
+    """Two outputs in all, and the first documents that they do not answer alike."""
+    counts = [(name, str(count)) for name, count in shared_rows(comparison)]
+    print_table(console, title, [label(""), number("documents")], counts)
+    columns = [label(""), number("here"), number("there")]
+    print_table(console, "Figures compared", columns, compared_rows(comparison))
+    rows = [
+        (one_line(pair.here.doc_id, 40), pair.verdict, *(outcome_text(side, 48) for side in (pair.here, pair.there)))
+        for pair in comparison.documents
+        if pair.verdict != "same answer"
+    ]
+    if rows:
+        heads = [excerpt("document"), label("verdict"), excerpt("here"), excerpt("there")]
+        print_table(console, "Documents that differ", heads, rows[:_DIFFERING])

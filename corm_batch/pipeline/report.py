@@ -5,14 +5,13 @@ Knows nothing of specs or of how a report is drawn.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.filesystem import list_files, read_whole
-from corm_batch.pipeline.ledger import read_results
+from corm_batch.pipeline.committed import RunRecord, read_committed
 
 _EXAMPLES, _SLOWEST = 3, 5
 
@@ -45,20 +44,6 @@ class SlowDocument:
     queue_s: float
     prefill_s: float
     decode_s: float
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What one run that came to its end wrote of itself.
-
-    Attributes:
-        documents, tokens: answered in it; tokens read and written.
-        seconds: wall time from the first document to the end, start of the replicas included.
-    """
-
-    documents: int
-    tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -122,8 +107,8 @@ def read_report(output_uri: str) -> JobReport | None:
     Raises:
         SourceError: a part or a run's record cannot be read.
     """
-    rows = read_results(output_uri, memory=True)
-    return build_report(rows, _recorded(output_uri)) if rows.num_rows else None
+    committed = read_committed(output_uri)
+    return build_report(committed.rows, committed.recorded) if committed is not None else None
 
 
 def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
@@ -149,17 +134,7 @@ def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
         prefill_s=_sum(ok, "prefill_s"),
         decode_s=_sum(ok, "decode_s"),
         failures=_failures(rows),
-        slowest=_slowest(ok),
-    )
-
-
-def _recorded(output_uri: str) -> RunRecord:
-    """All records in one."""
-    found = [json.loads(read_whole(uri)) for uri in list_files(f"{output_uri.rstrip('/')}/_job/runs/", (".json",))]
-    return RunRecord(
-        documents=sum(run["ok"] for run in found),
-        tokens=sum(run["prompt_tokens"] + run["output_tokens"] for run in found),
-        seconds=sum(run["seconds"] for run in found if run["ok"]),
+        slowest=slowest_documents(ok, _SLOWEST),
     )
 
 
@@ -177,18 +152,23 @@ def _spread(table: pa.Table, column: str) -> Spread:
 
 
 def _kept_per_layer(rows: pa.Table) -> tuple[float, ...]:
-    """Entries stored in each layer over those of an uncompressed cache, summed over documents.
+    """Entries stored in each layer over those of an uncompressed cache, summed over documents."""
+    kept, full = layer_entries(rows)
+    return tuple((kept.sum(axis=0) / full.sum()).tolist()) if kept.size else ()
 
-    The tables hold no uncompressed count by layer. A document's total is what it kept over its kept ratio, and layers
-    without a sliding window share it evenly.
+
+def layer_entries(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Entries stored, one row a document and one column a layer, and those of one layer of an uncompressed cache.
+
+    Both are empty when the rows come from models of different depth. The tables hold no uncompressed count by layer. A
+    document's total is what it kept over its kept ratio, and layers without a sliding window share it evenly.
     """
     rows = rows.filter(pc.greater(rows["kept_ratio"], 0))
-    layers, ratios = rows["kept_per_layer"].to_pylist(), rows["kept_ratio"].to_pylist()
-    if len({len(kept) for kept in layers}) != 1:
-        return ()
-    kept_by_layer = [sum(kept) for kept in zip(*layers, strict=True)]
-    full = sum(sum(kept) / ratio for kept, ratio in zip(layers, ratios, strict=True)) / len(kept_by_layer)
-    return tuple(kept / full for kept in kept_by_layer)
+    depths = pc.unique(pc.list_value_length(rows["kept_per_layer"])).to_pylist()
+    if len(depths) != 1 or not depths[0]:
+        return np.empty((0, 0)), np.empty(0)
+    kept = pc.list_flatten(rows["kept_per_layer"]).to_numpy().reshape(-1, depths[0])
+    return kept, kept.sum(axis=1) / rows["kept_ratio"].to_numpy() / depths[0]
 
 
 def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
@@ -202,9 +182,10 @@ def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
     return tuple(sorted(groups, key=lambda group: (-group.documents, group.error_type)))
 
 
-def _slowest(rows: pa.Table) -> tuple[SlowDocument, ...]:
-    """The documents that took longest once they had room."""
+def slowest_documents(rows: pa.Table, limit: int) -> tuple[SlowDocument, ...]:
+    """The documents that took longest once they had room, longest first."""
     rows = rows.append_column("busy_s", pc.add(rows["prefill_s"], rows["decode_s"]))
-    rows = rows.filter(pc.is_valid(rows["busy_s"])).sort_by([("busy_s", "descending")]).slice(0, _SLOWEST)
+    timed = pc.and_(pc.is_valid(rows["busy_s"]), pc.is_valid(rows["queue_s"]))
+    rows = rows.filter(timed).sort_by([("busy_s", "descending"), ("doc_id", "ascending")]).slice(0, limit)
     columns = ["doc_id", "prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s"]
     return tuple(SlowDocument(**row) for row in rows.select(columns).to_pylist())

@@ -45,17 +45,17 @@ def test_wrong_arguments_exit_2_with_one_message(corm_batch, arguments, message)
 
 @pytest.mark.parametrize(("error", "code"), [(SpecError("engine: wrong"), 2), (LeaseError("held by process 7"), 1)])
 def test_exit_code_says_whose_fault(corm_batch, monkeypatch, error, code):
-    def fail(output_uri):
+    def fail(output_uri, **options):
         raise error
 
-    monkeypatch.setattr("corm_batch.pipeline.report.read_report", fail)
+    monkeypatch.setattr("corm_batch.pipeline.committed.read_committed", fail)
     result = corm_batch("report", "out")
     assert (result.code, result.err) == (code, f"corm-batch: {error}\n")
 
 
 def test_interrupt_exits_130(corm_batch, monkeypatch):
-    def interrupt(output_uri):
+    def interrupt(output_uri, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("corm_batch.pipeline.report.read_report", interrupt)
+    monkeypatch.setattr("corm_batch.pipeline.committed.read_committed", interrupt)
     assert corm_batch("report", "out").code == 130

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.outputs import answered, commit, failed
+
 
 def test_tables(corm_batch, write_output):
     result = corm_batch("report", write_output())
@@ -44,3 +46,63 @@ def test_unreadable_part_is_one_message(corm_batch, write_output):
     result = corm_batch("report", folder)
     assert result.code == 1
     assert str(part) in result.err
+
+
+def test_page(corm_batch, write_output, tmp_path):
+    path = tmp_path / "new/report.html"
+    result = corm_batch("report", write_output(), "--html", path)
+    assert result.code == 0
+    assert "2 ok, 1 failed" in result.out
+    assert result.out.splitlines()[-1] == f"Wrote {path}"
+    content = path.read_text(encoding="utf-8")
+    assert content.startswith("<!DOCTYPE html>")
+    assert "16.0 MiB -&gt; 4.0 MiB, 75.0% saved" in content
+    assert "is empty" in content
+
+
+def test_page_beside_json(corm_batch, write_output, tmp_path):
+    result = corm_batch("report", write_output(), "--html", tmp_path / "report.html", "--json")
+    assert json.loads(result.out)["ok"] == 2
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+@pytest.fixture
+def other(tmp_path):
+    rows = [answered("a", content_sha256="c", output="Rome"), failed("b", content_sha256="c"), answered("d")]
+    return commit(tmp_path / "other", rows)
+
+
+def test_comparison(corm_batch, write_output, other, tmp_path):
+    result = corm_batch("report", write_output(), "--compare", other, "--html", tmp_path / "report.html")
+    assert result.code == 0
+    assert f"Compared with {other}" in result.out
+    counts = {line.split("|")[0].strip(): line.split("|")[-1].strip() for line in result.out.splitlines()}
+    assert (counts["only here"], counts["only there"], counts["in both"]) == ("1", "1", "2")
+    assert (counts["in both: failed there"], counts["in both: answer differs"]) == ("1", "1")
+    differing = [[cell.strip() for cell in line.split("|")] for line in result.out.splitlines()]
+    assert ["a", "answer differs", "35564", "Rome"] in differing
+    assert "Rome" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_comparison_as_json(corm_batch, write_output, other):
+    compared = json.loads(corm_batch("report", write_output(), "--compare", other, "--json").out)["comparison"]
+    assert (compared["shared"], compared["verdicts"]["answer differs"]) == (2, 1)
+    assert compared["documents"][1]["there"]["answer"] == "Rome"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--html", "pages/"], 2, "--html pages/: expected a file to write, such as pages/report.html"),
+        (["--html", "gs://b/x.html"], 2, "--html gs://b/x.html: expected a local path or an s3:// URI"),
+        (["--compare", "nowhere"], 2, "--compare nowhere: nothing is committed there"),
+        (["--compare", "ftp://x"], 2, "--compare ftp://x: expected a local path"),
+        (["--html", "."], 1, "cannot be written: Is a directory"),
+    ],
+)
+def test_what_a_user_gets_wrong(corm_batch, write_output, tmp_path, monkeypatch, options, code, message):
+    monkeypatch.chdir(tmp_path)
+    result = corm_batch("report", write_output(), *options)
+    assert result.code == code
+    assert message in result.err
+    assert result.out == ""

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
-from corm_batch.pipeline.report import FailureGroup, RunRecord, Spread, build_report
+from corm_batch.pipeline.committed import RunRecord
+from corm_batch.pipeline.report import FailureGroup, Spread, build_report
 
 SCHEMA = pa.schema([*RESULT_FIELDS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
 
