@@ -218,7 +218,11 @@ class Composer:
         while room > 0 and len(pieces) < MAX_SEQUENCES:
             rest = min(room, longest)
             pieces.append(self.sequence(self.slice(rest - 1), []))
-            room -= rest
+            room -= len(pieces[-1][0])
+        if room:
+            raise ValueError(
+                f"{num_tokens} tokens do not fill up: {len(pieces)} sequences of {len(self.text)} tokens of text"
+            )
         starts = np.full(MAX_SEQUENCES + 1, num_tokens, np.int32)
         starts[: len(pieces)] = np.cumsum([0, *(len(ids) for ids, _ in pieces[:-1])])
         return Row(np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces]), starts, longest)

@@ -1,0 +1,262 @@
+"""The recipe runs from text to a model, also when it is killed on the way."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corm_batch import Engine, Request, SamplingParams
+from infra.reference_model import train
+from infra.reference_model.attention import PACKED
+from infra.reference_model.compose import MAX_SEQUENCES, Instructions, Row
+from infra.reference_model.facts import TASKS
+from infra.reference_model.train import ANSWER_WEIGHT, Settings, build, loss_of, optimizers, step_inputs, stream_rows
+from tests.reference_model.conftest import FERRY, ORCHARD, QUICKSTART
+
+ROOT = QUICKSTART.parents[1]
+STEPS, ROW, SAVE_EVERY = 24, 2048, 8
+OPTIONS = {
+    "--size": "tiny", "--row": ROW, "--batch": 1, "--tokens": STEPS * ROW, "--lr": 5e-3, "--seconds": 10**6,
+    "--workers": 2, "--save-every": SAVE_EVERY, "--log-every": 1, "--probes": 0, "--probe-lengths": 512,
+    "--probe-cases": 1,
+}  # fmt: skip
+SETTINGS = Settings("qwen3", "tiny", None, "muon", 1e-2, 1e6, 2, 1000, 0)
+
+
+def arguments(folders, **changes):
+    options = OPTIONS | {f"--{name}": value for name, value in changes.items()}
+    return [*map(str, folders), *(str(part) for option in options.items() for part in option)]
+
+
+def start(module, *words):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"infra.reference_model.{module}", *words]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def read_log(run):
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines() if run.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def losses(entries):
+    return {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def kill_between_checkpoints(process, run):
+    """Stop the run where it has made steps since its last checkpoint, and kill it; its workers."""
+    while True:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+        if not (run / "checkpoint.pt").exists():
+            continue
+        process.send_signal(signal.SIGSTOP)
+        if max(losses(read_log(run)), default=0) % SAVE_EVERY in range(2, SAVE_EVERY - 1):
+            workers = children(process.pid)
+            process.kill()
+            process.communicate()
+            return workers
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, books):
+    """Folders of a run that was killed once, what the log said then, its workers, and what the second start printed."""
+    base = tmp_path_factory.mktemp("trained")
+    data, work, run = folders = [base / name for name in ("data", "work", "run")]
+    (data / "train").mkdir(parents=True)
+    (data / "instruct").mkdir()
+    pq.write_table(pa.table({"text": books}), data / "train/books.parquet")
+    asked = [
+        ("extractive_qa", ORCHARD, "Who planted the orchard?", "Ada Brand"),
+        ("extractive_qa", ORCHARD, "How many trees are there?", "forty"),
+        ("extractive_qa", FERRY, "When does the ferry leave?", "at noon"),
+        ("summary", f"{ORCHARD}\n{FERRY}", "Summarize the text.", "An orchard and a ferry."),
+    ] * 2
+    columns = ("task", "document", "prompt", "answer")
+    rows = [dict(zip(columns, row, strict=True)) for row in asked]
+    pq.write_table(pa.Table.from_pylist(rows), data / "instruct/asked.parquet")
+    finish(start("prepare", str(data), str(work)))
+    workers = kill_between_checkpoints(start("train", *arguments(folders)), run)
+    before = read_log(run)
+    printed = finish(start("train", *arguments(folders)))
+    return folders, before, workers, printed
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_step(trained):
+    (_, _, run), before, _, _ = trained
+    entries = read_log(run)
+    assert entries[: len(before)] == before
+    first, second = losses(before), losses(entries[len(before) :])
+    assert list(first) == list(range(1, len(first) + 1))
+    assert list(second) == list(range(len(first) // SAVE_EVERY * SAVE_EVERY + 1, STEPS + 1))
+    again = first.keys() & second.keys()
+    assert len(again) == len(first) % SAVE_EVERY > 0
+    assert [second[step] for step in again] == pytest.approx([first[step] for step in again], rel=1e-3)
+
+
+def test_the_workers_of_a_killed_run_end_with_it(trained):
+    _, _, workers, _ = trained
+    assert len(workers) == OPTIONS["--workers"]
+    assert not [worker for worker in workers if is_running(worker)]
+
+
+def test_training_lowers_the_loss(trained):
+    (_, _, run), *_ = trained
+    found = losses(read_log(run))
+    assert found[1] == pytest.approx(math.log(8192), abs=0.3)  # fresh weights know nothing
+    assert np.mean([found[step] for step in range(STEPS - 4, STEPS + 1)]) < found[1] - 1
+
+
+def test_the_log_has_every_start_and_a_measurement_at_the_end(trained):
+    (_, _, run), *_ = trained
+    entries = read_log(run)
+    starts = [entry for entry in entries if "settings" in entry]
+    assert len(starts) == 2
+    assert starts[0] == starts[1]
+    assert starts[0]["steps"] == STEPS
+    (measured,) = [entry for entry in entries if "exact" in entry]
+    assert measured["step"] == STEPS
+    assert set(measured["exact"]["512"]) == {task.__name__ for task in TASKS}
+    assert len(measured["layers"]) == 2
+    assert measured["perplexity"] < 8192
+    assert entries[-1]["saved"] == str(run / "model")
+    seconds = [entry["seconds"] for entry in entries if "seconds" in entry]
+    assert seconds[-1] >= seconds[0]
+
+
+def test_what_is_left_is_a_model_that_transformers_and_the_engine_run_alike(trained):
+    (_, _, run), *_ = trained
+    folder = str(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "document", "content": ORCHARD}, {"role": "user", "content": "Who planted it?"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert prompt[0] == tokenizer.bos_token_id
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert model.config._attn_implementation != PACKED
+    ids = torch.tensor([prompt])
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    engine = Engine.from_pretrained(folder, policy={"name": "full"}, dtype="float32", device="cpu")
+    (done,) = engine.run([Request("only", prompt, SamplingParams(max_new_tokens=8))])
+    assert done.error is None
+    assert list(done.token_ids) == said[0, len(prompt) :].tolist()
+
+
+def test_other_settings_in_the_folder_of_a_run_are_refused(trained, monkeypatch):
+    folders, *_ = trained
+    before = read_log(folders[2])
+    monkeypatch.setattr("sys.argv", ["train", *arguments(folders, seed=1)])
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt is of another run: .*'seed': 0.*asked for .*'seed': 1"):
+        train.main()
+    assert read_log(folders[2]) == before
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero():
+    rate, steps = SETTINGS.rate, SETTINGS.steps
+    assert (steps, SETTINGS.rows) == (500, 1000)
+    assert rate(0) == pytest.approx(SETTINGS.lr / (0.02 * steps))
+    warm = [rate(step / steps) for step in range(10)]
+    assert warm == pytest.approx([SETTINGS.lr * (step + 1) / 10 for step in range(10)])
+    assert {rate(done) for done in (0.02, 0.1, 0.39)} == {SETTINGS.lr}
+    assert rate(0.7) == pytest.approx(SETTINGS.lr / 2)
+    assert rate(1) == rate(1.2) == 0
+
+
+@pytest.fixture
+def composer_arguments(tokenizer, text, words, instructions):
+    return tokenizer, text, words, instructions
+
+
+def test_rows_are_the_same_however_many_workers_make_them_and_from_wherever_they_start(composer_arguments):
+    settings = Settings("qwen3", "tiny", None, "muon", 1e-2, 8 * 600, 1, 600, 3)
+    one, two, three, late = (
+        list(stream_rows(composer_arguments, settings, first, workers))
+        for first, workers in ((0, 1), (0, 2), (0, 3), (5, 2))
+    )
+    assert (len(one), len(late)) == (8, 3)
+    for other in (two, three, [*one[:5], *late]):
+        for row, same in zip(one, other, strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(row, same, strict=True))
+    assert len({row.ids.tobytes() for row in one}) == 8
+
+
+def test_a_worker_that_dies_ends_the_run_instead_of_keeping_it_waiting(composer_arguments):
+    tokenizer, text, words, _ = composer_arguments
+    broken = Instructions([(ORCHARD, [("Who?",)])], [])
+    with pytest.raises(RuntimeError, match=r"the worker that composes row \d+ died"):
+        list(
+            stream_rows(
+                (
+                    tokenizer,
+                    text,
+                    words,
+                    broken,
+                ),
+                SETTINGS,
+                0,
+                1,
+            )
+        )
+
+
+def test_targets_are_the_next_tokens_and_nothing_predicts_another_sequence():
+    bounds = np.full(MAX_SEQUENCES + 1, 6, np.int32)
+    bounds[:2] = 0, 4
+    row = Row(np.arange(10, 16, dtype=np.uint16), np.array([0, 0, 1, 1, 0, 1], bool), bounds, 4)
+    ids, target, weight, answer, cu_seqlens = step_inputs(row, torch.device("cpu"))
+    assert ids.tolist() == [10, 11, 12, 13, 14, 15]
+    assert target[weight > 0].tolist() == [11, 12, 13, 15]
+    assert weight.tolist() == [1, ANSWER_WEIGHT, ANSWER_WEIGHT, 0, ANSWER_WEIGHT, 0]
+    assert answer.tolist() == [0, 1, 1, 0, 1, 0]
+    assert cu_seqlens.unique().tolist() == [0, 4, 6]
+
+
+def test_the_loss_weighs_answers_more_and_is_told_apart_by_text_and_answers():
+    weight_VH = torch.eye(3)
+    hidden_TH = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [5.0, 0.0, 5.0]])
+    target, answer = torch.tensor([0, 1, 2]), torch.tensor([0.0, 1.0, 0.0])
+    loss = [math.log(math.e**2 + 2) - 2, math.log(math.e + 2) - 1]
+    expected = [(loss[0] + 4 * loss[1]) / 5, loss[0], loss[1]]
+    assert loss_of(weight_VH, hidden_TH, target, torch.tensor([1.0, 4.0, 0.0]), answer).tolist() == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_parameter_has_one_optimizer_and_only_matrices_decay(tokenizer, name):
+    model = build(SETTINGS, tokenizer)
+    groups = [group for optimizer in optimizers(model, name, 1e-3) for group in optimizer.param_groups]
+    owned = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
+    for group in groups:
+        assert {parameter.ndim for parameter in group["params"]} == ({2} if group["weight_decay"] else {1})
