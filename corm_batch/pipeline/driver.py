@@ -25,6 +25,7 @@ from corm_batch.pipeline.cluster import connected, replica_spawner
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.ledger import Ledger
+from corm_batch.pipeline.metrics import JobMetrics
 from corm_batch.pipeline.model import model_loader, revision_hash
 from corm_batch.pipeline.pool import ActorPool, PoolLimits
 from corm_batch.pipeline.progress import Event, JobSummary, OnEvent, Progress
@@ -125,6 +126,7 @@ class _Run:
         self._read_all = False
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
+        self._metrics = JobMetrics(spec.name)
 
     def main(self, cluster: ExitStack) -> JobSummary:
         """From the first document to the record of the run; the cluster is entered when there is something to do."""
@@ -159,6 +161,7 @@ class _Run:
         spawn = replica_spawner(self._spec, self._settings, limits.max_documents)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
         cluster.callback(pool.close)
+        cluster.callback(lambda: self._metrics.publish(pool.load, running=False))
         while not self._stop.requested:
             self._feed(pool)
             if pool.idle and self._read_all:
@@ -168,6 +171,8 @@ class _Run:
                 self._take(row)
             if self._writer.due:
                 self._commit()
+            if self._metrics.due:
+                self._metrics.publish(pool.load)
             if not rows:
                 self._emit("tick")
 
@@ -209,8 +214,10 @@ class _Run:
             self._commit()
 
     def _commit(self) -> None:
+        started = time.monotonic()
         count = self._writer.commit()
         if count:
+            self._metrics.committed(count, time.monotonic() - started)
             self._emit("commit", message=str(count))
 
     def _emit(
@@ -220,7 +227,9 @@ class _Run:
         message: str = "",
     ) -> None:
         self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
-        self._on_event(Event(kind, self._progress, row, message))
+        event = Event(kind, self._progress, row, message)
+        self._metrics.record(event)
+        self._on_event(event)
 
     def _summary(self) -> JobSummary:
         self._progress = replace(self._progress, seconds=time.monotonic() - self._started)

@@ -57,6 +57,25 @@ class PoolLimits:
     backoff_s: float = 0.5
 
 
+@dataclass(frozen=True)
+class PoolLoad:
+    """What a pool holds at one moment.
+
+    Attributes:
+        waiting, suspects, in_flight: documents.
+        tokens: estimated, of the documents in flight.
+        ready, loading, empty: places for replicas, by state.
+    """
+
+    waiting: int = 0
+    suspects: int = 0
+    in_flight: int = 0
+    tokens: int = 0
+    ready: int = 0
+    loading: int = 0
+    empty: int = 0
+
+
 class ActorPool:
     """Used from one thread: `add` while it `wants_more`, `poll` for rows until it is `idle`."""
 
@@ -84,6 +103,21 @@ class ActorPool:
     def idle(self) -> bool:
         """Whether every document has its row."""
         return not self._waiting and not self._suspects and not any(replica.num_documents for replica in self._replicas)
+
+    @property
+    def load(self) -> PoolLoad:
+        """What it holds now."""
+        loading = sum(replica.is_loading for replica in self._replicas)
+        empty = sum(replica.is_empty for replica in self._replicas)
+        return PoolLoad(
+            waiting=len(self._waiting),
+            suspects=len(self._suspects),
+            in_flight=sum(replica.num_documents for replica in self._replicas),
+            tokens=sum(replica.tokens for replica in self._replicas),
+            ready=len(self._replicas) - loading - empty,
+            loading=loading,
+            empty=empty,
+        )
 
     def add(self, document: Document) -> None:
         """Take a document; `poll` returns its row some time."""
