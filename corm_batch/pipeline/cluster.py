@@ -51,6 +51,7 @@ def _start_local(spec: JobSpec) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     wanted = math.ceil(spec.cluster.replicas * (spec.cluster.cpus_per_replica or 1))
     ray.init(
+        address="local",  # else Ray would join, with other arguments, what an earlier `ray start` left on this machine
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         log_to_driver=False,
