@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "corm_batch"
-LAYERS = ["errors", "registry", "ops", "kv", "policies", "engine", "data", "tasks", "spec", "pipeline", "cli"]
+LAYERS = [
+    "errors",
+    "registry",
+    "ops",
+    "kv",
+    "policies",
+    "engine",
+    "data",
+    "tasks",
+    "spec",
+    "pipeline",
+    "schedule",
+    "cli",
+]
 # library: where it may be imported, as path prefixes inside the package
 OWNERS = {
     "ray": ["pipeline/"],

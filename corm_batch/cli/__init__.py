@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from corm_batch.cli import plan, policies, report, run
+from corm_batch.cli import plan, policies, report, run, schedule
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, SpecError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 for verb in (run.run, plan.plan, report.report, policies.policies):
     app.command()(verb)
+app.add_typer(schedule.app, name="schedule")
 
 
 def main() -> None:

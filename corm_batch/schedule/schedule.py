@@ -1,0 +1,117 @@
+"""Schedule: which job runs when; and RunState: what came of it so far. Knows nothing of where they are kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import chdir
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+
+from corm_batch.data.uri import Uri
+from corm_batch.errors import SpecError
+from corm_batch.registry import describe
+from corm_batch.schedule.cron import valid_cron, valid_time_zone
+from corm_batch.spec import JobSpec, Section
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,34}[a-z0-9])?$"  # a RayCronJob, the narrowest of all, takes 36 characters
+
+Outcome = Literal["running", "ok", "failed documents", "failed", "cancelled", "interrupted"]
+
+
+class Schedule(Section):
+    """A job and its times."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="lower-case letters, digits and '-', at most 36")
+    spec: Uri = Field(description="the job's YAML file, local or s3://")
+    cron: Annotated[str, AfterValidator(valid_cron)] = Field(description="minute hour day-of-month month day-of-week")
+    time_zone: Annotated[str, AfterValidator(valid_time_zone)] = Field("UTC", description="IANA name")
+    overrides: tuple[str, ...] = Field((), description="changes of the spec, each section.field=value")
+    retry_failed: bool = Field(False, description="answer failed documents again")
+    directory: str = Field(description="what relative paths in the spec count from")
+    added_at: AwareDatetime = Field(description="nothing was due before")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object], origin: str) -> Schedule:
+        """Validate `fields`; `origin` names where they come from in messages.
+
+        Raises:
+            SpecError: one line for each wrong field: its path, what was given, what is allowed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
+
+    def job(self) -> JobSpec:
+        """The job as it is written now.
+
+        Raises:
+            SpecError: the spec cannot be read or is wrong, or `directory` is gone.
+        """
+        try:
+            with chdir(self.directory):
+                return JobSpec.load(self.spec, self.overrides)
+        except OSError as error:
+            raise SpecError(f"directory: {self.directory}: {error.strerror}") from error
+
+    def arguments(self) -> list[str]:
+        """What follows `corm-batch` on the command line that runs the job."""
+        changes = [part for override in self.overrides for part in ("--set", override)]
+        return ["run", self.spec, *changes, *(["--retry-failed"] if self.retry_failed else [])]
+
+    def command(self) -> list[str]:
+        """The whole command line, with the Python of this process; to be run in `directory`."""
+        return [os.path.abspath(sys.executable), "-P", "-m", "corm_batch.cli", *self.arguments()]
+
+
+class RunState(Section):
+    """How far a schedule has come.
+
+    Attributes:
+        considered_until: what was due up to here was run or skipped, and is not run again.
+        last_due: due time of the last run that was started; None before the first.
+        started_at, ended_at: of that run.
+        outcome: of that run. running: or its server was killed; cancelled: it was told to stop; interrupted: its
+            server was told to stop.
+        exit_code: of that run; negative: the number of the signal that ended it.
+    """
+
+    considered_until: AwareDatetime
+    last_due: AwareDatetime | None = None
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last run took; None before it has ended."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
+
+    def considered(self, until: datetime) -> RunState:
+        """The state once everything due up to `until` is dealt with."""
+        return self.model_copy(update={"considered_until": max(until, self.considered_until)})
+
+    def started(self, due: datetime, now: datetime) -> RunState:
+        """The state once the run for `due` is about to start."""
+        until = max(due, self.considered_until)
+        return RunState(considered_until=until, last_due=due, started_at=now, outcome="running")
+
+    def ended(self, exit_code: int, now: datetime, *, interrupted: bool) -> RunState:
+        """The state once the run has ended; `interrupted`: by the server's own end."""
+        outcome: Outcome
+        if exit_code == 0:
+            outcome = "ok"
+        elif exit_code == 3:
+            outcome = "failed documents"
+        elif interrupted:
+            outcome = "interrupted"
+        else:
+            outcome = "cancelled" if exit_code in (130, -2, -15) else "failed"
+        return self.model_copy(update={"ended_at": now, "outcome": outcome, "exit_code": exit_code})
