@@ -29,7 +29,7 @@ from corm_batch.tasks.base import Prompt
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "jobs/quickstart"
 DATASETS = {"quick start": QUICKSTART / "documents.parquet", "needles": ROOT / "tests/jobs/needles.parquet"}
-LISTS = {"records"}
+LISTS = {"records", "multi_value"}
 """Kinds that ask for several values; every other kind asks for a single fact."""
 SAMPLING = SamplingParams(max_new_tokens=48)
 

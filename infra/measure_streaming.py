@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from corm_batch import Completion, Engine, Request, SamplingParams
 
@@ -37,6 +37,12 @@ def prompts() -> list[list[int]]:
         for text in texts
     )
     return [prompt for prompt in ids if len(prompt) == NUM_TOKENS][:NUM_DOCUMENTS]
+
+
+def num_lists() -> int:
+    """Lists of entries a document has: layers times key-value heads."""
+    config = AutoConfig.from_pretrained(MODEL)
+    return int(config.num_hidden_layers * config.num_key_value_heads)
 
 
 def kept(completion: Completion) -> set[tuple[int, int, int]]:
@@ -72,7 +78,7 @@ def measure(device: str) -> list[dict[str, object]]:
                     "policy": name,
                     "prefill": prefill,
                     "chunk_size": chunk,
-                    "kept_ratio": round(sum(map(len, ours)) / (NUM_DOCUMENTS * NUM_TOKENS * 20), 4),
+                    "kept_ratio": round(sum(map(len, ours)) / (NUM_DOCUMENTS * NUM_TOKENS * num_lists()), 4),
                     "size_against_one_token": round(sum(map(len, ours)) / sum(map(len, literal)), 4),
                     "jaccard_with_one_token": round(both / either, 4),
                 }

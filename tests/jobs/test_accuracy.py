@@ -1,7 +1,7 @@
 """What the quick start's policy frees and what that costs, held on needle cases over books the model never saw.
 
-tests/jobs/needles.parquet holds all 128 cases that ask for a single fact and fit the model; infra/evaluate_settings.py
-runs them all. Here 28 are run, whatever they answer: every kind at every length, at depths that differ.
+tests/jobs/needles.parquet holds the 160 cases that fit the model; infra/evaluate_settings.py runs them all. Of the 128
+that ask for a single fact 28 are run here, whatever they answer: every kind at every length, at depths that differ.
 """
 
 from pathlib import Path
@@ -20,7 +20,8 @@ MODEL = str(ROOT / "jobs/quickstart/model")
 
 @pytest.fixture(scope="module")
 def cases():
-    rows = pq.read_table(Path(__file__).parent / "needles.parquet").to_pylist()
+    table = pq.read_table(Path(__file__).parent / "needles.parquet", filters=[("kind", "!=", "multi_value")])
+    rows = table.to_pylist()
     # rows come in groups of eight depths, one group for each kind and length; the longest take half of the time
     first = [row for index, row in enumerate(rows) if index % 8 == index // 8 % 8]
     second = [row for index, row in enumerate(rows) if index % 8 == (index // 8 + 4) % 8 and len(row["text"]) < 12_000]
@@ -56,6 +57,6 @@ def test_half_of_the_bytes_are_freed_and_single_facts_stay_within_two_points_of_
     full_right, full_bytes, _ = run({"name": "full"}, cases)
     right, _, peak_bytes = run(chosen.policy, cases)
 
-    assert full_right >= 0.85 * len(cases)  # else "within two points" says nothing
+    assert full_right >= 0.95 * len(cases)  # else "within two points" says nothing
     assert peak_bytes <= 0.5 * full_bytes
     assert right >= full_right - 0.02 * len(cases)
