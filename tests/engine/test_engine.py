@@ -39,7 +39,7 @@ def test_twenty_real_documents_in_one_batch_equal_transformers_even_when_preempt
         assert len(prompts[str(i)]) == lengths[i]
     sampling = SamplingParams(max_new_tokens=40, ignore_eos=True)
     requests = [Request(name, ids, sampling) for name, ids in prompts.items()]
-    engine = make(reference_model, kv_memory="114MiB")  # a sixth of what they need together
+    engine = make(reference_model, kv_memory="342MiB")  # a sixth of what they need together
     answers = run(engine, *requests)
     assert sum(answer.memory.preemptions for answer in answers.values()) > 0
     model = AutoModelForCausalLM.from_pretrained(reference_model, dtype=torch.float32)

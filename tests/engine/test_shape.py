@@ -13,10 +13,10 @@ from tests.conftest import REFERENCE_MODEL, llama_config
 
 def test_the_reference_model():
     shape = ModelShape.from_pretrained(str(REFERENCE_MODEL))
-    assert (shape.num_layers, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (10, 6, 2, 64)
+    assert (shape.num_layers, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (10, 6, 6, 64)
     assert (shape.max_model_len, shape.vocab_size) == (8192, 8192)
-    assert shape.kv_bytes_per_token(torch.float32) == 2 * 10 * 2 * 64 * 4
-    assert shape.kv_bytes_per_token(torch.bfloat16) == 2 * 10 * 2 * 64 * 2
+    assert shape.kv_bytes_per_token(torch.float32) == 2 * 10 * 6 * 64 * 4
+    assert shape.kv_bytes_per_token(torch.bfloat16) == 2 * 10 * 6 * 64 * 2
 
 
 def test_no_weights_are_needed(tmp_path):

@@ -93,7 +93,7 @@ def test_output_tree(job, ray_cluster, place, part_format):
 def test_real_model_answers_although_its_process_is_killed(job, ray_cluster, tmp_path):
     facts = {f"d{index}": f"The pass key is {index}{index}{index}. Remember it. " * 60 for index in range(6)}
     task = {"name": "question_answer", "question": "What is the pass key?", "max_new_tokens": 12}
-    policy = {"name": "corm", "window": 16, "recent": 16}
+    policy = {"name": "corm", "window": 16, "recent": 16, "reach": 6}
     spec = job(facts, task=task, policy=policy, engine={"max_sequences": 1})
     killed = []
 

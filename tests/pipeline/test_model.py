@@ -60,5 +60,5 @@ def test_s3_folder_is_fetched_once(bucket, tmp_path, monkeypatch):
 def test_loads_engine_and_tokenizer(job):
     model = model_loader(job({"a": "text"}))()
     assert model.engine.max_model_len == 8192
-    # 64 MiB over 10 layers x 2 kv heads x 64 numbers x 4 bytes x (key + value)
-    assert model.pool_tokens == 64 * 2**20 // (10 * 2 * 64 * 4 * 2)
+    # 64 MiB over 10 layers x 6 kv heads x 64 numbers x 4 bytes x (key + value)
+    assert model.pool_tokens == 64 * 2**20 // (10 * 6 * 64 * 4 * 2)

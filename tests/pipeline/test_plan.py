@@ -19,8 +19,8 @@ from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.spec import JobSpec
 
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
-# 10 layers, 2 kv heads of width 64, keys and values, 4 bytes
-BYTES_PER_TOKEN = 10 * 2 * 64 * 2 * 4
+# keys and values, 10 layers, 6 kv heads of width 64, 4 bytes
+BYTES_PER_TOKEN = 2 * 10 * 6 * 64 * 4
 
 
 @pytest.fixture
