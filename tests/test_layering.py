@@ -17,6 +17,7 @@ LAYERS = [
     "kv",
     "policies",
     "engine",
+    "bench",
     "data",
     "tasks",
     "spec",
@@ -27,7 +28,8 @@ LAYERS = [
 # library: where it may be imported, as path prefixes inside the package
 OWNERS = {
     "ray": ["pipeline/"],
-    "transformers": ["engine/", "pipeline/tokenize.py"],
+    "triton": ["ops/kernels/"],
+    "transformers": ["engine/", "bench/", "pipeline/tokenize.py"],
     "tokenizers": ["pipeline/tokenize.py"],
     "pyarrow.fs": ["data/"],
     "fsspec": ["data/"],
@@ -81,7 +83,7 @@ def test_heavy_libraries_stay_where_they_belong(path):
 def test_every_library_is_a_declared_dependency():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in project["dependencies"]}
-    names = {"yaml": "pyyaml"}
+    names = {"yaml": "pyyaml", "triton": "torch"}  # torch brings Triton where it supports the GPU
     for path in FILES:
         for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
             library = module.partition(".")[0]

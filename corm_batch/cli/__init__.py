@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from corm_batch.cli import plan, policies, report, run, schedule
+from corm_batch.cli import bench, cancel, logs, plan, policies, report, run, schedule, status, submit
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, SpecError
 
@@ -19,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help and errors, on a terminal and off it
 )
-for verb in (run.run, plan.plan, report.report, policies.policies):
+for verb in (
+    *(run.run, plan.plan, report.report, policies.policies, bench.bench),
+    *(submit.submit, status.status, logs.logs, cancel.cancel),
+):
     app.command()(verb)
 app.add_typer(schedule.app, name="schedule")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corm_batch.cli.cluster_options import checked_address
 from corm_batch.cli.console import error_console, label, output_console, print_json, print_table, prose, seconds_text
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
-from corm_batch.cli.schedule_options import Registry, ScheduleName, open_registry
+from corm_batch.cli.schedule_options import ClusterAddress, Registry, ScheduleName, open_registry
 from corm_batch.cli.schedule_render import render
 from corm_batch.errors import LeaseError, SpecError
 
@@ -31,6 +33,7 @@ def add(
     time_zone: Annotated[str, typer.Option(metavar="ZONE", help="In which the expression is read.")] = "UTC",
     overrides: Overrides = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
+    address: ClusterAddress = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a schedule of that name.")] = False,
     registry: Registry = None,
 ) -> None:
@@ -45,6 +48,7 @@ def add(
         "time_zone": time_zone,
         "overrides": tuple(overrides or ()),
         "retry_failed": retry_failed,
+        "address": address,
         "directory": os.getcwd(),
         "added_at": utc_now(),
     }
@@ -122,21 +126,28 @@ def remove(name: ScheduleName, registry: Registry = None) -> None:
 
 
 @app.command()
-def serve(registry: Registry = None) -> None:
+def serve(registry: Registry = None, address: ClusterAddress = None) -> None:
     """Run what is due, in the foreground, until SIGTERM or Ctrl-C.
 
     A due time is run once, or skipped while the last run still goes on. What was due while nobody served is caught up
     by one run. Told to stop, it tells the running jobs to, which commit what is finished; a job that was cut short so
     is taken up again by the next serve. Jobs may come and go meanwhile: the registry is read again every 15 seconds.
+    A job that has an address runs on that Ray cluster, and with --address so does every other. Such a job is followed
+    from here, goes on when this ends, and is found again by the next serve.
     Under systemd use KillMode=mixed, so that a job is told to stop only once: a second signal would end it at once.
     """
     from corm_batch.pipeline.lease import Lease
     from corm_batch.pipeline.signals import StopSignals
-    from corm_batch.schedule.server import ScheduleServer, utc_now
+    from corm_batch.schedule.server import ScheduleServer, start_job, utc_now
 
+    url = None if address is None else checked_address(address)
     kept = open_registry(registry)
     console = error_console()
-    server = ScheduleServer(kept, lambda line: console.print(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {line}", soft_wrap=True))
+    server = ScheduleServer(
+        kept,
+        lambda line: console.print(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {line}", soft_wrap=True),
+        start=partial(start_job, address=url),
+    )
     try:
         with StopSignals() as stop, Lease(kept.uri) as lease:
             server.serve(stop, lease.check)

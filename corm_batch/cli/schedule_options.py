@@ -19,6 +19,14 @@ Registry = Annotated[
         help="Folder of the schedules, local or s3://; by default corm-batch/schedules in your data folder.",
     ),
 ]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="Dashboard of a Ray cluster that the job is submitted to; by default it runs here.",
+    ),
+]
 
 
 def open_registry(uri: str | None) -> ScheduleRegistry:

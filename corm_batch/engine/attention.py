@@ -51,6 +51,17 @@ class Batch(Protocol):
         """Attention of one layer over the packed tokens, [H, T, D]; what is worth keeping goes into the cache."""
 
 
+class Running:
+    """The batch of a forward pass, in a wrapper of one type: compiled layers would be compiled anew for each kind.
+
+    Args:
+        batch: what runs.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+
 def read_features(
     module: torch.nn.Module, scaling: float | None, head_dim: int, kwargs: dict[str, Any]
 ) -> AttentionFeatures:
@@ -82,15 +93,16 @@ def batch_attention_forward(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     *,
-    batch: Batch,
+    batch: Running,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [1, H, T, D], key and value [1, K, T, D] -> ([1, T, H, D], None)."""
     if attention_mask is not None:
         raise UnsupportedModelError(f"{type(module).__name__} needs an attention mask of its own")
     features = read_features(module, scaling, query.shape[-1], kwargs)
-    out_HTD = batch.attend(module.layer_idx, query[0], key[0], value[0], features)  # type: ignore[arg-type]
+    out_HTD = batch.batch.attend(module.layer_idx, query[0], key[0], value[0], features)  # type: ignore[arg-type]
     return out_HTD.transpose(0, 1)[None], None
 
 
-AttentionInterface.register(ATTENTION, batch_attention_forward)
+# What is compiled around it stops short of attention, which runs Python and kernels of its own.
+AttentionInterface.register(ATTENTION, torch.compiler.disable(batch_attention_forward))

@@ -5,7 +5,6 @@ Each knows how its tokens attend and what its queries say about the cache; none 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -17,16 +16,12 @@ from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.eviction import evict
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
-from corm_batch.kv.pool import OutOfPages
 from corm_batch.ops.causal import causal_attention
-from corm_batch.ops.decode import decode_attention
-from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.pages import NEVER, Entries
-from corm_batch.ops.reduction import reduce_columns
 from corm_batch.policies.base import KVPolicy
 
-_DECODE_ENTRIES = {"cpu": 1 << 16, "cuda": 1 << 22}
-"""Padded entries one decode call may gather per device: a CPU wants them in its cache, a GPU wants few launches."""
+_GATHERED_ENTRIES = 1 << 16
+"""Padded entries one decode call may gather on a CPU, which wants them in its caches."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +52,64 @@ class PrefillBatch:
         spans: what to run.
         cache: where survivors go.
         policies: one a layer.
-        make_room: frees pages of sequences outside this batch; False when there are none left to free.
     """
 
-    def __init__(
-        self, spans: Seq[Span], cache: KVCache, policies: Seq[KVPolicy], make_room: Callable[[], bool]
-    ) -> None:
-        self.spans, self.cache, self.policies, self.make_room = spans, cache, policies, make_room
+    def __init__(self, spans: Seq[Span], cache: KVCache, policies: Seq[KVPolicy]) -> None:
+        self.spans, self.cache, self.policies = spans, cache, policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
+        self.stage = cache.stage(sum(self._most_pages(span) for span in spans))
         device = cache.device
         tokens = [token for span in spans for token in span.sequence.request.token_ids[span.start : span.stop]]
         self.input_ids = torch.tensor(tokens, device=device)
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
         ends = [int(stop) - 1 for span, stop in zip(spans, self.stops, strict=True) if span.ends_prompt]
         self.logit_rows = torch.tensor(ends, dtype=torch.int64, device=device)
+        self.never = torch.full((), NEVER, dtype=torch.int32, device=device)
+        self._step_T = (self.positions + 1).int()
+        self._mass = torch.zeros(len(spans), len(policies), device=device)
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
-        """Attention span by span; each span's survivors are committed before the next layer runs."""
-        out_HTD = torch.empty_like(query_HTD)
-        for span, stop in zip(self.spans, self.stops, strict=True):
+        """Attention span by span; of each span only the survivors outlive the layer."""
+        outs = []
+        for i, (span, stop) in enumerate(zip(self.spans, self.stops, strict=True)):
             rows = slice(int(stop) - (span.stop - span.start), int(stop))
-            out_HTD[:, rows], entries = self.attend_span(
+            out_HRD, entries = self.attend_span(
                 span, layer, query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], features
             )
-            while True:
-                try:
-                    evict(self.cache, self.policies[layer], span.sequence, layer, entries, span.stop)
-                    break
-                except OutOfPages:
-                    if not self.make_room():
-                        raise
-        return out_HTD
+            self._mass[i, layer] = evict(
+                self.cache, self.stage, self.policies[layer], span.sequence.slot, layer, entries, span.stop
+            )
+            outs.append(out_HRD)
+        # Token by token, as the projection behind it reads them.
+        return outs[0] if len(outs) == 1 else torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1)
+
+    def commit(self) -> None:
+        """Book what survived.
+
+        Raises:
+            OutOfPages: the pool is too small; see `KVCache.commit`.
+        """
+        self.cache.commit(self.stage)
+        for span, mass_L in zip(self.spans, self._mass, strict=True):
+            span.sequence.evicted_mass += mass_L
+
+    def discard(self) -> None:
+        """Give the pages back that the pass was to fill."""
+        self.cache.discard(self.stage)
+
+    def _steps(self, span: Span) -> Tensor:
+        """The steps of the span's tokens."""
+        stop = int(self.stops[self.spans.index(span)])
+        return self._step_T[stop - (span.stop - span.start) : stop]
+
+    def _most_pages(self, span: Span) -> int:
+        """Pages the span's sequence holds afterwards, should its policies evict nothing they need not."""
+        bounds = (policy.entries_bound for policy in self.policies)
+        entries = (span.stop if bound is None else min(span.stop, bound) for bound in bounds)
+        page_size, num_heads = self.cache.pool.page_size, self.cache.num_lists // len(self.policies)
+        return num_heads * sum(-(-count // page_size) for count in entries)
 
     def attend_span(
         self,
@@ -103,15 +123,16 @@ class PrefillBatch:
         """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key."""
         policy, num_tokens = self.policies[layer], span.stop
         out, lse = causal_attention(
-            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H
-        )
-        step = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
+            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H,
+            dense=self.cache.ops.dense_attention,
+        )  # fmt: skip
+        step = self._steps(span)
         entries = new_entries(policy, layer, key_KTD, value_KTD, step)
         if policy.reduction is not None:
             votes = slice(-min(policy.reduction.window, num_tokens), None)
-            entries = reduce_columns(
+            entries = self.cache.ops.reduce_columns(
                 policy.reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
-                torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
+                self.never.expand_as(entries.expiry), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
         return out, entries
 
@@ -134,56 +155,77 @@ class ChunkBatch(PrefillBatch):
         attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
         """
         policy = self.policies[layer]
-        step = torch.arange(span.start + 1, span.stop + 1, dtype=torch.int32, device=query_HTD.device)
+        step = self._steps(span)
         entries = new_entries(policy, layer, key_KTD, value_KTD, step)
         if span.start:
             entries = Entries.join(self.cache.read(span.sequence.slot, layer), entries)
         votes = policy.reduction is not None and policy.reduction.threshold is not None
-        last = torch.full_like(entries.expiry, NEVER) if votes else entries.expiry
-        out, lse = dense_attention(
+        last = self.never.expand_as(entries.expiry) if votes else entries.expiry
+        out, lse = self.cache.ops.dense_attention(
             query_HTD, entries.key, entries.value, step, entries.position, last, features.scale, features.softcap,
             features.sink_H,
         )  # fmt: skip
         if policy.reduction is not None:
-            entries = reduce_columns(
+            entries = self.cache.ops.reduce_columns(
                 policy.reduction, query_HTD, lse, step, entries, last, features.scale, features.softcap, gap_rule=True
             )
         return out, entries
 
 
 class DecodeBatch:
-    """The next token of every running sequence; room for it has been reserved."""
+    """The next token of up to `size` sequences, in tensors that stay where they are from step to step.
 
-    def __init__(self, sequences: Seq[Sequence], cache: KVCache, policies: Seq[KVPolicy]) -> None:
+    Rows without a sequence have slot -1. Room for every new entry has been reserved.
+
+    Args:
+        size: rows.
+        cache: where the entries are.
+        policies: one a layer.
+    """
+
+    def __init__(self, size: int, cache: KVCache, policies: Seq[KVPolicy]) -> None:
         self.cache, self.policies = cache, policies
-        self.slots = np.array([sequence.slot for sequence in sequences])
         device = cache.device
-        self.input_ids = torch.tensor([sequence.output[-1] for sequence in sequences], device=device)
-        self.positions = torch.tensor([sequence.num_cached for sequence in sequences], device=device)
-        self.logit_rows = torch.arange(len(sequences), device=device)
+        self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
+        self.slot_S = torch.full((size,), -1, device=device)
+        self.logit_rows = torch.arange(size, device=device)
+        self._slots = np.empty(0, np.int64)
+
+    def load(self, sequences: Seq[Sequence]) -> None:
+        """Take on these sequences, one a row, each at its newest token."""
+        rows = np.zeros((3, len(self.input_ids)), np.int64)
+        rows[2] = -1
+        for column, sequence in zip(rows.T, sequences, strict=False):
+            column[:] = sequence.output[-1], sequence.num_cached, sequence.slot
+        for held, row in zip((self.input_ids, self.positions, self.slot_S), rows, strict=True):
+            held.copy_(torch.from_numpy(row))
+        self._slots = rows[2, : len(sequences)]
+
+    def advance(self, tokens_S: Tensor) -> None:
+        """Go on to the next step with the tokens just chosen, one for each sequence."""
+        self.input_ids[: len(tokens_S)] = tokens_S
+        self.positions += 1
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
         """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S."""
-        policy = self.policies[layer]
+        policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
         step_S = (self.positions + 1).int()
         position_SK1 = step_S[:, None, None].expand(-1, key_KTD.shape[0], 1)
         expiry = policy.expiry(layer, position_SK1)[..., 0]
         born = Entries(
-            key_KTD.transpose(0, 1), value_KTD.transpose(0, 1), position_SK1[..., 0], expiry, torch.zeros_like(expiry)
-        )
-        self.cache.append(self.slots, layer, born)
-        out_SHD = torch.empty_like(query_HTD.transpose(0, 1))
-        for group in self._groups(layer):
-            rows, slots = torch.from_numpy(group).to(query_HTD.device), self.slots[group]
-            lengths = self.cache.table.lengths[slots, layer]
-            width = int(-(-lengths.max() // self.cache.pool.page_size))
-            out_SHD[rows] = decode_attention(
-                self.cache.pool.pages,
-                self.cache.table.lists(torch.from_numpy(slots).to(rows.device), layer, width),
-                torch.from_numpy(lengths).to(rows.device),
-                query_HTD[:, rows].transpose(0, 1),
+            key_KTD.transpose(0, 1), value_KTD.transpose(0, 1), position_SK1[..., 0], expiry,
+            torch.zeros_like(expiry, dtype=torch.float32),
+        )  # fmt: skip
+        ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born)
+        query_SHD = query_HTD.transpose(0, 1)
+        out_SHD = torch.empty_like(query_SHD)
+        for rows in self._groups(layer):
+            out_SHD[rows] = ops.decode_attention(
+                pages,
+                self.cache.lists(layer, self.slot_S[rows]),
+                query_SHD[rows],
                 step_S[rows],
                 policy.reduction,
                 features.scale,
@@ -192,14 +234,16 @@ class DecodeBatch:
             )
         return out_SHD.transpose(0, 1)
 
-    def _groups(self, layer: int) -> list[np.ndarray]:
-        """Rows of sequences of like length, so that padding them to the longest wastes little."""
-        lengths = self.cache.table.lengths[self.slots, layer].max(axis=1)
+    def _groups(self, layer: int) -> list[Tensor | slice]:
+        """On a CPU, rows of sequences of like length: gathered lists are padded to the longest, and fit its caches."""
+        if self.cache.device.type != "cpu":
+            return [slice(None)]
+        lengths = self.cache.table.lengths[self._slots, layer].max(axis=1)
         order = np.argsort(-lengths, kind="stable")
-        groups, num_kv_heads = [], self.cache.table.lengths.shape[2]
-        budget = _DECODE_ENTRIES.get(self.cache.device.type, 1 << 22)
+        groups: list[Tensor | slice] = []
+        num_kv_heads = self.cache.table.lengths.shape[2]
         while len(order):
-            size = max(1, budget // (num_kv_heads * int(lengths[order[0]])))
-            groups.append(order[:size])
+            size = max(1, _GATHERED_ENTRIES // (num_kv_heads * (int(lengths[order[0]]) + 1)))
+            groups.append(torch.from_numpy(order[:size]))
             order = order[size:]
         return groups

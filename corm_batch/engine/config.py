@@ -18,9 +18,11 @@ class EngineConfig(BaseModel):
     )
     page_size: int = Field(16, ge=1, le=1024, description="entries a page")
     kv_memory: ByteSize | None = Field(None, description="bytes of the page pool, such as 512MiB; default: measured")
-    memory_fraction: float = Field(0.9, gt=0, le=1, description="share of the free device memory the pool may take")
+    memory_fraction: float = Field(
+        0.95, gt=0, le=1, description="share of what the largest forward pass leaves free that the pool may take"
+    )
     max_model_len: int | None = Field(None, ge=2, description="tokens of prompt plus answer; default: the model's")
     max_sequences: int = Field(256, ge=1, description="documents in flight at most")
-    step_token_budget: int = Field(8192, ge=1, description="prompt tokens packed into one forward")
+    step_token_budget: int = Field(16384, ge=1, description="prompt tokens packed into one forward")
     chunk_size: int = Field(1024, ge=1, description="tokens of one document a streaming forward takes")
     compact_every: int | None = Field(None, ge=1, description="decode steps between compactions; default: window / 2")

@@ -15,16 +15,20 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from corm_batch.engine.batch import ChunkBatch, DecodeBatch, PrefillBatch, Span
+from corm_batch.engine.batch import Span
 from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import compact
 from corm_batch.engine.loader import LoadedModel, load_model
 from corm_batch.engine.memory import kept_positions, memory_stats, pool_bytes
-from corm_batch.engine.request import Completion, FinishReason, Request
-from corm_batch.engine.sampler import sample
+from corm_batch.engine.prefiller import Prefiller
+from corm_batch.engine.rehearsal import measure_pool_bytes
+from corm_batch.engine.request import Completion, FinishReason, Request, find_problem
+from corm_batch.engine.sampler import draw, sample
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.stats import EngineStats
 from corm_batch.errors import CapacityError, DocumentError, SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, page_bytes
@@ -48,14 +52,23 @@ class Engine:
         self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
         size = page_bytes(config.page_size, shape.head_dim, model.dtype)
-        num_pages = max(1, pool_bytes(config, model.device) // size)
+        num_bytes = pool_bytes(config, model.device) or measure_pool_bytes(config, model, self.policies)
+        num_pages = max(1, num_bytes // size)
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, num_pages,
             model.dtype, model.device,
         )  # fmt: skip
-        self.scheduler = Scheduler(config, self.cache)
         window = policy.reduction.window if policy.reduction else 256
         self.compact_every = config.compact_every or max(1, window // 2)
+        self.decoder = Decoder(model, self.cache, self.policies)
+        growth = self.compact_every + self.decoder.most_steps
+        self.scheduler = Scheduler(
+            config, self.cache, None if policy.entries_bound is None else policy.entries_bound + growth
+        )
+        self.prefiller = Prefiller(
+            model, self.cache, self.policies, config.prefill == "streaming", self.scheduler.make_room
+        )
+        self.stats = EngineStats()
         self._live: dict[str, Sequence] = {}
         self._finished: list[Completion] = []
         self._arrivals = 0
@@ -153,7 +166,7 @@ class Engine:
         sequence = Sequence(request, self._arrivals, self.shape.num_layers, self.model.device)
         self._arrivals += 1
         self._live[request.id] = sequence
-        problem = self._problem(request)
+        problem = find_problem(request, self.shape.vocab_size, self.max_model_len)
         if problem is None:
             self.scheduler.waiting.append(sequence)
         else:
@@ -166,17 +179,18 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """One forward pass: prompts if any can start, else the next token of every running sequence.
+        """One forward pass over prompts if any can start, else a few next tokens of every running sequence.
 
         Returns:
             What finished since the last call.
         """
+        started = time.monotonic()
         if spans := self.scheduler.schedule_prefill():
             self._prefill(spans)
-        elif sequences := self.scheduler.schedule_decode():
-            self._decode(sequences)
+            self.stats.prefill_s += time.monotonic() - started
         elif self.scheduler.running:
-            self._starve(self.scheduler.running[0])
+            self._decode(*self.scheduler.schedule_decode(self.decoder.num_steps(self.scheduler.running)))
+            self.stats.decode_s += time.monotonic() - started
         finished, self._finished = self._finished, []
         return finished
 
@@ -185,73 +199,85 @@ class Engine:
         started = time.monotonic()
         for span in spans:
             span.sequence.started_at = span.sequence.started_at or started
-        kind = ChunkBatch if self.config.prefill == "streaming" else PrefillBatch
         try:
-            logits = self.model.forward(kind(spans, self.cache, self.policies, self.scheduler.make_room))
-        except OutOfPages as error:
-            if len(spans) == 1:
-                self._starve(spans[0].sequence, error.num_missing)
-            else:
-                self.scheduler.give_up(spans)
+            logits = self.prefiller.run(spans)
+        except (OutOfPages, torch.OutOfMemoryError) as error:
+            self._give_up(spans, error)
             return
         self.scheduler.prefilled(spans)
+        self.stats.prompt_tokens += sum(span.stop - span.start for span in spans)
+        in_flight = len(self.scheduler.running) + len(self.scheduler.partial)
+        self.stats.most_in_flight = max(self.stats.most_in_flight, in_flight)
         ended = [span.sequence for span in spans if span.ends_prompt]
-        for sequence in ended:
-            sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
-        self._accept(ended, logits)
+        if ended:
+            for sequence in ended:
+                sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
+            tokens, logprobs = sample(logits, draw(ended, 1, self.model.device))
+            self._accept(ended, [tokens.tolist()], [logprobs.tolist()])
 
-    def _decode(self, sequences: Seq[Sequence]) -> None:
-        """Run one token of each sequence and, from time to time, free the pages of what expired."""
-        logits = self.model.forward(DecodeBatch(sequences, self.cache, self.policies))
-        self._accept(sequences, logits)
-        for sequence in sequences:
-            if sequence.request.id in self._live and len(sequence.output) % self.compact_every == 0:
-                compact(self.cache, self.policies, sequence)
-
-    def _accept(self, sequences: Seq[Sequence], logits_SV: torch.Tensor) -> None:
-        """Give every sequence its next token; finish those that end with it."""
+    def _decode(self, sequences: Seq[Sequence], num_steps: int) -> None:
+        """Run some tokens of each sequence and, from time to time, free the pages of what expired."""
         if not sequences:
+            self._starve(self.scheduler.running[0], self.cache.num_lists)
             return
+        slots = np.array([sequence.slot for sequence in sequences])
+        try:
+            chosen = self.decoder.run(sequences, num_steps)
+        except torch.OutOfMemoryError as error:
+            self.cache.table.set_lengths(slots, self.cache.table.lengths[slots])
+            if len(sequences) == 1:
+                self._give_up([Span(sequences[0], 0, 0)], error)
+            self.scheduler.halve()
+            return
+        self.cache.advance(slots, num_steps)
+        self.stats.decode_steps += num_steps
+        self._accept(sequences, *chosen)
+        due = [
+            sequence
+            for sequence in self.scheduler.running
+            if len(sequence.output) - sequence.num_compacted >= self.compact_every
+        ]
+        if due:
+            compact(self.cache, self.policies, due)
+
+    def _accept(self, sequences: Seq[Sequence], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
+        """Give every sequence its next tokens, [steps][S], up to the one it ends with; finish those that end."""
         now = time.monotonic()
-        for sequence, token, logprob in zip(sequences, *sample(logits_SV, sequences), strict=True):
+        ended: list[tuple[Sequence, FinishReason]] = []
+        for row, sequence in enumerate(sequences):
             sequence.first_token_at = sequence.first_token_at or now
-            if math.isnan(logprob):
-                self._finish(sequence, "error", DocumentError("the model's logits are not finite"))
-                continue
-            sequence.output.append(token)
-            sequence.logprob_sum += logprob
-            reason = self._finish_reason(sequence)
-            if reason is not None:
-                self._finish(sequence, reason)
+            for token, logprob in zip((step[row] for step in tokens), (step[row] for step in logprobs), strict=True):
+                if math.isnan(logprob):
+                    self._finish(sequence, "error", DocumentError("the model's logits are not finite"))
+                    break
+                sequence.output.append(token)
+                sequence.logprob_sum += logprob
+                self.stats.output_tokens += 1
+                if (reason := sequence.finish_reason(self.model.eos_token_ids)) is not None:
+                    ended.append((sequence, reason))
+                    break
+        if ended:
+            compact(self.cache, self.policies, [sequence for sequence, _ in ended])
+        for sequence, reason in ended:
+            self._finish(sequence, reason)
 
-    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
-        """Why the newest token ends the answer; None when it does not."""
-        request, output = sequence.request, sequence.output
-        if output[-1] in self.model.eos_token_ids and not request.sampling.ignore_eos:
-            return "stop"
-        if request.stop is not None and request.stop(output):
-            return "stop"
-        return "length" if len(output) >= request.sampling.max_new_tokens else None
-
-    def _problem(self, request: Request) -> Exception | None:
-        """Why this request can never be answered; None when it can."""
-        ids = np.asarray(request.token_ids)
-        if ids.size == 0:
-            return DocumentError("the prompt is empty")
-        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self.shape.vocab_size:
-            return DocumentError(f"the prompt has a token id outside 0..{self.shape.vocab_size - 1}")
-        length = ids.size + request.sampling.max_new_tokens
-        if length > self.max_model_len:
-            return DocumentError(
-                f"{ids.size} prompt tokens and up to {request.sampling.max_new_tokens} new ones make {length}; "
-                f"the context is {self.max_model_len}"
+    def _give_up(self, spans: Seq[Span], error: Exception) -> None:
+        """Start over with one prompt at a time after a step that found too little memory; a document that was alone in
+        it fails."""
+        if len(spans) > 1 or self.scheduler.swapped:
+            self.scheduler.give_up(spans)
+        elif isinstance(error, OutOfPages):
+            self._starve(spans[0].sequence, self.cache.pool.num_free + error.num_missing)
+        else:
+            message = (
+                f"{spans[0].sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the "
+                f"model and the page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
             )
-        return None
+            self._finish(spans[0].sequence, "error", CapacityError(message, bytes_needed=0, bytes_available=0))
 
-    def _starve(self, sequence: Sequence, num_missing: int = 0) -> None:
+    def _starve(self, sequence: Sequence, num_missing: int) -> None:
         """Fail the one document that has the whole pool and finds it too small."""
-        pages = self.cache.pages_held(sequence.slot) + max(num_missing, 1)
-        need = pages * self.cache.pool.page_bytes
+        need = (self.cache.pages_held(sequence.slot) + num_missing) * self.cache.pool.page_bytes
         message = (
             f"{sequence.num_prompt_tokens} prompt tokens need at least {need} bytes of cache, the pool has "
             f"{self.pool_bytes} (engine.kv_memory or engine.memory_fraction sets it)"
@@ -263,10 +289,8 @@ class Engine:
         del self._live[sequence.request.id]
         self.scheduler.remove(sequence)
         positions = None
-        if reason in ("stop", "length"):
-            compact(self.cache, self.policies, sequence)
-            if sequence.request.return_kept_positions:
-                positions = kept_positions(self.cache, sequence.slot)
+        if reason in ("stop", "length") and sequence.request.return_kept_positions:
+            positions = kept_positions(self.cache, sequence.slot)
         memory = memory_stats(sequence, self.cache, self.model, self.policy.reduction, self.config)
         if sequence.slot >= 0:
             self.cache.close(sequence.slot)

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Batch
+from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Batch, Running
+from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.shape import ModelShape, load_config
 from corm_batch.errors import ModelLoadError, UnsupportedModelError
 from corm_batch.ops.causal import causal_attention
@@ -51,7 +52,7 @@ class LoadedModel:
             position_ids=batch.positions[None],
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            batch=batch,
+            batch=Running(batch),
         ).logits
         return logits[0]
 
@@ -86,10 +87,18 @@ def load_model(
     module.eval().to(device)
     shape = ModelShape.from_config(config)
     windows = probe(module, shape, config.model_type)
+    speed_up(module)
     eos = getattr(module.generation_config, "eos_token_id", None)
     eos = config.eos_token_id if eos is None else eos
     ids = frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
     return LoadedModel(module, shape, windows, ids, device, dtype)
+
+
+def speed_up(module: torch.nn.Module) -> None:
+    """Bound what an MLP needs for a long prompt, and on a GPU compile the layers, in place."""
+    slice_rows(module)
+    if next(module.parameters()).device.type == "cuda":
+        fuse(module)
 
 
 def refuse_unsupported(config: Any, max_model_len: int | None = None) -> None:
@@ -168,7 +177,7 @@ def probe(module: torch.nn.Module, shape: ModelShape, model_type: str) -> tuple[
     batch = _Probe(prompts)
     try:
         packed = module(
-            input_ids=batch.input_ids[None], position_ids=batch.positions[None], use_cache=False, batch=batch
+            input_ids=batch.input_ids[None], position_ids=batch.positions[None], use_cache=False, batch=Running(batch)
         ).logits[0]
     except TypeError as error:
         raise UnsupportedModelError(

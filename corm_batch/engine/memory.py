@@ -18,14 +18,11 @@ _CPU_POOL_BYTES = 1 << 30
 """The pool of a CPU engine that was given no size."""
 
 
-def pool_bytes(config: EngineConfig, device: torch.device) -> int:
-    """Bytes for the page pool: as configured, else a share of what the device has free."""
+def pool_bytes(config: EngineConfig, device: torch.device) -> int | None:
+    """Bytes for the page pool as far as they are known without a model; None where they have to be measured."""
     if config.kv_memory is not None:
         return int(config.kv_memory)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * config.memory_fraction)
-    return _CPU_POOL_BYTES
+    return None if device.type == "cuda" else _CPU_POOL_BYTES
 
 
 def memory_stats(

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+from corm_batch.errors import DocumentError
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
 
@@ -111,3 +114,19 @@ class Completion:
     mean_logprob: float = 0.0
     memory: MemoryStats = field(default_factory=MemoryStats)
     kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+
+
+def find_problem(request: Request, vocab_size: int, max_model_len: int) -> DocumentError | None:
+    """Why a model of this vocabulary and context can never answer the request; None when it can."""
+    ids = np.asarray(request.token_ids)
+    if ids.size == 0:
+        return DocumentError("the prompt is empty")
+    if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size:
+        return DocumentError(f"the prompt has a token id outside 0..{vocab_size - 1}")
+    length = ids.size + request.sampling.max_new_tokens
+    if length > max_model_len:
+        return DocumentError(
+            f"{ids.size} prompt tokens and up to {request.sampling.max_new_tokens} new ones make {length}; "
+            f"the context is {max_model_len}"
+        )
+    return None

@@ -33,10 +33,12 @@ class Scheduler:
     Args:
         config: budgets.
         cache: asked for page counts, and to move a sequence out of the pool and back.
+        most_entries: entries a head comes to hold at most; None for no bound.
     """
 
-    def __init__(self, config: EngineConfig, cache: KVCache) -> None:
-        self.config, self.cache = config, cache
+    def __init__(self, config: EngineConfig, cache: KVCache, most_entries: int | None = None) -> None:
+        self.config, self.cache, self.most_entries = config, cache, most_entries
+        self.max_running = config.max_sequences
         self.waiting: deque[Sequence] = deque()
         self.partial: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -49,8 +51,8 @@ class Scheduler:
         self._resume()
         spans = [self._span(sequence) for sequence in self.partial]
         room = self.config.step_token_budget - sum(span.stop - span.start for span in spans)
-        promised = sum(self._pages(sequence) - self.cache.pages_held(sequence.slot) for sequence in self.partial)
-        while self.waiting and not self.swapped and self.cache.num_free_slots:
+        promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
+        while self.waiting and not self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
             sequence = self.waiting[0]
             span, pages = self._span(sequence), self._pages(sequence)
             fits = span.stop - span.start <= room and promised + pages <= self.cache.pool.num_free
@@ -65,15 +67,22 @@ class Scheduler:
             promised += pages
         return spans
 
-    def schedule_decode(self) -> list[Sequence]:
-        """Running sequences with one more entry reserved in each of their heads; empty when not even one has room."""
-        while self._starved():
-            if len(self.running) == 1:
-                return []
-            self.make_room()
-        if self.running:
-            self.cache.reserve(_slots(self.running))
-        return list(self.running)
+    def schedule_decode(self, num_steps: int) -> tuple[list[Sequence], int]:
+        """Running sequences with room reserved for `num_steps` more entries in each of their heads, or for one if there
+        is no more.
+
+        Returns:
+            The sequences, none when not even one has room, and the steps.
+        """
+        while self._starved(num_steps):
+            if num_steps > 1:
+                num_steps = 1
+            elif len(self.running) == 1:
+                return [], num_steps
+            else:
+                self.preempt()
+        self.cache.reserve(_slots(self.running), num_steps)
+        return list(self.running), num_steps
 
     def prefilled(self, spans: Seq[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
@@ -96,16 +105,27 @@ class Scheduler:
             self.waiting.appendleft(sequence)
         self._one_prompt_only = True
 
-    def make_room(self) -> bool:
-        """Move the youngest running sequence to host memory; False when there is none."""
-        if not self.running:
-            return False
+    def make_room(self, num_pages: int) -> bool:
+        """Preempt until so many pages are free; False when even all running sequences hold too few."""
+        while self.cache.pool.num_free < num_pages:
+            if not self.running:
+                return False
+            self.preempt()
+        return True
+
+    def preempt(self) -> None:
+        """Move the youngest running sequence to host memory."""
         sequence = self.running.pop()
         sequence.peak_pages = max(sequence.peak_pages, int(self.cache.peak_pages[sequence.slot]))
         sequence.swapped, sequence.slot = self.cache.swap_out(sequence.slot), -1
         sequence.preemptions += 1
         insort(self.swapped, sequence, key=_arrival)
-        return True
+
+    def halve(self) -> None:
+        """From now on, decode at most half as many sequences at a time as run now."""
+        self.max_running = max(1, len(self.running) // 2)
+        while len(self.running) > self.max_running:
+            self.preempt()
 
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence from whichever queue it is in; its pages are the caller's to free."""
@@ -119,19 +139,30 @@ class Scheduler:
             stop = min(stop, start + self.config.chunk_size)
         return Span(sequence, start, stop)
 
+    @property
+    def _num_open(self) -> int:
+        """Sequences that have a slot."""
+        return len(self.partial) + len(self.running)
+
     def _pages(self, sequence: Sequence) -> int:
         """Pages a sequence will come to, going by what others kept."""
         ratio = 1.0 if self.kept_ratio is None else min(1.0, self.kept_ratio * _HEADROOM)
         entries = ratio * sequence.max_len
+        if self.most_entries is not None:
+            entries = min(entries, self.most_entries)
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
 
-    def _starved(self) -> bool:
+    def _growth(self, sequence: Sequence) -> int:
+        """Pages a sequence is still to take."""
+        return max(0, self._pages(sequence) - self.cache.pages_held(sequence.slot))
+
+    def _starved(self, num_steps: int) -> bool:
         """Whether the running sequences' next tokens do not fit the pool."""
-        return self.cache.missing_pages(_slots(self.running)) > self.cache.pool.num_free
+        return self.cache.missing_pages(_slots(self.running), num_steps) > self.cache.pool.num_free
 
     def _resume(self) -> None:
         """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
-        while self.swapped and self.cache.num_free_slots:
+        while self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
             sequence = self.swapped[0]
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Container
 
 import torch
 
-from corm_batch.engine.request import Request
+from corm_batch.engine.request import FinishReason, Request
 from corm_batch.kv.cache import SwappedCache
 
 
@@ -26,6 +27,7 @@ class Sequence:
         self.arrival = arrival
         self.output: list[int] = []
         self.num_prefilled = 0
+        self.num_compacted = 0  # output tokens there were at the last compaction
         self.slot = -1
         self.swapped: SwappedCache | None = None
         self.rng = random.Random(f"{request.sampling.seed}:{request.id}")
@@ -52,6 +54,14 @@ class Sequence:
     def max_len(self) -> int:
         """Tokens of prompt and answer, should the answer be as long as it may."""
         return self.num_prompt_tokens + self.request.sampling.max_new_tokens
+
+    def finish_reason(self, eos_token_ids: Container[int]) -> FinishReason | None:
+        """Why the newest token ends the answer; None when it does not."""
+        if self.output[-1] in eos_token_ids and not self.request.sampling.ignore_eos:
+            return "stop"
+        if self.request.stop is not None and self.request.stop(self.output):
+            return "stop"
+        return "length" if len(self.output) >= self.request.sampling.max_new_tokens else None
 
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""

@@ -1,19 +1,21 @@
 """KVCache: entries in pages, ragged per (sequence, layer, kv head). Pages let go are free for anyone at once.
 
-Knows nothing of why an entry stays or goes, of models or of schedules.
+Knows nothing of why an entry stays or goes, of models or of schedules. A forward pass never asks the host which pages
+to take: it gets a stage of free ones beforehand, and what it took is booked afterwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from corm_batch.kv.page_table import PageTable
-from corm_batch.kv.pool import PagePool
-from corm_batch.ops.pages import Entries, Pages, read_pages, write_pages
+from corm_batch.kv.pool import OutOfPages, PagePool
+from corm_batch.ops.pages import Entries, Lists, Pages, read_pages
+from corm_batch.ops.select import Ops, select_ops
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class SwappedCache:
 
     pages: Pages  # [its pages, C, ...] on the host, lists one behind the other
     lengths: np.ndarray  # [L, K]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Free pages that one forward pass may take, and what it did with them."""
+
+    ids: np.ndarray  # [M] int32
+    fresh: Tensor  # the same on the device
+    used: Tensor  # [1] int32 on the device: how many were taken, beyond M if there were too few
+    stored: list[tuple[int, int, np.ndarray, Tensor]] = field(default_factory=list)  # slot, layer, own pages, counts
 
 
 class KVCache:
@@ -45,6 +57,7 @@ class KVCache:
         device: torch.device,
     ) -> None:
         self.device = device
+        self.ops: Ops = select_ops(device)
         self.pool = PagePool(num_pages, page_size, head_dim, dtype, device)
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
@@ -68,78 +81,106 @@ class KVCache:
 
     def close(self, slot: int) -> None:
         """Free every page of a sequence, and its slot."""
-        self.pool.release(self._ids(slot))
+        self.pool.release(self.table.get_lists(slot))
         self.table.clear(slot)
         self._free_slots.append(slot)
 
     def pages_held(self, slot: int) -> int:
         """Pages the sequence has now."""
-        return int(self.table.num_pages(slot).sum())
+        return int(self.table.num_pages[slot].sum())
+
+    def lists(self, layer: int, slot_S: Tensor) -> Lists:
+        """One layer's lists of the sequences in `slot_S`, as kernels read them."""
+        return self.table.lists(layer, slot_S)
 
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
-        length = torch.from_numpy(self.table.lengths[slot, layer])
-        width = int(self.table.num_pages(slot)[layer].max())
-        table = self.table.lists(torch.tensor(slot, device=self.device), layer, width)
-        return read_pages(self.pool.pages, table, length.to(self.device))
+        lists = self.lists(layer, torch.tensor(slot, device=self.device))
+        width = -(-int(self.table.lengths[slot, layer].max()) // self.pool.page_size)
+        return read_pages(self.pool.pages, lists.table[slot, :, :width], lists.length[slot])
 
-    def store(self, slot: int, layer: int, entries: Entries, keep: Tensor) -> None:
-        """Make the kept entries, in their order, all that the sequence holds in one layer.
+    def stage(self, num_pages: int) -> Stage:
+        """Put up to `num_pages` free pages at a forward pass's disposal; `commit` or `discard` ends it."""
+        ids = self.pool.take(min(num_pages, self.pool.num_free))
+        fresh, used = torch.from_numpy(ids), torch.zeros(1, dtype=torch.int32)
+        return Stage(ids, fresh.to(self.device), used.to(self.device))
+
+    def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> None:
+        """Make the kept entries, in their order, all that the sequence holds in one layer, once the stage is committed.
 
         Args:
+            stage: where pages come from beyond those the layer holds already.
             slot, layer: where.
             entries: [K, N].
             keep: [K, N] bool.
+        """
+        own = self.table.get_lists(slot, layer)
+        held = torch.from_numpy(own).to(self.device) if len(own) else stage.fresh[:0]
+        counts = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
+        stage.stored.append((slot, layer, own, counts))
+
+    def commit(self, stage: Stage) -> None:
+        """Book what a forward pass stored: every layer of its sequences. Waits for the device.
 
         Raises:
-            OutOfPages: the pool is dry; what the sequence held before is untouched.
+            OutOfPages: there were too few; the stage's pages are free again, and what its sequences held before is
+                lost.
         """
-        counts = keep.sum(dim=-1).cpu().numpy()
-        held = [self.table.get_list(slot, layer, head) for head in range(len(counts))]
-        want = -(-counts // self.pool.page_size)
-        fresh = self.pool.allocate(sum(max(0, int(n) - len(ids)) for n, ids in zip(want, held, strict=True)))
-        lists = []
-        for ids, count in zip(held, want, strict=True):
-            missing = max(0, int(count) - len(ids))
-            self.pool.release(ids[count:])
-            lists.append(np.concatenate((ids[:count], fresh[:missing])))
-            fresh = fresh[missing:]
-        self.table.set_lists(slot, layer, lists, counts)
-        self._book(slot)
-        heads, index = keep.nonzero(as_tuple=True)
-        rank = (keep.cumsum(dim=-1) - 1)[heads, index]
-        table = self.table.lists(torch.tensor(slot, device=self.device), layer, int(want.max(initial=0)))
-        page = table[heads, rank // self.pool.page_size]
-        kept = Entries(*(column[heads, index] for column in entries))
-        write_pages(self.pool.pages, page, rank % self.pool.page_size, kept)
+        missing = int(stage.used) - len(stage.ids)
+        if missing > 0:
+            self.discard(stage)
+            raise OutOfPages(missing)
+        if not stage.stored:
+            self.discard(stage)
+            return
+        counts = torch.stack([counts for *_, counts in stage.stored]).cpu().numpy()
+        ids: dict[int, list[np.ndarray]] = {}
+        lengths: dict[int, list[np.ndarray]] = {}
+        fresh = stage.ids
+        for (slot, _, own, _), count in zip(stage.stored, counts, strict=True):
+            total = int((-(-count // self.pool.page_size)).sum())
+            taken = max(0, total - len(own))
+            ids.setdefault(slot, []).append(np.concatenate((own[:total], fresh[:taken])))
+            lengths.setdefault(slot, []).append(count)
+            self.pool.release(own[total:])
+            fresh = fresh[taken:]
+        self.pool.release(fresh)
+        for slot, pages in ids.items():
+            self.table.set_lists(slot, np.concatenate(pages), np.stack(lengths[slot]))
+            self._book(slot)
 
-    def missing_pages(self, slots: np.ndarray) -> int:
-        """Pages that one more entry in every head of `slots` takes."""
-        return int((self.table.lengths[slots] % self.pool.page_size == 0).sum())
+    def discard(self, stage: Stage) -> None:
+        """Take a stage's pages back, whatever was written to them."""
+        self.pool.release(stage.ids)
 
-    def reserve(self, slots: np.ndarray) -> None:
-        """Lengthen every list of `slots` by one entry, still to be written by `append`.
+    def missing_pages(self, slots: np.ndarray, num_entries: int = 1) -> int:
+        """Pages that `num_entries` more in every head of `slots` take."""
+        return int(self.table.missing(slots, num_entries).sum())
+
+    def reserve(self, slots: np.ndarray, num_entries: int = 1) -> None:
+        """Give every list of `slots` the pages for its next `num_entries` entries.
 
         Raises:
             OutOfPages: nothing has changed.
         """
-        where, layers, heads = np.nonzero(self.table.lengths[slots] % self.pool.page_size == 0)
-        index = slots[where], layers, heads
-        self.table.extend(index, self.pool.allocate(len(where)))
-        self.table.lengths[slots] += 1
-        for slot in np.unique(index[0]):
+        missing = self.table.missing(slots, num_entries)
+        self.table.extend(slots, missing, self.pool.allocate(int(missing.sum())))
+        for slot in slots[missing.any(axis=(1, 2))]:
             self._book(int(slot))
 
-    def append(self, slots: np.ndarray, layer: int, entries: Entries) -> None:
-        """Write the reserved last entry of each sequence in one layer: `entries` is [S, K]."""
-        page = torch.from_numpy(self.table.page_of(slots, layer)).to(self.device)
-        place = torch.from_numpy((self.table.lengths[slots, layer] - 1) % self.pool.page_size).to(self.device)
-        flat = Entries(*(column.flatten(0, 1) for column in entries))
-        write_pages(self.pool.pages, page.flatten(), place.flatten(), flat)
+    def advance(self, slots: np.ndarray, num_entries: int = 1) -> None:
+        """Count the entries that kernels have appended to every list of `slots`."""
+        self.table.lengths[slots] += num_entries
+
+    def settle(self, slots: np.ndarray) -> None:
+        """Book a compaction of `slots`: what the device left is what they hold. Waits for the device."""
+        self.table.lengths[slots] = self.table.read_lengths(slots)
+        self.pool.release(self.table.trim(slots))
 
     def swap_out(self, slot: int) -> SwappedCache:
         """Move a sequence to host memory, freeing its pages and its slot."""
-        ids = torch.from_numpy(self._ids(slot)).to(self.device)
+        self.pool.release(self.table.trim(np.array([slot])))
+        ids = torch.from_numpy(self.table.get_lists(slot)).to(self.device)
         swapped = SwappedCache(
             Pages(*(column.index_select(0, ids).cpu() for column in self.pool.pages)), self.table.lengths[slot].copy()
         )
@@ -157,20 +198,12 @@ class KVCache:
         """
         ids = self.pool.allocate(len(swapped.pages.position))
         slot = self.open()
-        counts = -(-swapped.lengths // self.pool.page_size)
-        lists = np.split(ids, np.cumsum(counts)[:-1])
-        for layer, lengths in enumerate(swapped.lengths):
-            heads = len(lengths)
-            self.table.set_lists(slot, layer, lists[layer * heads : (layer + 1) * heads], lengths)
+        self.table.set_lists(slot, ids, swapped.lengths)
         index = torch.from_numpy(ids).to(self.device)
         for column, saved in zip(self.pool.pages, swapped.pages, strict=True):
-            column.index_copy_(0, index, saved.to(self.device))
+            column.index_copy_(0, index.long(), saved.to(self.device))
         self._book(slot)
         return slot
-
-    def _ids(self, slot: int) -> np.ndarray:
-        """Every page of a sequence, lists one behind the other."""
-        return np.concatenate([self.table.get_list(slot, *place) for place in np.ndindex(self.table.lengths.shape[1:])])
 
     def _book(self, slot: int) -> None:
         self.peak_pages[slot] = max(self.peak_pages[slot], self.pages_held(slot))

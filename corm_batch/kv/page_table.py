@@ -4,16 +4,19 @@
     slot 0  layer 0  head 0:  [7 3 9 . ]  length 35          every list has a length of its own
                      head 1:  [4 . . . ]  length 11
 
-The host holds the truth (numpy); a device copy follows every change, and on a CPU is the same memory.
+The host holds the truth about pages (numpy) and a device copy follows every change. Lengths are counted on both sides,
+so that a decode step needs no word from either: `lengths` here, and the device's own, which kernels change in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from corm_batch.ops.pages import Lists
+
+Index = np.ndarray | int | slice
 
 
 class PageTable:
@@ -23,64 +26,102 @@ class PageTable:
         self, num_slots: int, num_layers: int, num_kv_heads: int, page_size: int, device: torch.device
     ) -> None:
         self.page_size = page_size
-        self.lengths = np.zeros((num_slots, num_layers, num_kv_heads), dtype=np.int64)
-        self._pages = np.zeros((num_slots, num_layers, num_kv_heads, 8), dtype=np.int64)
+        self.lengths = np.zeros((num_slots, num_layers, num_kv_heads), dtype=np.int32)
+        self.num_pages = np.zeros_like(self.lengths)  # a list may hold pages for entries still to come
+        self._pages = np.zeros((num_slots, num_layers, num_kv_heads, 8), dtype=np.int32)
         self._device = device
-        self._copy = self._upload()
+        self._device_lengths = torch.zeros(self.lengths.shape, dtype=torch.int32, device=device)
+        self._copy = self._upload(self._pages)
 
-    def _upload(self) -> Tensor:
-        return torch.from_numpy(self._pages).to(self._device)
+    @property
+    def width(self) -> int:
+        """Pages the longest list may have; when it grows, the device's tensors move."""
+        return self._pages.shape[-1]
 
-    def num_pages(self, slots: np.ndarray | int) -> np.ndarray:
-        """Pages held by each list of `slots`: [..., L, K]."""
-        lengths: np.ndarray = self.lengths[slots]
-        return -(-lengths // self.page_size)
-
-    def lists(self, slots: Tensor, layer: int, num_pages: int) -> Tensor:
-        """The first `num_pages` page ids of each list of one layer, on the device: [..., K, P] int64."""
-        return self._copy[slots, layer, :, :num_pages]
-
-    def page_of(self, slots: np.ndarray, layer: int) -> np.ndarray:
-        """The page the last entry of each list lies in: [S, K] int64."""
-        last = np.maximum(self.lengths[slots, layer] - 1, 0) // self.page_size
-        rows = slots[:, None], layer, np.arange(self.lengths.shape[2])[None, :]
-        pages: np.ndarray = self._pages[(*rows, last)]
-        return pages
-
-    def set_lists(self, slot: int, layer: int, ids: Sequence[np.ndarray], lengths: np.ndarray) -> None:
-        """Replace the lists of one layer, one for each head."""
-        self._grow(max(map(len, ids)))
-        rows = self._pages[slot, layer]
-        rows[:] = 0
-        for row, own in zip(rows, ids, strict=True):
-            row[: len(own)] = own
-        self.lengths[slot, layer] = lengths
-        self._follow((slot, layer), rows)
-
-    def clear(self, slot: int) -> None:
-        """Empty every list of a sequence; the device needs no word of it, as nothing reads beyond a list's length."""
-        self.lengths[slot] = 0
+    def lists(self, layer: int, slot_S: Tensor) -> Lists:
+        """One layer's lists as kernels read them; valid until the longest list of all grows."""
+        return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S)
 
     def get_list(self, slot: int, layer: int, head: int) -> np.ndarray:
         """The page ids of one list, unpadded."""
-        count = -(-int(self.lengths[slot, layer, head]) // self.page_size)
-        return self._pages[slot, layer, head, :count].copy()
+        return self._pages[slot, layer, head, : self.num_pages[slot, layer, head]].copy()
 
-    def extend(self, index: tuple[np.ndarray, np.ndarray, np.ndarray], ids: np.ndarray) -> None:
-        """Give each list of `index` = (slots, layers, heads) one more page, behind those its length fills."""
-        place = self.lengths[index] // self.page_size
-        self._grow(int(place.max(initial=0)) + 1)
-        self._pages[(*index, place)] = ids
-        self._follow((*index, place), ids)
+    def get_lists(self, slot: int, layers: int | slice = slice(None)) -> np.ndarray:
+        """The page ids of a sequence's layers, lists one behind the other."""
+        held = np.arange(self._pages.shape[-1]) < self.num_pages[slot, layers][..., None]
+        ids: np.ndarray = self._pages[slot, layers][held]
+        return ids
+
+    def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
+        """Replace every list of a sequence: `ids` are the pages its lengths fill, lists one behind the other."""
+        want = -(-lengths_LK // self.page_size)
+        self._grow(int(want.max(initial=0)))
+        rows = self._pages[slot]
+        rows[:] = 0
+        rows[np.arange(rows.shape[-1]) < want[..., None]] = ids
+        self.num_pages[slot] = want
+        if self._device.type != "cpu":
+            self._copy[slot] = self._upload(rows)
+        self.set_lengths(slot, lengths_LK)
+
+    def set_lengths(self, slots: np.ndarray | int, lengths: np.ndarray) -> None:
+        """Say on both sides how many entries each list of `slots` has: [..., L, K]."""
+        self.lengths[slots] = lengths
+        self._device_lengths[slots] = self._upload(np.ascontiguousarray(lengths, dtype=np.int32), copy=True)
+
+    def read_lengths(self, slots: np.ndarray) -> np.ndarray:
+        """What the device counts: [S, L, K]. Waits for the device."""
+        lengths: np.ndarray = self._device_lengths[torch.from_numpy(slots).to(self._device)].cpu().numpy()
+        return lengths
+
+    def clear(self, slot: int) -> None:
+        """Empty every list of a sequence; the device needs no word of it, as nobody asks for the slot."""
+        self.lengths[slot] = 0
+        self.num_pages[slot] = 0
+
+    def missing(self, slots: np.ndarray, num_entries: int) -> np.ndarray:
+        """Pages each list of `slots` lacks to take `num_entries` more: [S, L, K]."""
+        need: np.ndarray = -(-(self.lengths[slots] + num_entries) // self.page_size) - self.num_pages[slots]
+        return need.clip(min=0)
+
+    def extend(self, slots: np.ndarray, missing_SLK: np.ndarray, ids: np.ndarray) -> None:
+        """Put pages behind each list's own, as many as it lacks."""
+        places = []
+        for turn in range(int(missing_SLK.max(initial=0))):
+            row, layer, head = np.nonzero(missing_SLK > turn)
+            index = slots[row], layer, head
+            self._grow(int(self.num_pages[index].max(initial=0)) + 1)
+            places.append((*index, self.num_pages[index]))
+            self.num_pages[index] += 1
+        if places:
+            place = tuple(np.concatenate(column) for column in zip(*places, strict=True))
+            self._pages[place] = ids
+            if self._device.type != "cpu":
+                flat = np.ravel_multi_index(place, self._pages.shape)
+                self._copy.view(-1).index_copy_(0, self._upload(flat), self._upload(ids))
+
+    def trim(self, slots: np.ndarray) -> np.ndarray:
+        """Let go of the pages that no entry lies in; the device needs no word of it, as nothing reads beyond a length.
+
+        Returns:
+            Their ids.
+        """
+        want = -(-self.lengths[slots] // self.page_size)
+        surplus = self.num_pages[slots] - want
+        freed = [np.empty(0, np.int32)]
+        for turn in range(int(surplus.max(initial=0))):
+            row, layer, head = np.nonzero(surplus > turn)
+            freed.append(self._pages[slots[row], layer, head, want[row, layer, head] + turn])
+        self.num_pages[slots] = want
+        return np.concatenate(freed)
 
     def _grow(self, num_pages: int) -> None:
         width = self._pages.shape[-1]
         if num_pages > width:
             room = max(num_pages, 2 * width) - width
             self._pages = np.pad(self._pages, ((0, 0), (0, 0), (0, 0), (0, room)))
-            self._copy = self._upload()
+            self._copy = self._upload(self._pages)
 
-    def _follow(self, index: tuple[np.ndarray | int, ...], ids: np.ndarray) -> None:
-        if self._device.type != "cpu":
-            place = tuple(i if isinstance(i, int) else torch.as_tensor(i, device=self._device) for i in index)
-            self._copy[place] = torch.from_numpy(ids).to(self._device)
+    def _upload(self, array: np.ndarray, copy: bool = False) -> Tensor:
+        """The array on the device; on a CPU the same memory unless a copy is asked for."""
+        return torch.from_numpy(array).to(self._device, copy=copy)

@@ -43,7 +43,7 @@ class PagePool:
         self.num_pages = num_pages
         self.page_size = page_size
         self.page_bytes = page_bytes(page_size, head_dim, dtype)
-        self._free = np.arange(num_pages, 0, -1, dtype=np.int64)
+        self._free = np.arange(num_pages, 0, -1, dtype=np.int32)
         self._num_free = num_pages
 
     @property
@@ -51,12 +51,11 @@ class PagePool:
         """Pages nobody holds."""
         return self._num_free
 
-    def allocate(self, count: int) -> np.ndarray:
-        """Hand out `count` pages, their values zeroed: an unwritten slot must not hold a stale NaN, which a weight of
-        zero would not silence.
+    def take(self, count: int) -> np.ndarray:
+        """Hand out `count` pages as they are: for those who write every slot of them.
 
         Returns:
-            [count] int64 page ids.
+            [count] int32 page ids.
 
         Raises:
             OutOfPages: there are fewer; nothing was handed out.
@@ -64,8 +63,13 @@ class PagePool:
         if count > self._num_free:
             raise OutOfPages(count - self._num_free)
         self._num_free -= count
-        ids = self._free[self._num_free : self._num_free + count].copy()
-        self.pages.value.index_fill_(0, torch.from_numpy(ids).to(self.pages.value.device), 0.0)
+        return self._free[self._num_free : self._num_free + count].copy()
+
+    def allocate(self, count: int) -> np.ndarray:
+        """As `take`, with the values zeroed: an unwritten slot must not hold a stale NaN, which a weight of zero would
+        not silence."""
+        ids = self.take(count)
+        self.pages.value.index_fill_(0, torch.from_numpy(ids).to(self.pages.value.device).long(), 0.0)
         return ids
 
     def release(self, ids: np.ndarray) -> None:

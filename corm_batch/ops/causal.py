@@ -1,10 +1,17 @@
 """Causal attention over one whole prompt, with the log-sum-exp the column reduction needs.
 
-The fastest kernel torch offers on the device is used where it computes exactly what the model asks for; soft-capping,
-sliding windows and unusual dtypes take the dense definition. The `aten` names live in this file alone: they may move.
+The fastest kernel on the device is used where it computes exactly what the model asks for; soft-capping, sliding
+windows and unusual dtypes take the dense definition. The `aten` names live in this file alone: they may move.
 """
 
 from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +19,12 @@ from torch import Tensor
 from corm_batch.ops.dense import dense_attention
 
 _aten = torch.ops.aten
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""(query_HTD, key_KTD, value_KTD, scale) -> out [H, T, D], lse [H, T] float32."""
+
+CUDNN_TOKENS = 512
+"""Prompts this short stay with flash attention: they cost little, and cuDNN would build a plan for each length."""
 
 
 def causal_attention(
@@ -22,43 +35,135 @@ def causal_attention(
     softcap: float | None = None,
     window: int | None = None,
     sink_H: Tensor | None = None,
+    dense: Callable[..., tuple[Tensor, Tensor]] = dense_attention,
 ) -> tuple[Tensor, Tensor]:
     """Each token attends to itself and the tokens before it, at most `window` of them.
+
+    Args:
+        query_HTD, key_KTD, value_KTD: one dtype and device; strided views are taken as they are.
+        scale, softcap, sink_H: as in `dense_attention`.
+        window: newest tokens a query may see, itself included; None for all.
+        dense: computes what no fused kernel does, with the signature of `dense_attention`.
 
     Returns:
         out [H, T, D] in the query's dtype, lse [H, T] float32 (natural log, sink included).
     """
     num_tokens = query_HTD.shape[1]
-    if softcap is None and (window is None or window >= num_tokens) and _fused_exists(query_HTD):
-        out, lse = _fused(query_HTD, key_KTD, value_KTD, scale)
-        return (out, lse) if sink_H is None else _add_sink(out, lse, sink_H)
+    if softcap is None and (window is None or window >= num_tokens):
+        kernel = _kernel(query_HTD, key_KTD, value_KTD)
+        if kernel is not None:
+            out, lse = kernel(query_HTD, key_KTD, value_KTD, scale)
+            return (out, lse) if sink_H is None else _add_sink(out, lse, sink_H)
     step = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
     first = step.expand(key_KTD.shape[0], -1)
     last = first + (num_tokens if window is None else window - 1)
-    return dense_attention(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H)
+    return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H)
 
 
-def _fused_exists(query_HTD: Tensor) -> bool:
-    """Whether torch has a kernel with a log-sum-exp for this device, dtype and width."""
-    if query_HTD.device.type == "cpu":
-        return query_HTD.dtype in (torch.float32, torch.bfloat16)
-    return query_HTD.device.type == "cuda" and query_HTD.shape[-1] <= 256
+def padded_length(num_tokens: int) -> int:
+    """The length cuDNN is asked for: a sixteenth of an octave apart, in whole tiles of 128 tokens.
+
+    cuDNN builds a plan for every new length, which takes tenths of a second; so lengths are rounded up to some 16 per
+    doubling. What follows a causal prompt changes nothing in it and costs at most a sixteenth more rows.
+    """
+    step = max(128, 1 << max(0, (num_tokens - 1).bit_length() - 5))
+    return -(-num_tokens // step) * step
 
 
-def _fused(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Dispatch to the device's kernel; kv heads are repeated because the low-level entries know no groups."""
+def _kernel(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> Kernel | None:
+    """The fastest kernel with a log-sum-exp for this device, dtype, width and length; None when there is none."""
+    device, dtype, width = query_HTD.device, query_HTD.dtype, query_HTD.shape[-1]
+    if device.type == "cpu":
+        return _flash_on_cpu if dtype in (torch.float32, torch.bfloat16) else None
+    if device.type != "cuda" or width > 256:
+        return None
+    if dtype == torch.float32:
+        return _efficient
+    grouped = query_HTD.shape[0] != key_KTD.shape[0]
+    query, key, value = (_batched(x) for x in (query_HTD, key_KTD, value_KTD))
+    params = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, True, grouped)
+    if width % 8 or not torch.backends.cuda.can_use_flash_attention(params):
+        return None
+    if _flash_attention_3() is not None and torch.cuda.get_device_capability(device)[0] == 9:
+        return _flash_3
+    # Wider heads: torch and cuDNN have disagreed more than once on which of them work.
+    if width <= 128 and query_HTD.shape[1] > CUDNN_TOKENS and torch.backends.cuda.can_use_cudnn_attention(params):
+        return _cudnn
+    return _flash
+
+
+def _batched(x_HTD: Tensor) -> Tensor:
+    """[1, H, T, D] whose strides are those of a dense [1, T, H, D], however long the tensor is that x is a part of."""
+    return x_HTD.transpose(0, 1)[None].transpose(1, 2)
+
+
+@functools.cache
+def _flash_attention_3() -> Callable[..., Any] | None:
+    """FlashAttention 3, where somebody built it; None without it, or from before it gave out its log-sum-exp."""
+    if importlib.util.find_spec("flash_attn_interface") is None:
+        return None
+    function: Callable[..., Any] = importlib.import_module("flash_attn_interface").flash_attn_func
+    return function if "return_attn_probs" in inspect.signature(function).parameters else None
+
+
+def _flash_3(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention 3 knows groups and takes [1, T, H, D]."""
+    function = _flash_attention_3()
+    assert function is not None
+    query, key, value = (x.transpose(0, 1)[None] for x in (query_HTD, key_KTD, value_KTD))
+    out, lse, *_ = function(query, key, value, softmax_scale=scale, causal=True, return_attn_probs=True)
+    return out[0].transpose(0, 1), lse[0]
+
+
+def _cudnn(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """cuDNN knows groups; its log-sum-exp is [1, H, T, 1]."""
+    num_heads, num_tokens, _ = query_HTD.shape
+    length = padded_length(num_tokens)
+    query, key, value = (_batched(_padded(x, length)) for x in (query_HTD, key_KTD, value_KTD))
+    out, lse, *_ = _aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, 0.0, True, False, scale=scale
+    )
+    return out[0, :, :num_tokens], lse.reshape(num_heads, length)[:, :num_tokens]
+
+
+def _padded(x_HTD: Tensor, length: int) -> Tensor:
+    """Zeros behind the last token up to `length`; laid out token by token, as projections leave it."""
+    num_heads, num_tokens, width = x_HTD.shape
+    if num_tokens == length:
+        return x_HTD
+    padded_THD = x_HTD.new_empty(length, num_heads, width)
+    padded_THD[:num_tokens] = x_HTD.transpose(0, 1)
+    padded_THD[num_tokens:] = 0
+    return padded_THD.transpose(0, 1)
+
+
+def _flash(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """torch's own FlashAttention 2, which knows groups."""
+    query, key, value = (_batched(x) for x in (query_HTD, key_KTD, value_KTD))
+    out, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scale)
+    return out[0], lse[0, :, : query_HTD.shape[1]]
+
+
+def _efficient(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The one kernel for float32 on a GPU; it knows no groups and rounds the rows of its log-sum-exp up."""
+    query, key, value = (_batched(x) for x in _ungrouped(query_HTD, key_KTD, value_KTD))
+    out, lse, *_ = _aten._scaled_dot_product_efficient_attention(query, key, value, None, True, 0.0, True, scale=scale)
+    return out[0], lse[0, :, : query_HTD.shape[1]]
+
+
+def _flash_on_cpu(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The CPU's kernel knows no groups."""
+    query, key, value = (x[None] for x in _ungrouped(query_HTD, key_KTD, value_KTD))
+    out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)
+    return out[0], lse[0].float()
+
+
+def _ungrouped(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values repeated, one for every query head."""
     group = query_HTD.shape[0] // key_KTD.shape[0]
-    query = query_HTD[None]
-    key, value = (x.repeat_interleave(group, dim=0)[None] for x in (key_KTD, value_KTD))
-    if query.device.type == "cpu":
-        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)
-    elif query.dtype == torch.float32:
-        out, lse, *_ = _aten._scaled_dot_product_efficient_attention(
-            query, key, value, None, True, 0.0, True, scale=scale
-        )
-    else:
-        out, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scale)
-    return out[0], lse[0, :, : query_HTD.shape[1]].float()
+    if group == 1:
+        return query_HTD, key_KTD, value_KTD
+    return query_HTD, key_KTD.repeat_interleave(group, dim=0), value_KTD.repeat_interleave(group, dim=0)
 
 
 def _add_sink(out_HTD: Tensor, lse_HT: Tensor, sink_H: Tensor) -> tuple[Tensor, Tensor]:

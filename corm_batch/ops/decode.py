@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.dense import soft_capped
-from corm_batch.ops.pages import Pages, read_pages, update_pages
+from corm_batch.ops.pages import Lists, Pages, read_pages, update_pages
 from corm_batch.ops.reduction import Reduction, hit_rows
 
 
 def decode_attention(
     pages: Pages,
-    table_SKP: Tensor,
-    length_SK: Tensor,
+    lists: Lists,
     query_SHD: Tensor,
     step_S: Tensor,
     reduction: Reduction | None,
@@ -25,28 +24,28 @@ def decode_attention(
 
     Args:
         pages: the pool; expiry and mass are changed in place when there is a reduction.
-        table_SKP: int64 page ids, padded with 0.
-        length_SK: int, entries stored, the query's own included.
+        lists: where the rows' entries are, the query's own included. Rows of like length waste the least.
         query_SHD: one query a sequence.
         step_S: int32 its step.
         reduction: how the query votes; None for not at all.
         scale, softcap, sink_H: as in `ops.dense`.
 
     Returns:
-        [S, H, D] in the query's dtype.
+        [S, H, D] in the query's dtype; zeros where a query sees nothing at all.
     """
     num_sequences, num_heads, head_dim = query_SHD.shape
-    num_kv_heads = table_SKP.shape[1]
+    num_kv_heads = lists.table.shape[1]
+    table_SKP, length_SK = _rows(lists, pages.position.shape[1])
     entries = read_pages(pages, table_SKP, length_SK)
     step = step_S[:, None, None]
     visible = (entries.position <= step) & (step <= entries.expiry)
-    query = query_SHD.float().view(num_sequences, num_kv_heads, -1, head_dim) * scale
+    query = query_SHD.float().reshape(num_sequences, num_kv_heads, -1, head_dim) * scale
     scores = soft_capped(torch.matmul(query, entries.key.float().transpose(-1, -2)), softcap)
     scores.masked_fill_(~visible[:, :, None], -torch.inf)
     lse = torch.logsumexp(scores, dim=-1, keepdim=True)
     if sink_H is not None:
         lse = torch.logaddexp(lse, sink_H.float().view(num_kv_heads, -1, 1))
-    log_weight = scores - lse
+    log_weight = scores - lse.masked_fill(lse == -torch.inf, 0.0)
     weight = torch.exp(log_weight)
     out = torch.matmul(weight, entries.value.float())
     if reduction is not None:
@@ -58,3 +57,17 @@ def decode_attention(
         mass = torch.where(hit, 0.0, entries.mass + weight.mean(dim=2))
         update_pages(pages, table_SKP, expiry, mass)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
+
+
+def _rows(lists: Lists, page_size: int) -> tuple[Tensor, Tensor]:
+    """The table [S, K, P] int64, no wider than its longest list, and the lengths [S, K] of a batch.
+
+    A row of slot -1 gets empty lists: what is written for them is lost in page 0.
+    """
+    real, slot = lists.slot >= 0, lists.slot.clamp(min=0)
+    length_SK = torch.where(real[:, None], lists.length[slot], 0)
+    width = -(-int(length_SK.max()) // page_size)
+    table_SKP = lists.table[..., :width].index_select(0, slot).long()
+    # Behind a list's last page the table may name pages that are others' by now.
+    held = torch.arange(width, device=slot.device) * page_size < length_SK[..., None]
+    return torch.where(held, table_SKP, 0), length_SK

@@ -46,6 +46,19 @@ class Entries(NamedTuple):
         return cls(key, value, position, expiry, mass)
 
 
+class Lists(NamedTuple):
+    """Where one layer keeps its entries: a list of pages for every slot and kv head.
+
+    A batch names its sequences by slot; slot -1 is no sequence at all (a batch padded to a fixed size): nothing is read
+    or written for it and what comes out of its row means nothing. A list's entries stand in the order of their
+    positions.
+    """
+
+    table: Tensor  # [slots, K, P] int32 page ids, padded with 0
+    length: Tensor  # [slots, K] int32 entries stored
+    slot: Tensor  # [S] int64 the sequences of the batch
+
+
 def read_pages(pages: Pages, table: Tensor, length: Tensor) -> Entries:
     """Copy lists of pages out as padded, contiguous entries.
 

@@ -46,12 +46,12 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         """
         return torch.full_like(position, NEVER)
 
-    def rank(self, entries: Entries, step: int) -> Tensor:
+    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
         """Order of the entries of each head for `entries_bound`: the highest stay.
 
         Args:
             entries: [..., K, N].
-            step: the last step taken.
+            step: the last step taken, of each entry's sequence.
 
         Returns:
             [..., K, N] int64, no two equal in a head. Here: the latest expiry first, then the newest.

@@ -60,6 +60,6 @@ class Corm(KVPolicy, name="corm"):
         """Without a hit: `recent` steps after birth, and never before step `window`."""
         return torch.clamp(position + self.recent, min=self.window)
 
-    def rank(self, entries: Entries, step: int) -> Tensor:
+    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
         """The newest `recent` entries first, then the latest hit, which is the latest expiry."""
         return super().rank(entries, step) + ((entries.position > step - self.recent).long() << 62)

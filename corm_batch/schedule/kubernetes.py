@@ -106,8 +106,10 @@ def job_for_pods(schedule: Schedule) -> JobSpec:
     """The job of `schedule`, once it is known to need no disk of this machine.
 
     Raises:
-        SpecError: the spec is wrong, or names a local path.
+        SpecError: the spec is wrong or names a local path, or the schedule is for a cluster that is there.
     """
+    if schedule.address is not None:
+        raise SpecError(f"address: expected none, for a pod runs the job itself; got {schedule.address}")
     job = schedule.job()
     places = {"source.uri": job.source.to_spec().get("uri"), "output.uri": job.output.uri}
     if not job.model.is_hub_id:

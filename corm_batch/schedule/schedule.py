@@ -13,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from corm_batch.data.uri import Uri
 from corm_batch.errors import SpecError
+from corm_batch.pipeline.address import DashboardAddress
 from corm_batch.registry import describe
 from corm_batch.schedule.cron import valid_cron, valid_time_zone
 from corm_batch.spec import JobSpec, Section
@@ -31,6 +32,7 @@ class Schedule(Section):
     time_zone: Annotated[str, AfterValidator(valid_time_zone)] = Field("UTC", description="IANA name")
     overrides: tuple[str, ...] = Field((), description="changes of the spec, each section.field=value")
     retry_failed: bool = Field(False, description="answer failed documents again")
+    address: DashboardAddress | None = Field(None, description="dashboard of the Ray cluster it runs on; default: here")
     directory: str = Field(description="what relative paths in the spec count from")
     added_at: AwareDatetime = Field(description="nothing was due before")
 
@@ -60,8 +62,9 @@ class Schedule(Section):
 
     def arguments(self) -> list[str]:
         """What follows `corm-batch` on the command line that runs the job."""
+        verb = ["run"] if self.address is None else ["submit", "--address", self.address, "--follow"]
         changes = [part for override in self.overrides for part in ("--set", override)]
-        return ["run", self.spec, *changes, *(["--retry-failed"] if self.retry_failed else [])]
+        return [*verb, self.spec, *changes, *(["--retry-failed"] if self.retry_failed else [])]
 
     def command(self) -> list[str]:
         """The whole command line, with the Python of this process; to be run in `directory`."""

@@ -39,11 +39,13 @@ class Process(Protocol):
         """Wait for its end; the exit code."""
 
 
-def start_job(schedule: Schedule) -> Process:
+def start_job(schedule: Schedule, address: str | None = None) -> Process:
     """Run the job of `schedule` in a process of its own, out of reach of this terminal's Ctrl-C.
 
-    A job that gets a second signal ends at once, so only the server signals it.
+    A job that gets a second signal ends at once, so only the server signals it. A job on a cluster, at the schedule's
+    address or else at `address`, is followed by that process and goes on without it.
     """
+    schedule = schedule.model_copy(update={"address": schedule.address or address})
     return subprocess.Popen(
         schedule.command(), cwd=schedule.directory, stdin=subprocess.DEVNULL, start_new_session=True
     )

@@ -20,12 +20,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from infra.reference_model.dialogues import dialogue
 from infra.reference_model.facts import TASKS, Draw, one_of_several, place_number
 from infra.reference_model.reading import central_sentences, gaps
 
 DOCUMENT, QUESTION, ANSWER, END = "<|document|>", "<|question|>", "<|answer|>", "<|end|>"
 SPECIAL_TOKENS = ("<|pad|>", DOCUMENT, QUESTION, ANSWER, END)
-MIXTURE = {"text": 0.28, "facts": 0.37, "paragraphs": 0.16, "gaps": 0.09, "sentences": 0.04, "summary": 0.06}
+MIXTURE = {
+    "text": 0.30, "facts": 0.25, "paragraphs": 0.12, "gaps": 0.08, "sentences": 0.10, "summary": 0.09, "dialogue": 0.06,
+}  # fmt: skip
 """Share of the sequences, by what is made of the text."""
 STAGES = ((0.45, 2048), (0.65, 4096), (1.0, 8192))
 """(end of the stage as a share of the run, longest sequence in tokens)."""
@@ -52,11 +55,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Instructions:
-    """Human-written questions and summaries.
+    """Human-written questions, summaries and titles.
 
     Attributes:
         paragraphs: (text, questions with answers), one entry a paragraph.
-        summaries: (text, request, summary).
+        summaries: (text, request, summary or title).
     """
 
     paragraphs: list[tuple[str, list[tuple[str, str]]]]
@@ -171,9 +174,14 @@ class Composer:
         return text, [asked] if asked else []
 
     def summary(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
-        """A text that someone summarised; the drawn length is not asked for."""
+        """A text that someone summarised or gave a title; the drawn length is not asked for."""
         text, request, summary = self.random.choice(self.instructions.summaries)
         return self.encode(text), [(request, summary)]
+
+    def dialogue(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """A made-up dialogue and its summary; as many exchanges as fit the length, at most eight."""
+        said, request, summary = dialogue(self.random, self.random.randint(1, min(8, length // 60)))
+        return self.encode(said), [(request, summary)]
 
     def sequence(self, document: Ids, questions: Sequence[tuple[str, str]]) -> tuple[Ids, NDArray[np.bool_]]:
         """Token ids and where the answers are; at most `MAX_QUESTIONS` questions."""

@@ -71,8 +71,9 @@ class Draw:
     room: int
     tokens: Callable[[str], int]
 
-    def digits(self, count: int = 5) -> str:
-        """A number with leading zeros."""
+    def digits(self, count: int | None = None) -> str:
+        """A number with leading zeros, of four to seven digits if not told."""
+        count = count or self.random.choice((4, 5, 5, 6, 7))
         return f"{self.random.randrange(10**count):0{count}d}"
 
     def name(self) -> str:
@@ -143,7 +144,8 @@ def magic_number(draw: Draw) -> Facts:
 def all_values(draw: Draw) -> Facts:
     """Two to four numbers of each of one to three names; all of a name are asked for."""
     names = draw.names(draw.random.choice((1, 2, 3)))
-    values = {name: [draw.digits() for _ in range(draw.random.randint(2, 4))] for name in names}
+    count = draw.random.choice((4, 5, 6, 7))
+    values = {name: [draw.digits(count) for _ in range(draw.random.randint(2, 4))] for name in names}
     order = draw.shuffled([(name, "") for name in names for _ in values[name]])
     left = {name: iter(numbers) for name, numbers in values.items()}
     lines = [f"One of the special magic numbers for {name} is: {next(left[name])}." for name, _ in order]
@@ -153,16 +155,17 @@ def all_values(draw: Draw) -> Facts:
 
 def records(draw: Draw) -> Facts:
     """Two to six records, all of them asked for in the order of the text."""
-    rows = [(place, draw.digits(3)) for place in draw.random.sample(PLACES, draw.random.randint(2, 6))]
-    lines = [f"Record: the {place} holds {count} crates." for place, count in rows]
-    return Facts(lines, [("Summarize the records.", "; ".join(f"{place} {count}" for place, count in rows))])
+    count = draw.random.choice((3, 3, 4, 5))
+    rows = [(place, draw.digits(count)) for place in draw.random.sample(PLACES, draw.random.randint(2, 6))]
+    lines = [f"Record: the {place} holds {crates} crates." for place, crates in rows]
+    return Facts(lines, [("Summarize the records.", "; ".join(f"{place} {crates}" for place, crates in rows))])
 
 
 def register_lines(draw: Draw) -> Facts:
     """LongEval's lines, filling a part of the text."""
     line = "line {}: REGISTER_CONTENT is <{}>"
     names = draw.names(draw.filling(line.format("quiet-falcon-17", "12345")))
-    values = {name: draw.digits(draw.random.choice((4, 5))) for name in names}
+    values = {name: draw.digits() for name in names}
     questions = [(f"What is the REGISTER_CONTENT in line {name}?", f"<{value}>") for name, value in values.items()]
     return Facts([line.format(*item) for item in values.items()], draw.shuffled(questions))
 
@@ -198,6 +201,6 @@ TASKS: dict[Callable[[Draw], Facts], float] = {
     records: 3,
     register_lines: 3,
     key_value: 2,
-    opaque_key_value: 1,
+    opaque_key_value: 2,
 }
 """Every task and how often it is drawn in training, against the others."""

@@ -3,8 +3,8 @@
     python -m infra.reference_model.prepare DATA WORK
 
 DATA/train/*.parquet has a column `text`; DATA/instruct/*.parquet (may be missing) has task, document, prompt and
-answer. Writes WORK/tokenizer/ (byte-level BPE of 8,192 pieces, digits one by one, chat template) and WORK/text.npy
-(uint16). What is there already is kept.
+answer. Writes WORK/tokenizer/ (byte-level BPE of 8,192 pieces, digits one by one, chat template), WORK/text.npy
+(uint16) and WORK/authored.parquet (what authors said of their own texts). What is there already is kept.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from infra.reference_model.authored import Pair, authored
 from infra.reference_model.compose import ANSWER, DOCUMENT, END, QUESTION, SPECIAL_TOKENS
 
 VOCABULARY = 8192
 CONTEXT = 8192
+AUTHORED = "authored.parquet"
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     f"{{% if m['role'] == 'document' %}}{DOCUMENT}{{{{ m['content'] }}}}"
@@ -101,6 +104,10 @@ def main(data: Path, work: Path) -> None:
     if not (work / "text.npy").exists():
         tokenizer = Tokenizer.from_file(str(work / "tokenizer/tokenizer.json"))
         np.save(work / "text.npy", encode(texts, tokenizer))
+    if not (work / AUTHORED).exists():
+        columns = pa.schema([(name, pa.string()) for name in Pair._fields])
+        rows = [pair._asdict() for pair in authored(texts)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=columns), work / AUTHORED)
     print(f"{work}: {np.load(work / 'text.npy', mmap_mode='r').size / 1e6:.1f} M tokens from {len(texts)} documents")
 
 

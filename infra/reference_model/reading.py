@@ -11,10 +11,16 @@ import random
 import re
 from collections import Counter
 
-SENTENCE = re.compile(r"[A-Z\"“][^.!?]{20,400}[.!?](?=\s)")
+START = r"(?:^|(?<=\n)|(?<=[.!?]\s)|(?<=[.!?][\"”]\s))(?<!Mr. )(?<!Dr. )(?<!Mrs. )(?<!St. )[\"“]?[A-Z]"
+BODY = r"(?:[^.!?\n]|\n(?!\n)|(?:(?<=Mr)|(?<=Dr)|(?<=Mrs)|(?<=St)|(?<=\b[A-Z]))\.|\.(?=\d)){20,400}"
+SENTENCE = re.compile(rf"{START}{BODY}[.!?][\"”]?(?=\s+[\"“]?[A-Z]|\s*\n|\s*$)")
+"""From behind the end of another one, or of a line; abbreviated titles, initials and decimal points do not end it."""
 WORD = re.compile(r"\w+")
 SPAN = re.compile(r"(?<=\w )(?:[A-Z][\w'-]+(?: (?:of |the )?[A-Z][\w'-]+){0,3}|\d[\d,.]*\d|\d)(?=[\s,;:.])")
 NUMBERS = ("one", "two", "three", "four", "five")
+SPEECH = re.compile('["“”]')
+MOST_SHARED = 0.5
+"""A sentence that shares so much with a chosen one (F1 of words) would say it again."""
 
 
 def sentences(text: str) -> list[str]:
@@ -43,18 +49,35 @@ def gaps(text: str, draw: random.Random, count: int) -> list[tuple[str, str]]:
 
 def rouge_1(left: Counter[str], right: Counter[str]) -> float:
     """F1 of the words two texts share."""
-    return 2 * sum((left & right).values()) / max(1, left.total() + right.total())
+    return 2 * sum(min(count, right[word]) for word, count in left.items()) / max(1, left.total() + right.total())
+
+
+def rouge_1_rest(own: Counter[str], whole: Counter[str]) -> float:
+    """F1 of the words that a part of a text shares with the rest of it."""
+    shared = sum(min(count, whole[word] - count) for word, count in own.items())
+    return 2 * shared / max(1, whole.total())
+
+
+def central(found: list[str], count: int) -> list[str]:
+    """Up to `count` of the sentences, in their order: those most like all the others, and not like one another."""
+    words = [Counter(word.lower() for word in WORD.findall(sentence) if len(word) > 3) for sentence in found]
+    whole = Counter(word for own in words for word in own.elements())
+    score = [rouge_1_rest(own, whole) for own in words]
+    chosen: list[int] = []
+    for i in sorted(range(len(found)), key=lambda i: -score[i]):
+        if len(chosen) < count and all(rouge_1(words[i], words[j]) < MOST_SHARED for j in chosen):
+            chosen.append(i)
+    return [found[i] for i in sorted(chosen)]
 
 
 def central_sentences(text: str, draw: random.Random) -> tuple[str, str] | None:
-    """A request for a summary of one to five sentences, and those sentences of the text that say most of the rest."""
-    found = [sentence for sentence in sentences(text) if 8 <= len(sentence.split()) <= 40]
-    count = draw.randint(1, 5)
-    if len(found) < 2 * count:
+    """A request for a summary of one to five sentences, and those sentences of the text that say most of the rest.
+
+    They are at most half of the sentences of 8 to 40 words without speech; None where there is only one such sentence.
+    """
+    found = [found for found in sentences(text) if 8 <= len(found.split()) <= 40 and not SPEECH.search(found)]
+    chosen = central(found, min(draw.choice((1, 2, 2, 3, 3, 4, 5)), len(found) // 2))
+    if not chosen:
         return None
-    words = [Counter(word.lower() for word in WORD.findall(sentence) if len(word) > 3) for sentence in found]
-    whole = sum(words, Counter[str]())
-    score = [rouge_1(own, whole - own) for own in words]
-    best = sorted(sorted(range(len(found)), key=lambda i: -score[i])[:count])
-    plural = "sentence" if count == 1 else "sentences"
-    return f"Summarize the text in {NUMBERS[count - 1]} {plural}.", " ".join(found[i] for i in best)
+    plural = "sentence" if len(chosen) == 1 else "sentences"
+    return f"Summarize the text in {NUMBERS[len(chosen) - 1]} {plural}.", " ".join(chosen)

@@ -68,6 +68,10 @@ def test_add_list_remove(corm_batch, registry):
         (["nightly", NIGHTLY, *DAILY, "--time-zone", "Europe/Berln"], "time_zone: expected a time zone"),
         (["nightly", "no-such-file.yaml", *DAILY], "no-such-file.yaml: cannot read the spec"),
         (["nightly", NIGHTLY, *DAILY, "--set", "policy.windw=7"], "policy.windw: unknown key"),
+        (
+            ["nightly", NIGHTLY, *DAILY, "--address", "head:8265"],
+            "address: expected the URL of the cluster's dashboard",
+        ),
         (["nightly", NIGHTLY], "Missing option '--cron'"),
         (["nightly", NIGHTLY, *DAILY, "--to", "gs://bucket/x"], "registry: expected a local path or an s3:// URI"),
     ],
@@ -87,6 +91,13 @@ def test_list_shows_the_others_when_one_is_broken(corm_batch, tmp_path):
     assert listed.code == 2
     assert "nightly" in listed.out
     assert f"{folder}/broken.yaml:\nspec: Field required" in listed.err
+
+
+def test_where_a_job_runs(corm_batch, registry):
+    corm_batch("schedule", "add", "nightly", NIGHTLY, *DAILY, "--address", "http://head:8265/")
+    assert yaml.safe_load((registry / "nightly.yaml").read_text())["address"] == "http://head:8265"
+    wrong = corm_batch("schedule", "serve", "--address", "http://user:canary@head:8265")
+    assert (wrong.code, "credentials in a URL" in wrong.err, "canary" in wrong.err) == (2, True, False)
 
 
 @pytest.fixture

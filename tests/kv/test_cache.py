@@ -8,6 +8,7 @@ import torch
 
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, PagePool, page_bytes
+from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import NEVER, Entries
 
 
@@ -23,6 +24,14 @@ def random_entries(*lead):
     )
 
 
+def store(cache, slot, layers, pages=50):
+    """Make `layers`, one (entries, keep) each, what the sequence holds, as a forward pass does."""
+    stage = cache.stage(pages)
+    for layer, (entries, keep) in enumerate(layers):
+        cache.store(stage, slot, layer, entries, keep)
+    cache.commit(stage)
+
+
 def assert_holds(cache, slot, layer, entries, keep):
     read = cache.read(slot, layer)
     for head in range(keep.shape[0]):
@@ -32,75 +41,103 @@ def assert_holds(cache, slot, layer, entries, keep):
         assert (read.position[head, count:] == NEVER).all()
 
 
+def random_layers(count, num_entries, share=0.6, heads=3):
+    return [(random_entries(heads, num_entries), torch.rand(heads, num_entries) < share) for _ in range(count)]
+
+
 def test_ragged_heads_are_stored_and_replaced():
     cache = make()
     slot, other = cache.open(), cache.open()
-    untouched, everything = random_entries(3, 9), torch.ones(3, 9, dtype=torch.bool)
-    cache.store(other, 1, untouched, everything)
+    untouched = random_layers(2, 9)
+    store(cache, other, untouched)
     for lengths in ([13, 0, 5], [2, 4, 1], [16, 16, 16], [0, 0, 0]):
-        entries = random_entries(3, 16)
         keep = torch.zeros(3, 16, dtype=torch.bool)
         for head, length in enumerate(lengths):
             keep[head, torch.randperm(16)[:length]] = True
-        cache.store(slot, 1, entries, keep)
-        assert_holds(cache, slot, 1, entries, keep)
-        assert cache.pages_held(slot) == sum(-(-length // 4) for length in lengths)
-        assert_holds(cache, other, 1, untouched, everything)
-    assert cache.peak_pages[slot] == 12
+        layers = [(random_entries(3, 16), keep), (random_entries(3, 16), keep.flip(0))]
+        store(cache, slot, layers)
+        for layer, (entries, kept) in enumerate(layers):
+            assert_holds(cache, slot, layer, entries, kept)
+            assert_holds(cache, other, layer, *untouched[layer])
+        assert cache.pages_held(slot) == 2 * sum(-(-length // 4) for length in lengths)
+        assert cache.pages_held(slot) + cache.pages_held(other) + cache.pool.num_free == cache.pool.num_pages
+    assert cache.peak_pages[slot] == 24
 
 
 def test_append_lands_behind_what_is_stored():
     cache = make()
     slots = np.array([cache.open(), cache.open()])
     kept = torch.tensor([[True] * 4, [True] * 3 + [False], [False] * 4])
-    first = [[random_entries(3, 4) for _ in range(2)] for _ in slots]
+    first = [[(random_entries(3, 4), kept) for _ in range(2)] for _ in slots]
     for slot, layers in zip(slots, first, strict=True):
-        for layer, entries in enumerate(layers):
-            cache.store(int(slot), layer, entries, kept)
+        store(cache, int(slot), layers)
     assert cache.missing_pages(slots) == 2 * 2 * 2  # the full page and the empty list of each layer
     free = cache.pool.num_free
     cache.reserve(slots)
     assert free - cache.pool.num_free == 8
-    for layer in range(2):
-        new = random_entries(2, 3)
-        cache.append(slots, layer, new)
+    news = [random_entries(2, 3) for _ in range(2)]
+    for layer, new in enumerate(news):
+        append_entries(cache.pool.pages, cache.lists(layer, torch.from_numpy(slots)), new)
+    cache.advance(slots)
+    for layer, new in enumerate(news):
         for i, slot in enumerate(slots):
-            both = Entries.join(first[i][layer], Entries(*(column[i].unsqueeze(1) for column in new)))
+            both = Entries.join(first[i][layer][0], Entries(*(column[i].unsqueeze(1) for column in new)))
             assert_holds(cache, int(slot), layer, both, torch.cat((kept, torch.ones(3, 1, dtype=torch.bool)), dim=1))
 
 
+def test_pages_that_a_compaction_empties_are_free():
+    cache = make()
+    slot = cache.open()
+    layers = random_layers(2, 11, share=2.0)
+    store(cache, slot, layers)
+    cache.reserve(np.array([slot]), num_entries=7)
+    cache.lists(0, torch.tensor([slot])).length[slot] = torch.tensor([1, 0, 8])
+    cache.settle(np.array([slot]))
+    assert cache.table.lengths[slot].tolist() == [[1, 0, 8], [11, 11, 11]]
+    assert cache.pages_held(slot) == 1 + 0 + 2 + 3 * 3
+    assert cache.pages_held(slot) + cache.pool.num_free == cache.pool.num_pages
+
+
 def test_a_dry_pool_changes_nothing():
-    cache = make(num_pages=5)
+    cache = make(num_pages=5, layers=1)
     slot = cache.open()
     entries, keep = random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool)
     with pytest.raises(OutOfPages) as caught:
-        cache.store(slot, 0, entries, keep)
+        store(cache, slot, [(entries, keep)])
     assert caught.value.num_missing == 1
     assert cache.pool.num_free == 5
-    cache.store(slot, 0, entries, torch.arange(6).expand(3, -1) < 4)
+    kept = torch.arange(6).expand(3, -1) < 4
+    store(cache, slot, [(entries, kept)])
     with pytest.raises(OutOfPages):
         cache.reserve(np.array([slot]))
-    assert (cache.table.lengths[slot, 0] == 4).all()
-    assert (cache.table.lengths[slot, 1] == 0).all()
+    assert_holds(cache, slot, 0, entries, kept)
     assert cache.pool.num_free == 2
+
+
+def test_a_stage_that_is_not_used_is_free_again():
+    cache = make()
+    stage = cache.stage(30)
+    assert cache.pool.num_free == 20
+    cache.store(stage, cache.open(), 0, random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))
+    cache.discard(stage)
+    assert cache.pool.num_free == 50
+    cache.commit(cache.stage(99))
+    assert cache.pool.num_free == 50
 
 
 def test_a_sequence_comes_back_from_host_memory_as_it_was():
     cache = make()
     slot = cache.open()
-    stored = []
-    for layer in range(2):
-        entries, keep = random_entries(3, 11), torch.rand(3, 11) < 0.6
-        cache.store(slot, layer, entries, keep)
-        stored.append((entries, keep))
+    layers = random_layers(2, 11)
+    store(cache, slot, layers)
     held = cache.pages_held(slot)
+    cache.reserve(np.array([slot]), num_entries=9)
     swapped = cache.swap_out(slot)
     assert cache.pool.num_free == cache.pool.num_pages
-    intruder = cache.open()
-    cache.store(intruder, 0, random_entries(3, 11), torch.ones(3, 11, dtype=torch.bool))
+    store(cache, cache.open(), random_layers(2, 11))
     back = cache.swap_in(swapped)
     assert cache.pages_held(back) == held
-    for layer, (entries, keep) in enumerate(stored):
+    for layer, (entries, keep) in enumerate(layers):
         assert_holds(cache, back, layer, entries, keep)
 
 
@@ -112,7 +149,7 @@ def test_pages_are_handed_out_once_and_their_values_are_clean():
     pool.release(first[:2])
     again = pool.allocate(2)
     assert sorted(again) == sorted(first[:2])
-    assert pool.pages.value[torch.from_numpy(again)].abs().max() == 0
+    assert pool.pages.value[torch.from_numpy(again).long()].abs().max() == 0
     with pytest.raises(OutOfPages):
         pool.allocate(1)
 

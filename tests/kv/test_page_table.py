@@ -12,32 +12,64 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def on_device(table, slot, layer, width):
-    return table.lists(torch.tensor(slot, device=table._device), layer, width).tolist()
+    lists = table.lists(layer, torch.tensor([slot], device=table._device))
+    return lists.table[slot, :, :width].tolist(), lists.length[slot].tolist()
+
+
+def lengths(*rows):
+    return np.array(rows, dtype=np.int32)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
     table = PageTable(2, 2, 2, page_size=4, device=torch.device(device))
-    none = np.empty(0, np.int64)
-    table.set_lists(0, 1, [np.array([7, 3]), none], np.array([5, 0]))
-    table.set_lists(1, 0, [none, np.arange(1, 41)], np.array([0, 160]))  # far wider than at first
-    assert table.get_list(0, 1, 0).tolist() == [7, 3]
-    assert table.get_list(1, 0, 1).tolist() == list(range(1, 41))
-    assert on_device(table, 0, 1, 3) == [[7, 3, 0], [0, 0, 0]]
-    assert on_device(table, 1, 0, 40)[1] == list(range(1, 41))
-    table.set_lists(1, 0, [none, np.array([9])], np.array([0, 2]))
-    assert on_device(table, 1, 0, 3)[1] == [9, 0, 0]
-    assert table.num_pages(1).tolist() == [[0, 1], [0, 0]]
+    table.set_lists(0, np.array([7, 3, 9]), lengths([5, 0], [0, 1]))
+    width = table.width
+    table.set_lists(1, np.arange(1, 41), lengths([0, 160], [0, 0]))  # far wider than at first
+    assert table.width > width
+    assert table.get_list(0, 0, 0).tolist() == [7, 3]
+    assert table.get_lists(0).tolist() == [7, 3, 9]
+    assert table.get_lists(0, 1).tolist() == [9]
+    assert on_device(table, 0, 0, 3) == ([[7, 3, 0], [0, 0, 0]], [5, 0])
+    assert on_device(table, 1, 0, 40) == ([[0] * 40, list(range(1, 41))], [0, 160])
+    table.set_lists(1, np.array([8]), lengths([0, 2], [0, 0]))
+    assert on_device(table, 1, 0, 3) == ([[0, 0, 0], [8, 0, 0]], [0, 2])
     table.clear(1)
-    assert table.num_pages(1).tolist() == [[0, 0], [0, 0]]
-    assert table.get_list(0, 1, 0).tolist() == [7, 3]
+    assert table.get_lists(1).tolist() == []
+    assert table.get_lists(0).tolist() == [7, 3, 9]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_full_list_gets_its_next_page_behind_the_others(device):
-    table = PageTable(1, 1, 2, page_size=4, device=torch.device(device))
-    table.set_lists(0, 0, [np.array([5, 6]), np.empty(0, np.int64)], np.array([8, 0]))
-    table.extend((np.array([0, 0]), np.array([0, 0]), np.array([0, 1])), np.array([8, 9]))
-    table.lengths[0] += 1
-    assert on_device(table, 0, 0, 3) == [[5, 6, 8], [9, 0, 0]]
-    assert table.page_of(np.array([0]), 0).tolist() == [[8, 9]]
+def test_lists_get_the_pages_they_lack_behind_their_own_and_lose_those_they_do_not_need(device):
+    table = PageTable(3, 1, 2, page_size=4, device=torch.device(device))
+    table.set_lists(2, np.array([5, 6]), lengths([8, 0]))
+    table.set_lists(0, np.array([1, 2]), lengths([3, 4]))
+    slots = np.array([2, 0])
+    assert table.missing(slots, 1).tolist() == [[[1, 1]], [[0, 1]]]
+    missing = table.missing(slots, 9)
+    assert missing.tolist() == [[[3, 3]], [[2, 3]]]
+    table.extend(slots, missing, np.arange(11, 22, dtype=np.int32))
+    for slot, head, own, count in ((2, 0, [5, 6], 3), (2, 1, [], 3), (0, 0, [1], 2), (0, 1, [2], 3)):
+        held = table.get_list(slot, 0, head).tolist()
+        assert held[: len(own)] == own
+        assert len(held) == len(own) + count
+        assert on_device(table, slot, 0, len(held))[0][head] == held
+    everything = sorted(np.concatenate([table.get_lists(2), table.get_lists(0)]).tolist())
+    assert everything == sorted([5, 6, 1, 2, *range(11, 22)])
+    assert table.missing(slots, 9).sum() == 0
+    kept = [table.get_list(2, 0, 0)[:3], table.get_list(0, 0, 1)[:1]]
+    table.set_lengths(slots, lengths([9, 0], [0, 2]).reshape(2, 1, 2))
+    assert on_device(table, 2, 0, 1)[1] == [9, 0]
+    freed = table.trim(slots).tolist()
+    assert sorted(freed + [int(page) for ids in kept for page in ids]) == everything
+    assert table.get_lists(2).tolist() == kept[0].tolist()
+    assert table.get_lists(0).tolist() == kept[1].tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_device_counts_by_itself_until_it_is_asked(device):
+    table = PageTable(3, 2, 2, page_size=4, device=torch.device(device))
+    table.set_lists(1, np.array([5, 6]), lengths([4, 0], [0, 3]))
+    table.lists(1, torch.tensor([1], device=device)).length[1] += 2
+    assert table.lengths[1].tolist() == [[4, 0], [0, 3]]
+    assert table.read_lengths(np.array([1, 0])).tolist() == [[[4, 0], [2, 5]], [[0, 0], [0, 0]]]

@@ -1,15 +1,36 @@
-"""Causal attention: the fused path against the dense definition, on odd lengths and dtypes."""
+"""Causal attention: the fused paths against the dense definition, on odd lengths, dtypes and layouts."""
 
 from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from corm_batch.ops.causal import causal_attention
+from corm_batch.ops import causal
+from corm_batch.ops.causal import causal_attention, padded_length
 from corm_batch.ops.dense import dense_attention
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def definition(query, key, value, scale, softcap=None, window=None, sink=None):
+    tokens, kv_heads = query.shape[1], key.shape[0]
+    step = torch.arange(1, tokens + 1, dtype=torch.int32, device=query.device)
+    first = step.expand(kv_heads, -1)
+    last = first + (window - 1 if window else tokens)
+    return dense_attention(query.float(), key.float(), value.float(), step, first, last, scale, softcap, sink)
+
+
+def check(found, expected, dtype, shape):
+    (out, lse), (expected_out, expected_lse) = found, expected
+    assert out.dtype == dtype
+    assert out.shape == shape
+    assert lse.dtype == torch.float32
+    assert (out.float() - expected_out).norm() / expected_out.norm() < TOLERANCE[dtype]
+    torch.testing.assert_close(lse, expected_lse, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -21,14 +42,102 @@ def test_matches_the_dense_definition_in_float32(device, dtype, features, heads,
     window = 20 if features == "window" else None
     softcap = 2.0 if features == "softcap" else None
     sink = torch.randn(heads, device=device) if features == "sink" else None
-    out, lse = causal_attention(query, key, value, 0.2, softcap, window, sink)
-    step = torch.arange(1, tokens + 1, dtype=torch.int32, device=device)
-    first = step.expand(kv_heads, -1)
-    last = first + (window - 1 if window else tokens)
-    expected, expected_lse = dense_attention(
-        query.float(), key.float(), value.float(), step, first, last, 0.2, softcap, sink
-    )
-    assert out.dtype == dtype
-    assert out.shape == query.shape
-    assert (out.float() - expected).norm() / expected.norm() < TOLERANCE[dtype]
-    torch.testing.assert_close(lse, expected_lse, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    found = causal_attention(query, key, value, 0.2, softcap, window, sink)
+    check(found, definition(query, key, value, 0.2, softcap, window, sink), dtype, query.shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("width", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("group", [1, 4, 8])
+@pytest.mark.parametrize("tokens", [1, 7, 128, 1000, 4097])
+def test_every_kernel_matches_the_definition_on_views_of_a_packed_projection(dtype, width, group, tokens):
+    heads, kv_heads, before, after = 8, 8 // group, 3, 5
+    packed = torch.randn(before + tokens + after, (heads + 2 * kv_heads) * width, device="cuda").to(dtype)
+    rows = packed[before : before + tokens].view(tokens, -1, width).transpose(0, 1)
+    query, key, value = rows.split([heads, kv_heads, kv_heads])
+    found = causal_attention(query, key, value, width**-0.5)
+    check(found, definition(query, key, value, width**-0.5), dtype, query.shape)
+
+
+@pytest.mark.gpu
+def test_cudnn_takes_long_prompts_of_usual_widths_and_flash_what_it_may_not():
+    query = torch.randn(4, 2048, 128, device="cuda", dtype=torch.bfloat16)
+    if torch.cuda.get_device_capability()[0] == 9 and causal._flash_attention_3() is None:
+        assert causal._kernel(query, query, query) is causal._cudnn
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        assert causal._kernel(query, query, query) is not causal._cudnn
+        check(
+            causal_attention(query, query, query, 0.1), definition(query, query, query, 0.1), query.dtype, query.shape
+        )
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_another_dense_kernel_computes_what_no_fused_one_does():
+    query = torch.randn(4, 9, 16)
+    calls = []
+
+    def dense(*args):
+        calls.append(args)
+        return dense_attention(*args)
+
+    causal_attention(query, query, query, 0.2, dense=dense)
+    assert not calls
+    found = causal_attention(query, query, query, 0.2, window=3, dense=dense)
+    assert len(calls) == 1
+    check(found, definition(query, query, query, 0.2, window=3), query.dtype, query.shape)
+
+
+def test_padded_lengths_are_few_and_little_longer():
+    lengths = torch.randint(1, 131_073, (2000,)).tolist()
+    padded = [padded_length(length) for length in lengths]
+    for length, rounded in zip(lengths, padded, strict=True):
+        assert rounded % 128 == 0
+        assert length <= rounded < length + max(128, length / 15)
+        assert padded_length(rounded) == rounded
+    assert len(set(padded)) <= 128
+
+
+@pytest.mark.parametrize("tokens", [600, 640])
+def test_padding_for_cudnn_changes_nothing(tokens, monkeypatch):
+    """cuDNN's entry, played by the definition: padded, one more axis on the log-sum-exp, and garbage behind the end."""
+    seen = []
+
+    def entry(query, key, value, bias, with_lse, dropout, is_causal, debug, *, scale):
+        seen.append(query)
+        assert (bias, with_lse, dropout, is_causal, debug) == (None, True, 0.0, True, False)
+        out, lse = definition(query[0], key[0], value[0], scale)
+        out[:, tokens:], lse[:, tokens:] = torch.nan, torch.nan
+        return out[None], lse[None, ..., None], None
+
+    monkeypatch.setattr(causal, "_aten", SimpleNamespace(_scaled_dot_product_cudnn_attention=entry))
+    query, key, value = (torch.randn(tokens, h, 16).transpose(0, 1) for h in (4, 2, 2))
+    found = causal._cudnn(query, key, value, 0.3)
+    check(found, definition(query, key, value, 0.3), query.dtype, query.shape)
+    assert seen[0].shape == (1, 4, 640, 16)
+    assert seen[0].stride() == (640 * 4 * 16, 16, 4 * 16, 1)
+
+
+def test_flash_attention_3_is_used_where_it_is_installed(monkeypatch):
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, return_attn_probs=False):
+        assert causal
+        assert return_attn_probs
+        out, lse = definition(*(x[0].transpose(0, 1) for x in (q, k, v)), softmax_scale)
+        return out.transpose(0, 1)[None], lse[None]
+
+    module = ModuleType("flash_attn_interface")
+    module.__spec__ = SimpleNamespace()
+    module.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", module)
+    causal._flash_attention_3.cache_clear()
+    try:
+        query, key, value = (torch.randn(h, 33, 16) for h in (4, 2, 2))
+        found = causal._flash_3(query, key, value, 0.3)
+        check(found, definition(query, key, value, 0.3), query.dtype, query.shape)
+        module.flash_attn_func = lambda q, k, v: None  # before it gave out its log-sum-exp
+        causal._flash_attention_3.cache_clear()
+        assert causal._flash_attention_3() is None
+    finally:
+        causal._flash_attention_3.cache_clear()

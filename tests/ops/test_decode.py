@@ -1,46 +1,79 @@
-"""Paged decode attention against the dense definition, on ragged, empty-tailed and shuffled pages."""
+"""Paged decode attention against the dense definition, on ragged, empty-tailed and shuffled pages; then the kernel."""
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
 
+from corm_batch.ops.append import append_entries
 from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
-from corm_batch.ops.pages import Entries, Pages, read_pages, write_pages
+from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import Reduction, reduce_columns
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-REDUCTIONS = [None, Reduction(5, "step", 1.2), Reduction(9, "cache", 0.8), Reduction(4)]
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+KERNEL_DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+]
+REDUCTIONS = [None, Reduction(5, "step", 1.2), Reduction(9, "cache", 0.8), Reduction(4), Reduction(6, "step", 2.0, 3)]
 
 
-def fill(device, dtype, sequences, kv_heads, page_size, width):
-    """A pool with ragged lists in shuffled pages; table, lengths and the step each sequence is at."""
-    lengths = torch.randint(1, 40, (sequences, kv_heads), device=device)
-    lengths[0, 0] = 1
-    num_lists, longest = sequences * kv_heads, -(-int(lengths.max()) // page_size)
-    pool = num_lists * longest + 1
+class Cache(NamedTuple):
+    """A pool, the lists of some of its slots, the step each of these is at, and which places hold an entry."""
+
+    pages: Pages
+    lists: Lists
+    step_S: Tensor
+    written_PC: Tensor
+
+    def clone(self, dtype):
+        key, value, *rest = self.pages
+        return self._replace(pages=Pages(key.to(dtype, copy=True), value.to(dtype, copy=True), *map(torch.clone, rest)))
+
+
+def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40):
+    """Ragged lists in shuffled pages; tables and lengths are views of one layer of three, of more slots than asked."""
+    num_slots = sequences + 2
+    lengths = torch.randint(shortest, longest, (num_slots, kv_heads), device=device)
+    lengths[0, 0] = shortest
+    table_width = -(-longest // page_size) + 1
+    pool = num_slots * kv_heads * table_width + 1
     pages = Pages(
         *(torch.zeros(pool, page_size, width, device=device, dtype=dtype) for _ in range(2)),
         *(torch.randint(0, 99, (pool, page_size), device=device, dtype=torch.int32) for _ in range(2)),
         torch.zeros(pool, page_size, device=device),
     )
-    ids = (torch.randperm(pool - 1, device=device) + 1).view(sequences, kv_heads, longest)
-    used = torch.arange(longest, device=device) * page_size < lengths[..., None]
-    table = torch.where(used, ids, 0)
-    step = lengths.amax(dim=1).int() + torch.randint(0, 30, (sequences,), device=device).int()
-    for s in range(sequences):
+    ids = (torch.randperm(pool - 1, device=device) + 1).view(num_slots, kv_heads, table_width)
+    used = torch.arange(table_width, device=device) * page_size <= lengths[..., None]  # room for one more
+    table = torch.randint(pool, (num_slots, 3, kv_heads, table_width), device=device, dtype=torch.int32)[:, 1]
+    length = torch.randint(longest, (num_slots, 3, kv_heads), device=device, dtype=torch.int32)[:, 1]
+    table[:], length[:] = torch.where(used, ids, 0), lengths
+    step = lengths.amax(dim=1).int() + torch.randint(1, 30, (num_slots,), device=device).int()
+    written = torch.zeros(pool, page_size, dtype=torch.bool, device=device)
+    for s in range(num_slots):
         for k in range(kv_heads):
             n = int(lengths[s, k])
             position = (torch.randperm(int(step[s]), device=device)[:n] + 1).int().sort().values
-            position[-1] = step[s]
             expiry = step[s] + torch.randint(-3, 9, (n,), device=device).int()
-            expiry[-1] = step[s] + 3
+            position[-1:], expiry[-1:] = step[s], step[s] + 3
             keys, values = (torch.randn(n, width, device=device, dtype=dtype) for _ in range(2))
             index = torch.arange(n, device=device)
-            entries = Entries(keys, values, position, expiry, torch.rand(n, device=device))
-            write_pages(pages, table[s, k, index // page_size], index % page_size, entries)
-    return pages, table, lengths, step
+            place = ids[s, k, index // page_size], index % page_size
+            write_pages(pages, *place, Entries(keys, values, position, expiry, torch.rand(n, device=device)))
+            written[place] = True
+    slot = torch.randperm(num_slots, device=device)[:sequences]
+    return Cache(pages, Lists(table, length, slot), step[slot], written)
+
+
+def read(cache, s):
+    slot = cache.lists.slot[s]
+    return read_pages(cache.pages, cache.lists.table[slot], cache.lists.length[slot])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -50,20 +83,20 @@ def fill(device, dtype, sequences, kv_heads, page_size, width):
     ("kv_heads", "group", "page_size", "features"), [(2, 3, 4, ""), (1, 1, 16, "softcap"), (3, 8, 5, "sink")]
 )
 def test_matches_the_dense_definition(device, reduction, dtype, tolerance, kv_heads, group, page_size, features):
-    pages, table, lengths, step = fill(device, dtype, 5, kv_heads, page_size, 16)
+    cache = fill(device, dtype, 5, kv_heads, page_size, 16)
     query = torch.randn(5, kv_heads * group, 16, device=device, dtype=dtype)
     softcap = 1.5 if features == "softcap" else None
     sink = torch.randn(kv_heads * group, device=device) if features == "sink" else None
-    before = [read_pages(pages, table[s], lengths[s]) for s in range(5)]
-    out = decode_attention(pages, table, lengths, query, step, reduction, 0.3, softcap, sink)
+    before = [read(cache, s) for s in range(5)]
+    out = decode_attention(cache.pages, cache.lists, query, cache.step_S, reduction, 0.3, softcap, sink)
     for s, entries in enumerate(before):
         exact = entries._replace(key=entries.key.float(), value=entries.value.float())
-        row, now = query[s][:, None].float(), step[s : s + 1]
+        row, now = query[s][:, None].float(), cache.step_S[s : s + 1]
         expected, lse = dense_attention(
             row, exact.key, exact.value, now, exact.position, exact.expiry, 0.3, softcap, sink
         )
         assert (out[s].float() - expected[:, 0]).norm() / expected.norm() < tolerance
-        after = read_pages(pages, table[s], lengths[s])
+        after = read(cache, s)
         if reduction is not None:
             exact = reduce_columns(reduction, row, lse, now, exact, exact.expiry, 0.3, softcap, gap_rule=True)
         real = entries.position <= now
@@ -72,13 +105,191 @@ def test_matches_the_dense_definition(device, reduction, dtype, tolerance, kv_he
 
 
 def test_garbage_behind_a_list_does_not_reach_the_output():
-    pages, table, lengths, step = fill("cpu", torch.float32, 5, 2, 4, 16)
+    cache = fill("cpu", torch.float32, 5, 2, 4, 16)
     query = torch.randn(5, 6, 16)
-    expected = decode_attention(pages, table, lengths, query, step, None, 0.3)
-    index = torch.arange(4)
-    for s in range(5):
-        for k in range(2):
-            last, used = int(lengths[s, k] - 1) // 4, int(lengths[s, k] - 1) % 4
-            pages.key[table[s, k, last], index > used] = torch.nan
-            pages.position[table[s, k, last], index > used] = 1
-    assert torch.equal(decode_attention(pages, table, lengths, query, step, None, 0.3), expected)
+    expected = decode_attention(cache.pages, cache.lists, query, cache.step_S, None, 0.3)
+    cache.pages.key[~cache.written_PC] = torch.nan
+    cache.pages.position[~cache.written_PC] = 1
+    assert torch.equal(decode_attention(cache.pages, cache.lists, query, cache.step_S, None, 0.3), expected)
+
+
+@pytest.mark.parametrize("slots", [[3, -1, 0, -1], [-1, -1]])
+def test_a_row_of_no_sequence_changes_nothing(slots):
+    cache = fill("cpu", torch.float32, 5, 2, 4, 16)
+    query, step = torch.randn(len(slots), 6, 16), torch.full((len(slots),), 50, dtype=torch.int32)
+    real = [row for row, slot in enumerate(slots) if slot >= 0]
+    alone, padded = cache.clone(torch.float32), cache.clone(torch.float32)
+    lists = cache.lists._replace(slot=torch.tensor(slots, dtype=torch.int64))
+    out = decode_attention(padded.pages, lists, query, step, REDUCTIONS[1], 0.3)
+    assert out.isfinite().all()
+    if real:
+        lists = lists._replace(slot=lists.slot[real])
+        expected = decode_attention(alone.pages, lists, query[real], step[real], REDUCTIONS[1], 0.3)
+        torch.testing.assert_close(out[real], expected)
+    for got, expected in zip(padded.pages, alone.pages, strict=True):
+        torch.testing.assert_close(got[1:], expected[1:])
+
+
+@pytest.mark.parametrize("sink", [None, torch.zeros(6)])
+def test_a_query_that_sees_nothing_gets_zeros(sink):
+    cache = fill("cpu", torch.float32, 5, 2, 4, 16, shortest=0)
+    before = cache.clone(torch.float32).pages
+    step = torch.full_like(cache.step_S, NEVER - 99)
+    out = decode_attention(
+        cache.pages, cache.lists, torch.randn(5, 6, 16), step, Reduction(5, "cache"), 0.3, None, sink
+    )
+    assert not out.any()
+    assert all(torch.equal(after, column) for after, column in zip(cache.pages, before, strict=True))
+
+
+def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=None, padding=()):
+    """The kernel, with NaN wherever there is no entry, against the definition in float32.
+
+    A weight may come to lie on the other side of the threshold by rounding: hits are held between the hits of a
+    threshold a little higher and of one a little lower.
+    """
+    bounds = []
+    for factor in (1.001, 0.999) if reduction else (1.0,):
+        exact = cache.clone(torch.float32)
+        votes = reduction and Reduction(reduction.window, reduction.threshold, reduction.tau * factor, reduction.reach)
+        expected = decode_attention(exact.pages, exact.lists, query.float(), cache.step_S, votes, 0.3, softcap, sink)
+        bounds.append(exact.pages)
+    poisoned, free = cache.clone(cache.pages.key.dtype).pages, ~cache.written_PC
+    poisoned.key[free], poisoned.value[free], poisoned.mass[free] = torch.nan, torch.nan, -1.0
+    poisoned.position[free], poisoned.expiry[free] = 1, NEVER
+    slot, step, rows = cache.lists.slot, cache.step_S, torch.ones(len(query), dtype=torch.bool, device=query.device)
+    for row in padding:
+        slot, step, query, rows = (
+            torch.cat((x[:row], x.new_full((1, *x.shape[1:]), fill), x[row:]))
+            for x, fill in ((slot, -1), (step, 7), (query, torch.nan), (rows, False))
+        )
+    lists = cache.lists._replace(slot=slot)
+    out = kernel(poisoned, lists, query, step, reduction, 0.3, softcap, sink)
+    assert out.isfinite().all()
+    assert (out[rows].float() - expected).norm() / expected.norm() < tolerance
+    low, high = bounds[0], bounds[-1]
+    written, sure = (
+        cache.written_PC,
+        cache.written_PC & (low.expiry == high.expiry) & ((low.mass == 0) == (high.mass == 0)),
+    )
+    assert sure.sum() > 0.98 * written.sum()
+    assert torch.equal(poisoned.expiry[sure], low.expiry[sure])
+    assert (low.expiry <= poisoned.expiry)[written].all()
+    assert (poisoned.expiry <= high.expiry)[written].all()
+    torch.testing.assert_close(poisoned.mass[sure], low.mass[sure], rtol=1e-4, atol=1e-5)
+    assert (poisoned.mass[free] == -1).all()
+    assert (poisoned.expiry[free] == NEVER).all()
+    if reduction and reduction.threshold:
+        assert (low.expiry != cache.pages.expiry).any()  # there were hits to find
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "kv_heads", "group", "page_size", "splits", "features", "reduction", "longest"),
+    [
+        (torch.float32, 16, 2, 1, 1, 3, "", REDUCTIONS[1], 40),
+        (torch.float32, 64, 1, 3, 5, 1, "sink", Reduction(9, "cache", 0.8, 3), 200),
+        (torch.float32, 256, 1, 4, 16, 40, "softcap", REDUCTIONS[2], 99),
+        (torch.bfloat16, 80, 2, 4, 16, 3, "softcap", REDUCTIONS[1], 300),
+        (torch.bfloat16, 128, 3, 8, 16, 2, "", None, 200),
+        (torch.bfloat16, 128, 2, 1, 16, 1, "sink", REDUCTIONS[4], 1200),
+        (torch.float16, 96, 1, 12, 64, 2, "sink softcap", REDUCTIONS[3], 200),
+    ],
+)
+def test_kernel(device, monkeypatch, dtype, head_dim, kv_heads, group, page_size, splits, features, reduction, longest):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        dtype = torch.float16  # the interpreter cannot multiply bfloat16 matrices
+    monkeypatch.setattr(decode, "choose_splits", lambda *_: splits)
+    cache = fill(device, dtype, 4, kv_heads, page_size, head_dim, 0, longest)
+    query = torch.randn(kv_heads * group, 4, head_dim, device=device, dtype=dtype).transpose(0, 1)
+    sink = torch.randn(kv_heads * group, device=device, dtype=dtype) if "sink" in features else None
+    softcap = 1.5 if "softcap" in features else None
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    check_kernel(decode.decode_attention, cache, query, reduction, tolerance, softcap, sink, padding=(0, 3))
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("sink", [None, 0.0])
+def test_kernel_gives_zeros_to_a_query_that_sees_nothing(device, sink):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels.decode import decode_attention
+
+    cache = fill(device, torch.float32, 3, 2, 4, 16, shortest=0)
+    before, step = cache.clone(torch.float32).pages, torch.full_like(cache.step_S, NEVER - 99)
+    sink_H = None if sink is None else torch.full((6,), sink, device=device)
+    query = torch.randn(3, 6, 16, device=device)
+    assert not decode_attention(cache.pages, cache.lists, query, step, Reduction(5, "cache"), 0.3, None, sink_H).any()
+    assert all(torch.equal(after, column) for after, column in zip(cache.pages, before, strict=True))
+
+
+@pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 2), (256, 4)])
+def test_splits_and_blocks_follow_from_shapes(head_dim, itemsize):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels.decode import PROGRAMS, choose_blocks, choose_splits
+
+    size = choose_blocks(head_dim, itemsize).size
+    assert size >= 16
+    assert size & (size - 1) == 0
+    assert choose_splits(8, 100) == choose_splits(10 * PROGRAMS, 1 << 17) == 1
+    assert choose_splits(8, 1 << 20) * 8 >= PROGRAMS
+    assert choose_splits(8, 1024) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("sequences", "kv_heads", "group", "longest", "reduction"),
+    [
+        (60, 32, 1, 1500, Reduction(256, "step", 1.0, 3)),
+        (40, 8, 4, 3000, Reduction(256, "cache", 1.0, 64)),
+        (1, 2, 4, 60_000, Reduction(256, "step")),
+    ],
+)
+def test_kernel_at_size(sequences, kv_heads, group, longest, reduction):
+    from corm_batch.ops.kernels.decode import decode_attention
+
+    cache = fill("cuda", torch.bfloat16, sequences, kv_heads, 16, 128, 0, longest)
+    query = torch.randn(sequences, kv_heads * group, 128, device="cuda", dtype=torch.bfloat16)
+    check_kernel(decode_attention, cache, query, reduction, 1e-2)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_follows_lists_that_change():
+    from corm_batch.ops.kernels import append, decode
+
+    cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64), Reduction(9, "cache", 0.8, 3)
+    exact = cache.clone(torch.float32)
+    exact = exact._replace(lists=Lists(*(column.clone() for column in cache.lists)))
+    query, key, value = (torch.randn(6, heads, 64, device="cuda") for heads in (8, 2, 2))
+    position = torch.empty(6, 2, dtype=torch.int32, device="cuda")
+    born = Entries(key, value, position, torch.empty_like(position), torch.zeros(6, 2, device="cuda"))
+
+    def step():
+        append.append_entries(cache.pages, cache.lists, born)
+        return decode.decode_attention(cache.pages, cache.lists, query, cache.step_S, reduction, 0.3)
+
+    slot, now = cache.lists.slot.clone(), cache.step_S.clone()
+    cache.lists.slot.fill_(-1)  # compiling must leave no trace
+    step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+    for round_ in range(3):
+        for tensor in (query, key, value):
+            tensor.normal_()
+        cache.lists.slot.copy_(slot.roll(round_))
+        if round_ == 2:
+            cache.lists.slot[4:] = -1
+        cache.step_S.copy_((now + 2 * round_ + 2).roll(round_))
+        position.copy_(cache.step_S[:, None].expand(6, 2))
+        born.expiry.copy_(position + 5)
+        graph.replay()
+        lists = exact.lists._replace(slot=cache.lists.slot)
+        append_entries(exact.pages, lists, born)
+        expected = decode_attention(exact.pages, lists, query, cache.step_S, reduction, 0.3)
+        real = cache.lists.slot >= 0
+        torch.testing.assert_close(out[real], expected[real], rtol=1e-4, atol=1e-4)
+        assert torch.equal(cache.lists.length, exact.lists.length)

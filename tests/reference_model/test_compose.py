@@ -26,7 +26,7 @@ from tests.reference_model.conftest import FERRY, ORCHARD
 
 BOUNDARIES = [end for end, _ in STAGES[:-1]]
 PROGRESS = [0.0, *BOUNDARIES, *(end + 1e-9 for end in BOUNDARIES), 0.999, 1.0]
-SEQUENCES = ("facts", "paragraphs", "gaps", "sentences", "summary")
+SEQUENCES = ("facts", "paragraphs", "gaps", "sentences", "summary", "dialogue")
 ROW = 12_000
 
 
@@ -137,7 +137,7 @@ def test_every_kind_of_the_mixture_is_drawn_and_those_without_material_are_left_
 
 def test_lengths_are_spread_evenly_over_their_logarithm(compose):
     composer = compose(0, instructions=Instructions([], []))
-    composer.facts = composer.gaps = composer.sentences = lambda length: (composer.slice(length - 1), [])
+    composer.facts = composer.gaps = composer.sentences = composer.dialogue = lambda n: (composer.slice(n - 1), [])
     lengths = np.array([len(composer.draw(8192)[0]) for _ in range(2000)])
     assert MIN_LENGTH <= lengths.min() <= lengths.max() <= 8192
     middle = np.sqrt(MIN_LENGTH * 8192)
@@ -215,6 +215,17 @@ def test_a_summary_is_of_its_whole_text_whatever_the_length(compose, tokenizer, 
     document, questions = compose(0).summary(200)
     ((whole, request, summary),) = instructions.summaries
     assert (decode(tokenizer, document), questions) == (whole, [(request, summary)])
+
+
+def test_a_dialogue_is_asked_for_its_summary(compose, tokenizer):
+    composer = compose("dialogue")
+    lengths = set()
+    for length in (MIN_LENGTH, 400, 8192) * 5:
+        document, ((request, summary),) = composer.dialogue(length)
+        assert request.startswith("Summari")
+        assert len(document) + len(composer.encode(summary)) < 1000
+        lengths.add(decode(tokenizer, document).count("\n"))
+    assert len(lengths) > 3
 
 
 def test_instructions_are_read_from_parquet_and_grouped_by_paragraph(tmp_path):

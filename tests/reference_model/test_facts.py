@@ -11,16 +11,16 @@ from infra.reference_model.facts import PLACES, TASKS, Draw
 SEEDS = range(20)
 MAGIC = r"One of the special magic numbers for (?P<name>\S+) is: (?P<value>\d{4,7})\."
 PAIR = r' "(?P<name>[^"]+)": "(?P<value>[^"]+)",'
-NAMED_NUMBER = r"The (?P<name>.+ of the .+) is (?P<value>\d{5})\."
+NAMED_NUMBER = r"The (?P<name>.+ of the .+) is (?P<value>\d{4,7})\."
 LINES = {
-    "pass_key": r"The (?P<name>pass key) is (?P<value>\d{5})\. Remember it\. (?P=value) is the pass key\.",
+    "pass_key": r"The (?P<name>pass key) is (?P<value>\d{4,7})\. Remember it\. (?P=value) is the pass key\.",
     "place_number": NAMED_NUMBER,
     "one_of_several": NAMED_NUMBER,
     "left_object": r"(?P<name>\S+ \S+ left the .+) in (?P<value>\w+)\.",
     "magic_number": MAGIC,
     "all_values": MAGIC,
-    "records": r"Record: the (?P<name>.+) holds (?P<value>\d{3}) crates\.",
-    "register_lines": r"line (?P<name>\S+): REGISTER_CONTENT is (?P<value><\d{4,5}>)",
+    "records": r"Record: the (?P<name>.+) holds (?P<value>\d{3,5}) crates\.",
+    "register_lines": r"line (?P<name>\S+): REGISTER_CONTENT is (?P<value><\d{4,7}>)",
     "key_value": PAIR,
     "opaque_key_value": PAIR,
 }
@@ -123,6 +123,13 @@ def test_digits_keep_their_leading_zeros(make, words):
     numbers = [draw.digits(2) for _ in range(200)]
     assert all(len(number) == 2 for number in numbers)
     assert any(number.startswith("0") for number in numbers)
+
+
+def test_lists_of_numbers_have_four_to_seven_digits(make):
+    (task,) = [task for task in TASKS if task.__name__ == "all_values"]
+    found = [{len(value) for _, value in read_lines(task, make(task, seed))} for seed in range(40)]
+    assert set().union(*found) == {4, 5, 6, 7}
+    assert all(len(lengths) == 1 for lengths in found)
 
 
 def test_names_of_lists_say_nothing_twice():

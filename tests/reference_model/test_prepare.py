@@ -9,10 +9,16 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from infra.reference_model.compose import SPECIAL_TOKENS
+from infra.reference_model.compose import SPECIAL_TOKENS, Instructions
 from infra.reference_model.prepare import main
 
-TEXTS = ["Größe 1871 – naïve 😀\n", "The ferry leaves at noon. " * 40, "A short one."]
+TITLE = "The old stone bridge"
+BODY = ("The bridge of stone is old. " * 30).strip()
+TEXTS = [
+    "Größe 1871 – naïve 😀\n",
+    "The ferry leaves at noon. " * 40,
+    f"# {TITLE}\n\n{BODY}\n\n# Other\n\nA short one.",
+]
 
 
 @pytest.fixture
@@ -43,8 +49,15 @@ def test_special_tokens_come_first_and_digits_stand_alone(prepared):
     assert asked == "<|document|>D<|question|> Q<|answer|>"
 
 
+def test_what_authors_said_is_read_as_instructions(prepared):
+    assert Instructions.read([prepared / "work/authored.parquet"]).summaries == [
+        (BODY, "Give the text a title.", TITLE)
+    ]
+
+
 def test_what_is_there_already_is_kept(prepared):
-    files = [prepared / "work/tokenizer/tokenizer.json", prepared / "work/text.npy"]
+    names = ("tokenizer/tokenizer.json", "text.npy", "authored.parquet")
+    files = [prepared / "work" / name for name in names]
     before = [file.stat().st_mtime_ns for file in files]
     main(prepared / "data", prepared / "work")
     assert [file.stat().st_mtime_ns for file in files] == before

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from infra.reference_model.attention import PACKED
 from infra.reference_model.compose import ANSWER, END, Composer, Instructions
 from infra.reference_model.facts import TASKS
+from infra.reference_model.model import Settings, build
 from infra.reference_model.probe import Probe, batched, forward
-from infra.reference_model.train import Settings, build
 
 LENGTH, CASES = 256, 4
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.reference_model.reading import NUMBERS, central_sentences, gaps, rouge_1, sentences
+from infra.reference_model.reading import (
+    MOST_SHARED,
+    NUMBERS,
+    WORD,
+    central,
+    central_sentences,
+    gaps,
+    rouge_1,
+    rouge_1_rest,
+    sentences,
+)
 
 STORY = (
     "The old captain sailed to Lisbon in 1843 with his crew. It rained! "
@@ -29,6 +39,23 @@ def test_sentences_are_whole_and_their_white_space_is_even():
         "Nobody on the quay had seen Mr Henry of Kent again since then.",
         "In the end the crew of 27 sailors came home.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            'He said: "We shall all come to the old house." Then he went away to the sea.',
+            ['He said: "We shall all come to the old house."', "Then he went away to the sea."],
+        ),
+        ("It was seen by Mr. J. R. Brown of Kent, who paid 3.50 for it. Nobody else did that again.", [0, 1]),
+        ("A HEADING\n\nThe chapter starts with a whole sentence.\nNobody knew about it then.", [1, 2]),
+        ("went to Lisbon and never came back again. The others stayed at home.", ["The others stayed at home."]),
+    ],
+)
+def test_sentences_start_behind_others_and_titles_and_initials_do_not_end_them(text, found):
+    whole = re.split(r"(?<=for it\.) |\n+", text)
+    assert sentences(text) == [whole[i] if isinstance(i, int) else i for i in found]
 
 
 def test_gaps_of_a_story_leave_out_its_names_and_numbers():
@@ -84,7 +111,22 @@ def test_the_central_sentence_is_the_one_that_shares_most_words_with_the_rest():
     odd = "Quantum engines hummed quietly beneath forgotten railway bridges somewhere else."
     text = f"{odd} {off[0]} {off[1]} "
     requests = {central_sentences(text, random.Random(seed)) for seed in range(30)}
-    assert requests == {None, ("Summarize the text in one sentence.", off[0])}  # more than one need twice as many
+    assert requests == {("Summarize the text in one sentence.", off[0])}  # of three sentences one at most
+    assert central_sentences(odd, random.Random(0)) is None
+
+
+def test_central_sentences_do_not_say_the_same_twice_and_quote_no_speech(books):
+    for seed, book in enumerate(books[:10]):
+        found = sentences(book)
+        counts = [Counter(word.lower() for word in WORD.findall(s) if len(word) > 3) for s in central(found * 2, 5)]
+        assert len(counts) == 5
+        assert all(rouge_1(a, b) < MOST_SHARED for i, a in enumerate(counts) for b in counts[:i])
+        assert not re.search('["“”]', central_sentences(book, random.Random(seed))[1])
+
+
+def test_the_rest_of_a_text_is_what_a_part_leaves():
+    whole, own = Counter(["a", "b", "b", "c", "d", "d", "e"]), Counter(["b", "d"])
+    assert rouge_1_rest(own, whole) == pytest.approx(rouge_1(own, whole - own))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from infra.reference_model import train
 from infra.reference_model.attention import PACKED
 from infra.reference_model.compose import MAX_SEQUENCES, Instructions, Row
 from infra.reference_model.facts import TASKS
-from infra.reference_model.train import ANSWER_WEIGHT, Settings, build, loss_of, optimizers, step_inputs, stream_rows
+from infra.reference_model.model import Settings, build, optimizers
+from infra.reference_model.stream import ANSWER_WEIGHT, step_inputs, stream_rows
+from infra.reference_model.train import loss_of
 from tests.reference_model.conftest import FERRY, ORCHARD, QUICKSTART
 
 ROOT = QUICKSTART.parents[1]
@@ -150,7 +153,8 @@ def test_the_log_has_every_start_and_a_measurement_at_the_end(trained):
     assert set(measured["exact"]["512"]) == {task.__name__ for task in TASKS}
     assert len(measured["layers"]) == 2
     assert measured["perplexity"] < 8192
-    assert entries[-1]["saved"] == str(run / "model")
+    assert entries[-2]["saved"] == str(run / "model")  # before it is measured: nothing that may fail comes first
+    assert entries[-1] == measured
     seconds = [entry["seconds"] for entry in entries if "seconds" in entry]
     assert seconds[-1] >= seconds[0]
 
@@ -184,12 +188,34 @@ def test_other_settings_in_the_folder_of_a_run_are_refused(trained, monkeypatch)
 def test_the_rate_warms_up_stays_and_falls_to_zero():
     rate, steps = SETTINGS.rate, SETTINGS.steps
     assert (steps, SETTINGS.rows) == (500, 1000)
-    assert rate(0) == pytest.approx(SETTINGS.lr / (0.02 * steps))
-    warm = [rate(step / steps) for step in range(10)]
+    warm = [rate(step, 0.1) for step in range(10)]  # a slow start does not spend the warm-up
     assert warm == pytest.approx([SETTINGS.lr * (step + 1) / 10 for step in range(10)])
-    assert {rate(done) for done in (0.02, 0.1, 0.39)} == {SETTINGS.lr}
-    assert rate(0.7) == pytest.approx(SETTINGS.lr / 2)
-    assert rate(1) == rate(1.2) == 0
+    assert {rate(20, done) for done in (0.0, 0.1, 0.39)} == {SETTINGS.lr}
+    assert rate(20, 0.7) == pytest.approx(SETTINGS.lr / 2)
+    assert rate(20, 1) == rate(20, 1.2) == 0
+
+
+def share(done=0.0):
+    return multiprocessing.Value("d", done)
+
+
+def test_a_run_that_its_seconds_end_leaves_a_measured_model(trained, tmp_path):
+    (data, work, _), *_ = trained
+    began = time.monotonic()
+    finish(start("train", *arguments((data, work, tmp_path), tokens=10**12, seconds=6)))
+    assert time.monotonic() - began < 100
+    entries = read_log(tmp_path)
+    assert entries[-2]["seconds"] >= 6
+    assert "exact" in entries[-1]
+    assert (tmp_path / "model/model.safetensors").exists()
+
+
+def test_where_time_goes_ahead_of_the_rows_their_sequences_grow_with_it(composer_arguments):
+    settings = Settings("qwen3", "tiny", None, "muon", 1e-2, 4 * 9000, 1, 9000, 0)
+    longest = {
+        done: next(stream_rows(composer_arguments, settings, share(done), 0, 1)).max_seqlen for done in (0.0, 0.9)
+    }
+    assert longest == {0.0: 2048, 0.9: 8192}
 
 
 @pytest.fixture
@@ -200,7 +226,7 @@ def composer_arguments(tokenizer, text, words, instructions):
 def test_rows_are_the_same_however_many_workers_make_them_and_from_wherever_they_start(composer_arguments):
     settings = Settings("qwen3", "tiny", None, "muon", 1e-2, 8 * 600, 1, 600, 3)
     one, two, three, late = (
-        list(stream_rows(composer_arguments, settings, first, workers))
+        list(stream_rows(composer_arguments, settings, share(), first, workers))
         for first, workers in ((0, 1), (0, 2), (0, 3), (5, 2))
     )
     assert (len(one), len(late)) == (8, 3)
@@ -214,19 +240,7 @@ def test_a_worker_that_dies_ends_the_run_instead_of_keeping_it_waiting(composer_
     tokenizer, text, words, _ = composer_arguments
     broken = Instructions([(ORCHARD, [("Who?",)])], [])
     with pytest.raises(RuntimeError, match=r"the worker that composes row \d+ died"):
-        list(
-            stream_rows(
-                (
-                    tokenizer,
-                    text,
-                    words,
-                    broken,
-                ),
-                SETTINGS,
-                0,
-                1,
-            )
-        )
+        list(stream_rows((tokenizer, text, words, broken), SETTINGS, share(), 0, 1))
 
 
 def test_targets_are_the_next_tokens_and_nothing_predicts_another_sequence():

@@ -86,6 +86,11 @@ def test_paths_of_this_machine_are_refused(override, field):
         cron_job(make_schedule(overrides=(override,)), OPTIONS)
 
 
+def test_a_schedule_for_a_cluster_that_is_there_is_refused():
+    with pytest.raises(SpecError, match="address: expected none, for a pod runs the job itself; got http://head:8265"):
+        cron_job(make_schedule(address="http://head:8265"), OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("cron", "rendered"),
     [("0 2 * * 7", "0 2 * * 0"), ("0 2 */2 * *", "0 2 */2 * *"), ("0 2 1 * MON", "0 2 1 * 1")],

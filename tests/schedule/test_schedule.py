@@ -20,6 +20,8 @@ from tests.schedule.conftest import ROOT, START, make_schedule
         ({"spec": "gs://bucket/job.yaml"}, ["spec: expected a local path or an s3:// URI"]),
         ({"spec": "s3://key:secret@bucket/job.yaml"}, ["spec: credentials in a URI"]),
         ({"added_at": START.replace(tzinfo=None)}, ["added_at: "]),
+        ({"address": "head:8265"}, ["address: expected the URL of the cluster's dashboard", "got 'head:8265'"]),
+        ({"address": "http://user:secret@head:8265"}, ["address: credentials in a URL"]),
         ({"hourly": True}, ["hourly: unknown key; known here: name, spec, cron"]),
     ],
 )
@@ -35,6 +37,14 @@ def test_command_line():
     assert schedule.command() == [
         *[sys.executable, "-P", "-m", "corm_batch.cli", "run", str(ROOT / "jobs/nightly.yaml")],
         *["--set", "policy.tau=2", "--set", "model.system=a b", "--retry-failed"],
+    ]
+
+
+def test_a_job_for_a_cluster_is_submitted_and_followed():
+    schedule = make_schedule(address="http://head:8265/", overrides=("policy.tau=2",), retry_failed=True)
+    assert schedule.arguments() == [
+        *["submit", "--address", "http://head:8265", "--follow", str(ROOT / "jobs/nightly.yaml")],
+        *["--set", "policy.tau=2", "--retry-failed"],
     ]
 
 

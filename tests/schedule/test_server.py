@@ -169,6 +169,17 @@ def test_a_job_that_cannot_be_started_has_failed(world, monkeypatch):
     assert any("cannot be started" in line and "/no/such/folder" in line for line in world.log)
 
 
+def test_a_schedule_without_an_address_takes_the_servers(monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda command, **options: started.append(command))
+    start_job(make_schedule(), "http://all:8265")
+    start_job(make_schedule(address="http://own:8265"), "http://all:8265")
+    start_job(make_schedule(address="http://own:8265"))
+    start_job(make_schedule())
+    told = [command[command.index("--address") + 1] if "--address" in command else command[-2] for command in started]
+    assert told == ["http://all:8265", "http://own:8265", "http://own:8265", "run"]
+
+
 def test_a_store_that_is_away_is_waited_for_a_lost_lease_is_not(world):
     world.job_s = 10 * 3600
     world.registry.add(make_schedule())

@@ -1,0 +1,172 @@
+"""The benchmark: every engine on every workload, one after the other, each on a device that is otherwise empty."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from corm_batch.bench.ceilings import Ceilings, measure_ceilings
+from corm_batch.bench.engine_run import measure_engine
+from corm_batch.bench.generate_run import measure_generate
+from corm_batch.bench.limit import attended_pairs, document_limit_s
+from corm_batch.bench.model import random_model
+from corm_batch.bench.result import BenchResult, Figures, Measured, Prefill, Row
+from corm_batch.bench.workload import EngineName, LlamaShape, Workload
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.errors import CormBatchError
+
+_LIBRARIES = ("corm-batch", "torch", "transformers", "triton")
+
+
+def run_bench(
+    workloads: Sequence[Workload],
+    engines: Sequence[EngineName],
+    device: torch.device,
+    prefill: Prefill,
+    command: str,
+    time_limit_s: float | None = None,
+    on_row: Callable[[BenchResult], None] = lambda result: None,
+) -> BenchResult:
+    """Measure every engine on every workload.
+
+    Args:
+        workloads, engines: what, in this order.
+        device: where.
+        prefill: how `corm` and `full` read prompts.
+        command: noted in the result.
+        time_limit_s: after as many seconds no further measurement starts; None for no limit.
+        on_row: called with the result so far whenever it has grown by a row.
+
+    Raises:
+        SpecError: a workload's CORM settings contradict each other; nothing was measured.
+    """
+    for workload in workloads:
+        workload.policy("corm")
+    started = time.monotonic()
+    result = BenchResult(
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+        device=_device_name(device),
+        workloads={workload.name: workload for workload in workloads},
+    )
+    prepared = _Prepared(device, result.ceilings)
+    for workload in workloads:
+        for engine in engines:
+            row = Row(workload=workload.name, engine=engine, prefill="exact" if engine == "generate" else prefill)
+            if time_limit_s is not None and time.monotonic() - started > time_limit_s:
+                outcome = {"reason": f"not measured: the time limit of {time_limit_s:g} s had passed"}
+            else:
+                outcome = _outcome(prepared, workload, engine, row.prefill)
+            result.rows.append(row.model_copy(update=outcome))
+            on_row(result)
+    return result
+
+
+class _Prepared:
+    """The model the device holds, and the ceilings measured so far.
+
+    Args:
+        device: where both are made.
+        ceilings: by name of the workload; grows.
+    """
+
+    def __init__(self, device: torch.device, ceilings: dict[str, Ceilings]) -> None:
+        self.device, self.ceilings = device, ceilings
+        self._made: tuple[LlamaShape, torch.dtype, bool] | None = None
+        self._model: LoadedModel | None = None
+
+    def ready_for(self, workload: Workload, engine: EngineName) -> LoadedModel:
+        """The workload's model as the engine takes it, alone on the device, its ceilings measured."""
+        _free(self.device)
+        wanted = workload.model, workload.torch_dtype, engine != "generate"
+        if self._model is None or self._made != wanted:
+            self._model = None  # the old weights go before the new ones come
+            _free(self.device)
+            shape, dtype, as_loaded = wanted
+            self._model, self._made = random_model(shape, dtype, self.device, as_loaded), wanted
+        if workload.name not in self.ceilings:
+            self.ceilings[workload.name] = measure_ceilings(workload, self.device)
+            _free(self.device)
+        return self._model
+
+
+def _outcome(prepared: _Prepared, workload: Workload, engine: EngineName, prefill: Prefill) -> dict[str, Any]:
+    """One measurement; of what cannot run, the reason."""
+    try:
+        model, policy = prepared.ready_for(workload, engine), workload.policy(engine)
+        if policy is None:
+            measured = measure_generate(model, workload)
+        else:
+            measured = measure_engine(model, workload, policy, prefill)
+    except torch.OutOfMemoryError as error:
+        return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
+    except CormBatchError as error:
+        return {"reason": str(error)}
+    bound = (policy.entries_bound if policy else None) or workload.prompt_tokens
+    peak_bytes = _peak_bytes(model.device)
+    ceilings = prepared.ceilings[workload.name]
+    return {"figures": derive_figures(workload, ceilings, measured, prefill, bound, peak_bytes)}
+
+
+def derive_figures(
+    workload: Workload, ceilings: Ceilings, measured: Measured, prefill: Prefill, max_kept: int, peak_bytes: int | None
+) -> Figures:
+    """Rates over the whole run, and the share of what the device could do with as many documents in flight."""
+    chunk_size = workload.prompt_tokens if prefill == "exact" else EngineConfig().chunk_size
+    pairs = attended_pairs(workload.prompt_tokens, chunk_size, max_kept)
+    held, kept_ratio = max(1, measured.documents_in_flight), measured.kept_ratio
+    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs)
+    per_s = measured.documents / measured.wall_s
+    return Figures(
+        documents=measured.documents,
+        wall_s=measured.wall_s,
+        documents_per_hour=3600 * per_s,
+        prompt_tokens_per_s=per_s * workload.prompt_tokens,
+        output_tokens_per_s=per_s * workload.output_tokens,
+        prefill_tokens_per_s=measured.prefill_tokens_per_s,
+        decode_ms_per_step=measured.decode_ms_per_step,
+        documents_in_flight=measured.documents_in_flight,
+        kv_bytes_per_document=measured.kv_bytes_per_document,
+        kept_ratio=kept_ratio,
+        peak_memory_bytes=peak_bytes,
+        limit_documents_per_hour=limit,
+        limit_share=3600 * per_s / limit,
+    )
+
+
+def _free(device: torch.device) -> None:
+    """Give back what earlier measurements held, and start counting memory anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str | None]:
+    """None for what is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = None
+    return versions

@@ -1,0 +1,55 @@
+"""The physical limit: seconds a document would take if every byte and every operation went at the measured ceilings.
+
+The count is that of a roofline model (Williams, Waterman, Patterson, CACM 2009), document by document. Choosing what to
+keep, sampling, norms and launches cost nothing in it, so it bounds every engine from above:
+
+    prefill  = 2 * weights * prompt / matmul rate  +  4 * layers * heads * head_dim * pairs / attention rate
+    step     = max(weight bytes / bandwidth, 2 * weights * held / matmul rate)  +  held * cache bytes / bandwidth
+    document = prefill  +  (output - 1) * step / held
+
+pairs: (query, key) pairs that attend; held: documents in flight; cache bytes: keys and values one document has stored.
+"""
+
+from __future__ import annotations
+
+from corm_batch.bench.ceilings import Ceilings
+from corm_batch.bench.workload import Workload
+
+
+def attended_pairs(prompt_tokens: int, chunk_size: int, max_kept: int) -> float:
+    """(query, key) pairs of a prompt read in chunks, each of which sees itself and at most `max_kept` entries.
+
+    A chunk of the whole prompt is exact prefill: prompt² / 2.
+    """
+    pairs = 0.0
+    for start in range(0, prompt_tokens, chunk_size):
+        chunk = min(chunk_size, prompt_tokens - start)
+        pairs += chunk * min(start, max_kept) + chunk**2 / 2
+    return pairs
+
+
+def prefill_limit_s(workload: Workload, ceilings: Ceilings, pairs: float) -> float:
+    """Seconds to prefill one document."""
+    shape = workload.model
+    products = 2 * shape.prompt_parameters * workload.prompt_tokens
+    attention = 4 * shape.num_layers * shape.num_heads * shape.head_dim * pairs
+    return products / ceilings.matmul_per_s + attention / ceilings.attention_per_s
+
+
+def step_limit_s(workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float) -> float:
+    """Seconds of one decode step of `held` documents half way through their answers.
+
+    kept_ratio: entries stored over those of an uncompressed cache.
+    """
+    weights = workload.model.step_parameters
+    tokens = kept_ratio * (workload.prompt_tokens + workload.output_tokens / 2)
+    read_s = weights * workload.torch_dtype.itemsize / ceilings.bytes_per_s
+    multiply_s = 2 * weights * held / ceilings.matmul_per_s
+    return max(read_s, multiply_s) + held * tokens * workload.kv_bytes_per_token / ceilings.bytes_per_s
+
+
+def document_limit_s(workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float, pairs: float) -> float:
+    """Seconds of one document, its share of the decode steps included."""
+    steps = workload.output_tokens - 1
+    step_s = step_limit_s(workload, ceilings, held, kept_ratio)
+    return prefill_limit_s(workload, ceilings, pairs) + steps * step_s / held

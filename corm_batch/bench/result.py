@@ -1,0 +1,115 @@
+"""What a benchmark says, as it is written to JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from corm_batch.bench.ceilings import Ceilings
+from corm_batch.bench.workload import EngineName, Workload
+
+Prefill = Literal["exact", "streaming"]
+NOTE = (
+    "Weights and prompts are random: their attention is not sparse, so corm caps every head at max_kept entries, which "
+    "stands for the kept ratio of a trained model. generate is one batch of its largest size, on the assumption that "
+    "the next would take as long."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one engine did with one workload.
+
+    Attributes:
+        documents: answered.
+        wall_s: seconds, from the first document added to the last answer.
+        prefill_tokens_per_s: prompt tokens a second when nothing but the first token is asked for.
+        decode_ms_per_step: median of the steps with a full batch; None when the engine took no such step.
+        documents_in_flight: the most there were at once.
+        kv_bytes_per_document: bytes of cache a document held at most, mean.
+        kept_ratio: entries stored at the end over those of an uncompressed cache, mean.
+    """
+
+    documents: int
+    wall_s: float
+    prefill_tokens_per_s: float
+    decode_ms_per_step: float | None
+    documents_in_flight: int
+    kv_bytes_per_document: int
+    kept_ratio: float
+
+
+class Figures(BaseModel):
+    """`Measured`, and what follows from it.
+
+    Attributes:
+        prompt_tokens_per_s, output_tokens_per_s: over the whole run.
+        peak_memory_bytes: the most the device's allocator gave out, weights and the whole page pool included; None on a
+            CPU.
+        limit_documents_per_hour: see `corm_batch.bench.limit`.
+        limit_share: documents an hour over it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: int
+    wall_s: float
+    documents_per_hour: float
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+    prefill_tokens_per_s: float
+    decode_ms_per_step: float | None
+    documents_in_flight: int
+    kv_bytes_per_document: int
+    kept_ratio: float
+    peak_memory_bytes: int | None
+    limit_documents_per_hour: float
+    limit_share: float
+
+
+class Row(BaseModel):
+    """One engine and one workload: its figures, or the reason why there are none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workload: str
+    engine: EngineName
+    prefill: Prefill
+    figures: Figures | None = None
+    reason: str | None = None
+
+
+class BenchResult(BaseModel):
+    """One run of the benchmark.
+
+    Attributes:
+        schema_version: of this JSON.
+        command: what was typed.
+        date: its start, ISO 8601 in UTC.
+        versions: of Python and of the libraries that matter.
+        device: its name.
+        note: what to know before reading the figures.
+        workloads, ceilings: by name of the workload.
+        rows: in the order in which they were measured.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal["corm-batch bench 1"] = "corm-batch bench 1"
+    command: str
+    date: str
+    versions: dict[str, str | None]
+    device: str
+    note: str = NOTE
+    workloads: dict[str, Workload] = {}
+    ceilings: dict[str, Ceilings] = {}
+    rows: list[Row] = []
+
+    def corm_over(self, row: Row) -> float | None:
+        """How many times the documents an hour of `row` corm answers on the same workload; None when one is missing."""
+        corm = next((other for other in self.rows if (other.workload, other.engine) == (row.workload, "corm")), None)
+        if corm is None or corm.figures is None or row.figures is None:
+            return None
+        return corm.figures.documents_per_hour / row.figures.documents_per_hour

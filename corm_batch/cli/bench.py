@@ -1,0 +1,168 @@
+"""`corm-batch bench`: engines side by side on named workloads, and what share of the device's limits they reach."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from corm_batch.cli.console import (
+    bytes_text,
+    count_text,
+    error_console,
+    label,
+    number,
+    output_console,
+    percent_text,
+    print_table,
+    prose,
+)
+from corm_batch.errors import OutputError, SpecError
+
+if TYPE_CHECKING:
+    from corm_batch.bench.result import BenchResult, Row
+    from corm_batch.bench.workload import EngineName, Workload
+
+HEADS = (
+    "engine", "documents/h", "prompt tok/s", "output tok/s", "prefill tok/s", "decode ms/step", "in flight",
+    "KV/document", "kept", "peak memory", "of the limit", "corm over it",
+)  # fmt: skip
+
+
+def bench(
+    workload: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What to measure; may be given again. None lists them all.")
+    ] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(metavar="corm|full|generate", help="May be given again. Default: all three.")
+    ] = None,
+    prefill: Annotated[
+        Literal["exact", "streaming"], typer.Option(help="How corm and full read prompts, as engine.prefill in a spec.")
+    ] = "exact",
+    documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
+    max_kept: Annotated[int | None, typer.Option(min=1, help="Another bound on corm's entries a head.")] = None,
+    device: Annotated[str, typer.Option(help="As model.device in a spec.")] = "auto",
+    output: Annotated[str | None, typer.Option(metavar="FILE.json", help="Write the result, row by row.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.0, help="Start no further measurement after this long.")
+    ] = None,
+) -> None:
+    """Measure corm, the full cache and transformers' generate, with random weights and prompts.
+
+    Random weights have no sparse attention: corm caps every head at max_kept entries, which stands for the kept ratio
+    of a trained model. What an engine cannot run is a row that says why.
+    """
+    from corm_batch.bench.workload import WORKLOADS, find_workload
+
+    if not workload:
+        _print_workloads(output_console(), list(WORKLOADS.values()))
+        return
+    found = [find_workload(name, documents, max_kept) for name in workload]
+    engines = _engines(engine)
+    import torch
+
+    from corm_batch.bench.bench import run_bench
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    errors = error_console()
+
+    def on_row(result: BenchResult) -> None:
+        errors.print(_progress_text(result.rows[-1]), soft_wrap=True)
+        if output is not None:
+            _write(result, Path(output))
+
+    command = shlex.join(["corm-batch", *sys.argv[1:]])
+    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, on_row)
+    print_bench(output_console(), result)
+
+
+def _engines(names: list[str] | None) -> list[EngineName]:
+    """The engines asked for, in the order in which they are always measured."""
+    from corm_batch.bench.workload import ENGINES
+
+    for name in names or ():
+        if name not in ENGINES:
+            raise SpecError(f"--engine: there is no {name!r}; known: {', '.join(ENGINES)}")
+    return [name for name in ENGINES if not names or name in names]
+
+
+def _print_workloads(console: Console, workloads: Sequence[Workload]) -> None:
+    columns = [label("workload"), *map(number, ("documents", "prompt", "output", "max_kept", "layers", "KV/document"))]
+    rows = [
+        (
+            known.name, str(known.documents), str(known.prompt_tokens), str(known.output_tokens), str(known.max_kept),
+            str(known.model.num_layers),
+            bytes_text(known.kv_bytes_per_token * (known.prompt_tokens + known.output_tokens)),
+        )
+        for known in workloads
+    ]  # fmt: skip
+    print_table(console, "Workloads (--workload NAME; KV/document: uncompressed)", columns, rows)
+
+
+def print_bench(console: Console, result: BenchResult) -> None:
+    """A table a workload, the ceilings its limit was counted with, and what to know before believing it."""
+    for workload in result.workloads.values():
+        rows = [row for row in result.rows if row.workload == workload.name]
+        cells = [row_cells(result, row) for row in rows]
+        print_table(console, workload_title(workload, result), [label(HEADS[0]), *map(number, HEADS[1:])], cells)
+        missing = [(row.engine, row.reason) for row in rows if row.reason is not None]
+        if missing:
+            print_table(console, "Not measured", [label(""), prose("")], missing, heads=False)
+    rates = [
+        (name, *(f"{value:.4g}" for value in ceilings.model_dump().values()))
+        for name, ceilings in result.ceilings.items()
+    ]
+    heads = ("copy GB/s", "read GB/s", "matmul TFLOP/s", "our attention TFLOP/s", "sdpa TFLOP/s")
+    print_table(console, f"Ceilings of {result.device}", [label("workload"), *map(number, heads)], rates)
+    console.print(result.note, soft_wrap=True)
+
+
+def workload_title(workload: Workload, result: BenchResult) -> str:
+    """`llama2-7b-4k: 216 documents of 4096 + 256 tokens, bfloat16, corm keeps at most 1024 a head, exact prefill`."""
+    prefills = {row.prefill for row in result.rows if row.workload == workload.name and row.engine != "generate"}
+    prefill = "".join(f", {name} prefill" for name in sorted(prefills))
+    return (
+        f"{workload.name}: {workload.documents} documents of {workload.prompt_tokens} + {workload.output_tokens} "
+        f"tokens, {workload.dtype}, corm keeps at most {workload.max_kept} a head{prefill}"
+    )
+
+
+def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
+    """A row's text under `HEADS`; dashes where there are no figures."""
+    figures = row.figures
+    if figures is None:
+        return (row.engine, *["-"] * (len(HEADS) - 1))
+    step, peak, ratio = figures.decode_ms_per_step, figures.peak_memory_bytes, result.corm_over(row)
+    return (
+        row.engine,
+        f"{figures.documents_per_hour:,.0f}",
+        count_text(figures.prompt_tokens_per_s),
+        count_text(figures.output_tokens_per_s),
+        count_text(figures.prefill_tokens_per_s),
+        "-" if step is None else f"{step:.1f}",
+        str(figures.documents_in_flight),
+        bytes_text(figures.kv_bytes_per_document),
+        percent_text(figures.kept_ratio),
+        "-" if peak is None else bytes_text(peak),
+        percent_text(figures.limit_share),
+        "-" if ratio is None or row.engine == "corm" else f"{ratio:.2f}x",
+    )
+
+
+def _progress_text(row: Row) -> str:
+    outcome = row.reason if row.figures is None else f"{row.figures.documents_per_hour:,.0f} documents/h"
+    return f"{row.workload} {row.engine}: {outcome}"
+
+
+def _write(result: BenchResult, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"--output {path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,103 @@
+"""Decoder: several tokens of every running sequence without a word from the host in between.
+
+On a GPU a step is a captured graph, replayed: kernels read pages, lengths and positions from tensors that stay where
+they are, and the token a step chooses is the next one's input. On a CPU a step is an ordinary forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from corm_batch.engine.batch import DecodeBatch
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.sampler import draw, sample
+from corm_batch.engine.sequence import Sequence
+from corm_batch.kv.cache import KVCache
+from corm_batch.policies.base import KVPolicy
+
+_STEPS = {"cpu": (1, 1), "cuda": (4, 16)}
+"""Fewest and most steps between two looks at the tokens. A look costs a GPU about a step of a small model; a step
+beyond a sequence's end costs that sequence's share of it."""
+
+
+class Decoder:
+    """Decode steps of one replica.
+
+    Args:
+        model: whose forward pass a step is.
+        cache: where the entries are.
+        policies: one a layer.
+    """
+
+    def __init__(self, model: LoadedModel, cache: KVCache, policies: Seq[KVPolicy]) -> None:
+        self.model, self.cache, self.policies = model, cache, policies
+        self._fewest_steps, self.most_steps = _STEPS[model.device.type]
+        self._graphs: dict[int, tuple[DecodeBatch, Callable[[], Tensor]]] = {}
+        self._width = 0
+        self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
+
+    def num_steps(self, sequences: Seq[Sequence]) -> int:
+        """Steps until it is worth a look at the tokens."""
+        left = min(sequence.request.sampling.max_new_tokens - len(sequence.output) for sequence in sequences)
+        return max(self._fewest_steps, min(self.most_steps, left))
+
+    def run(self, sequences: Seq[Sequence], num_steps: int) -> tuple[list[list[int]], list[list[float]]]:
+        """The next `num_steps` tokens of each sequence and their log-probabilities, [steps][S].
+
+        Room for the steps' entries has been reserved; a sequence that ends on the way goes on to the last step.
+        """
+        batch, forward = self._forward(len(sequences))
+        batch.load(sequences)
+        draws = draw(sequences, num_steps, self.model.device)
+        tokens, logprobs = [], []
+        for step in range(num_steps):
+            token_S, logprob_S = sample(forward()[: len(sequences)], draws, step)
+            batch.advance(token_S)
+            tokens.append(token_S)
+            logprobs.append(logprob_S)
+        return torch.stack(tokens).tolist(), torch.stack(logprobs).tolist()
+
+    def _forward(self, num_sequences: int) -> tuple[DecodeBatch, Callable[[], Tensor]]:
+        """A batch with room for so many sequences, and the function that runs it."""
+        if self._memory_pool is None:
+            batch = DecodeBatch(num_sequences, self.cache, self.policies)
+            return batch, lambda: self.model.forward(batch)
+        if self._width != self.cache.table.width:  # graphs read the table where it was
+            self._graphs.clear()
+            self._width = self.cache.table.width
+        size = graph_size(num_sequences)
+        if size not in self._graphs:
+            self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies))
+        return self._graphs[size]
+
+    def _capture(self, batch: DecodeBatch) -> tuple[DecodeBatch, Callable[[], Tensor]]:
+        """Record a step; the rehearsal before it, with rows that are no sequence, compiles what needs compiling."""
+        stream = torch.cuda.Stream(self.model.device)
+        stream.wait_stream(torch.cuda.current_stream(self.model.device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.model.forward(batch)
+        torch.cuda.current_stream(self.model.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory_pool):
+            logits = self.model.forward(batch)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return logits
+
+        return batch, replay
+
+
+def graph_size(num_sequences: int) -> int:
+    """Rows of the graph that runs `num_sequences`: a power of two up to 16, then a multiple of 16.
+
+    Never one alone: compiled layers have code of their own for a single token.
+    """
+    if num_sequences > 16:
+        return -(-num_sequences // 16) * 16
+    return max(2, 1 << (num_sequences - 1).bit_length())

@@ -1,0 +1,60 @@
+"""Prefiller: one forward pass over prompt tokens, run again with more room where the pool was too small for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from corm_batch.engine.batch import ChunkBatch, PrefillBatch, Span
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.kv.cache import KVCache
+from corm_batch.kv.pool import OutOfPages
+from corm_batch.policies.base import KVPolicy
+
+
+class Prefiller:
+    """Prefill steps of one replica.
+
+    Args:
+        model: whose forward pass a step is.
+        cache: where survivors go.
+        policies: one a layer.
+        streaming: prompts come in chunks.
+        make_room: frees pages of sequences outside the step until so many are free; False when there are too few.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        cache: KVCache,
+        policies: Seq[KVPolicy],
+        streaming: bool,
+        make_room: Callable[[int], bool],
+    ) -> None:
+        self.model, self.cache, self.policies = model, cache, policies
+        self.make_room = make_room
+        self._kind = ChunkBatch if streaming else PrefillBatch
+
+    def run(self, spans: Seq[Span]) -> Tensor:
+        """Logits of the spans that end a prompt; what the spans keep is in the cache.
+
+        Raises:
+            OutOfPages: the pool is too small; what earlier chunks of these prompts left is lost.
+            torch.OutOfMemoryError: so is the device's memory; likewise.
+        """
+        while True:
+            batch = self._kind(spans, self.cache, self.policies)
+            try:
+                logits = self.model.forward(batch)
+                batch.commit()
+                return logits
+            except torch.OutOfMemoryError:
+                batch.discard()
+                raise
+            except OutOfPages as error:
+                enough = self.make_room(self.cache.pool.num_free + error.num_missing)
+                if not enough or any(span.start for span in spans):
+                    raise

@@ -1,0 +1,25 @@
+"""Append: the entry a decode step brings to every list of its batch."""
+
+from __future__ import annotations
+
+import torch
+
+from corm_batch.ops.pages import Entries, Lists, Pages, write_pages
+
+
+def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
+    """Put one entry behind every list of the batch; its page is in the table already.
+
+    Args:
+        pages: the pool, changed in place.
+        lists: `length` grows by one for the slots of the batch, in place.
+        entries: key and value [S, K, D], the others [S, K]; rows of slot -1 go nowhere.
+    """
+    rows = (lists.slot >= 0).nonzero()[:, 0]
+    slot, page_size = lists.slot[rows], pages.position.shape[1]
+    index = lists.length[slot].long()
+    head = torch.arange(index.shape[1], device=index.device)
+    page = lists.table[slot[:, None], head, index // page_size]
+    flat = Entries(*(column[rows].flatten(0, 1) for column in entries))
+    write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat)
+    lists.length.index_copy_(0, slot, (index + 1).to(lists.length.dtype))

@@ -1,0 +1,43 @@
+"""Compaction: what no later query may see leaves its list, and the entries behind it move up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corm_batch.ops.pages import Lists, Pages
+
+
+def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
+    """Remove, in place and in order, the entries of a batch that are gone after its last step.
+
+    Pages that a shorter list no longer needs are the host's to free, and slots behind a list hold whatever they held.
+
+    Args:
+        pages: the pool, changed in place.
+        lists: where the entries are; `length` is changed in place.
+        step_S: int32 last step of each sequence: an entry stays iff position <= step < expiry.
+
+    Returns:
+        [S, K] float32 mass of the removed entries; 0 for slot -1.
+    """
+    page_size = pages.position.shape[1]
+    mass_SK = torch.zeros(len(lists.slot), lists.length.shape[1], device=step_S.device)
+    real = lists.slot >= 0
+    slot, step = lists.slot[real], step_S[real, None, None]
+    length = lists.length[slot]
+    width = -(-int(length.max()) // page_size) if len(slot) else 0
+    index = torch.arange(width * page_size, device=length.device)
+    place = lists.table[slot][..., index // page_size].long() * page_size + index % page_size
+    stored = index < length[..., None]
+    position, expiry, mass = (column.view(-1)[place] for column in pages[2:])
+    keep = stored & (position <= step) & (expiry > step)
+    mass_SK[real] = mass.masked_fill(keep | ~stored, 0.0).sum(dim=-1)
+    rank = keep.cumsum(dim=-1) - 1
+    rows, heads, source = (keep & (rank < index)).nonzero(as_tuple=True)
+    old, new = place[rows, heads, source], place[rows, heads, rank[rows, heads, source]]
+    for column in pages:
+        flat = column.view(-1, *column.shape[2:])
+        flat.index_copy_(0, new, flat.index_select(0, old))
+    lists.length[slot] = keep.sum(dim=-1, dtype=lists.length.dtype)
+    return mass_SK

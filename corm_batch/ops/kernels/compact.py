@@ -1,0 +1,93 @@
+"""Compaction on a GPU: a program walks one list; entries only move towards its start, so tile after tile is safe."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from corm_batch.ops.pages import Lists, Pages
+
+TILE_ELEMENTS = 8192
+"""Numbers of one key tile: 64 a thread, so that a tile of keys and one of values fit the registers."""
+
+
+def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
+    """`ops.compact.compact_lists` for pages whose columns and a table whose rows are contiguous.
+
+    Grid and scratch depend on shapes alone, so a CUDA graph may hold it.
+    """
+    num_sequences, num_heads = len(lists.slot), lists.length.shape[1]
+    page_size, head_dim = pages.key.shape[1:]
+    padded_dim = triton.next_power_of_2(head_dim)
+    mass_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
+    _compact_kernel[(num_heads, num_sequences)](
+        pages, lists, *lists.table.stride()[:2], *lists.length.stride(), step_S, mass_SK, num_heads, D=head_dim,
+        PADDED_D=padded_dim, C=page_size, TILE=max(16, TILE_ELEMENTS // padded_dim), SCAN=512, num_warps=4,
+    )  # fmt: skip
+    return mass_SK
+
+
+@triton.jit
+def _compact_kernel(
+    pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int,
+    steps: tl.tensor, masses: tl.tensor, num_heads: int,
+    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, SCAN: tl.constexpr,
+) -> None:  # fmt: skip
+    """Look at a whole list, then move what lies behind its first dead entry; programs: head, row of the batch.
+
+    What ends in _s or _k is a stride.
+    """
+    head, row = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(lists.slot + row)
+    table = lists.table + slot * table_s + head * table_k
+    length_at = lists.length + slot * length_s + head * length_k
+    length = tl.load(length_at, mask=slot >= 0, other=0)
+    step = tl.load(steps + row)
+
+    first = length
+    removed = tl.zeros([SCAN], tl.float32)
+    for start in range(0, length, SCAN):
+        index = start + tl.arange(0, SCAN)
+        place = _place(table, index, index < length, C)
+        dead = (index < length) & ~_stays(pages, place, index < length, step)
+        removed += tl.load(pages.mass + place, mask=dead, other=0.0)
+        first = tl.minimum(first, tl.min(tl.where(dead, index, length)))
+    tl.store(masses + row * num_heads + head, tl.sum(removed))
+
+    count = first // TILE * TILE
+    column = tl.arange(0, PADDED_D)[None, :]
+    for start in range(count, tl.where(first < length, length, 0), TILE):
+        index = start + tl.arange(0, TILE)
+        source = _place(table, index, index < length, C)
+        keep = _stays(pages, source, index < length, step)
+        wide = keep[:, None] & (column < D)
+        key = tl.load(pages.key + source[:, None] * D + column, mask=wide)
+        value = tl.load(pages.value + source[:, None] * D + column, mask=wide)
+        position = tl.load(pages.position + source, mask=keep)
+        expiry = tl.load(pages.expiry + source, mask=keep)
+        mass = tl.load(pages.mass + source, mask=keep)
+        target = _place(table, count + tl.cumsum(keep.to(tl.int32)) - 1, keep, C)
+        tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
+        tl.store(pages.key + target[:, None] * D + column, key, mask=wide)
+        tl.store(pages.value + target[:, None] * D + column, value, mask=wide)
+        tl.store(pages.position + target, position, mask=keep)
+        tl.store(pages.expiry + target, expiry, mask=keep)
+        tl.store(pages.mass + target, mass, mask=keep)
+        count += tl.sum(keep.to(tl.int32))
+    if first < length:
+        tl.store(length_at, count)
+
+
+@triton.jit
+def _place(table: tl.tensor, index: tl.tensor, mask: tl.tensor, C: tl.constexpr) -> tl.tensor:
+    """Slots of the pool, counted over all pages, where these entries of a list lie."""
+    return tl.load(table + index // C, mask=mask, other=0).to(tl.int64) * C + index % C
+
+
+@triton.jit
+def _stays(pages: Pages, place: tl.tensor, mask: tl.tensor, step: tl.tensor) -> tl.tensor:
+    """Which entries a query after `step` may see; those outside the mask none."""
+    position = tl.load(pages.position + place, mask=mask, other=0)
+    return mask & (position <= step) & (tl.load(pages.expiry + place, mask=mask, other=0) > step)

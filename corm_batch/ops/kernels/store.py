@@ -1,0 +1,153 @@
+"""Storing entries on a GPU: one kernel counts what each tile of a head keeps, the next lets every tile copy its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from corm_batch.ops.pages import Entries, Pages
+
+TILE_ELEMENTS = 8192
+"""Numbers of one key tile: 64 a thread, so that a tile of keys and one of values fit the registers."""
+
+
+class Strides(NamedTuple):
+    """Elements from one head, or one entry, of `Entries` to the next."""
+
+    key: int
+    value: int
+    position: int
+    expiry: int
+    mass: int
+
+
+def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:
+    """`ops.store.store_entries` for pages whose columns are contiguous."""
+    num_heads, num_entries = keep_KN.shape
+    page_size, head_dim = pages.key.shape[1:]
+    padded_dim = triton.next_power_of_2(head_dim)
+    tile = max(16, TILE_ELEMENTS // padded_dim)
+    num_tiles = triton.cdiv(num_entries, tile)
+    keep = keep_KN.contiguous()
+    count_K = torch.empty(num_heads, dtype=torch.int32, device=keep.device)
+    before = torch.empty(num_heads, num_tiles, dtype=torch.int32, device=keep.device)
+    taken = torch.empty_like(used)
+    _count_kernel[(num_heads,)](
+        keep, count_K, before, used, taken, num_entries, num_tiles, TILE=tile, CHUNK=8192 // tile, num_warps=8
+    )
+    _copy_kernel[(max(1, num_tiles), num_heads)](
+        pages, entries, Strides(*(column.stride(0) for column in entries)),
+        Strides(*(column.stride(1) for column in entries)), keep, count_K, before, own, len(own), fresh, len(fresh),
+        used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
+        PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile, num_warps=4,
+    )  # fmt: skip
+    return count_K
+
+
+@triton.jit(do_not_specialize=["num_entries", "num_tiles"])
+def _count_kernel(
+    keep: tl.tensor,
+    counts: tl.tensor,
+    before: tl.tensor,
+    used: tl.tensor,
+    taken: tl.tensor,
+    num_entries: int,
+    num_tiles: int,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Entries a head keeps, and those it keeps before each of its tiles; program: head."""
+    head = tl.program_id(0)
+    if head == 0:  # the copy advances `used` while its programs still ask where this call began
+        tl.store(taken, tl.load(used))
+    count = 0
+    for start in range(0, num_tiles, CHUNK):
+        tile = start + tl.arange(0, CHUNK)
+        index = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
+        kept = tl.load(keep + head.to(tl.int64) * num_entries + index, mask=index < num_entries, other=0)
+        kept_tile = tl.sum(kept.to(tl.int32), axis=1)
+        earlier = count + tl.cumsum(kept_tile) - kept_tile
+        tl.store(before + head * num_tiles + tile, earlier, mask=tile < num_tiles)
+        count += tl.sum(kept_tile)
+    tl.store(counts + head, count)
+
+
+@triton.jit
+def _page_id(
+    number: tl.tensor,
+    mask: tl.tensor,
+    own: tl.tensor,
+    num_own: int,
+    fresh: tl.tensor,
+    num_fresh: int,
+    taken: tl.tensor,
+) -> tl.tensor:
+    """The id of the page with this number in the call, 0 when the pool is short."""
+    further = number - num_own
+    place = further + taken
+    first = tl.load(own + number, mask=mask & (further < 0), other=0)
+    return first + tl.load(fresh + place, mask=mask & (further >= 0) & (place < num_fresh), other=0)
+
+
+@triton.jit(do_not_specialize=["num_own", "num_fresh", "num_heads", "num_entries", "num_tiles"],
+            do_not_specialize_on_alignment=["own", "fresh"])  # fmt: skip
+def _copy_kernel(
+    pages: Pages, entries: Entries, head_stride: Strides, entry_stride: Strides,
+    keep: tl.tensor, counts: tl.tensor, before: tl.tensor,
+    own: tl.tensor, num_own: int, fresh: tl.tensor, num_fresh: int, used: tl.tensor, taken: tl.tensor,
+    num_heads: int, num_entries: int, num_tiles: int,
+    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, PADDED_C: tl.constexpr, PADDED_K: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:  # fmt: skip
+    """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head."""
+    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    index = tile * TILE + tl.arange(0, TILE)
+    kept = tl.load(keep + head * num_entries + index, mask=index < num_entries, other=0).to(tl.int1)
+    num_kept = tl.sum(kept.to(tl.int32))
+    if (num_kept > 0) | (tile == 0):
+        heads = tl.arange(0, PADDED_K)
+        count = tl.load(counts + heads, mask=heads < num_heads, other=0)
+        num_pages = (count + C - 1) // C
+        start = tl.sum(tl.where(heads < head, num_pages, 0))
+        begin = tl.load(taken)
+        column = tl.arange(0, PADDED_D)[None, :]
+        if tile == 0:
+            length = tl.load(counts + head)
+            last = _page_id(start + length // C, length % C > 0, own, num_own, fresh, num_fresh, begin)
+            slot = tl.arange(0, PADDED_C)
+            behind = (length % C > 0) & (slot >= length % C) & (slot < C)
+            place = last.to(tl.int64) * C + slot
+            _write(pages, place, behind, column, 0.0, 0.0, 0, 0, 0.0, D)
+            if head == 0:
+                tl.store(used, begin + tl.maximum(tl.sum(num_pages) - num_own, 0))
+        if num_kept > 0:
+            rank = tl.load(before + head * num_tiles + tile) + tl.cumsum(kept.to(tl.int32)) - 1
+            page = _page_id(start + rank // C, kept, own, num_own, fresh, num_fresh, begin)
+            row, wide = index.to(tl.int64), kept[:, None] & (column < D)
+            key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
+            value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
+            _write(
+                pages, page.to(tl.int64) * C + rank % C, kept, column,
+                tl.load(entries.key + key_at, mask=wide), tl.load(entries.value + value_at, mask=wide),
+                tl.load(entries.position + head * head_stride.position + row * entry_stride.position, mask=kept),
+                tl.load(entries.expiry + head * head_stride.expiry + row * entry_stride.expiry, mask=kept),
+                tl.load(entries.mass + head * head_stride.mass + row * entry_stride.mass, mask=kept), D,
+            )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    pages: Pages, place: tl.tensor, mask: tl.tensor, column: tl.tensor, key: tl.tensor, value: tl.tensor,
+    position: tl.tensor, expiry: tl.tensor, mass: tl.tensor, D: tl.constexpr,
+) -> None:  # fmt: skip
+    """Entries to slots `place` of the pool."""
+    wide = mask[:, None] & (column < D)
+    tl.store(pages.key + place[:, None] * D + column, key, mask=wide)
+    tl.store(pages.value + place[:, None] * D + column, value, mask=wide)
+    tl.store(pages.position + place, position, mask=mask)
+    tl.store(pages.expiry + place, expiry, mask=mask)
+    tl.store(pages.mass + place, mass, mask=mask)

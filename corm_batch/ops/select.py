@@ -1,0 +1,66 @@
+"""select_ops(): the plain definitions or their Triton kernels, whichever a device runs best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from corm_batch.ops.append import append_entries
+from corm_batch.ops.compact import compact_lists
+from corm_batch.ops.decode import decode_attention
+from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.pages import Entries
+from corm_batch.ops.reduction import reduce_columns
+from corm_batch.ops.store import store_entries
+from corm_batch.ops.top import top_entries
+
+
+class Ops(NamedTuple):
+    """The operations of a forward pass; see the functions of the same names for what they do."""
+
+    dense_attention: Callable[..., tuple[Tensor, Tensor]]
+    reduce_columns: Callable[..., Entries]
+    top_entries: Callable[[Tensor, int], Tensor]
+    store_entries: Callable[..., Tensor]
+    append_entries: Callable[..., None]
+    decode_attention: Callable[..., Tensor]
+    compact_lists: Callable[..., Tensor]
+
+
+PLAIN = Ops(
+    dense_attention,
+    reduce_columns,
+    top_entries,
+    store_entries,
+    append_entries,
+    decode_attention,
+    compact_lists,
+)
+
+
+def select_ops(device: torch.device) -> Ops:
+    """Triton kernels on a GPU, the definitions elsewhere."""
+    if device.type != "cuda":
+        return PLAIN
+    from corm_batch.ops.kernels import (
+        append,
+        compact,
+        decode,
+        dense,
+        reduction,
+        store,
+        top,
+    )  # torch for CPU has no triton
+
+    return Ops(
+        dense.dense_attention,
+        reduction.reduce_columns,
+        top.top_entries,
+        store.store_entries,
+        append.append_entries,
+        decode.decode_attention,
+        compact.compact_lists,
+    )

@@ -1,0 +1,51 @@
+"""Storing entries: the kept ones go into pages, lists one behind the other, without asking the host where."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from corm_batch.ops.pages import Entries, Pages, write_pages
+
+
+def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:
+    """Put the kept entries of each head, in their order, into pages.
+
+    The lists take pages head after head: first those of `own`, then those of `fresh` from `used` on. A host that knows
+    the counts can tell which list got which page; one that does not may look at `used` later: more than `fresh` holds
+    means that many pages were missing, and the entries they were for went to page 0.
+
+    Args:
+        pages: the pool, changed in place; slots behind a list in its last page become 0, so no weight of 0 ever meets
+            a NaN there.
+        entries: [K, N], in any strides whose last one is 1 for keys and values; no views of `pages`.
+        keep_KN: bool, which to store.
+        own: [M] int32 ids of the pages these lists hold already.
+        fresh: [M] int32 ids of further pages.
+        used: [1] int32, how many of `fresh` are taken; advanced in place.
+
+    Returns:
+        [K] int32 entries stored.
+    """
+    page_size = pages.position.shape[1]
+    count_K = keep_KN.sum(dim=-1)
+    num_pages_K = (count_K + page_size - 1) // page_size
+    stop_K = num_pages_K.cumsum(dim=0)
+    ids = _take(int(num_pages_K.sum()), own, fresh, used)
+    last = ids[stop_K[count_K > 0] - 1]
+    for column in pages:
+        column.index_fill_(0, last, 0)
+    heads, index = keep_KN.nonzero(as_tuple=True)
+    rank = (keep_KN.cumsum(dim=-1) - 1)[heads, index]
+    kept = Entries(*(column[heads, index] for column in entries))
+    write_pages(pages, ids[(stop_K - num_pages_K)[heads] + rank // page_size], rank % page_size, kept)
+    return count_K.int()
+
+
+def _take(count: int, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:
+    """The first `count` page ids of `own` and what is left of `fresh`, then zeros: [count] int64."""
+    num_fresh = max(0, count - len(own))
+    start = int(used)
+    used += num_fresh
+    ids = torch.cat((own[:count], fresh[start : start + num_fresh])).long()
+    return torch.nn.functional.pad(ids, (0, count - len(ids)))

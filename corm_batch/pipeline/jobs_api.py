@@ -1,0 +1,99 @@
+"""connect: a client of a cluster's Jobs API; explained: what goes wrong with one, told so that a user can mend it.
+
+Ray's token authentication is taken as it is set up; no token is ever part of a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from corm_batch.errors import CormBatchError
+
+_OVERRIDES = "RAY_API_SERVER_ADDRESS"  # what Ray takes before any address it is given
+_CONNECT_S = 10.0
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the Jobs API at `address`, a URL as `valid_address` returns it.
+
+    Raises:
+        CormBatchError: nothing answers there, it is no Ray dashboard, or it refuses the token.
+    """
+    with explained(address):
+        _reach(address)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does to join a cluster
+        before = os.environ.get(_OVERRIDES)
+        os.environ[_OVERRIDES] = address
+        try:
+            return JobSubmissionClient(address)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CormBatchError(
+                f"{address}: no Ray dashboard with a Jobs API answers there, but something else does: {_brief(error)}"
+            ) from error
+        finally:
+            if before is None:
+                del os.environ[_OVERRIDES]
+            else:
+                os.environ[_OVERRIDES] = before
+
+
+def _reach(address: str) -> None:
+    """Find out soon whether anything listens there: Ray's own requests wait as long as the system lets them."""
+    url = urlsplit(address)
+    socket.create_connection(
+        (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), _CONNECT_S
+    ).close()
+
+
+@contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Turn what a request to the Jobs API at `address` raises into CormBatchError; Ray's own log stays quiet."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    except CormBatchError:
+        raise
+    except AuthenticationError as error:
+        raise CormBatchError(f"{address}: {_refusal(str(error))}") from error
+    except OSError as error:
+        raise CormBatchError(
+            f"{address}: no Ray cluster answers there: {_brief(error)}. The address is that of the dashboard (port "
+            "8265 unless --dashboard-port of `ray start` says otherwise), which needs ray[default] on the head; from "
+            "other machines it is reached through `ray dashboard` or a port forward"
+        ) from error
+    except RuntimeError as error:
+        raise CormBatchError(f"{address}: the cluster could not do it: {_brief(error)}") from error
+    finally:
+        logging.disable(disabled)
+
+
+def _refusal(message: str) -> str:
+    """Why a token was not accepted, and how to give the right one."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    given = next((name for name in names if name in os.environ), "the file ~/.ray/auth_token")
+    how = (
+        "Set RAY_AUTH_MODE=token and give the token the cluster was started with: in RAY_AUTH_TOKEN, in the file that "
+        "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. `ray get-auth-token` on the cluster's head shows it"
+    )
+    if message.startswith("Authentication required"):
+        return f"401: the cluster wants a token and got none. {how}"
+    if message.startswith("Authentication failed"):
+        return f"403: the cluster refuses the token from {given}. {how}"
+    return f"there is no token to be read from {given}. {how}"
+
+
+def _brief(error: Exception) -> str:
+    """The last line that says something, without the traceback of a server."""
+    lines = [line for full in str(error).splitlines() if (line := full.strip(" ."))]
+    text = lines[-1] if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,98 @@
+"""The README's performance table, generated from the results of `corm-batch bench` in infra/bench.
+
+    python infra/performance_table.py
+
+What stands between the two markers in README.md is replaced. Every .json in infra/bench is read; what is no result of
+the benchmark is passed over. Where two results hold the same workload, prefill and engine on one device, the later one
+wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from corm_batch.bench.result import BenchResult, Row
+from corm_batch.cli.bench import HEADS, row_cells
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+
+
+def read_results(folder: Path) -> dict[str, BenchResult]:
+    """Results of the benchmark by file name, the oldest first.
+
+    Raises:
+        pydantic.ValidationError: a file says it is such a result and is not.
+    """
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if isinstance(content, dict) and str(content.get("schema_version", "")).startswith("corm-batch bench"):
+            results[path.name] = BenchResult.model_validate_json(text)
+    return dict(sorted(results.items(), key=lambda item: (item[1].date, item[0])))
+
+
+def performance(results: dict[str, BenchResult]) -> str:
+    """One table a device, what was measured how below it."""
+    devices = dict.fromkeys(result.device for result in results.values())
+    return "\n\n".join(
+        device_table(device, {name: found for name, found in results.items() if found.device == device})
+        for device in devices
+    )
+
+
+def device_table(device: str, results: dict[str, BenchResult]) -> str:
+    """A device's rows in the order of workloads, then engines; under them what to know and where the figures are."""
+    newest: dict[tuple[str, str, str], tuple[BenchResult, Row]] = {}
+    for result in results.values():
+        for row in result.rows:
+            newest[row.workload, row.prefill, row.engine] = result, row
+    order = list(dict.fromkeys(key[:2] for key in newest))
+    found = sorted(newest.items(), key=lambda item: order.index(item[0][:2]))
+    lines = [table_line(["workload", "prefill", *HEADS]), table_line(["---"] * (len(HEADS) + 2))]
+    reasons = []
+    for (workload, prefill, engine), (result, row) in found:
+        lines.append(table_line([f"`{workload}`", prefill, *row_cells(result, row)]))
+        if row.reason is not None:
+            reasons.append(f"{workload}, {engine}: {row.reason}.")
+    notes = [*dict.fromkeys(result.note for result in results.values()), *reasons]
+    sources = [
+        f"[{name}](infra/bench/{name}): `{result.command}`, {result.date[:10]}" for name, result in results.items()
+    ]
+    return "\n".join([f"{device}:", "", *lines, "", " ".join(notes), "", *(f"* {source}" for source in sources)])
+
+
+def table_line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def replaced(readme: str, table: str) -> str:
+    """`readme` with `table` between its markers.
+
+    Raises:
+        ValueError: it does not hold both markers once, in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"expected {BEGIN} and, after it, {END}, once each")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrite the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "infra/bench")
+    options = parser.parse_args(arguments)
+    readme = options.readme.read_text(encoding="utf-8")
+    options.readme.write_text(replaced(readme, performance(read_results(options.results))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

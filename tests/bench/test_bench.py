@@ -1,0 +1,80 @@
+"""The whole benchmark: rows in order, reasons instead of crashes, figures that follow from what was measured."""
+
+import pytest
+import torch
+
+from corm_batch.bench import bench
+from corm_batch.bench.bench import derive_figures, run_bench
+from corm_batch.bench.ceilings import Ceilings
+from corm_batch.bench.limit import attended_pairs, document_limit_s
+from corm_batch.bench.result import Measured
+from corm_batch.bench.workload import ENGINES
+from corm_batch.errors import CapacityError, SpecError
+
+CPU = torch.device("cpu")
+RATES = Ceilings(copy_gb_per_s=1, read_gb_per_s=2, matmul_tflop_per_s=1, causal_tflop_per_s=1, sdpa_tflop_per_s=1)
+
+
+def test_all_engines_on_two_workloads(small):
+    longer = small.model_copy(update={"name": "longer", "prompt_tokens": 130})
+    seen = []
+    result = run_bench([small, longer], ENGINES, CPU, "streaming", "typed", on_row=lambda r: seen.append(len(r.rows)))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert [(row.workload, row.engine) for row in result.rows] == [(w, e) for w in ("small", "longer") for e in ENGINES]
+    assert [row.prefill for row in result.rows[:3]] == ["streaming", "streaming", "exact"]
+    assert all(row.reason is None and row.figures.documents == 5 for row in result.rows)
+    assert set(result.ceilings) == set(result.workloads) == {"small", "longer"}
+    assert result.versions["torch"] == torch.__version__
+    assert result.command == "typed"
+
+
+def test_figures_follow_from_what_was_measured(small):
+    measured = Measured(
+        documents=10, wall_s=4.0, prefill_tokens_per_s=1e4, decode_ms_per_step=2.0, documents_in_flight=5,
+        kv_bytes_per_document=1000, kept_ratio=0.5,
+    )  # fmt: skip
+    figures = derive_figures(small, RATES, measured, "exact", 32, None)
+    assert figures.documents_per_hour == 9000
+    assert figures.prompt_tokens_per_s == 240
+    assert figures.output_tokens_per_s == 20
+    limit_s = document_limit_s(small, RATES, 5, 0.5, 96 * 96 / 2)
+    assert figures.limit_share == pytest.approx(limit_s / 0.4)
+    assert figures.limit_documents_per_hour == pytest.approx(3600 / limit_s)
+
+
+def test_streaming_is_counted_in_chunks(small):
+    workload = small.model_copy(update={"prompt_tokens": 4000})
+    measured = Measured(1, 1.0, 1.0, None, 1, 1, 0.1)
+    figures = derive_figures(workload, RATES, measured, "streaming", 32, None)
+    limit_s = document_limit_s(workload, RATES, 1, 0.1, attended_pairs(4000, 1024, 32))
+    assert figures.limit_documents_per_hour == pytest.approx(3600 / limit_s)
+    exact = derive_figures(workload, RATES, measured, "exact", 32, None)
+    assert figures.limit_documents_per_hour > exact.limit_documents_per_hour
+
+
+def test_the_time_limit_starts_nothing_more(small):
+    result = run_bench([small], ENGINES, CPU, "exact", "typed", time_limit_s=0)
+    assert [row.figures for row in result.rows] == [None] * 3
+    assert {row.reason for row in result.rows} == {"not measured: the time limit of 0 s had passed"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("tried to allocate 7 GiB\nmore"), "out of memory: tried to allocate 7 GiB"),
+        (CapacityError("needs 9 bytes", bytes_needed=9, bytes_available=8), "needs 9 bytes"),
+    ],
+)
+def test_what_cannot_run_is_a_row_that_says_why(small, monkeypatch, error, reason):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(bench, "measure_engine", fail)
+    result = run_bench([small], ENGINES, CPU, "exact", "typed")
+    assert [row.reason for row in result.rows] == [reason, reason, None]
+    assert result.rows[2].figures.documents == 5
+
+
+def test_settings_that_contradict_each_other_are_refused_at_once(small):
+    with pytest.raises(SpecError, match="max_kept"):
+        run_bench([small, small.model_copy(update={"max_kept": 8})], ENGINES, CPU, "exact", "typed")

@@ -1,0 +1,54 @@
+"""The limit's formula against numbers worked out by hand."""
+
+import pytest
+
+from corm_batch.bench.ceilings import Ceilings
+from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_limit_s
+from corm_batch.bench.workload import WORKLOADS
+
+RATES = Ceilings(
+    copy_gb_per_s=4000, read_gb_per_s=4000, matmul_tflop_per_s=600, causal_tflop_per_s=500, sdpa_tflop_per_s=400
+)
+WORKLOAD = WORKLOADS["llama2-7b-4k"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chunk", "max_kept", "pairs"),
+    [
+        (100, 100, 100, 5000),  # exact
+        (100, 100, 10, 5000),  # exact prefill sees everything whatever is kept
+        (100, 25, 100, 5000),  # chunks that see all before them
+        (100, 25, 10, 3 * 25 * 10 + 4 * 25 * 25 / 2),
+        (60, 25, 30, 25 * 25 + 10 * 30 + (25 * 25 + 25 * 25 + 10 * 10) / 2),
+    ],
+)
+def test_pairs(prompt, chunk, max_kept, pairs):
+    assert attended_pairs(prompt, chunk, max_kept) == pairs
+
+
+def test_prefill():
+    """6.476e9 weights: 53.05e12 operations at 600e12; 8.39e6 pairs: 4.398e12 at 500e12."""
+    products = 2 * 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 4096 / 600e12
+    attention = 4 * 32 * 32 * 128 * 4096**2 / 2 / 500e12
+    assert prefill_limit_s(WORKLOAD, RATES, 4096**2 / 2) == pytest.approx(products + attention)
+    assert products == pytest.approx(0.08842, rel=1e-3)
+    assert attention == pytest.approx(0.008796, rel=1e-3)
+
+
+def test_a_step_of_few_documents_waits_for_the_weights():
+    """6.607e9 weights of two bytes at 4e12 a second, and (4096 + 128) * 524288 bytes of cache a document."""
+    weights, cache = 6_607_343_616 * 2 / 4e12, 4224 * 524_288 / 4e12
+    assert step_limit_s(WORKLOAD, RATES, 10, 1.0) == pytest.approx(weights + 10 * cache)
+    assert step_limit_s(WORKLOAD, RATES, 10, 0.25) == pytest.approx(weights + 2.5 * cache)
+
+
+def test_a_step_of_many_documents_waits_for_the_products():
+    held = 1000
+    products, cache = 2 * 6_607_343_616 * held / 600e12, 4224 * 524_288 / 4e12
+    assert step_limit_s(WORKLOAD, RATES, held, 1.0) == pytest.approx(products + held * cache)
+
+
+def test_a_document_is_its_prefill_and_its_share_of_the_steps():
+    pairs = 4096**2 / 2
+    prefill, step = prefill_limit_s(WORKLOAD, RATES, pairs), step_limit_s(WORKLOAD, RATES, 50, 1.0)
+    assert document_limit_s(WORKLOAD, RATES, 50, 1.0, pairs) == pytest.approx(prefill + 255 * step / 50)

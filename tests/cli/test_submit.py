@@ -1,0 +1,325 @@
+"""corm-batch submit, logs and cancel: with a stand-in for the cluster, then on a real one that wants a token."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from corm_batch.errors import CormBatchError
+from corm_batch.pipeline import submit
+from corm_batch.pipeline.ledger import read_results
+from corm_batch.pipeline.submit import SubmittedJob
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "jobs/quickstart/model")
+ROWS = [{"doc_id": name, "text": "t"} for name in "abc"]
+CANARIES = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-store", "RAY_AUTH_TOKEN": "canary-of-the-cluster"}
+
+
+class Cluster:
+    """One job, which was submitted before when it is asked to be; the specs that were submitted."""
+
+    submitted = ()
+    known = ()
+    interrupt = False
+    ended = SubmittedJob("job-1", "test", "/out", "failed documents", 1.0, 2.0, 3, "")
+
+    def __init__(self, address):
+        self.address = address
+
+    def submit(self, spec, *, retry_failed):
+        Cluster.submitted = (*Cluster.submitted, (spec, retry_failed))
+        return self.ended, len(Cluster.submitted) == 1
+
+    def job(self, id_):
+        return self.ended
+
+    def log(self, job):
+        return f"log of {job.id}\n"
+
+    def follow(self, id_):
+        yield "first\n"
+        if self.interrupt:
+            raise KeyboardInterrupt
+        yield "last\n"
+
+    def cancel(self, id_):
+        return self.ended, len(Cluster.submitted) > 0
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setattr(submit, "RayJobs", Cluster)
+    monkeypatch.setattr(Cluster, "submitted", ())
+    return Cluster
+
+
+def test_submit_says_what_to_do_next(corm_batch, write_job, cluster):
+    result = corm_batch("submit", write_job(ROWS), "--set", "policy.tau=2", "--retry-failed")
+    assert result.out.splitlines() == [
+        "job-1: submitted to http://127.0.0.1:8265",
+        "  corm-batch status job-1",
+        "  corm-batch logs job-1 --follow",
+        "  corm-batch cancel job-1",
+    ]
+    assert (result.code, result.err) == (0, "")
+    ((spec, retry_failed),) = cluster.submitted
+    assert (spec.policy.tau, retry_failed) == (2, True)
+    again = corm_batch("submit", write_job(ROWS), "--address", "http://head:8265/")
+    assert again.code == 0
+    assert again.out.startswith("job-1: is there already, not submitted again: http://head:8265\n")
+    assert "  corm-batch cancel job-1 --address http://head:8265\n" in again.out
+
+
+def test_local_paths_on_another_machine_are_mentioned(corm_batch, write_job, cluster, tmp_path):
+    result = corm_batch("submit", write_job(ROWS), "--address", "http://head:8265", "--set", "model.name=org/model")
+    assert result.code == 0
+    assert result.err.startswith(f"source.uri ({tmp_path}/documents.parquet), output.uri ({tmp_path}/out): local paths")
+    assert "model.name" not in result.err
+
+
+def test_following_ends_as_the_job_did(corm_batch, write_job, cluster, monkeypatch):
+    for verb in (("submit", write_job(ROWS)), ("logs", "job-1")):
+        result = corm_batch(*verb, "--follow")
+        assert result.code == 3
+        assert result.out.endswith("first\nlast\n")
+        assert result.err == "job-1: failed documents\n"
+    monkeypatch.setattr(Cluster, "interrupt", True)
+    result = corm_batch("logs", "job-1", "--follow")
+    assert (result.code, result.err) == (130, "job-1 goes on; to stop it: corm-batch cancel job-1\n")
+
+
+def test_json_logs_and_cancel(corm_batch, write_job, cluster):
+    assert corm_batch("cancel", "job-1").out == "job-1: had ended before: failed documents\n"
+    row = json.loads(corm_batch("submit", write_job(ROWS), "--json").out)
+    assert (row["id"], row["submitted"], row["address"]) == ("job-1", True, "http://127.0.0.1:8265")
+    assert corm_batch("logs", "job-1").out == "log of job-1\n"
+    assert corm_batch("cancel", "job-1").out == "job-1: failed documents, what was finished is in /out\n"
+
+
+def test_what_is_wrong_is_said_before_the_cluster_is_asked(corm_batch, write_job, monkeypatch):
+    def unreachable(address):
+        raise CormBatchError(f"{address}: no Ray cluster answers there")
+
+    monkeypatch.setattr(submit, "RayJobs", unreachable)
+    spec = write_job(ROWS)
+    wrong = corm_batch("submit", spec, "--set", "policy.tua=2")
+    assert (wrong.code, "policy.tua: unknown key" in wrong.err) == (2, True)
+    secret = corm_batch("submit", spec, "--address", "http://user:canary@head:8265")
+    assert (secret.code, "credentials in a URL" in secret.err, "canary" in secret.err) == (2, True, False)
+    assert corm_batch("submit", spec).code == 1
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class RealCluster:
+    """`ray start --head` with a token; commands run as processes, for Ray takes the token from their environment."""
+
+    def __init__(self, folder):
+        dashboard, agent, client = free_ports(3)
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{dashboard}"
+        self.environment = {
+            **os.environ,
+            **CANARIES,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_API_SERVER_ADDRESS": self.url,
+        }
+        options = {
+            "port": 0,
+            "num-cpus": 2,
+            "object-store-memory": 100 * 2**20,
+            "dashboard-port": dashboard,
+            "dashboard-agent-listen-port": agent,
+            "ray-client-server-port": client,
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "temp-dir": folder,
+        }
+        self.log = Path(folder, "start.log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [
+                    str(Path(sys.executable).parent / "ray"),
+                    *("start", "--head", "--block"),
+                    *(f"--{name}={value}" for name, value in options.items()),
+                ],
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def get(self, path):
+        """An answer of the Jobs API, as it is."""
+        headers = {"Authorization": f"Bearer {CANARIES['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers), timeout=20) as answer:
+            return answer.read().decode()
+
+    def start(self, *command, **environment):
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env={**self.environment, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *arguments):
+        """A command line to its end: exit code, standard output, standard error."""
+        process = self.start("-m", "corm_batch.cli", *arguments)
+        out, err = process.communicate(timeout=200)
+        return process.returncode, out, err
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def until(condition, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def real():
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short path: Ray's sockets lie below it
+    cluster = RealCluster(folder)
+
+    def answers():
+        assert cluster.process.poll() is None, cluster.log.read_text()
+        with suppress(OSError):
+            return cluster.get("/api/jobs/")
+
+    try:
+        until(answers)
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_canary_in(text):
+    assert not [canary for canary in CANARIES.values() if canary in text]
+
+
+@pytest.mark.ray
+def test_a_token_is_wanted_and_the_refusal_explained(real, tmp_path):
+    status = ("-m", "corm_batch.cli", "status")
+    none = real.start(*status, RAY_AUTH_MODE="disabled")
+    wrong = real.start(*status, RAY_AUTH_TOKEN="wrong-canary")
+    for process, message in ((none, "401: the cluster wants a token"), (wrong, "403: the cluster refuses the token")):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert message in err
+        assert "RAY_AUTH_TOKEN_PATH" in err
+        assert "canary" not in err
+
+
+CANCEL = """
+import sys, time
+from corm_batch.pipeline.submit import RayJobs
+jobs = RayJobs(sys.argv[1])
+sys.stdin.readline()
+print(time.time(), flush=True)
+job, stopped = jobs.cancel(sys.argv[2])
+print(job.state, stopped)
+"""
+
+
+@pytest.mark.ray
+def test_submitted_twice_cancelled_and_submitted_again(real, write_job, tmp_path):
+    """The way of a job on a cluster: what was committed before it was cancelled is not answered again."""
+    rows = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 60} for number in range(10)]
+    path = write_job(
+        rows,
+        model={"name": MODEL, "dtype": "float32", "device": "cpu"},
+        engine={"kv_memory": "64MiB", "max_sequences": 1},
+        output={"uri": str(tmp_path / "out"), "part_documents": 1},
+    )
+    both = [real.start("-m", "corm_batch.cli", "submit", path, "--json") for _ in range(2)]
+    said = [json.loads(process.communicate(timeout=100)[0]) for process in both]
+    assert sorted(row["submitted"] for row in said) == [False, True]
+    (id_,) = {row["id"] for row in said}
+
+    cancel = real.start("-c", CANCEL, real.url, id_)
+    until(lambda: list((tmp_path / "out/results").glob("*.parquet")))
+    lease = tmp_path / "out/_job/lease.json"
+    assert lease.exists()
+    cancel.stdin.write("\n")
+    cancel.stdin.flush()
+    asked = float(cancel.stdout.readline())
+    until(lambda: not lease.exists())
+    assert time.time() - asked < 3
+    assert cancel.communicate(timeout=100)[0] == "cancelled True\n"
+    before = read_results(str(tmp_path / "out")).num_rows
+    assert 0 < before < len(rows)
+
+    code, log, err = real.call("submit", path, "--follow")
+    assert (code, err) == (0, f"{id_}-2: ok\n"), log
+    assert log.startswith(f"{id_}-2: submitted to {real.url}\n")
+    assert f"{len(rows) - before} ok, 0 failed, {before} done before" in log
+    found = read_results(str(tmp_path / "out"))
+    assert sorted(found["doc_id"].to_pylist()) == sorted(row["doc_id"] for row in rows)
+    assert set(found["status"].to_pylist()) == {"ok"}
+
+    code, shown, err = real.call("status", "--json")
+    jobs = [json.loads(line) for line in shown.splitlines()]
+    assert [(job["id"], job["state"]) for job in jobs] == [(f"{id_}-2", "ok"), (id_, "cancelled")]
+    assert [job["documents"] for job in jobs] == [
+        {"done": 10, "failed": 0, "total": 10},
+        {"done": before, "failed": 0, "total": 10},
+    ]
+    no_canary_in(log + err + shown)
+
+
+@pytest.mark.ray
+def test_no_secret_is_left_anywhere(real):
+    """After the tests above: in what Ray knows of their jobs, in its logs, in specs, records and rows."""
+    jobs = json.loads(real.get("/api/jobs/"))
+    assert jobs
+    no_canary_in(json.dumps(jobs))
+    read = 0
+    for job in jobs:
+        log = real.get(f"/api/jobs/{job['submission_id']}/logs")
+        assert "documents" in log
+        no_canary_in(log)
+        output = Path(job["metadata"]["corm_batch_output"])
+        for file in [*output.rglob("*"), *Path(real.folder).rglob("*.log"), *Path(real.folder).rglob("*.yaml")]:
+            if file.is_file():
+                no_canary_in(file.read_bytes().decode("latin-1"))
+                read += 1
+        for part in output.rglob("part-*.parquet"):
+            no_canary_in(str(pq.read_table(part).to_pylist()) + str(pq.read_schema(part).metadata))
+    assert read > 10

@@ -1,0 +1,90 @@
+"""One entry behind every list of a batch, by definition and by kernel."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from corm_batch.ops.append import append_entries
+from corm_batch.ops.pages import Entries, Lists, Pages, read_pages
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+KERNEL_DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+]
+
+
+def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
+    """Lists with room for one more entry, in one layer of three; new entries as a model's packed heads leave them."""
+    table_width = -(-40 // page_size)
+    pool = num_slots * kv_heads * table_width + 1
+    pages = Pages(
+        *(torch.randn(pool, page_size, width, device=device).to(dtype) for _ in range(2)),
+        *(torch.randint(99, (pool, page_size), device=device, dtype=torch.int32) for _ in range(2)),
+        torch.rand(pool, page_size, device=device),
+    )
+    table = torch.zeros(num_slots, 3, kv_heads, table_width, dtype=torch.int32, device=device)[:, 1]
+    table[:] = (torch.randperm(pool - 1, device=device) + 1).view(table.shape)
+    length = torch.randint(40, (num_slots, 3, kv_heads), device=device, dtype=torch.int32)[:, 1]
+    length[:, 0] = torch.arange(num_slots, device=device) % 3
+    slot = torch.tensor(slots, device=device)
+    key, value = (torch.randn(kv_heads, len(slots), width, device=device).to(dtype).transpose(0, 1) for _ in range(2))
+    position = torch.randint(50, 99, (len(slots), 1), device=device, dtype=torch.int32).expand(-1, kv_heads)
+    entries = Entries(key, value, position, position + 7, torch.rand(len(slots), kv_heads, device=device))
+    return pages, Lists(table, length, slot), entries
+
+
+def check(append, pages, lists, entries):
+    """Every real row's lists end with its entry; everything else is as before."""
+    expected = Pages(*(column.clone() for column in pages))
+    length, page_size = lists.length.clone(), pages.position.shape[1]
+    for s, slot in enumerate(lists.slot.tolist()):
+        for k in range(entries.position.shape[1] if slot >= 0 else 0):
+            n = int(length[slot, k])
+            for column, new in zip(expected, entries, strict=True):
+                column[lists.table[slot, k, n // page_size], n % page_size] = new[s, k]
+    append(pages, lists, entries)
+    assert all(torch.equal(got, column) for got, column in zip(pages, expected, strict=True))
+    grown = torch.zeros(len(length), dtype=torch.int32, device=length.device)
+    grown[lists.slot[lists.slot >= 0]] = 1
+    assert torch.equal(lists.length, length + grown[:, None])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("page_size", [1, 5, 16])
+@pytest.mark.parametrize("slots", [[4, 0, 2], [-1, 3, -1, 0], [-1]])
+def test_entries_go_behind_their_lists(device, page_size, slots):
+    check(append_entries, *setup(device, torch.float32, 6, 3, page_size, 16, slots))
+
+
+def test_appended_entries_are_read_back_last():
+    pages, lists, entries = setup("cpu", torch.bfloat16, 6, 2, 4, 8, [5, 1])
+    append_entries(pages, lists, entries)
+    for s, slot in enumerate([5, 1]):
+        stored = read_pages(pages, lists.table[slot], lists.length[slot])
+        for k in range(2):
+            last = int(lists.length[slot, k]) - 1
+            assert torch.equal(stored.key[k, last], entries.key[s, k])
+            assert stored.position[k, last] == entries.position[s, k]
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "kv_heads", "page_size", "width"),
+    [
+        (torch.float32, 1, 1, 16),
+        (torch.bfloat16, 8, 16, 128),
+        (torch.float16, 3, 5, 80),
+        (torch.float32, 2, 64, 256),
+        (torch.bfloat16, 2, 16, 96),
+    ],
+)
+def test_kernel(device, dtype, kv_heads, page_size, width):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels.append import append_entries
+
+    check(append_entries, *setup(device, dtype, 9, kv_heads, page_size, width, [-1, 3, 8, -1, 0, 5]))

@@ -1,0 +1,140 @@
+"""Compaction against lists rebuilt by hand, entry by entry."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corm_batch.ops.compact import compact_lists
+from corm_batch.ops.pages import Lists, Pages
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+]
+LAYER = 1
+
+
+def make_case(lengths, page_size, width, dtype, death, device="cpu"):
+    """A pool with shuffled pages, and one layer of the table of all slots: the rows of `lengths`, then one more.
+
+    `death` says which entries are gone at step 50: a share of all, or the first or last so many of each list.
+    """
+    slots, heads = lengths.shape
+    longest = int(-(lengths.max() // -page_size))
+    pool = slots * heads * longest + 1
+    shape = (pool, page_size)
+    expiry = torch.randint(51, 99, shape, dtype=torch.int32)
+    pages = Pages(
+        *(torch.randn(*shape, width).to(dtype) for _ in range(2)),
+        torch.randint(1, 51, shape, dtype=torch.int32), expiry, torch.rand(shape),
+    )  # fmt: skip
+    ids = (torch.randperm(pool - 1) + 1).view(slots, heads, longest).int()
+    index = torch.arange(longest * page_size)
+    flat = ids[..., index // page_size].long() * page_size + index % page_size
+    dead = torch.rand(flat.shape) < death if isinstance(death, float) else index.expand(flat.shape) < death
+    if not isinstance(death, float) and death < 0:
+        dead = index >= lengths[..., None] + death
+    expiry.view(-1)[flat[dead]] = torch.randint(1, 51, (int(dead.sum()),), dtype=torch.int32)
+    pages.position.view(-1)[flat[torch.rand(flat.shape) < 0.01]] = 51  # not yet there
+    pages.key[0], pages.value[0] = torch.nan, torch.nan
+    held = torch.arange(longest) * page_size < lengths[..., None]
+    table = torch.randint(1, 99, (slots, 3, heads, longest + 2), dtype=torch.int32)
+    table[:, LAYER, :, :longest] = torch.where(held, ids, 0)
+    length = torch.full((slots, 3, heads), 77, dtype=torch.int32)
+    length[:, LAYER] = lengths
+    return Pages(*(column.to(device) for column in pages)), table.to(device), length.to(device)
+
+
+def check(compact, pages, table, length, slot, step):
+    """Run it and compare pool, table and length with what removing entries by hand gives."""
+    page_size = pages.position.shape[1]
+    old, old_length, old_table = Pages(*(column.cpu() + 0 for column in pages)), length.cpu() + 0, table.cpu() + 0
+    mass = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step).cpu()
+    new = Pages(*(column.cpu() for column in pages))
+    assert mass.dtype == torch.float32
+    expected_length, expected_mass = old_length.clone(), torch.zeros(len(slot), table.shape[2])
+    touched = torch.zeros(old.position.shape, dtype=torch.bool)
+    for row, s in enumerate(slot.tolist()):
+        for k in range(table.shape[2]) if s >= 0 else ():
+            index = torch.arange(int(old_length[s, LAYER, k]))
+            page, place = old_table[s, LAYER, k, index // page_size].long(), index % page_size
+            alive = (old.position[page, place] <= int(step[row])) & (old.expiry[page, place] > int(step[row]))
+            expected_length[s, LAYER, k] = alive.sum()
+            expected_mass[row, k] = old.mass[page, place][~alive].sum()
+            for got, before in zip(new, old, strict=True):
+                kept = before[page, place][alive]
+                assert torch.equal(got[page, place][: len(kept)], kept)
+            touched[page, place] = True
+    assert torch.equal(length.cpu(), expected_length)
+    assert torch.equal(table.cpu(), old_table)
+    torch.testing.assert_close(mass, expected_mass)
+    for got, before in zip(new, old, strict=True):
+        assert torch.equal(got[~touched].nan_to_num(-9), before[~touched].nan_to_num(-9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    heads=st.integers(1, 3),
+    page_size=st.sampled_from([1, 5, 16]),
+    death=st.sampled_from([0.0, 0.2, 0.9, 1.0, 1, 7, -3]),
+    seed=st.integers(0, 10**6),
+)
+def test_definition_removes_what_is_gone(data, heads, page_size, death, seed):
+    torch.manual_seed(seed)
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, 40), min_size=3 * heads, max_size=3 * heads)))
+    case = make_case(lengths.view(3, heads), page_size, 3, torch.float32, death)
+    slot = torch.tensor(data.draw(st.permutations([0, 2, -1, -1]))[: data.draw(st.integers(1, 4))])
+    check(compact_lists, *case, slot, torch.full(slot.shape, 50, dtype=torch.int32))
+
+
+def test_each_sequence_has_a_step_of_its_own():
+    case = make_case(torch.tensor([[20], [20]]), 4, 3, torch.float32, 0.5)
+    check(compact_lists, *case, torch.tensor([1, 0]), torch.tensor([60, 50], dtype=torch.int32))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("death", [0.0, 0.1, 1.0, 130, -1])
+@pytest.mark.parametrize(
+    ("page_size", "width", "dtype"),
+    [
+        (16, 128, torch.bfloat16),
+        (1, 16, torch.float32),
+        (5, 80, torch.float16),
+        (64, 256, torch.bfloat16),
+        (16, 64, torch.float32),
+        (16, 96, torch.bfloat16),
+    ],
+)
+def test_kernel_removes_what_is_gone(device, page_size, width, dtype, death):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.compact")
+    lengths = torch.tensor([[200, 0], [1, 199], [64, 65], [128, 20]])
+    case = make_case(lengths, page_size, width, dtype, death, device)
+    slot = torch.tensor([3, -1, 0, 2], device=device)
+    check(kernel.compact_lists, *case, slot, torch.tensor([50, 50, 50, 60], dtype=torch.int32, device=device))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("death", [0.1, 0.7, 500])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_kernel_matches_the_definition_on_a_batch(dtype, death):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.compact")
+    lengths = torch.randint(1, 3000, (40, 8))
+    pages, table, length = make_case(lengths, 16, 128, dtype, death, "cuda")
+    slot = torch.randperm(40, device="cuda")[:37]
+    slot[5] = -1
+    step = torch.randint(48, 53, (37,), dtype=torch.int32, device="cuda")
+    expected, expected_length = Pages(*(column.clone() for column in pages)), length.clone()
+    mass = kernel.compact_lists(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step)
+    torch.testing.assert_close(
+        mass, compact_lists(expected, Lists(table[:, LAYER], expected_length[:, LAYER], slot), step)
+    )
+    assert torch.equal(length, expected_length)
+    for one, other in zip(pages, expected, strict=True):
+        assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9))

@@ -1,0 +1,141 @@
+"""Storing kept entries: the definition against a list built by hand, the kernel against the definition."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corm_batch.ops.pages import Entries, Pages
+from corm_batch.ops.store import store_entries
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+]
+
+
+def stale_pages(num_pages, page_size, width, dtype, device="cpu"):
+    """A pool whose every slot holds what must never be seen."""
+    return Pages(
+        *(torch.full((num_pages, page_size, width), torch.nan, dtype=dtype, device=device) for _ in range(2)),
+        *(torch.full((num_pages, page_size), -7, dtype=torch.int32, device=device) for _ in range(2)),
+        torch.full((num_pages, page_size), torch.nan, device=device),
+    )
+
+
+def make_entries(heads, count, width, dtype, device="cpu"):
+    """Keys as a packed pass gives them [T, K, D], the rest contiguous or one row for all heads."""
+    return Entries(
+        torch.randn(count, heads, width, device=device).to(dtype).transpose(0, 1),
+        torch.randn(heads, count, width + 16, device=device).to(dtype)[..., 16:],
+        torch.arange(1, count + 1, dtype=torch.int32, device=device).expand(heads, -1),
+        torch.randint(1, 10**9, (heads, count), dtype=torch.int32, device=device),
+        torch.zeros(1, device=device).expand(heads, count) if count % 2 else torch.rand(heads, count, device=device),
+    )
+
+
+def draw_pages(own, fresh, used, device="cpu"):
+    """Page ids nobody shares: `own` and `fresh` of them, and the total that makes room for all of this."""
+    total = own + fresh + 5
+    ids = (torch.randperm(total - 1) + 1)[: own + fresh].int().to(device)
+    return total, ids[:own], ids[own:], torch.tensor([used], dtype=torch.int32, device=device)
+
+
+def by_hand(pages, entries, keep, own, fresh, used):
+    """One entry at a time; the pages' columns become lists of what each slot should hold."""
+    page_size, number, counts = pages.position.shape[1], 0, []
+    ids = own.tolist() + fresh.tolist()[used:]
+    for k, row in enumerate(keep.tolist()):
+        kept = [n for n, stays in enumerate(row) if stays]
+        counts.append(len(kept))
+        for start in range(0, len(kept), page_size):
+            page = ids[number] if number < len(ids) else 0
+            number += 1
+            for column, new in zip(pages, entries, strict=True):
+                column[page] = 0
+                for c, n in enumerate(kept[start : start + page_size]):
+                    column[page, c] = new[k, n]
+    return counts, used + max(0, number - len(own))
+
+
+def assert_same_pages(got, expected):
+    """Every page but the one nobody reads."""
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one[1:].nan_to_num(-99), other[1:].nan_to_num(-99))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    heads=st.integers(1, 5),
+    count=st.integers(1, 60),
+    page_size=st.sampled_from([1, 5, 16]),
+    share=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    own=st.integers(0, 40),
+    fresh=st.integers(0, 60),
+    used=st.integers(0, 9),
+    seed=st.integers(0, 10**6),
+)
+def test_definition_fills_pages_in_order(heads, count, page_size, share, own, fresh, used, seed):
+    torch.manual_seed(seed)
+    keep = torch.rand(heads, count) < share
+    total, own_ids, fresh_ids, taken = draw_pages(own, fresh, used)
+    entries = make_entries(heads, count, 3, torch.float32)
+    pages = stale_pages(total, page_size, 3, torch.float32)
+    expected = stale_pages(total, page_size, 3, torch.float32)
+    counts = store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
+    expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used)
+    assert counts.tolist() == expected_counts
+    assert counts.dtype == torch.int32
+    assert taken.tolist() == [expected_used]
+    assert_same_pages(pages, expected)
+
+
+SHAPES = [
+    # heads, count, width, page_size, dtype
+    (1, 1, 16, 16, torch.float32),
+    (5, 300, 64, 16, torch.bfloat16),
+    (2, 65, 80, 5, torch.float16),
+    (3, 257, 96, 64, torch.bfloat16),
+    (4, 128, 128, 1, torch.float32),
+    (2, 70, 256, 16, torch.bfloat16),
+]
+LARGE = [(32, 5000, 128, 16, torch.bfloat16), (8, 131_072, 128, 16, torch.bfloat16), (3, 9999, 256, 32, torch.float32)]
+
+
+def check_kernel(device, heads, count, width, page_size, dtype, share, own, short):
+    """The kernel against the definition; `own` as a share of the pages needed, `short` pages too few in the pool."""
+    kernel = pytest.importorskip("corm_batch.ops.kernels.store")
+    keep = torch.rand(heads, count, device=device) < share
+    keep[0, : count // 3] = False  # whole tiles without an entry
+    want = int((-(keep.sum(dim=-1) // -page_size)).sum())
+    num_own, used = int(want * own), 4
+    num_fresh = max(0, max(0, want - num_own) + used - short)
+    total, own_ids, fresh_ids, taken = draw_pages(num_own, num_fresh, used, device)
+    entries = make_entries(heads, count, width, dtype, device)
+    pages, expected = (stale_pages(total, page_size, width, dtype, device) for _ in range(2))
+    expected_taken = taken.clone()
+    counts = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
+    expected_counts = store_entries(expected, entries, keep, own_ids, fresh_ids, expected_taken)
+    assert counts.dtype == torch.int32
+    assert torch.equal(counts, expected_counts)
+    assert torch.equal(taken, expected_taken)
+    assert_same_pages(pages, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("share", "own", "short"), [(0.0, 0, 0), (1.0, 0.5, 0), (0.3, 1.7, 0), (0.5, 0, 3)])
+@pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
+def test_kernel_matches(device, heads, count, width, page_size, dtype, share, own, short):
+    check_kernel(device, heads, count, width, page_size, dtype, share, own, short)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("share", "own", "short"), [(0.02, 0.5, 0), (0.9, 0, 7)])
+@pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), LARGE)
+def test_kernel_matches_on_long_prompts(heads, count, width, page_size, dtype, share, own, short):
+    check_kernel("cuda", heads, count, width, page_size, dtype, share, own, short)
