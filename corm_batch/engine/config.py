@@ -24,5 +24,5 @@ class EngineConfig(BaseModel):
     max_model_len: int | None = Field(None, ge=2, description="tokens of prompt plus answer; default: the model's")
     max_sequences: int = Field(256, ge=1, description="documents in flight at most")
     step_token_budget: int = Field(16384, ge=1, description="prompt tokens packed into one forward")
-    chunk_size: int = Field(1024, ge=1, description="tokens of one document a streaming forward takes")
+    chunk_size: int = Field(2048, ge=1, description="tokens of one document a streaming forward takes")
     compact_every: int | None = Field(None, ge=1, description="decode steps between compactions; default: window / 2")

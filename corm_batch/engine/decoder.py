@@ -68,6 +68,7 @@ class Decoder:
             return batch, lambda: self.model.forward(batch)
         if self._width != self.cache.table.width:  # graphs read the table where it was
             self._graphs.clear()
+            self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
             self._width = self.cache.table.width
         size = graph_size(num_sequences)
         if size not in self._graphs:
