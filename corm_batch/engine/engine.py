@@ -109,13 +109,9 @@ class Engine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load_model(
-            path_or_hub_id,
-            getattr(torch, dtype),
-            torch.device(device),
-            settings.max_model_len,
-            revision,
+            path_or_hub_id, getattr(torch, dtype), torch.device(device), settings.max_model_len, revision,
             trust_remote_code,
-        )
+        )  # fmt: skip
         return cls(model, chosen, settings)
 
     @property
@@ -226,18 +222,14 @@ class Engine:
         except torch.OutOfMemoryError as error:
             self.cache.table.set_lengths(slots, self.cache.table.lengths[slots])
             if len(sequences) == 1:
-                self._give_up([Span(sequences[0], 0, 0)], error)
-            self.scheduler.halve()
+                self._fail_for_memory(sequences[0], error)
+            else:
+                self.scheduler.halve()
             return
         self.cache.advance(slots, num_steps)
         self.stats.decode_steps += num_steps
         self._accept(sequences, *chosen)
-        due = [
-            sequence
-            for sequence in self.scheduler.running
-            if len(sequence.output) - sequence.num_compacted >= self.compact_every
-        ]
-        if due:
+        if due := [s for s in self.scheduler.running if len(s.output) - s.num_compacted >= self.compact_every]:
             compact(self.cache, self.policies, due)
 
     def _accept(self, sequences: Seq[Sequence], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
@@ -262,18 +254,23 @@ class Engine:
             self._finish(sequence, reason)
 
     def _give_up(self, spans: Seq[Span], error: Exception) -> None:
-        """Start over with one prompt at a time after a step that found too little memory; a document that was alone in
-        it fails."""
+        """Start over with less at a time after a step that found too little memory; a document alone in it fails."""
+        if len(spans) > 1 and not isinstance(error, OutOfPages):
+            self.scheduler.token_budget = sum(span.stop - span.start for span in spans) // 2
         if len(spans) > 1 or self.scheduler.swapped:
             self.scheduler.give_up(spans)
         elif isinstance(error, OutOfPages):
             self._starve(spans[0].sequence, self.cache.pool.num_free + error.num_missing)
         else:
-            message = (
-                f"{spans[0].sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the "
-                f"model and the page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
-            )
-            self._finish(spans[0].sequence, "error", CapacityError(message, bytes_needed=0, bytes_available=0))
+            self._fail_for_memory(spans[0].sequence, error)
+
+    def _fail_for_memory(self, sequence: Sequence, error: Exception) -> None:
+        """Fail a document that had the whole device and found it too small."""
+        message = (
+            f"{sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the model and the "
+            f"page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
+        )
+        self._finish(sequence, "error", DocumentError(message))
 
     def _starve(self, sequence: Sequence, num_missing: int) -> None:
         """Fail the one document that has the whole pool and finds it too small."""

@@ -38,7 +38,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig, cache: KVCache, most_entries: int | None = None) -> None:
         self.config, self.cache, self.most_entries = config, cache, most_entries
-        self.max_running = config.max_sequences
+        self.max_running, self.token_budget = config.max_sequences, config.step_token_budget
         self.waiting: deque[Sequence] = deque()
         self.partial: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -50,7 +50,7 @@ class Scheduler:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
         spans = [self._span(sequence) for sequence in self.partial]
-        room = self.config.step_token_budget - sum(span.stop - span.start for span in spans)
+        room = self.token_budget - sum(span.stop - span.start for span in spans)
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
         while self.waiting and not self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
             sequence = self.waiting[0]
