@@ -37,7 +37,7 @@ class Decoder:
         self.model, self.cache, self.policies = model, cache, policies
         self._fewest_steps, self.most_steps = _STEPS[model.device.type]
         self._graphs: dict[int, tuple[DecodeBatch, Callable[[], Tensor]]] = {}
-        self._width = 0
+        self._version = 0
         self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
     def num_steps(self, sequences: Seq[Sequence]) -> int:
@@ -66,10 +66,10 @@ class Decoder:
         if self._memory_pool is None:
             batch = DecodeBatch(num_sequences, self.cache, self.policies)
             return batch, lambda: self.model.forward(batch)
-        if self._width != self.cache.table.width:  # graphs read the table where it was
+        if self._version != self.cache.table.version:  # graphs read the table where it was
             self._graphs.clear()
             self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
-            self._width = self.cache.table.width
+            self._version = self.cache.table.version
         size = graph_size(num_sequences)
         if size not in self._graphs:
             self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies))

@@ -6,6 +6,7 @@ to take: it gets a stage of free ones beforehand, and what it took is booked aft
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,7 +62,7 @@ class KVCache:
         self.pool = PagePool(num_pages, page_size, head_dim, dtype, device)
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
-        self._free_slots = list(range(num_slots - 1, -1, -1))
+        self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
 
     @property
     def num_lists(self) -> int:
@@ -75,7 +76,8 @@ class KVCache:
 
     def open(self) -> int:
         """A slot for a new sequence, empty."""
-        slot = self._free_slots.pop()
+        slot = heapq.heappop(self._free_slots)
+        self.table.open(slot)
         self.peak_pages[slot] = 0
         return slot
 
@@ -83,7 +85,7 @@ class KVCache:
         """Free every page of a sequence, and its slot."""
         self.pool.release(self.table.get_lists(slot))
         self.table.clear(slot)
-        self._free_slots.append(slot)
+        heapq.heappush(self._free_slots, slot)
 
     def pages_held(self, slot: int) -> int:
         """Pages the sequence has now."""

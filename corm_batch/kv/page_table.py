@@ -20,7 +20,11 @@ Index = np.ndarray | int | slice
 
 
 class PageTable:
-    """Lists of page ids for up to `num_slots` sequences; the longest list grows as needed."""
+    """Lists of page ids for up to `num_slots` sequences.
+
+    There is room for as many slots as were ever open at once and for as long a list as there ever was: a few sequences
+    of very long lists, or many of short ones, take little of a device.
+    """
 
     def __init__(
         self, num_slots: int, num_layers: int, num_kv_heads: int, page_size: int, device: torch.device
@@ -28,18 +32,18 @@ class PageTable:
         self.page_size = page_size
         self.lengths = np.zeros((num_slots, num_layers, num_kv_heads), dtype=np.int32)
         self.num_pages = np.zeros_like(self.lengths)  # a list may hold pages for entries still to come
-        self._pages = np.zeros((num_slots, num_layers, num_kv_heads, 8), dtype=np.int32)
+        self.version = 0  # of the device's copy: another one lies elsewhere
+        self._pages = np.zeros((min(num_slots, 8), num_layers, num_kv_heads, 8), dtype=np.int32)
         self._device = device
         self._device_lengths = torch.zeros(self.lengths.shape, dtype=torch.int32, device=device)
         self._copy = self._upload(self._pages)
 
-    @property
-    def width(self) -> int:
-        """Pages the longest list may have; when it grows, the device's tensors move."""
-        return self._pages.shape[-1]
+    def open(self, slot: int) -> None:
+        """Have room for a slot."""
+        self._grow(slot + 1, 0)
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
-        """One layer's lists as kernels read them; valid until the longest list of all grows."""
+        """One layer's lists as kernels read them; valid while `version` stays the same."""
         return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S)
 
     def get_list(self, slot: int, layer: int, head: int) -> np.ndarray:
@@ -55,7 +59,7 @@ class PageTable:
     def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
         """Replace every list of a sequence: `ids` are the pages its lengths fill, lists one behind the other."""
         want = -(-lengths_LK // self.page_size)
-        self._grow(int(want.max(initial=0)))
+        self._grow(slot + 1, int(want.max(initial=0)))
         rows = self._pages[slot]
         rows[:] = 0
         rows[np.arange(rows.shape[-1]) < want[..., None]] = ids
@@ -90,7 +94,7 @@ class PageTable:
         for turn in range(int(missing_SLK.max(initial=0))):
             row, layer, head = np.nonzero(missing_SLK > turn)
             index = slots[row], layer, head
-            self._grow(int(self.num_pages[index].max(initial=0)) + 1)
+            self._grow(int(slots.max()) + 1, int(self.num_pages[index].max(initial=0)) + 1)
             places.append((*index, self.num_pages[index]))
             self.num_pages[index] += 1
         if places:
@@ -115,12 +119,15 @@ class PageTable:
         self.num_pages[slots] = want
         return np.concatenate(freed)
 
-    def _grow(self, num_pages: int) -> None:
-        width = self._pages.shape[-1]
-        if num_pages > width:
-            room = max(num_pages, 2 * width) - width
-            self._pages = np.pad(self._pages, ((0, 0), (0, 0), (0, 0), (0, room)))
-            self._copy = self._upload(self._pages)
+    def _grow(self, num_slots: int, num_pages: int) -> None:
+        slots, *_, width = self._pages.shape
+        if num_slots <= slots and num_pages <= width:
+            return
+        more_slots = min(len(self.lengths), max(num_slots, 2 * slots)) - slots if num_slots > slots else 0
+        more_pages = max(num_pages, 2 * width) - width if num_pages > width else 0
+        self._pages = np.pad(self._pages, ((0, more_slots), (0, 0), (0, 0), (0, more_pages)))
+        self._copy = self._upload(self._pages)
+        self.version += 1
 
     def _upload(self, array: np.ndarray, copy: bool = False) -> Tensor:
         """The array on the device; on a CPU the same memory unless a copy is asked for."""

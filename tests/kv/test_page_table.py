@@ -24,9 +24,9 @@ def lengths(*rows):
 def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
     table = PageTable(2, 2, 2, page_size=4, device=torch.device(device))
     table.set_lists(0, np.array([7, 3, 9]), lengths([5, 0], [0, 1]))
-    width = table.width
+    version = table.version
     table.set_lists(1, np.arange(1, 41), lengths([0, 160], [0, 0]))  # far wider than at first
-    assert table.width > width
+    assert table.version > version
     assert table.get_list(0, 0, 0).tolist() == [7, 3]
     assert table.get_lists(0).tolist() == [7, 3, 9]
     assert table.get_lists(0, 1).tolist() == [9]
@@ -73,3 +73,20 @@ def test_the_device_counts_by_itself_until_it_is_asked(device):
     table.lists(1, torch.tensor([1], device=device)).length[1] += 2
     assert table.lengths[1].tolist() == [[4, 0], [0, 3]]
     assert table.read_lengths(np.array([1, 0])).tolist() == [[[4, 0], [2, 5]], [[0, 0], [0, 0]]]
+
+
+def test_there_is_room_for_as_many_slots_as_were_ever_open():
+    table = PageTable(100, 1, 1, page_size=4, device=torch.device("cpu"))
+    table.set_lists(0, np.array([5]), lengths([2]))
+    small, version = table._pages.nbytes, table.version
+    for slot in range(8):
+        table.open(slot)
+    assert (table._pages.nbytes, table.version) == (small, version)
+    table.open(40)
+    table.set_lists(40, np.arange(1, 21), lengths([80]))
+    table.open(99)
+    assert table.version > version
+    assert table.get_lists(40).tolist() == list(range(1, 21))
+    assert on_device(table, 40, 0, 20) == ([list(range(1, 21))], [80])
+    assert on_device(table, 0, 0, 2) == ([[5, 0]], [2])
+    assert table.get_lists(99).tolist() == []
