@@ -7,6 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import ray
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
@@ -39,13 +40,19 @@ def _load(spec: JobSpec) -> Model:
         path,
         policy=spec.policy,
         dtype=spec.model.dtype,
-        device=spec.model.device,
+        device=_device(spec.model),
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
         **spec.engine.model_dump(),
     )
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
+
+
+def _device(model: ModelSection) -> str:
+    """Where to load `model`; a replica that was given a GPU never falls back to the CPU because that GPU is broken."""
+    given = model.device == "auto" and ray.is_initialized() and ray.get_gpu_ids()
+    return "cuda" if given else model.device
 
 
 def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:

@@ -46,6 +46,7 @@ def test_cron_job(monkeypatch):
         (("cluster.gpus_per_replica=0",), None),
         (("cluster.gpus_per_replica=0.5", "cluster.replicas=3"), 2),
         (("cluster.gpus_per_replica=2", "cluster.replicas=3"), 6),
+        (("cluster.gpus_per_replica=2", "cluster.replicas={min: 2, max: 8}"), 4),  # a pod cannot grow
         (("cluster.address=ray-head:6379",), None),  # the replicas are there, the pod is only the driver
     ],
 )
