@@ -88,6 +88,9 @@ def model_path(model: ModelSection) -> str:
 def revision_hash(model: ModelSection) -> str:
     """Says which weights the spec means now: the hub's commit, or a hash over a folder's files.
 
+    What is only read by people (hidden files, .md, licences) is left out: a word in a model card changed must not have
+    an archive answered anew.
+
     Raises:
         ModelLoadError: no model there, or its config cannot be read.
     """
@@ -96,10 +99,14 @@ def revision_hash(model: ModelSection) -> str:
     if model.is_hub_id:
         return getattr(config, "_commit_hash", None) or model.revision or "main"
     digest = hashlib.sha256()
-    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")):
+    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not _for_people(file.name)):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         _hash_file(file, digest)
     return digest.hexdigest()
+
+
+def _for_people(name: str) -> bool:
+    return name.startswith((".", "LICENSE", "LICENCE", "NOTICE")) or name.endswith(".md")
 
 
 def _hash_file(file: Path, digest: hashlib._Hash) -> None:

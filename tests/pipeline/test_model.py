@@ -26,6 +26,14 @@ def test_hash_follows_the_files_not_the_place(folder):
     assert revision_hash(ModelSection(name=str(folder))) != before
 
 
+def test_hash_leaves_out_what_only_people_read(folder):
+    section = ModelSection(name=str(folder))
+    before = revision_hash(section)
+    (folder / "README.md").write_text("another card")
+    (folder / "LICENSE").write_text("terms")
+    assert revision_hash(section) == before
+
+
 def test_hash_of_large_files_is_sampled(folder, monkeypatch):
     monkeypatch.setattr(module, "_WHOLE_BYTES", 1000)
     monkeypatch.setattr(module, "_SAMPLE_BYTES", 1000)
