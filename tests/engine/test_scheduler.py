@@ -42,11 +42,7 @@ def assert_books_balance(engine):
     held = sum(engine.cache.pages_held(slot) for slot in range(len(table.lengths)))
     assert held + pool.num_free == pool.num_pages
     assert engine.pool_bytes_used == held * pool.page_bytes
-    lists = [
-        int(page)
-        for slot, layer, head in zip(*(table.lengths > 0).nonzero(), strict=True)
-        for page in table.get_list(slot, layer, head)
-    ]
+    lists = [int(page) for slot in range(len(table.lengths)) for page in table.get_lists(slot)]
     free = pool._free[: pool.num_free].tolist()
     assert sorted(lists + free) == list(range(1, pool.num_pages + 1))
 
