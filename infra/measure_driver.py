@@ -9,9 +9,6 @@ Every phase runs in a process of its own, whose peak of memory is taken. Writes 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +22,7 @@ from corm_batch.pipeline.ledger import Ledger
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import plan_job
 from corm_batch.pipeline.rows import RowBuilder
+from infra.bench_record import begin_record, write_record
 from infra.no_op_job import ROOT, commit_history, load_no_op, measured, no_op_spec, write_archive
 
 
@@ -86,12 +84,7 @@ def main() -> None:
     parser.add_argument("--fed", type=int, default=20_000, help="documents that are handed out")
     parser.add_argument("--output", type=Path, default=ROOT / "infra/bench/driver.json")
     arguments = parser.parse_args()
-    record: dict[str, Any] = {
-        "command": f"python -m infra.measure_driver {' '.join(sys.argv[1:])}".strip(),
-        "cpus": os.cpu_count(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "documents": arguments.documents,
-    }
+    record = begin_record("measure_driver", documents=arguments.documents)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "large")
         record["build"] = measured(build, place, arguments.documents)
@@ -99,9 +92,7 @@ def main() -> None:
             record[phase.__name__] = measured(phase, place)
         write_archive(Path(folder, "fed"), arguments.fed)
         record["feed"] = measured(feed, Path(folder, "fed"))
-    record["load_average_after"] = round(os.getloadavg()[0], 1)
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    write_record(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ Writes infra/bench/nightly.json and prints it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import tempfile
 import time
 from functools import partial
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from corm_batch.pipeline.driver import run_job
+from infra.bench_record import begin_record, write_record
 from infra.no_op_job import ROOT, commit_history, load_no_op, measured, no_op_spec, write_archive
 
 
@@ -52,17 +50,10 @@ def main() -> None:
     parser.add_argument("--changed", type=int, default=10)
     parser.add_argument("--output", type=Path, default=ROOT / "infra/bench/nightly.json")
     arguments = parser.parse_args()
-    record: dict[str, Any] = {
-        "command": f"python -m infra.measure_nightly {' '.join(sys.argv[1:])}".strip(),
-        "cpus": os.cpu_count(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "unchanged": arguments.unchanged,
-        "changed": arguments.changed,
-    }
+    record = begin_record("measure_nightly", unchanged=arguments.unchanged, changed=arguments.changed)
     with tempfile.TemporaryDirectory() as folder:
         record |= measure(Path(folder), arguments.unchanged, arguments.changed)
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    write_record(record, arguments.output)
 
 
 if __name__ == "__main__":

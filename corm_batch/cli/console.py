@@ -116,10 +116,11 @@ def bytes_change_text(before: int, after: int) -> str:
 
 
 def count_text(count: float) -> str:
-    """A count in thousands or millions from 10,000 on: `512`, `48.2k`, `3.1M`."""
+    """A count in thousands, millions or billions from 10,000 on: `512`, `48.2k`, `3.1M`, `6.5B`."""
     if count < 10_000:
         return f"{count:.0f}"
-    return f"{count / 1000:.1f}k" if count < 1_000_000 else f"{count / 1_000_000:.1f}M"
+    size, unit = next((size, unit) for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")) if count >= size)
+    return f"{count / size:.1f}{unit}"
 
 
 def counted(count: int, noun: str) -> str:

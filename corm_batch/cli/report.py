@@ -137,7 +137,7 @@ def _print_layers(console: Console, figures: JobReport) -> None:
 def print_failures(console: Console, figures: JobReport) -> None:
     """Failed documents by error type, with examples; nothing when there are none."""
     rows = [
-        (group.error_type, str(group.documents), one_line(doc_id, 40), one_line(message, 120))
+        (group.error_type, f"{group.documents:,}", one_line(doc_id, 40), one_line(message, 120))
         for group in figures.failures
         for doc_id, message in group.examples
     ]
@@ -164,7 +164,7 @@ def _print_slowest(console: Console, figures: JobReport) -> None:
 
 def print_comparison(console: Console, title: str, comparison: Comparison) -> None:
     """Two outputs in all, and the first documents that they do not answer alike."""
-    counts = [(name, str(count)) for name, count in shared_rows(comparison)]
+    counts = [(name, f"{count:,}") for name, count in shared_rows(comparison)]
     print_table(console, title, [label(""), number("documents")], counts)
     columns = [label(""), number("here"), number("there")]
     print_table(console, "Figures compared", columns, compared_rows(comparison))

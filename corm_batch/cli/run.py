@@ -60,12 +60,13 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
     from corm_batch.pipeline.ledger import read_results
     from corm_batch.pipeline.report import read_report
 
-    rows = read_results(summary.output_uri, memory=True)
-    if figures := read_report(summary.output_uri):
-        if rows.num_rows <= _SMALL_JOB:
-            print_answers(console, rows.sort_by("doc_id").to_pylist(), expected)
+    uri = summary.output_uri
+    if figures := read_report(uri):
+        if figures.ok + figures.failed <= _SMALL_JOB:
+            print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
         print_failures(console, figures)
-        print_totals(console, "Totals", figures, [("answers", expected.verdict(rows))] if expected is not None else [])
+        verdict = [("answers", expected.verdict(read_results(uri)))] if expected is not None else []
+        print_totals(console, "Totals", figures, verdict)
     _print_summary(console, summary)
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from corm_batch.pipeline.submit import RayJobs, SubmittedJob
 
 _SHOWN = 20
-_COUNTS = re.compile(  # a line of cli/progress.py, and no row of a table, which may begin with any text
+_COUNTS = re.compile(  # a whole line of cli/progress.py, and no row of a table, which may begin with any text
     r"^\S+: (?P<answered>\d+)(?: of (?P<todo>\d+))? documents, (?P<failed>\d+) failed"
-    r"(?:, (?P<before>\d+) done before)?, ETA [^|\n]+$",
+    r"(?:, (?P<before>\d+) done before)?, ETA [^|\n]+\n",
     re.MULTILINE,
 )
 _SUMMARY = re.compile(  # the last word of cli/run.py

@@ -20,7 +20,7 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
     kept, mass = figures.kept_ratio, figures.evicted_attention_mass
     left = len(figures.policies) - _POLICIES
     return [
-        ("documents", f"{figures.ok} ok, {figures.failed} failed, written by {counted(figures.runs, 'run')}"),
+        ("documents", f"{figures.ok:,} ok, {figures.failed:,} failed, written by {counted(figures.runs, 'run')}"),
         *(("policy", policy_text(policy)) for policy in figures.policies[:_POLICIES]),
         *([("policy", f"and {left} others")] if left > 0 else []),
         ("tokens", f"{count_text(figures.prompt_tokens)} read, {count_text(figures.output_tokens)} written"),
@@ -28,7 +28,7 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
         ("KV bytes full -> peak", saved_text(figures.kv_bytes_full, figures.kv_bytes_peak)),
         ("kept ratio", f"mean {percent_text(kept.mean)}, p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}"),
         ("evicted attention", f"mean {percent_text(mass.mean)}, p90 {percent_text(mass.p90)} of the attention"),
-        ("preemptions", str(figures.preemptions)),
+        ("preemptions", f"{figures.preemptions:,}"),
         (
             "time of documents",
             f"queue {seconds_text(figures.queue_s)}, prefill {seconds_text(figures.prefill_s)}, "

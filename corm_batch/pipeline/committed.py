@@ -10,9 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,12 +18,12 @@ from corm_batch.data.filesystem import list_files, read_whole, reading
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.errors import SourceError
 from corm_batch.pipeline.ledger import digest
-from corm_batch.pipeline.parts import Table, folder, list_parts, read_ahead, read_part
+from corm_batch.pipeline.newest import memory_parts, newest_rows, with_memory
+from corm_batch.pipeline.parts import Table, read_ahead, read_part
 
 EXCERPT = 200  # characters of an answer that are kept
 _RESULTS = [
     "doc_id",
-    "content_sha256",
     "run_id",
     "status",
     "error_type",
@@ -47,7 +45,11 @@ _MEMORY = [
     "preemptions",
     "policy",
 ]
-_KEY = ["doc_id", "run_id"]
+_ANSWERS = ["content_sha256", "output"]
+_COMPACT = {  # what repeats, and counts of far less than 2^31 entries, in the room that they need
+    **dict.fromkeys(("run_id", "status", "error_type", "policy"), pa.dictionary(pa.int32(), pa.string())),
+    "kept_per_layer": pa.list_(pa.int32()),
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Committed:
 
     Attributes:
         rows: the newest row of every document, oldest first, with the columns of both tables that figures need; with
-            `answer` (the beginning) and `answer_digest` when they were asked for.
+            `content_sha256`, `answer` (the beginning) and `answer_digest` when answers were asked for.
         commits: every part, oldest first, also those whose rows a later one replaced.
         recorded: the records of all runs that came to their end in one; a killed run left none.
     """
@@ -96,42 +98,28 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     Raises:
         SourceError: a part or a run's record cannot be read, or is none.
     """
-    results = read_ahead(partial(_read_results, answers=answers), list_parts(folder(output_uri, "results")))
-    parts = [part for part in results if part.num_rows]
+    newest, memory_of = newest_rows(output_uri), memory_parts(output_uri)
+    no_memory = _schema("memory", ["doc_id", *_MEMORY]).empty_table()
+
+    def read(uri: str) -> tuple[Commit, pa.Table]:
+        part = _read_results(uri, answers)
+        memory = _read(memory_of[uri], "memory", ["doc_id", *_MEMORY]) if uri in memory_of else no_memory
+        return _commit(part), with_memory(part.filter(newest[uri]), memory)
+
+    parts = list(read_ahead(read, newest))
     if not parts:
         return None
-    rows = _newest(pa.concat_tables(parts), ["doc_id"])
-    read = partial(_read, table="memory", columns=[*_KEY, *_MEMORY])
-    memory = read_ahead(read, list_parts(folder(output_uri, "memory")))
-    figures = _newest(pa.concat_tables([*memory, _schema("memory", [*_KEY, *_MEMORY]).empty_table()]), _KEY)
-    places = match(rows, figures, _KEY, keep_left=True)["right"]
-    for name in _MEMORY:
-        rows = rows.append_column(figures.schema.field(name), figures[name].take(places))
-    return Committed(rows, tuple(map(_commit, parts)), _recorded(output_uri))
-
-
-def match(left: pa.Table, right: pa.Table, keys: Sequence[str], *, keep_left: bool = False) -> pa.Table:
-    """Rows of two tables with the same `keys`, as row numbers `left` and `right`, in the order of `left`.
-
-    Keys are unique in each table. With `keep_left` rows without a partner stay, their `right` null.
-    """
-    kind = "left outer" if keep_left else "inner"
-    joined = _numbered(left, keys, "left").join(_numbered(right, keys, "right"), list(keys), join_type=kind)
-    return joined.select(["left", "right"]).sort_by("left")
-
-
-def _numbered(table: pa.Table, keys: Sequence[str], name: str) -> pa.Table:
-    """The key columns and, as column `name`, the number of the row."""
-    return table.select(list(keys)).append_column(name, pa.array(np.arange(table.num_rows)))
+    commits, rows = zip(*parts, strict=True)
+    return Committed(pa.concat_tables(rows), commits, _recorded(output_uri))
 
 
 def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     fields = {field.name: field for field in (RESULT_FIELDS if table == "results" else MEMORY_FIELDS)}
-    return pa.schema([fields[name] for name in columns])
+    return pa.schema([fields[name].with_type(_COMPACT.get(name, fields[name].type)) for name in columns])
 
 
 def _read(uri: str, table: Table, columns: list[str]) -> pa.Table:
-    """`columns` of one part, of the types the table has."""
+    """`columns` of one part, of the table's types, compact."""
     try:
         part = read_part(uri, columns).select(columns)
     except KeyError as error:
@@ -144,17 +132,11 @@ def _read_results(uri: str, answers: bool) -> pa.Table:
     """One part of the results, answers made short."""
     if not answers:
         return _read(uri, "results", _RESULTS)
-    part = _read(uri, "results", [*_RESULTS, "output"])
+    part = _read(uri, "results", [*_RESULTS, *_ANSWERS])
     digests = [None if answer is None else digest(answer) for answer in part["output"].to_pylist()]
     shortened = pc.utf8_slice_codeunits(part["output"], 0, EXCERPT)
     part = part.drop_columns("output").append_column("answer", shortened)
     return part.append_column("answer_digest", pa.array(digests, pa.binary()))
-
-
-def _newest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """The last row of every key."""
-    last = _numbered(rows, keys, "row").group_by(list(keys)).aggregate([("row", "max")]).sort_by("row_max")
-    return rows.take(last["row_max"])
 
 
 def _commit(part: pa.Table) -> Commit:

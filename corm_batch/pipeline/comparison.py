@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.pipeline.committed import Committed, match
+from corm_batch.pipeline.committed import Committed
 from corm_batch.pipeline.document_figures import DocumentFigures, by_length, document_figures, evenly, measured
 
 Verdict = Literal["failed here", "failed there", "failed in both", "answer differs", "text differs", "same answer"]
@@ -38,6 +39,9 @@ class Side:
     def saved_ratio(self) -> float:
         """Bytes never needed at once, of the uncompressed ones."""
         return 1 - self.kv_bytes_peak / self.kv_bytes_full if self.kv_bytes_full else 0.0
+
+
+_SUMS = [field.name for field in fields(Side)]
 
 
 @dataclass(frozen=True)
@@ -74,24 +78,25 @@ class Comparison:
 
 def compare(here: Committed, there: Committed, limit: int) -> Comparison:
     """Compare two outputs that were read with their answers; at most `limit` documents are listed."""
-    pairs = match(here.rows, there.rows, ["doc_id"])
-    left, right = here.rows.take(pairs["left"]), there.rows.take(pairs["right"])
-    left = left.append_column("verdict", _verdicts(left, right))
-    left = left.append_column("there", pa.array(range(len(pairs)), pa.int64()))
-    rank = pc.index_in(left["verdict"], pa.array(VERDICTS))
-    listed = left.append_column("rank", rank).sort_by([("rank", "ascending"), ("doc_id", "ascending")])
+    places = pc.index_in(here.rows["doc_id"], there.rows["doc_id"])
+    left = here.rows.drop_columns(["kept_per_layer"]).filter(pc.is_valid(places))
+    right = there.rows.drop_columns(["kept_per_layer"]).take(places.drop_null())
+    shared = left.num_rows
+    left = left.append_column("verdict", _verdicts(left, right)).append_column("row", pa.array(np.arange(shared)))
+    ranks = pa.table({"rank": pc.index_in(left["verdict"], pa.array(VERDICTS)), "doc_id": left["doc_id"]})
+    listed = pc.select_k_unstable(ranks, limit, [("rank", "ascending"), ("doc_id", "ascending")])
     answered = _answered(left, right)
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(left["verdict"]).to_pylist()}
     return Comparison(
-        only_here=here.rows.num_rows - len(pairs),
-        only_there=there.rows.num_rows - len(pairs),
-        shared=len(pairs),
+        only_here=here.rows.num_rows - shared,
+        only_there=there.rows.num_rows - shared,
+        shared=shared,
         verdicts={verdict: counts.get(verdict, 0) for verdict in VERDICTS},
         answered=answered.num_rows,
         here=_side(answered),
-        there=_side(right.take(answered["there"])),
-        documents=_pairs(listed.slice(0, limit), right),
-        spread=_pairs(evenly(answered, limit), right),
+        there=_side(right.select(_SUMS).take(answered["row"])),
+        documents=_pairs(left, right, listed),
+        spread=_pairs(left, right, evenly(answered, limit)["row"]),
     )
 
 
@@ -111,17 +116,19 @@ def _verdicts(left: pa.Table, right: pa.Table) -> pa.ChunkedArray:
 
 
 def _answered(left: pa.Table, right: pa.Table) -> pa.Table:
-    """Rows of `left` that both answered, from the same text and with memory figures, shortest first."""
+    """Rows of `left` that both answered, from the same text and with memory figures, shortest first; without texts."""
     alike = pc.is_in(left["verdict"], pa.array(["same answer", "answer differs"]))
-    return by_length(left.filter(pc.and_(alike, measured(right))))
+    rows = left.select(["doc_id", "status", *_SUMS, "row"])
+    return by_length(rows.filter(pc.and_(alike, measured(right))))
 
 
 def _side(rows: pa.Table) -> Side:
-    sums = {name: pc.sum(rows[name]).as_py() or 0 for name in Side.__dataclass_fields__ if name != "kept_ratio"}
+    sums = {name: pc.sum(rows[name]).as_py() or 0 for name in _SUMS if name != "kept_ratio"}
     return Side(**sums, kept_ratio=pc.mean(rows["kept_ratio"]).as_py() or 0.0)
 
 
-def _pairs(left: pa.Table, right: pa.Table) -> tuple[DocumentPair, ...]:
-    """Rows of `left` beside those of `right` that they point to."""
-    sides = document_figures(left), document_figures(right.take(left["there"]))
+def _pairs(left: pa.Table, right: pa.Table, rows: pa.Array) -> tuple[DocumentPair, ...]:
+    """These rows of both tables, which are about the same documents row by row."""
+    left, right = left.take(rows), right.take(rows)
+    sides = document_figures(left), document_figures(right)
     return tuple(DocumentPair(*pair) for pair in zip(left["verdict"].to_pylist(), *sides, strict=True))

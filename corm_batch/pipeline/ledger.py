@@ -12,8 +12,8 @@ from typing import Literal
 import pyarrow as pa
 
 from corm_batch.data.document import Document
-from corm_batch.data.schema import RESULT_NAMES
-from corm_batch.pipeline.parts import Table, folder, list_parts, read_ahead, read_part
+from corm_batch.pipeline.newest import memory_parts, newest_rows, with_memory
+from corm_batch.pipeline.parts import folder, list_parts, read_ahead, read_part
 
 State = Literal["new", "ok", "failed"]
 _COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status"]
@@ -60,31 +60,15 @@ def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
     Raises:
         SourceError: a part cannot be read.
     """
-    results = _concat(output_uri, "results")
-    if results.num_rows == 0:
-        return results
-    newest = {doc_id: row for row, doc_id in enumerate(results["doc_id"].to_pylist())}
-    results = results.take(pa.array(newest.values(), pa.int64()))
-    if not memory:
-        return results
-    figures = _concat(output_uri, "memory")
-    row_of = {key: row for row, key in enumerate(_keys(figures))}
-    rows = pa.array([row_of.get(key) for key in _keys(results)], pa.int64())
-    for name in figures.column_names:
-        if name not in RESULT_NAMES:
-            results = results.append_column(figures.schema.field(name), figures[name].take(rows))
-    return results
+    newest = newest_rows(output_uri)
+    memory_of = memory_parts(output_uri) if memory else {}
 
+    def read(uri: str) -> pa.Table:
+        rows = read_part(uri).filter(newest[uri])
+        return with_memory(rows, read_part(memory_of[uri])) if uri in memory_of else rows
 
-def _concat(output_uri: str, table: Table) -> pa.Table:
-    """Every row of every part, oldest first; a table with no columns when there is none."""
-    parts = list(read_ahead(read_part, list_parts(folder(output_uri, table))))
+    parts = list(read_ahead(read, newest))
     return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
-
-
-def _keys(table: pa.Table) -> list[tuple[str, str]]:
-    """(doc_id, run_id) of every row."""
-    return list(zip(table["doc_id"].to_pylist(), table["run_id"].to_pylist(), strict=True)) if table.num_rows else []
 
 
 def digest(*parts: str) -> bytes:

@@ -59,7 +59,11 @@ def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
     with reading(uri), open_file(uri) as file:
         if uri.endswith(".parquet"):
             return parquet.ParquetFile(file).read(columns=columns)
-        table = pa.ipc.open_file(file).read_all()
+        part = pa.ipc.open_file(file)
+        if columns is not None:
+            wanted = [part.schema.names.index(name) for name in columns if name in part.schema.names]
+            part = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+        table = part.read_all()
     return table.select(columns) if columns is not None else table
 
 

@@ -163,7 +163,7 @@ def layer_entries(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     Both are empty when the rows come from models of different depth. The tables hold no uncompressed count by layer. A
     document's total is what it kept over its kept ratio, and layers without a sliding window share it evenly.
     """
-    rows = rows.filter(pc.greater(rows["kept_ratio"], 0))
+    rows = rows.select(["kept_ratio", "kept_per_layer"]).filter(pc.greater(rows["kept_ratio"], 0))
     depths = pc.unique(pc.list_value_length(rows["kept_per_layer"])).to_pylist()
     if len(depths) != 1 or not depths[0]:
         return np.empty((0, 0)), np.empty(0)
@@ -184,8 +184,9 @@ def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
 
 def slowest_documents(rows: pa.Table, limit: int) -> tuple[SlowDocument, ...]:
     """The documents that took longest once they had room, longest first."""
-    rows = rows.append_column("busy_s", pc.add(rows["prefill_s"], rows["decode_s"]))
-    timed = pc.and_(pc.is_valid(rows["busy_s"]), pc.is_valid(rows["queue_s"]))
-    rows = rows.filter(timed).sort_by([("busy_s", "descending"), ("doc_id", "ascending")]).slice(0, limit)
     columns = ["doc_id", "prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s"]
-    return tuple(SlowDocument(**row) for row in rows.select(columns).to_pylist())
+    busy_s = pc.add(rows["prefill_s"], rows["decode_s"])
+    rows = rows.select(columns).append_column("busy_s", busy_s)
+    rows = rows.filter(pc.and_(pc.is_valid(busy_s), pc.is_valid(rows["queue_s"])))
+    longest = pc.select_k_unstable(rows, limit, [("busy_s", "descending"), ("doc_id", "ascending")])
+    return tuple(SlowDocument(**row) for row in rows.take(longest).select(columns).to_pylist())

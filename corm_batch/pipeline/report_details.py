@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.pipeline.committed import Commit, Committed
-from corm_batch.pipeline.document_figures import DocumentFigures, by_length, document_figures, evenly
+from corm_batch.pipeline.document_figures import DocumentFigures, by_length, document_figures, evenly, measured
 from corm_batch.pipeline.report import SlowDocument, Spread, layer_entries, slowest_documents
 
 MAX_DOCUMENTS = 1000
@@ -136,15 +136,15 @@ def build_details(committed: Committed) -> JobDetails:
     """The details of what is committed at an output."""
     ok = committed.rows.filter(pc.equal(committed.rows["status"], "ok"))
     failed = committed.rows.filter(pc.equal(committed.rows["status"], "failed"))
-    measured = by_length(ok)
+    ordered = by_length(ok.drop_columns(["kept_per_layer"]))  # which is most of a row, and nothing here sorts it
     return JobDetails(
         committed_at=max(commit.at for commit in committed.commits),
-        measured=measured.num_rows,
-        documents=document_figures(evenly(measured, MAX_DOCUMENTS)),
-        sizes=_sizes(measured),
-        savings=_savings(measured),
-        layers=_layers(measured),
-        lengths=_lengths(measured),
+        measured=ordered.num_rows,
+        documents=document_figures(evenly(ordered, MAX_DOCUMENTS)),
+        sizes=_sizes(ordered),
+        savings=_savings(ordered),
+        layers=_layers(ok.filter(measured(ok))),
+        lengths=_lengths(ordered),
         throughput=_throughput(committed.commits),
         error_types=len(pc.unique(failed["error_type"])),
         failures=_failures(failed),
@@ -153,6 +153,7 @@ def build_details(committed: Committed) -> JobDetails:
 
 
 def _sizes(rows: pa.Table) -> tuple[SizeGroup, ...]:
+    rows = rows.select(["kv_bytes_full", "kv_bytes_peak", "doc_id"])
     rows = rows.sort_by([("kv_bytes_full", "descending"), ("doc_id", "ascending")])
     full, peak = rows["kv_bytes_full"].to_numpy(), rows["kv_bytes_peak"].to_numpy()
     groups = np.array_split(np.arange(rows.num_rows), min(_GROUPS, rows.num_rows)) if rows.num_rows else []
@@ -183,8 +184,8 @@ def _layers(rows: pa.Table) -> tuple[Spread, ...]:
     if not kept.size:
         return ()
     means = kept.sum(axis=0) / full.sum()
-    low, high = np.quantile(kept / full[:, None], [0.1, 0.9], axis=0)
-    return tuple(Spread(*map(float, spread)) for spread in zip(means, low, high, strict=True))
+    spreads = (np.quantile(layer / full, [0.1, 0.9]) for layer in kept.T)  # one layer at a time, for the memory's sake
+    return tuple(Spread(*map(float, (mean, *spread))) for mean, spread in zip(means, spreads, strict=True))
 
 
 def _lengths(rows: pa.Table) -> tuple[LengthBand, ...]:

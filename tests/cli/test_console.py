@@ -45,7 +45,8 @@ def test_two_byte_counts_share_a_unit():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0"), (9999, "9999"), (10_000, "10.0k"), (48_210, "48.2k"), (3_100_000, "3.1M")]
+    ("count", "text"),
+    [(0, "0"), (9999, "9999"), (10_000, "10.0k"), (48_210, "48.2k"), (3_100_000, "3.1M"), (6_535_000_000, "6.5B")],
 )
 def test_counts(count, text):
     assert count_text(count) == text

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.data.conftest import bucket, s3_client  # noqa: F401
 from tests.outputs import answered, commit, failed
 
 
@@ -58,6 +59,23 @@ def test_page(corm_batch, write_output, tmp_path):
     assert content.startswith("<!DOCTYPE html>")
     assert "16.0 MiB -&gt; 4.0 MiB, 75.0% saved" in content
     assert "is empty" in content
+
+
+@pytest.mark.s3
+def test_page_and_output_on_s3(corm_batch, bucket, s3_client):  # noqa: F811
+    output, page, name = f"{bucket}/out", f"{bucket}/pages/report.html", bucket.removeprefix("s3://")
+    commit(output, [answered("a"), failed("b")])
+    for _ in range(2):  # the second page takes the first one's place
+        result = corm_batch("report", output, "--html", page)
+        assert (result.code, result.out.splitlines()[-1]) == (0, f"Wrote {page}")
+    found = s3_client.get_object(Bucket=name, Key="pages/report.html")
+    assert b"1 ok, 1 failed" in found["Body"].read()
+    assert [item["Key"] for item in s3_client.list_objects_v2(Bucket=name, Prefix="pages")["Contents"]] == [
+        "pages/report.html"
+    ]
+    refused = corm_batch("report", output, "--html", "s3://no-such-bucket/report.html")
+    assert (refused.code, refused.out) == (1, "")
+    assert "s3://no-such-bucket/report.html: cannot be written" in refused.err
 
 
 def test_page_beside_json(corm_batch, write_output, tmp_path):

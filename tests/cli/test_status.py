@@ -52,6 +52,15 @@ def test_documents_from_the_log(log, documents):
     assert Documents.read(log) == documents
 
 
+def test_a_log_that_is_cut_says_nothing_else():
+    counts = Progress(total=27, ok=2, failed=1, skipped=3, seconds=70)
+    log = log_of(counts, summary=JobSummary(run_id="r1", total=27, ok=20, failed=1, skipped=6))
+    said = [None, Documents(6, 1, 27), Documents(27, 1, 27)]
+    assert [*dict.fromkeys(Documents.read(log[:end]) for end in range(len(log)))] == said
+    without_total = Documents(27, 1, None)
+    assert {Documents.read(log[start:]) for start in range(len(log))} == {said[-1], without_total, None}
+
+
 class Cluster:
     """Three jobs; the log of one is gone."""
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.errors import SourceError
-from corm_batch.pipeline.committed import EXCERPT, RunRecord, match, read_committed
+from corm_batch.pipeline.committed import EXCERPT, RunRecord, read_committed
 from corm_batch.pipeline.ledger import read_results
 from tests.outputs import RUN, START, answered, commit, failed
 
@@ -88,9 +88,3 @@ def test_a_part_of_something_else_is_named(tmp_path, columns):
     pq.write_table(pa.table(columns), tmp_path / "results/part-z.parquet")
     with pytest.raises(SourceError, match=r"part-z\.parquet"):
         read_committed(str(tmp_path))
-
-
-def test_match_keeps_the_order_of_the_left_side():
-    left, right = pa.table({"k": ["c", "a", "b"]}), pa.table({"k": ["a", "x", "c"]})
-    assert match(left, right, ["k"]).to_pydict() == {"left": [0, 1], "right": [2, 0]}
-    assert match(left, right, ["k"], keep_left=True).to_pydict() == {"left": [0, 1, 2], "right": [2, 0, None]}

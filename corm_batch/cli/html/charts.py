@@ -42,7 +42,7 @@ def sizes_figure(groups: Sequence[SizeGroup]) -> Figure:
     start = 0
     for group in groups:
         span = (start, start + group.documents)
-        who = f"mean of {group.documents} documents" if group.doc_id is None else one_line(group.doc_id, _TIP_ID)
+        who = f"mean of {group.documents:,} documents" if group.doc_id is None else one_line(group.doc_id, _TIP_ID)
         full, peak = bytes_text(round(group.kv_bytes_full)), bytes_text(round(group.kv_bytes_peak))
         saved = percent_text(1 - group.kv_bytes_peak / group.kv_bytes_full)
         tip = f"{who}: {full} -> {peak}, {saved} saved"
