@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
-from corm_batch.engine.engine import Engine
 from corm_batch.engine.shape import load_config
 from corm_batch.errors import ModelLoadError, SourceError
 from corm_batch.pipeline.tokenize import PromptTokenizer
@@ -33,6 +32,8 @@ def _load(spec: JobSpec) -> Model:
     Raises:
         ModelLoadError, UnsupportedModelError, SpecError: see `Engine.from_pretrained`.
     """
+    from corm_batch.engine.engine import Engine  # here, in an actor: seconds that a driver need not wait
+
     path = model_path(spec.model)
     tokenizer = load_tokenizer(spec.model, path)
     engine = Engine.from_pretrained(

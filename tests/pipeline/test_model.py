@@ -5,6 +5,7 @@ import boto3
 import pytest
 import ray
 
+from corm_batch.engine.engine import Engine
 from corm_batch.errors import ModelLoadError
 from corm_batch.pipeline import model as module
 from corm_batch.pipeline.model import model_loader, model_path, revision_hash
@@ -82,6 +83,6 @@ def test_replica_that_was_given_a_gpu_never_falls_back_to_the_cpu(job, monkeypat
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: gpus)
-    monkeypatch.setattr(module.Engine, "from_pretrained", refuse)
+    monkeypatch.setattr(Engine, "from_pretrained", refuse)
     with pytest.raises(ModelLoadError, match=f"^{loaded_on}$"):
         model_loader(job({"a": "text"}, model={"device": device}))()
