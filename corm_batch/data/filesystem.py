@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mimetypes
 import os
 import re
 import shutil
@@ -130,7 +131,8 @@ def write_whole(uri: str, content: bytes) -> None:
     fs, path = filesystem(uri)
     with writing(uri):
         if is_s3(uri):
-            patiently(fs.pipe_file, path, content)
+            kind, _ = mimetypes.guess_type(path)  # so that a browser shows a page instead of saving it
+            patiently(fs.pipe_file, path, content, **({"ContentType": kind} if kind else {}))
             return
         with _synced_temporary(Path(path), content) as temporary:
             os.replace(temporary, path)
