@@ -22,6 +22,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.pipeline.cluster import Placement, connected, replica_spawner
+from corm_batch.pipeline.head import head_answers
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.ledger import Ledger
@@ -71,11 +72,11 @@ def run_job(
         patience_s=patience_s,
     )
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
-    with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri) as lease:
+    with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
         ledger = Ledger.read(spec.output.uri, rows.fingerprint)
         intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
         writer = PartWriter(spec.output, rows, lease)
-        run = _Run(spec, settings, intake, writer, stop, on_event or (lambda event: None))
+        run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
         return run.main(cluster)
 
 
@@ -114,12 +115,14 @@ class _Run:
         settings: WorkerSettings,
         intake: Intake,
         writer: PartWriter,
+        lease: Lease,
         stop: StopSignals,
         on_event: OnEvent,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._writer = writer
+        self._lease = lease
         self._stop = stop
         self._on_event = on_event
         self._items: Iterator[Document | DocumentRow | Literal["done"]] = iter(intake)
@@ -164,6 +167,8 @@ class _Run:
         cluster.callback(pool.close)
         cluster.callback(lambda: self._metrics.publish(pool.load, running=False))
         while not self._stop.requested:
+            if self._lease.lost is not None:  # what is answered from now on could not be committed
+                raise self._lease.lost
             self._feed(pool)
             if pool.idle and self._read_all:
                 return
@@ -174,6 +179,8 @@ class _Run:
                 self._commit()
             if self._metrics.due:
                 self._metrics.publish(pool.load)
+                if not head_answers():
+                    self._commit()  # Ray ends this process when that lasts
             if not rows:
                 self._emit("tick")
 

@@ -1,17 +1,20 @@
 """Lease: one driver per output, held by an object that is created conditionally and renewed.
 
-A lease is free again when it was not renewed for `STALE_S`, or when its process is gone from this very machine.
+A lease is free again when it was not renewed for `STALE_S`, or when its process is gone from this very machine. Who may
+wait takes it then, and gives up only when its holder shows that it lives.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,41 +25,68 @@ from corm_batch.errors import CormBatchError, LeaseError, SourceError
 
 RENEW_S = 20.0
 STALE_S = 120.0  # a write that begins when the lease was just checked ends before (data/patience.py)
+_LOOK_S, _LEAVE_S = 1.0, 5.0
+_log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A context manager: holds the output from `__enter__` to `__exit__`."""
+    """A context manager: holds the output from `__enter__` to `__exit__`.
 
-    def __init__(self, output_uri: str) -> None:
+    Attributes:
+        lost: that another driver took it, and which, once a renewal has found that out; else None.
+    """
+
+    def __init__(self, output_uri: str, may_wait: Callable[[], bool] = lambda: False) -> None:
+        """The lease of an output, not taken yet.
+
+        Args:
+            output_uri: the folder.
+            may_wait: asked every second while the output is held by a driver that may be dead: whether to wait on.
+        """
+        self.lost: LeaseError | None = None
         self._uri = f"{output_uri.rstrip('/')}/_job/lease.json"
+        self._may_wait = may_wait
         self._token = uuid.uuid4().hex
-        self._since = _now()
+        self._since = ""
+        self._away = False
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        """Take the lease.
+        """Take the lease; if waiting is allowed, as soon as the driver that holds it has proved to be dead.
 
         Raises:
-            LeaseError: another driver holds it: who, and since when.
+            LeaseError: another driver holds it: who, since when, and when it is free if that one is dead.
             OutputError: the output cannot be written.
         """
-        if not self._create():
+        first: dict[str, Any] | None = None
+        looked_at = 0.0
+        while not self._create():
             holder = self._read()
-            if holder is not None and not _is_over(holder):
-                raise LeaseError(f"{self._uri}: this output is held by {_who(holder)}")
-            delete(self._uri)
-            if not self._create():
-                raise LeaseError(f"{self._uri}: this output was just taken by {_who(self._read() or {})}")
+            if holder is None:
+                continue  # it was given back just now
+            if _is_over(holder) or (holder == first and time.monotonic() - looked_at > STALE_S):
+                delete(self._uri)
+                continue
+            if first is not None and holder != first:
+                raise LeaseError(f"{self._uri}: {_held(holder)}. It lives: wait for its end, or stop it")
+            if not self._may_wait():
+                raise LeaseError(f"{self._uri}: {_held(holder)}. {_free(holder)}")
+            if first is None:
+                first, looked_at = holder, time.monotonic()
+                _log.warning("%s: %s. Waiting for a sign of life. %s", self._uri, _held(holder), _free(holder))
+            time.sleep(_LOOK_S)
         self._renewer.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lease back, if it is still ours."""
+        """Give the lease back, if it is still ours; after an error while the store is away, leave it to be taken."""
         self._stop.set()
-        self._renewer.join()
+        self._renewer.join(None if error is None else _LEAVE_S)
+        if error is not None and (self._away or self._renewer.is_alive()):
+            return  # each step here would be tried for as long as what has just failed
         try:
             self.check()
             delete(self._uri)
@@ -70,12 +100,15 @@ class Lease:
         Raises:
             LeaseError: another driver took it, because this one did not renew it in time.
         """
+        if self.lost is not None:
+            raise self.lost
         holder = self._read()
         if holder is None or holder.get("token") != self._token:
             raise LeaseError(f"{self._uri}: the lease was lost to {_who(holder or {})}; nothing more is written")
 
     def _create(self) -> bool:
         """Whether the conditional create was ours; read back, because a slow store may deny a success."""
+        self._since = _now()
         if create_exclusive(self._uri, self._content()):
             return True
         holder = self._read()
@@ -94,15 +127,17 @@ class Lease:
         return content if isinstance(content, dict) else {}
 
     def _renew(self) -> None:
-        """The thread: say that we live, as long as the lease is ours. `check` reports what goes wrong here."""
+        """The thread: say that we live, as long as the lease is ours."""
         while not self._stop.wait(RENEW_S):
             try:
                 self.check()
                 write_whole(self._uri, self._content())
-            except LeaseError:
+                self._away = False
+            except LeaseError as error:
+                self.lost = error
                 return
             except CormBatchError:
-                continue  # a passing fault of the store: the lease lasts several renewals
+                self._away = True  # a fault that may pass: the lease lasts several renewals
 
     def _content(self) -> bytes:
         holder = {
@@ -156,6 +191,19 @@ def _user() -> str:
 def _who(holder: dict[str, Any]) -> str:
     host, pid, user = (holder.get(key, "unknown") for key in ("host", "pid", "user"))
     return f"process {pid} of {user} on {host} since {holder.get('since', 'unknown')}"
+
+
+def _held(holder: dict[str, Any]) -> str:
+    return f"this output is held by {_who(holder)}, renewed {_age_s(holder):.0f} s ago"
+
+
+def _free(holder: dict[str, Any]) -> str:
+    return f"If that process is dead, the output is free in {max(0.0, STALE_S - _age_s(holder)):.0f} s"
+
+
+def _age_s(holder: dict[str, Any]) -> float:
+    """Seconds since the last renewal, by the clocks of two machines."""
+    return max(0.0, time.time() - float(holder["renewed_at"]))
 
 
 def _now() -> str:

@@ -152,19 +152,24 @@ class RayJobs:
 
         Raises:
             SpecError: there is none of that id.
-            CormBatchError: the cluster has not answered for `_AWAY_S` seconds.
+            CormBatchError: the cluster has not answered for `_AWAY_S` seconds, or has forgotten the job meanwhile.
         """
-        active = self.job(id_).active
+        self.job(id_)
         seen, answered = 0, time.monotonic()
         while True:
             try:
+                active = self.job(id_).active  # if not: what it printed before is still to be read
                 for piece in self._tail(id_, seen):
                     seen += len(piece)
                     yield piece
                 if not active:
                     return
-                active = self.job(id_).active  # if not: what it printed since is still to be read
                 answered = time.monotonic()
+            except SpecError as error:
+                raise CormBatchError(
+                    f"{self.address}: the cluster has forgotten {id_}, for its head was started anew. What is "
+                    "committed is safe: submit the job again"
+                ) from error
             except CormBatchError:
                 if time.monotonic() - answered > _AWAY_S:
                     raise

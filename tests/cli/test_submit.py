@@ -3,14 +3,8 @@
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,12 +13,12 @@ import pytest
 from corm_batch.errors import CormBatchError
 from corm_batch.pipeline import submit
 from corm_batch.pipeline.ledger import read_results
+from corm_batch.pipeline.parts import list_parts, read_part
 from corm_batch.pipeline.submit import SubmittedJob
+from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants, until
 
-ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "jobs/quickstart/model")
 ROWS = [{"doc_id": name, "text": "t"} for name in "abc"]
-CANARIES = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-store", "RAY_AUTH_TOKEN": "canary-of-the-cluster"}
 
 
 class Cluster:
@@ -121,109 +115,12 @@ def test_what_is_wrong_is_said_before_the_cluster_is_asked(corm_batch, write_job
     assert corm_batch("submit", spec).code == 1
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-class RealCluster:
-    """`ray start --head` with a token; commands run as processes, for Ray takes the token from their environment."""
-
-    def __init__(self, folder):
-        dashboard, agent, client = free_ports(3)
-        self.folder = folder
-        self.url = f"http://127.0.0.1:{dashboard}"
-        self.environment = {
-            **os.environ,
-            **CANARIES,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "RAY_AUTH_MODE": "token",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_API_SERVER_ADDRESS": self.url,
-        }
-        options = {
-            "port": 0,
-            "num-cpus": 2,
-            "object-store-memory": 100 * 2**20,
-            "dashboard-port": dashboard,
-            "dashboard-agent-listen-port": agent,
-            "ray-client-server-port": client,
-            "min-worker-port": 0,
-            "max-worker-port": 0,
-            "temp-dir": folder,
-        }
-        self.log = Path(folder, "start.log")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    str(Path(sys.executable).parent / "ray"),
-                    *("start", "--head", "--block"),
-                    *(f"--{name}={value}" for name, value in options.items()),
-                ],
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def get(self, path):
-        """An answer of the Jobs API, as it is."""
-        headers = {"Authorization": f"Bearer {CANARIES['RAY_AUTH_TOKEN']}"}
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers), timeout=20) as answer:
-            return answer.read().decode()
-
-    def start(self, *command, **environment):
-        return subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env={**self.environment, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def call(self, *arguments):
-        """A command line to its end: exit code, standard output, standard error."""
-        process = self.start("-m", "corm_batch.cli", *arguments)
-        out, err = process.communicate(timeout=200)
-        return process.returncode, out, err
-
-    def close(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-
-
-def until(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture(scope="module")
 def real():
     folder = tempfile.mkdtemp(prefix="ray-")  # a short path: Ray's sockets lie below it
     cluster = RealCluster(folder)
-
-    def answers():
-        assert cluster.process.poll() is None, cluster.log.read_text()
-        with suppress(OSError):
-            return cluster.get("/api/jobs/")
-
     try:
-        until(answers)
+        cluster.start_head()
         yield cluster
     finally:
         cluster.close()
@@ -323,3 +220,55 @@ def test_no_secret_is_left_anywhere(real):
         for part in output.rglob("part-*.parquet"):
             no_canary_in(str(pq.read_table(part).to_pylist()) + str(pq.read_schema(part).metadata))
     assert read > 10
+
+
+def documents_of(output):
+    """The id of every committed row, however often it is there."""
+    return [doc_id for uri in list_parts(f"{output}/results") for doc_id in read_part(uri)["doc_id"].to_pylist()]
+
+
+@pytest.mark.ray
+def test_the_head_is_killed_and_started_anew(real, write_job, tmp_path):
+    """A submitted job dies with it and is submitted again; a driver from outside says so and frees its output."""
+    rows = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 30} for number in range(8)]
+    path = write_job(
+        rows,
+        model={"name": MODEL, "dtype": "float32", "device": "cpu"},
+        engine={"kv_memory": "64MiB", "max_sequences": 1},
+        output={"uri": str(tmp_path / "out"), "part_documents": 1},
+    )
+    outside = str(tmp_path / "outside")
+    changes = {"output.uri": outside, "cluster.address": real.address, "cluster.cpus_per_replica": 9}  # waits for 9
+    options = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    driver = real.start("-m", "corm_batch.cli", "run", path, *options)
+    follower = real.start("-m", "corm_batch.cli", "submit", path, "--follow")
+    id_ = follower.stdout.readline().partition(":")[0]
+    while "Connected to Ray cluster" not in driver.stderr.readline():
+        assert driver.poll() is None
+    until(lambda: documents_of(tmp_path / "out"))
+    family = descendants(real.process.pid)
+    assert any("corm-batch run" in command for command in family.values())
+    assert any("EngineActor" in command for command in family.values())
+    real.kill_head()
+    real.start_head()
+    agents = {pid for pid, command in family.items() if "Agent" in command}  # Ray's own, and they take their time
+    until(lambda: not descendants(*family.keys() - agents), 20)
+    before = documents_of(tmp_path / "out")
+    assert 0 < len(before) < len(rows)
+    _, err = follower.communicate(timeout=60)
+    assert (follower.returncode, f"has forgotten {id_}" in err) == (1, True), err
+
+    code, log, err = real.call("submit", path, "--follow")
+    assert (code, err) == (0, f"{id_}: ok\n"), log
+    assert f"{len(rows) - len(before)} ok, 0 failed, {len(before)} done before" in log
+    assert sorted(documents_of(tmp_path / "out")) == sorted(row["doc_id"] for row in rows)
+    shown = [real.start("-m", "corm_batch.cli", *verb) for verb in (("status", "--json"), ("logs", id_))]
+    status, logs = (process.communicate(timeout=60)[0] for process in shown)
+    (job,) = map(json.loads, status.splitlines())
+    assert (job["id"], job["state"], job["documents"]) == (id_, "ok", {"done": 8, "failed": 0, "total": 8})
+    assert f"{len(before)} done before" in logs
+
+    _, err = driver.communicate(timeout=60)
+    assert (driver.returncode, "its head was started anew" in err) == (1, True), err
+    assert os.listdir(f"{outside}/_job") == ["spec.yaml"]  # no lease
+    until(lambda: not descendants(*agents), 60)

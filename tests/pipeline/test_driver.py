@@ -9,6 +9,7 @@ import ray
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
+from corm_batch.pipeline import lease
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.ledger import read_results
@@ -134,9 +135,39 @@ def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, ray_cluster, tmp_p
     assert set(rows_of(tmp_path / "out")) == set(GOOD)
 
 
-def test_two_drivers_cannot_share_an_output(job, tmp_path):
-    with Lease(str(tmp_path / "out")), pytest.raises(LeaseError, match="held by process"):
+def test_two_drivers_cannot_share_an_output(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    with Lease(str(tmp_path / "out")), pytest.raises(LeaseError, match=r"held by process .* It lives"):
         run_job(job(GOOD), load_model=scripted())
+
+
+def test_output_of_a_driver_that_died_elsewhere_is_waited_for(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "STALE_S", 1.5)
+    place = tmp_path / "out/_job/lease.json"
+    Lease(str(tmp_path / "out")).__enter__()
+    place.write_text(json.dumps({**json.loads(place.read_text()), "machine": "elsewhere"}))
+    assert run_job(job({"a": None}), load_model=scripted()).failed == 1
+
+
+@pytest.mark.ray
+def test_stolen_lease_ends_the_run_at_once(job, ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    documents = {f"d{index}": f"Document {index} is about the number {index}." for index in range(60)}
+    place = tmp_path / "out/_job/lease.json"
+    answered = []
+
+    def steal(event):
+        if event.kind == "document":
+            answered.append(event.row)
+        if len(answered) == 1:
+            place.write_text(json.dumps({**json.loads(place.read_text()), "token": "of another"}))
+
+    spec = job(documents, cluster={"token_budget": 40})
+    with pytest.raises(LeaseError, match="the lease was lost to process"):
+        run_job(spec, load_model=scripted(step_s=0.1), on_event=steal)
+    assert 1 <= len(answered) < 30
+    assert list_parts(f"{spec.output.uri}/results") == []
+    assert json.loads(place.read_text())["token"] == "of another"
 
 
 def test_what_is_wrong_before_the_start_leaves_no_output(job, tmp_path):

@@ -3,16 +3,23 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
+import time
 
 import pyarrow as pa
 import pytest
+import ray
 
+from corm_batch.data import patience
 from corm_batch.data.filesystem import list_files, write_whole
+from corm_batch.errors import OutputError
 from corm_batch.pipeline import lease
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.parts import encode_part, list_parts, read_part
 from tests.fakes import MODEL, scripted
+from tests.pipeline.conftest import ROOT
 
 COMPARED = [
     "doc_id",
@@ -103,3 +110,67 @@ def test_rows_are_the_same_with_one_request_in_twenty_failing(
     with Lease(f"{bucket}/out"):
         pass
     assert run("s3", f"{bucket}/out").skipped == 120
+
+
+@pytest.mark.s3
+def test_error_of_a_store_that_is_away_is_told_without_asking_it_again(bucket, proxy, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(lease, "RENEW_S", 0.1)
+
+    def fail():
+        with Lease(f"{bucket}/out"):
+            proxy.away_for(60)
+            write_whole(f"{bucket}/out/part", b"rows")
+
+    started = time.monotonic()
+    with pytest.raises(OutputError, match="cannot be written"):
+        fail()
+    assert time.monotonic() - started < 2
+
+
+DRIVER = """
+import sys
+from corm_batch.pipeline.driver import run_job
+from corm_batch.spec import JobSpec
+from tests.fakes import scripted
+run_job(JobSpec.load(sys.argv[1]), load_model=scripted(step_s=0.1))
+"""
+
+
+def until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_told_to_stop_while_the_store_is_away(job, ray_cluster, bucket, proxy, tmp_path, caplog):
+    """SIGTERM, and SIGKILL three seconds later: the log tells of the store, and a rerun goes on at once."""
+    documents = {f"d{index}": f"Document {index} is about the number {index}." for index in range(30)}
+    spec = job(documents, output={"uri": f"{bucket}/out", "part_documents": 2}, cluster={"token_budget": 60})
+    (tmp_path / "job.yaml").write_text(spec.to_yaml())
+    log = tmp_path / "log"
+    environment = {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with log.open("w") as file:
+        command = [sys.executable, "-c", DRIVER, str(tmp_path / "job.yaml")]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=file, stderr=file)
+    try:
+        until(lambda: list_parts(f"{bucket}/out/results"), 120)
+        proxy.away_for(600)
+        until(lambda: "the store does not answer, tried again for 8" in log.read_text(), 60)
+        process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    proxy.away_for(0)
+    before = sum(read_part(uri).num_rows for uri in list_parts(f"{bucket}/out/results"))
+    assert 0 < before < len(documents)
+    summary = run_job(spec, load_model=scripted())
+    assert (summary.ok, summary.skipped) == (len(documents) - before, before)
+    assert [row["doc_id"] for row in committed(f"{bucket}/out", "")[0]] == sorted(documents)
+    assert "Waiting" not in caplog.text

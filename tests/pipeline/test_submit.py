@@ -199,6 +199,17 @@ def test_following_gives_up_when_the_cluster_stays_away(client, jobs, monkeypatc
         list(jobs.follow("a"))
 
 
+def test_following_ends_when_the_cluster_has_forgotten_the_job(client, jobs):
+    client.add("a")
+    client.log = "first\n"
+    client.breaks = [3]
+    followed = jobs.follow("a")
+    assert "first".startswith(next(followed))
+    client.details.clear()
+    with pytest.raises(CormBatchError, match=r"has forgotten a, for its head was started anew.*submit the job again"):
+        list(followed)
+
+
 def test_cancel(client, jobs, monkeypatch):
     client.add("a")
     job, stopped = jobs.cancel("a")
