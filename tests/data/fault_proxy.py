@@ -33,6 +33,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.requests = 0
         self.faults = Counter()
         self._plan = []
+        self._spared = 0
         self._away_until = 0.0
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -56,14 +57,24 @@ class FaultProxy(ThreadingHTTPServer):
     def choose(self):
         with self._lock:
             self.requests += 1
-            fault = self._random.choice(FAULTS) if self._random.random() < self.rate else None
-            if self._plan:
-                fault = self._plan.pop(0)
+            fault = None
             if time.monotonic() < self._away_until:
                 fault = "away"
+            elif self._plan:
+                fault = self._plan.pop(0)
+            elif self.rate:
+                fault = self._by_chance()
             if fault:
                 self.faults[fault] += 1
             return fault
+
+    def _by_chance(self):
+        """Every 1/rate-th request on average, the next one and the 2/rate-th at the latest alike: never none at all."""
+        self._spared -= 1
+        if self._spared >= 0:
+            return None
+        self._spared = self._random.randrange(round(2 / self.rate) - 1)
+        return self._random.choice(FAULTS)
 
     def handle_error(self, request, client_address):
         """A client that went away is what is wanted here."""

@@ -105,7 +105,7 @@ def test_rows_are_the_same_with_one_request_in_twenty_failing(
     assert num_parts == len(list_parts(f"{bucket}/out/memory")) == len(commits) >= 20
     assert len(list_files(f"{bucket}/out/_job/runs/", (".json",))) == 1
     assert proxy.faults["away"] >= 3
-    assert proxy.faults.total() - proxy.faults["away"] >= proxy.requests // 40
+    assert proxy.faults.total() - proxy.faults["away"] >= (proxy.requests - proxy.faults["away"]) // 40
     shutil.rmtree(tmp_path / "cache")
     with Lease(f"{bucket}/out"):
         pass
@@ -114,7 +114,7 @@ def test_rows_are_the_same_with_one_request_in_twenty_failing(
 
 @pytest.mark.s3
 def test_error_of_a_store_that_is_away_is_told_without_asking_it_again(bucket, proxy, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
     monkeypatch.setattr(lease, "RENEW_S", 0.1)
 
     def fail():
@@ -125,7 +125,7 @@ def test_error_of_a_store_that_is_away_is_told_without_asking_it_again(bucket, p
     started = time.monotonic()
     with pytest.raises(OutputError, match="cannot be written"):
         fail()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3.9
 
 
 DRIVER = """
