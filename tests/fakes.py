@@ -4,11 +4,14 @@ Commands: @kill (the process dies), @freeze (a C call that keeps the GIL), @hang
 (step raises), @error (the engine refuses the request), @endless (never finishes), @nap (one step takes long).
 """
 
+import asyncio
 import ctypes
 import os
 import signal
 import time
 from functools import partial
+
+import ray
 
 from corm_batch.engine.request import Completion, MemoryStats
 from corm_batch.engine.shape import ModelShape
@@ -106,3 +109,16 @@ def _load(step_s, max_model_len, failure):
 def scripted(step_s=0.0, max_model_len=512, failure=None):
     """What `run_job(load_model=...)` takes; `failure` is raised instead of loading."""
     return partial(_load, step_s, max_model_len, failure)
+
+
+def bare_actor(load):
+    """What spawns an actor that calls `load`, a lambda or an inner function; its process has little to import."""
+
+    class Bare:
+        async def load(self):
+            return load()
+
+        async def live(self):
+            await asyncio.Event().wait()
+
+    return ray.remote(Bare).remote

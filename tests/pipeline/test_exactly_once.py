@@ -1,7 +1,6 @@
 """Drivers that are ended by a signal, as real processes with a cluster of their own."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from corm_batch.pipeline.ledger import read_results
 from corm_batch.pipeline.parts import list_parts, read_part
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
+from infra.chaos_faults import descendants
 from tests.fakes import scripted
 from tests.pipeline.conftest import ROOT
 
@@ -75,18 +75,6 @@ def until(condition, seconds):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-
-
-def descendants(pid):
-    """Process ids below `pid`."""
-    parents = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
-            parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 def is_running(pid):

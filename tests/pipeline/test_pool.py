@@ -13,7 +13,7 @@ from corm_batch.pipeline.pool import ActorPool, PoolLimits
 from corm_batch.pipeline.replica import Flight, Loss
 from corm_batch.pipeline.worker import EngineActor, ReplicaInfo, WorkerSettings
 from corm_batch.tasks.base import Task
-from tests.fakes import scripted
+from tests.fakes import bare_actor, scripted
 
 
 def limits(**fields):
@@ -32,11 +32,11 @@ def make(rows, ray_cluster):
     """A pool of scripted engines, and what was lost."""
     pools, losses = [], []
 
-    def pool(load_model=None, document_timeout_s=30.0, patience_s=10.0, **fields):
+    def pool(load_model=None, document_timeout_s=30.0, patience_s=10.0, spawn=None, **fields):
         task = Task.from_spec({"name": "summarize", "max_new_tokens": 4})
         settings = WorkerSettings(load_model or scripted(), task, rows, document_timeout_s, patience_s)
         actor = ray.remote(EngineActor).options(num_cpus=1, max_restarts=0, max_concurrency=100)
-        pools.append(ActorPool(lambda: actor.remote(settings), rows, limits(**fields), losses.append))
+        pools.append(ActorPool(spawn or (lambda: actor.remote(settings)), rows, limits(**fields), losses.append))
         return pools[-1], losses
 
     yield pool
@@ -84,7 +84,7 @@ def test_every_kind_of_fault_costs_its_own_document_alone(make):
 
 @pytest.mark.ray
 def test_kill_9_of_an_actor_loses_nothing(make):
-    pool, losses = make(scripted(step_s=0.05), replicas=2)
+    pool, losses = make(scripted(step_s=0.05), replicas=2, max_documents=4)
     killed = []
 
     def kill_once(row):
@@ -92,8 +92,8 @@ def test_kill_9_of_an_actor_loses_nothing(make):
             killed.append(int(row.memory["actor"].rpartition(":")[2]))
             os.kill(killed[0], signal.SIGKILL)
 
-    found = finish(pool, documents(40), kill_once)
-    assert len(found) == 40
+    found = finish(pool, documents(24), kill_once)
+    assert len(found) == 24
     assert all(row["status"] == "ok" for row in found.values())
     assert len(losses) == 1
 
@@ -106,13 +106,9 @@ def test_model_that_cannot_load_ends_the_job_at_the_first_actor(make):
     assert losses == []
 
 
-def die():
-    os._exit(7)
-
-
 @pytest.mark.ray
 def test_actors_that_die_while_loading_are_given_up(make):
-    pool, losses = make(die, max_deaths=1)
+    pool, losses = make(spawn=bare_actor(lambda: os._exit(7)), max_deaths=1)
     with pytest.raises(BrokenEngineError, match="died 2 times without an answer in between"):
         finish(pool, documents(3))
     assert len(losses) == 2

@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ from corm_batch.pipeline.engine_thread import BrokenEngineError
 from corm_batch.pipeline.replica import Replica, cause_of, one_line
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
-from tests.fakes import scripted
+from tests.fakes import bare_actor, scripted
 
 pytestmark = pytest.mark.ray
 
@@ -21,10 +22,10 @@ pytestmark = pytest.mark.ray
 def make(rows, ray_cluster):
     used = []
 
-    def replica(load_model):
+    def replica(spawn=None):
         task = Task.from_spec({"name": "summarize", "max_new_tokens": 4})
         actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=10)
-        used.append(Replica(lambda: actor.remote(WorkerSettings(load_model, task, rows, 30.0, 5.0))))
+        used.append(Replica(spawn or (lambda: actor.remote(WorkerSettings(scripted(), task, rows, 30.0, 5.0)))))
         return used[-1]
 
     yield replica
@@ -43,7 +44,7 @@ def settle(replica, num_rows=0):
 
 
 def test_life_of_a_replica(make):
-    replica = make(scripted())
+    replica = make()
     assert replica.is_empty
     replica.start()
     assert (replica.is_empty, replica.is_loading, replica.takes_more) == (False, True, False)
@@ -74,7 +75,7 @@ def test_life_of_a_replica(make):
 
 
 def test_death_of_an_idle_actor_is_noticed(make):
-    replica = make(scripted())
+    replica = make(bare_actor(lambda: SimpleNamespace(pid=os.getpid())))
     replica.start()
     settle(replica)
     os.kill(replica.info.pid, signal.SIGKILL)
@@ -97,7 +98,10 @@ def test_cause_tells_engine_process_and_node_apart():
     ],
 )
 def test_reason_of_a_failed_load(make, failure, expected, message):
-    replica = make(scripted(failure=failure))
+    def fail():
+        raise failure
+
+    replica = make(bare_actor(fail))
     replica.start()
     with pytest.raises(expected, match=message):
         settle(replica)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corm_batch.errors import LeaseError, OutputError, SourceError
+from corm_batch.schedule import server
 from corm_batch.schedule.cron import due_after
 from corm_batch.schedule.registry import ScheduleRegistry
 from corm_batch.schedule.server import start_job
@@ -18,11 +19,17 @@ DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 
 
+@pytest.fixture
+def seldom_reloads(monkeypatch):
+    """The registry, whose files take most of the time, is read every six hours of a world's time."""
+    monkeypatch.setattr(server, "RELOAD_S", 6 * 3600.0)
+
+
 def times(world, name="nightly"):
     return [time for ran, time in world.runs if ran == name]
 
 
-def test_runs_when_due(world):
+def test_runs_when_due(world, seldom_reloads):
     world.registry.add(make_schedule())
     world.registry.add(make_schedule(name="hourly", cron="30 * * * *"))
     world.serve(START + 2 * DAY + HOUR)
@@ -35,7 +42,7 @@ def test_runs_when_due(world):
     assert (state.outcome, state.last_due, state.seconds) == ("ok", START + DAY + 2 * HOUR, 120)
 
 
-def test_clock_changes(world):
+def test_clock_changes(world, seldom_reloads):
     world.now = datetime(2026, 10, 24, 12, tzinfo=UTC)
     world.registry.add(make_schedule(cron="30 2 * * *", time_zone="Europe/Berlin", added_at=world.now))
     world.serve(world.now + 2 * DAY)
@@ -110,7 +117,7 @@ def test_a_killed_server_takes_the_run_up_again_once(world):
     assert times(world) == [START + 2 * HOUR, START + 3 * DAY]
 
 
-def test_a_run_that_was_cancelled_or_failed_waits_for_its_next_time(world):
+def test_a_run_that_was_cancelled_or_failed_waits_for_its_next_time(world, seldom_reloads):
     world.registry.add(make_schedule())
     for code, outcome in ((130, "cancelled"), (1, "failed"), (3, "failed documents")):
         world.code = code
@@ -215,7 +222,8 @@ begins = st.sampled_from([datetime(2026, *day, 6, tzinfo=UTC) for day in ((3, 27
 @given(crons, zones, begins, st.lists(st.tuples(st.integers(10, 1000), st.integers(0, 1500)), min_size=1, max_size=3))
 def test_every_due_time_runs_once(cron, zone, begin, periods):
     """Served and not served by turns, in minutes: what is due while serving runs then, the rest once at its start."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "RELOAD_S", 6 * 3600.0)
         world = World(ScheduleRegistry(folder))
         world.now, world.job_s = begin, 1
         world.registry.add(make_schedule(cron=cron, time_zone=zone, added_at=begin))
