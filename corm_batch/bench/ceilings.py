@@ -14,6 +14,7 @@ from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.ops.causal import causal_attention
 
 _MAX_ATTENTION = 1 << 16  # tokens; the rate no longer grows there
+_ROW_S = 0.02  # what launches and the wait at the end cost is little beside it
 
 
 class Ceilings(BaseModel):
@@ -67,17 +68,24 @@ def measure_ceilings(workload: Workload, device: torch.device) -> Ceilings:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Median of one call; long enough for a GPU to settle at the clock it can sustain."""
+    """Median time of one call in rows of calls without a wait; long enough for a GPU to settle at its steady clock."""
     least, budget = (5, 1.0) if device.type == "cuda" else (3, 0.05)
     call()
-    synchronize(device)
+    calls = max(1, round(_ROW_S / _row_seconds(call, 1, device)))
     times: list[float] = []
     while len(times) < least or sum(times) < budget:
-        started = time.perf_counter()
+        times.append(_row_seconds(call, calls, device))
+    return statistics.median(times) / calls
+
+
+def _row_seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Seconds of so many calls, one right behind the other."""
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(calls):
         call()
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def synchronize(device: torch.device) -> None:
