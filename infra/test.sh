@@ -8,4 +8,5 @@ install test
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
 .venv/bin/python -m mypy
-.venv/bin/python -m pytest "$@"
+# Two files at a time: half of the time a test waits, for clusters to start and for limits to pass.
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
