@@ -5,10 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 CANARIES = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-store", "RAY_AUTH_TOKEN": "canary-of-the-cluster"}
@@ -141,11 +142,3 @@ def descendants(*pids):
     while more := {pid for pid, (parent, _) in all_.items() if parent in found} - found:
         found |= more
     return {pid: all_[pid][1] for pid in found & set(all_)}
-
-
-def until(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found

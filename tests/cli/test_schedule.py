@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from corm_batch.pipeline.ledger import read_results
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "jobs/quickstart/model"
@@ -133,13 +133,6 @@ def make_due(registry, name):
 def outcome(registry, name):
     path = registry / f"_state/{name}.json"
     return json.loads(path.read_text())["outcome"] if path.exists() else None
-
-
-def until(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def stopped(server):

@@ -15,7 +15,8 @@ from corm_batch.pipeline import submit
 from corm_batch.pipeline.ledger import read_results
 from corm_batch.pipeline.parts import list_parts, read_part
 from corm_batch.pipeline.submit import SubmittedJob
-from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants, until
+from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants
+from tests.until import until
 
 MODEL = str(ROOT / "jobs/quickstart/model")
 ROWS = [{"doc_id": name, "text": "t"} for name in "abc"]

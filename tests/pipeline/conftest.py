@@ -22,6 +22,7 @@ def ray_cluster():
         patch.setenv("PYTHONPATH", str(ROOT))  # actors import tests.fakes
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
+            address="local",  # else it would join what an earlier `ray start` left on this machine
             include_dashboard=False,
             object_store_memory=100 * 2**20,
             log_to_driver=False,

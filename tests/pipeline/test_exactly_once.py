@@ -20,6 +20,7 @@ from corm_batch.tasks.base import Task
 from infra.chaos_faults import descendants
 from tests.fakes import scripted
 from tests.pipeline.conftest import ROOT
+from tests.until import until
 
 DOCUMENTS = {f"d{index}": f"Document {index} is about the number {index}. " * (1 + index % 7) for index in range(40)}
 DRIVER = """
@@ -68,13 +69,6 @@ def undisturbed(rows):
         return await asyncio.gather(*(actor.process(Document(*document)) for document in DOCUMENTS.items()))
 
     return sorted((row.result["doc_id"], "ok", row.result["output"]) for row in asyncio.run(answer()))
-
-
-def until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def is_running(pid):

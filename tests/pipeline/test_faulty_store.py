@@ -20,6 +20,7 @@ from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.parts import encode_part, list_parts, read_part
 from tests.fakes import MODEL, scripted
 from tests.pipeline.conftest import ROOT
+from tests.until import until
 
 COMPARED = [
     "doc_id",
@@ -135,13 +136,6 @@ from corm_batch.spec import JobSpec
 from tests.fakes import scripted
 run_job(JobSpec.load(sys.argv[1]), load_model=scripted(step_s=0.1))
 """
-
-
-def until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 @pytest.mark.ray
