@@ -69,7 +69,8 @@ def replica_spawner(spec: JobSpec, settings: WorkerSettings, max_documents: int)
     gpus_there = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     gpus = spec.cluster.gpus_per_replica
     if gpus is None:
-        gpus = 1 if spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there) else 0
+        on_gpus = spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there)
+        gpus = spec.engine.tensor_parallel if on_gpus else 0
     own = spec.cluster.address is None and "RAY_ADDRESS" not in os.environ
     if own and gpus * spec.cluster.replicas > gpus_there:
         raise SpecError(

@@ -65,3 +65,12 @@ def test_more_gpus_than_this_machine_has(job, rows, monkeypatch):
     spec = job({"a": "text"}, cluster={"replicas": 2, "gpus_per_replica": 1})
     with pytest.raises(SpecError, match="2 replicas with 1 GPUs each do not fit in this machine, which has 1"):
         replica_spawner(spec, settings, 1)
+
+
+def test_a_replica_gets_a_gpu_for_each_rank(job, rows, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 3.0})
+    settings = WorkerSettings(scripted(), Task.from_spec({"name": "summarize"}), rows, 1.0)
+    spec = job({"a": "text"}, engine={"tensor_parallel": 4})
+    with pytest.raises(SpecError, match="1 replicas with 4 GPUs each do not fit in this machine, which has 3"):
+        replica_spawner(spec, settings, 1)
