@@ -54,9 +54,9 @@ class Leader(JoinedRanks):
         self._closed, self._leaving = False, threading.Lock()
         self._links: list[multiprocessing.connection.Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        for rank in range(1, size):
-            self._start(rank, size, port)
         try:
+            for rank in range(1, size):
+                self._start(rank, size, port)
             for link in self._links:
                 link.recv()  # it has its libraries: from now on nobody waits long
             super().__init__(0, size, port, listener)
