@@ -60,6 +60,7 @@ def test_complete_spec_survives_yaml_and_pickle(write):
         },
         policy={"name": "random", "keep_ratio": 0.5},
         engine={"kv_memory": "512MiB"},
+        cluster={"replicas": {"min": 2, "max": 8}},
     )
     assert JobSpec.load(write(job.to_yaml())) == job
     assert pickle.loads(pickle.dumps(job)) == job
@@ -146,6 +147,11 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"policy": {"name": "corn"}}, "policy.name: no policy is called 'corn'; there are:\n  corm: "),
         ({"engine": {"page_size": "big"}}, "engine.page_size: Input should be a valid integer"),
         ({"cluster": {"replicas": 0}}, "cluster.replicas: Input should be greater than or equal to 1, got 0"),
+        ({"cluster": {"replicas": "two"}}, "cluster.replicas: Input should be a whole number or {min, max}, got 'two'"),
+        ({"cluster": {"replicas": {"min": 3, "max": 2}}}, "cluster.replicas: min is 3, more than max, which is 2"),
+        ({"cluster": {"replicas": {"min": 0, "max": 2}}}, "cluster.replicas.min: Input should be greater than or"),
+        ({"cluster": {"replicas": {"min": 1}}}, "cluster.replicas.max: Field required"),
+        ({"cluster": {"replicas": {"max": 1, "most": 2}}}, "cluster.replicas.most: unknown key; known here: min, max"),
         ({"cluster": {"address": "http://user:pw@host"}}, "cluster.address: String should match pattern"),
         ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
         ({"output": {"uri": "x", "format": "csv"}}, "output.format: Input should be 'parquet' or 'arrow', got 'csv'"),

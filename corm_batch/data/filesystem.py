@@ -1,7 +1,8 @@
 """One code path for local paths and `s3://` URIs: list, read, publish whole objects.
 
 Credentials, profile, region and endpoint of S3 come from the environment and the AWS configuration files alone
-(`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. Knows nothing of what the files hold.
+(`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. What fails on S3 and may pass is tried
+again (see `patience.py`). Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,17 +24,19 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.exceptions import ConnectionError as S3ConnectionError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 from s3fs.core import S3_RETRYABLE_ERRORS
 
+from corm_batch.data.object_file import ObjectFile
+from corm_batch.data.patience import passes, patiently
 from corm_batch.data.uri import is_s3
 from corm_batch.errors import CormBatchError, OutputError, SourceError
 
 _FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
-_PASSING = (ConnectionError, S3ConnectionError, *S3_RETRYABLE_ERRORS)
-_PASSING_CODES = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ESTALE}
+_CONNECT_S, _READ_S = 10.0, 30.0  # a connection that takes longer, or says nothing for so long, is given up
+_FETCH_AT_ONCE, _FETCH_BYTES, _READ_BYTES = 16, 64 << 20, 8 << 20
 _WILD = re.compile(r"[*?\[]")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -40,9 +44,18 @@ _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "40
 
 def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec filesystem of `uri` and the path in it."""
-    if is_s3(uri):
-        return s3fs.S3FileSystem(use_listings_cache=False), uri.removeprefix("s3://")
-    return LocalFileSystem(), uri
+    if not is_s3(uri):
+        return LocalFileSystem(), uri
+    config: dict[str, Any] = {
+        "connect_timeout": _CONNECT_S,
+        "read_timeout": _READ_S,
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+    }
+    if region := os.environ.get("AWS_REGION"):  # botocore itself reads AWS_DEFAULT_REGION alone
+        config["region_name"] = region
+    fs = s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
+    fs.retries = 1
+    return fs, uri.removeprefix("s3://")
 
 
 @contextmanager
@@ -53,8 +66,7 @@ def reading(uri: str) -> Iterator[None]:
     except CormBatchError:
         raise
     except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
-        passing = isinstance(error, _PASSING) or getattr(error, "errno", None) in _PASSING_CODES
-        raise SourceError(f"{uri}: cannot be read: {_reason(error)}", retryable=passing) from error
+        raise SourceError(f"{uri}: cannot be read: {_reason(error)}", retryable=passes(error)) from error
 
 
 @contextmanager
@@ -73,19 +85,17 @@ def writing(uri: str) -> Iterator[None]:
 def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
     """URIs of the files at `uri`, sorted: a file, a glob, or everything below a folder that ends with a suffix.
 
-    Directory markers and whatever has a name that starts with `_` or `.` below the folder are left out. Nothing there
-    is an empty list.
+    Directory markers and whatever has a name that starts with `_` or `.` below the folder are left out; a file that is
+    named itself is taken whatever its name. Nothing there is an empty list.
 
     Raises:
         SourceError: the place cannot be listed.
     """
     fs, path = filesystem(uri)
     with reading(uri):
-        if not path.endswith("/") and fs.isfile(path):
-            return [uri]
-        globbed = _WILD.search(path) and not fs.isdir(path)
-        found = fs.glob(path, detail=True) if globbed else fs.find(path, detail=True)
-    root = _WILD.split(path)[0].rpartition("/")[0] if globbed else path.rstrip("/")
+        root, found = patiently(_found, fs, path)
+    if path in found and not path.endswith("/"):
+        return [uri]
     names = sorted(
         name for name, info in found.items() if info["type"] == "file" and _is_data(name.removeprefix(root), suffixes)
     )
@@ -95,7 +105,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
 def open_file(uri: str) -> BinaryIO:
     """`uri` open for reading at any position; each read of an S3 object fetches just what is read."""
     fs, path = filesystem(uri)
-    return cast(BinaryIO, fs.open(path, "rb", cache_type="none"))
+    return cast(BinaryIO, ObjectFile(fs, path) if is_s3(uri) else fs.open(path, "rb"))
 
 
 def read_whole(uri: str) -> bytes:
@@ -106,7 +116,7 @@ def read_whole(uri: str) -> bytes:
     """
     fs, path = filesystem(uri)
     with reading(uri):
-        return cast(bytes, fs.cat_file(path))
+        return cast(bytes, patiently(fs.cat_file, path))
 
 
 def write_whole(uri: str, content: bytes) -> None:
@@ -120,7 +130,7 @@ def write_whole(uri: str, content: bytes) -> None:
     fs, path = filesystem(uri)
     with writing(uri):
         if is_s3(uri):
-            fs.pipe_file(path, content)
+            patiently(fs.pipe_file, path, content)
             return
         with _synced_temporary(Path(path), content) as temporary:
             os.replace(temporary, path)
@@ -129,7 +139,7 @@ def write_whole(uri: str, content: bytes) -> None:
 def create_exclusive(uri: str, content: bytes) -> bool:
     """Publish `content` at `uri` unless something is there; True when it was written, in one step as `write_whole`.
 
-    A store that answered too late may say False to the writer that won: who must know reads `uri` back.
+    A store whose first answer was lost says False to the writer that won: who must know reads `uri` back.
 
     Raises:
         OutputError: not written, for another reason than being there already.
@@ -138,7 +148,7 @@ def create_exclusive(uri: str, content: bytes) -> bool:
     with writing(uri):
         try:
             if is_s3(uri):
-                fs.pipe_file(path, content, mode="create")
+                patiently(fs.pipe_file, path, content, mode="create")
             else:
                 with _synced_temporary(Path(path), content) as temporary:
                     os.link(temporary, path)
@@ -160,7 +170,7 @@ def delete(uri: str) -> None:
     fs, path = filesystem(uri)
     with writing(uri):
         try:
-            fs.rm_file(path)
+            patiently(fs.rm_file, path)
         except FileNotFoundError:
             return
 
@@ -179,26 +189,32 @@ def fetch_folder(uri: str, cache_dir: str) -> str:
         return uri
     fs, path = filesystem(uri.rstrip("/"))
     with reading(uri):
-        found = {name.removeprefix(path).lstrip("/"): info for name, info in fs.find(path, detail=True).items()}
+        found = {
+            name.removeprefix(path).lstrip("/"): info for name, info in patiently(fs.find, path, detail=True).items()
+        }
     files = {name: info for name, info in found.items() if _is_data(f"/{name}", ("",)) and info["type"] == "file"}
     if not files:
         raise SourceError(f"{uri}: no files there")
     identity = json.dumps([[name, info["size"], info["ETag"]] for name, info in sorted(files.items())])
     target = Path(cache_dir, hashlib.sha256(identity.encode()).hexdigest()[:24])
     if not target.is_dir():
-        _download(fs, uri, list(files), target)
+        _download(uri.rstrip("/"), {name: info["size"] for name, info in files.items()}, target)
     return str(target)
 
 
-def _download(fs: AbstractFileSystem, uri: str, names: list[str], target: Path) -> None:
-    """Copy `names` below `uri` into a folder that appears under its name when it is complete."""
+def _download(uri: str, sizes: Mapping[str, int], target: Path) -> None:
+    """Copy the files of these names and sizes below `uri` into a folder that appears when it is complete."""
     with writing(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        with reading(uri):
-            root = uri.removeprefix("s3://").rstrip("/")
-            fs.get([f"{root}/{name}" for name in names], [str(temporary / name) for name in names])
+        for name in sizes:
+            with writing(str(temporary / name)):
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / name).touch()
+        pieces = [(name, start) for name, size in sizes.items() for start in range(0, size, _FETCH_BYTES)]
+        with ThreadPoolExecutor(_FETCH_AT_ONCE) as pool:
+            list(pool.map(lambda piece: _fetch_piece(uri, temporary, *piece), pieces))
         with writing(str(target)):
             try:
                 temporary.rename(target)
@@ -207,6 +223,16 @@ def _download(fs: AbstractFileSystem, uri: str, names: list[str], target: Path) 
                     raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fetch_piece(uri: str, folder: Path, name: str, start: int) -> None:
+    """Copy up to `_FETCH_BYTES` of one file, from `start` on, to their place below `folder`."""
+    with reading(f"{uri}/{name}"), open_file(f"{uri}/{name}") as source, (folder / name).open("r+b") as target:
+        source.seek(start)
+        target.seek(start)
+        while (left := start + _FETCH_BYTES - source.tell()) and (content := source.read(min(left, _READ_BYTES))):
+            with writing(str(folder / name)):
+                target.write(content)
 
 
 @contextmanager
@@ -227,6 +253,27 @@ def _synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _found(fs: AbstractFileSystem, path: str) -> tuple[str, dict[str, Any]]:
+    """What lies at `path`, by name, and the folder in which names are judged.
+
+    s3fs has its own `isfile` and `glob`, which take a fault of the store for "nothing there".
+    """
+    try:
+        if not path.endswith("/") and (info := fs.info(path))["type"] == "file":
+            return path, {path: info}
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    wild = _WILD.search(path, path.find("/") + 1)
+    if not wild or fs.isdir(path):
+        return path.rstrip("/"), fs.find(path, detail=True)
+    root, _, stem = path[: wild.start()].rpartition("/")
+    if isinstance(fs, LocalFileSystem):
+        return root, fs.glob(path, detail=True)
+    matches = re.compile(glob_translate(path)).match
+    found = fs.find(root, prefix=stem, detail=True)
+    return root, {name: info for name, info in found.items() if matches(name)}
 
 
 def _is_data(relative: str, suffixes: Sequence[str]) -> bool:

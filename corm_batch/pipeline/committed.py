@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from corm_batch.data.filesystem import list_files, read_whole, reading
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.errors import SourceError
 from corm_batch.pipeline.ledger import digest
-from corm_batch.pipeline.parts import Table, folder, list_parts, read_part
+from corm_batch.pipeline.parts import Table, folder, list_parts, read_ahead, read_part
 
 EXCERPT = 200  # characters of an answer that are kept
 _RESULTS = [
@@ -95,12 +96,13 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     Raises:
         SourceError: a part or a run's record cannot be read, or is none.
     """
-    parts = [_read_results(uri, answers) for uri in list_parts(folder(output_uri, "results"))]
-    parts = [part for part in parts if part.num_rows]
+    results = read_ahead(partial(_read_results, answers=answers), list_parts(folder(output_uri, "results")))
+    parts = [part for part in results if part.num_rows]
     if not parts:
         return None
     rows = _newest(pa.concat_tables(parts), ["doc_id"])
-    memory = [_read(uri, "memory", [*_KEY, *_MEMORY]) for uri in list_parts(folder(output_uri, "memory"))]
+    read = partial(_read, table="memory", columns=[*_KEY, *_MEMORY])
+    memory = read_ahead(read, list_parts(folder(output_uri, "memory")))
     figures = _newest(pa.concat_tables([*memory, _schema("memory", [*_KEY, *_MEMORY]).empty_table()]), _KEY)
     places = match(rows, figures, _KEY, keep_left=True)["right"]
     for name in _MEMORY:

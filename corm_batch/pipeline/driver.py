@@ -21,7 +21,7 @@ from typing import Literal
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.pipeline.cluster import connected, replica_spawner
+from corm_batch.pipeline.cluster import Placement, connected, replica_spawner
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.lease import Lease
 from corm_batch.pipeline.ledger import Ledger
@@ -157,8 +157,9 @@ class _Run:
         """Read, answer and commit until every document has its row or a signal comes."""
         cluster.enter_context(connected(self._spec))
         self._stop.catch()  # Ray has put a handler of its own in place
-        limits = self._limits()
-        spawn = replica_spawner(self._spec, self._settings, limits.max_documents)
+        placement = Placement.of(self._spec)
+        limits = self._limits(placement.replicas)
+        spawn = replica_spawner(placement, self._settings, limits.max_documents)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
         cluster.callback(pool.close)
         cluster.callback(lambda: self._metrics.publish(pool.load, running=False))
@@ -240,10 +241,11 @@ class _Run:
             interrupted=self._stop.requested,
         )
 
-    def _limits(self) -> PoolLimits:
+    def _limits(self, replicas: int) -> PoolLimits:
         cluster = self._spec.cluster
         return PoolLimits(
-            replicas=cluster.replicas,
+            replicas=replicas,
+            start_with=cluster.min_replicas if cluster.scales else 1,
             max_documents=2 * self._spec.engine.max_sequences,
             answer_tokens=self._spec.task.max_new_tokens,
             hang_s=self._settings.document_timeout_s + 2 * self._settings.patience_s,

@@ -21,7 +21,7 @@ from corm_batch.data.filesystem import create_exclusive, delete, read_whole, wri
 from corm_batch.errors import CormBatchError, LeaseError, SourceError
 
 RENEW_S = 20.0
-STALE_S = 120.0
+STALE_S = 120.0  # a write that begins when the lease was just checked ends before (data/patience.py)
 
 
 class Lease:

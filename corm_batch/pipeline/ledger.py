@@ -6,16 +6,18 @@ A document is done when the newest row of its id is about the same content under
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
 
 from corm_batch.data.document import Document
 from corm_batch.data.schema import RESULT_NAMES
-from corm_batch.pipeline.parts import Table, folder, list_parts, read_part
+from corm_batch.pipeline.parts import Table, folder, list_parts, read_ahead, read_part
 
 State = Literal["new", "ok", "failed"]
 _COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status"]
+_OK, _FAILED = b"+", b"-"
 
 
 class Ledger:
@@ -24,7 +26,7 @@ class Ledger:
     def __init__(self, fingerprint: str) -> None:
         """An empty ledger for a job of this fingerprint."""
         self._fingerprint = fingerprint
-        self._newest: dict[bytes, tuple[bytes, State]] = {}
+        self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content and its mark
 
     @classmethod
     def read(cls, output_uri: str, fingerprint: str) -> Ledger:
@@ -34,16 +36,18 @@ class Ledger:
             SourceError: a part cannot be read.
         """
         ledger = cls(fingerprint)
-        for uri in list_parts(folder(output_uri, "results")):
-            columns = read_part(uri, _COLUMNS).to_pydict()
+        for part in read_ahead(partial(read_part, columns=_COLUMNS), list_parts(folder(output_uri, "results"))):
+            columns = part.to_pydict()
             for doc_id, content, print_, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
-                ledger._newest[digest(doc_id)] = (digest(content, print_), status)
+                ledger._newest[digest(doc_id)] = digest(content, print_) + (_OK if status == "ok" else _FAILED)
         return ledger
 
     def state(self, document: Document) -> State:
         """What the newest row says of this document; "new" when it is about another content or fingerprint."""
-        content, state = self._newest.get(digest(document.doc_id), (b"", "new"))
-        return state if content == digest(document.content_sha256, self._fingerprint) else "new"
+        newest = self._newest.get(digest(document.doc_id))
+        if newest is None or newest[:-1] != digest(document.content_sha256, self._fingerprint):
+            return "new"
+        return "ok" if newest[-1:] == _OK else "failed"
 
 
 def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
@@ -74,7 +78,7 @@ def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
 
 def _concat(output_uri: str, table: Table) -> pa.Table:
     """Every row of every part, oldest first; a table with no columns when there is none."""
-    parts = [read_part(uri) for uri in list_parts(folder(output_uri, table))]
+    parts = list(read_ahead(read_part, list_parts(folder(output_uri, table))))
     return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
 
 

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import ray
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
@@ -39,13 +40,19 @@ def _load(spec: JobSpec) -> Model:
         path,
         policy=spec.policy,
         dtype=spec.model.dtype,
-        device=spec.model.device,
+        device=_device(spec.model),
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
         **spec.engine.model_dump(),
     )
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
+
+
+def _device(model: ModelSection) -> str:
+    """Where to load `model`; a replica that was given a GPU never falls back to the CPU because that GPU is broken."""
+    given = model.device == "auto" and ray.is_initialized() and ray.get_gpu_ids()
+    return "cuda" if given else model.device
 
 
 def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:
@@ -81,6 +88,9 @@ def model_path(model: ModelSection) -> str:
 def revision_hash(model: ModelSection) -> str:
     """Says which weights the spec means now: the hub's commit, or a hash over a folder's files.
 
+    What is only read by people (hidden files, .md, licences) is left out: a word in a model card changed must not have
+    an archive answered anew.
+
     Raises:
         ModelLoadError: no model there, or its config cannot be read.
     """
@@ -89,10 +99,14 @@ def revision_hash(model: ModelSection) -> str:
     if model.is_hub_id:
         return getattr(config, "_commit_hash", None) or model.revision or "main"
     digest = hashlib.sha256()
-    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not file.name.startswith(".")):
+    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not _for_people(file.name)):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         _hash_file(file, digest)
     return digest.hexdigest()
+
+
+def _for_people(name: str) -> bool:
+    return name.startswith((".", "LICENSE", "LICENCE", "NOTICE")) or name.endswith(".md")
 
 
 def _hash_file(file: Path, digest: hashlib._Hash) -> None:

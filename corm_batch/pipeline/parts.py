@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from corm_batch.data.filesystem import list_files, open_file, reading
 
+T = TypeVar("T")
 PartFormat = Literal["parquet", "arrow"]
 Table = Literal["results", "memory"]
+_READ_AT_ONCE = 16  # a part on S3 is a few requests, each of which takes its time
 
 
 def folder(output_uri: str, table: Table) -> str:
@@ -56,3 +61,22 @@ def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
             return parquet.ParquetFile(file).read(columns=columns)
         table = pa.ipc.open_file(file).read_all()
     return table.select(columns) if columns is not None else table
+
+
+def read_ahead(read: Callable[[str], T], uris: Iterable[str]) -> Iterator[T]:
+    """What `read` gives for each of `uris`, in their order; a few are read at once, whatever their number.
+
+    Raises:
+        SourceError: from `read`.
+    """
+    ahead: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        try:
+            for uri in uris:
+                ahead.append(pool.submit(read, uri))
+                if len(ahead) == _READ_AT_ONCE:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -3,18 +3,19 @@
     add -> waiting (longest first) -> in flight -> row
                                         |  the actor dies
                                      suspects -> alone in flight -> row
-                                                     |  the actor dies
+                                                     |  the engine fails, or its process dies twice
                                                   failed row
 
-Every document that was beside the cause of a death is answered in the end; only the cause gets a failed row. Knows
-nothing of files or models.
+Every document that was beside the cause of a death is answered in the end; only the cause gets a failed row. A process
+that dies once beside a single document may have been killed from outside, and a node that goes takes its documents
+along whatever they are: they wait again, as they did before. Knows nothing of files or models.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,11 +24,12 @@ from ray.exceptions import RayError
 
 from corm_batch.data.document import Document
 from corm_batch.pipeline.engine_thread import BrokenEngineError
-from corm_batch.pipeline.replica import Loss, Replica, Spawn, one_line
+from corm_batch.pipeline.replica import Flight, Loss, Replica, Spawn, cause_of, one_line
 from corm_batch.pipeline.rows import DocumentRow, RowBuilder
 
 _MAX_BACKOFF_S = 60.0
 _BYTES_PER_TOKEN = 4
+_MAX_PROCESSES, _MAX_NODES = 2, 5  # that one document may cost: a document can be what takes them down
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class PoolLimits:
     """Bounds of one pool.
 
     Attributes:
-        replicas: actors.
+        replicas: actors at most.
         max_documents: documents in flight in one actor.
         look_ahead: documents waiting beside those in flight.
         look_ahead_bytes: characters of text waiting.
@@ -44,6 +46,7 @@ class PoolLimits:
         hang_s: seconds after which an actor that still holds a document is taken for dead.
         max_deaths: actors lost in a row, without an answer in between, that are replaced.
         backoff_s: seconds before the first respawn; doubled with each death in a row.
+        start_with: actors that have to be ready before the first document is given; later the pool goes on with any.
     """
 
     replicas: int
@@ -55,6 +58,7 @@ class PoolLimits:
     look_ahead: int = 256
     look_ahead_bytes: int = 256 * 2**20
     backoff_s: float = 0.5
+    start_with: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class ActorPool:
         self._suspects: deque[Document] = deque()
         self._deaths_in_a_row = 0
         self._start_after = 0.0
+        self._started = False
+        self._lost: Counter[tuple[str, str]] = Counter()
 
     @property
     def wants_more(self) -> bool:
@@ -134,7 +140,8 @@ class ActorPool:
             BrokenEngineError: replicas die whatever they are given.
         """
         self._start_missing()
-        self._dispatch()
+        if self._has_started():
+            self._dispatch()
         refs = [ref for replica in self._replicas for ref in replica.refs]
         if not refs:
             time.sleep(timeout_s if self._suspects or self._waiting else 0.0)
@@ -157,6 +164,12 @@ class ActorPool:
         wanted = len(self._waiting) + len(self._suspects) - loading
         for replica in [replica for replica in self._replicas if replica.is_empty][: max(0, wanted)]:
             replica.start()
+
+    def _has_started(self) -> bool:
+        """Whether as many replicas as the job waits for were ready once; no more than it has documents for."""
+        wanted = min(self._limits.start_with, len(self._waiting) + len(self._suspects))
+        self._started = self._started or (wanted > 0 and self.load.ready >= wanted)
+        return self._started
 
     def _dispatch(self) -> None:
         """Suspects to idle replicas, each alone; the others, longest first, to whoever has the fewest tokens."""
@@ -191,21 +204,33 @@ class ActorPool:
         try:
             rows = replica.collect(ready)
         except RayError as error:
-            return self._lost(replica.lose(one_line(error)))
+            return self._bury(replica.lose(one_line(error), cause_of(error)))
         if rows:
             self._deaths_in_a_row = 0
         if time.monotonic() - replica.oldest > self._limits.hang_s:
             reason = f"it did not answer for {self._limits.hang_s:.0f} s"
-            rows += self._lost(replica.lose(reason))
+            rows += self._bury(replica.lose(reason, "engine"))
         return rows
 
-    def _lost(self, loss: Loss) -> list[DocumentRow]:
+    def _bury(self, loss: Loss) -> list[DocumentRow]:
         """Rows of a dead actor: what it had answered, and the failure of a document that killed it alone.
 
         Raises:
             BrokenEngineError: too many deaths in a row.
         """
         self._on_loss(loss.reason)
+        self._count_death(loss)
+        return loss.rows + [row for flight in loss.flights for row in self._return(flight, loss)]
+
+    def _count_death(self, loss: Loss) -> None:
+        """Put the next start off, longer with every death in a row; nodes may go many at once and say nothing.
+
+        Raises:
+            BrokenEngineError: too many of them.
+        """
+        if loss.cause == "node":
+            self._start_after = max(self._start_after, time.monotonic() + self._limits.backoff_s)
+            return
         self._deaths_in_a_row = 1 if loss.rows else self._deaths_in_a_row + 1
         if self._deaths_in_a_row > self._limits.max_deaths:
             raise BrokenEngineError(
@@ -214,11 +239,21 @@ class ActorPool:
             )
         backoff_s = self._limits.backoff_s * 2 ** (self._deaths_in_a_row - 1)
         self._start_after = time.monotonic() + min(backoff_s, _MAX_BACKOFF_S)
-        rows = list(loss.rows)
-        for flight in loss.flights:
+
+    def _return(self, flight: Flight, loss: Loss) -> list[DocumentRow]:
+        """Let a document wait again that a dead actor held, or fail it for the death it must have caused."""
+        document = flight.document
+        if loss.cause == "node" or flight.alone:
+            self._lost[document.doc_id, loss.cause] += 1
+        lost = self._lost[document.doc_id, loss.cause]
+        if loss.cause == "node" and lost < _MAX_NODES:
             if flight.alone:
-                message = f"the engine died while it answered this document and no other: {loss.reason}"
-                rows.append(self._rows.failed(flight.document, "EngineDied", message))
+                self._suspects.append(document)
             else:
-                self._suspects.append(flight.document)
-        return rows
+                self.add(document)
+            return []
+        if not flight.alone or (loss.cause == "process" and lost < _MAX_PROCESSES):
+            self._suspects.append(document)
+            return []
+        message = f"the engine died while it answered this document and no other: {loss.reason}"
+        return [self._rows.failed(document, "EngineDied", message)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from corm_batch.data.document import Document
 from corm_batch.errors import CormBatchError, ModelLoadError
@@ -16,6 +16,7 @@ from corm_batch.pipeline.rows import DocumentRow
 from corm_batch.pipeline.worker import ReplicaInfo
 
 Spawn = Callable[[], Any]
+Cause = Literal["node", "process", "engine"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Loss:
         rows: documents it had answered.
         flights: documents it had not.
         reason: why it is gone, in one line.
+        cause: "node" when its whole node is gone or out of reach, "process" when its process ended and nobody knows
+            why, "engine" when the engine failed or hung.
     """
 
     rows: list[DocumentRow]
     flights: list[Flight]
     reason: str
+    cause: Cause
 
 
 class Replica:
@@ -129,7 +133,7 @@ class Replica:
             del self._flights[ref]
         return rows
 
-    def lose(self, reason: str) -> Loss:
+    def lose(self, reason: str, cause: Cause) -> Loss:
         """End what is left of the actor; what it had finished is kept, the rest comes back."""
         rows, flights = [], []
         for ref, flight in self._flights.items():
@@ -138,7 +142,7 @@ class Replica:
             except RayError:  # also that it is not finished
                 flights.append(flight)
         self.stop()
-        return Loss(rows, flights, reason)
+        return Loss(rows, flights, reason, cause)
 
     def stop(self) -> None:
         """End the actor at once."""
@@ -163,6 +167,15 @@ def _loaded(ref: Any) -> ReplicaInfo:
             raise cause from None
         raise ModelLoadError(f"model: the engine cannot be loaded: {type(cause).__name__}: {cause}") from error
     return info
+
+
+def cause_of(error: BaseException) -> Cause:
+    """What ended a replica."""
+    if isinstance(error, RayTaskError):
+        return "engine"
+    if isinstance(error, ActorUnavailableError):  # nobody is left on its node who could say that the process died
+        return "node"
+    return "node" if "its node has died" in str(error) else "process"  # Ray says so in words alone
 
 
 def one_line(error: BaseException) -> str:

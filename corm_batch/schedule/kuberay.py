@@ -80,6 +80,7 @@ def _ray_job_spec(schedule: Schedule, options: PodOptions, job: JobSpec) -> Mani
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token"},
+            **({"enableInTreeAutoscaling": True} if job.cluster.scales else {}),
             "headGroupSpec": {
                 "rayStartParams": {"num-cpus": "0", **_OBJECT_STORE},  # the driver runs there, no replica does
                 "template": {"spec": pod(schedule, options, "ray-head", resources(_HEAD_CPUS, _HEAD_MEMORY, 0))},
@@ -93,12 +94,12 @@ def _workers(schedule: Schedule, options: PodOptions, job: JobSpec) -> Manifest:
     """As many pods as there are replicas; fewer when several replicas share a GPU."""
     gpus = gpus_of_replica(job)
     replicas_of_pod = max(1, math.floor(1 / gpus)) if gpus else 1
-    pods = math.ceil(job.cluster.replicas / replicas_of_pod)
+    pods = math.ceil(job.cluster.min_replicas / replicas_of_pod)
     return {
         "groupName": "replicas",
         "replicas": pods,
         "minReplicas": pods,
-        "maxReplicas": pods,
+        "maxReplicas": math.ceil(job.cluster.max_replicas / replicas_of_pod),
         "rayStartParams": _OBJECT_STORE,
         "template": {
             "spec": pod(schedule, options, "ray-worker", resources(options.cpus, options.memory, math.ceil(gpus)))

@@ -69,7 +69,7 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
     """
     options.check()
     job = job_for_pods(schedule)
-    gpus = 0 if job.cluster.address else math.ceil(job.cluster.replicas * gpus_of_replica(job))
+    gpus = 0 if job.cluster.address else math.ceil(job.cluster.min_replicas * gpus_of_replica(job))
     needs = resources(options.cpus, options.memory, gpus)
     cron = {
         "apiVersion": "batch/v1",

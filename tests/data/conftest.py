@@ -5,6 +5,9 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from corm_batch.data import filesystem, patience
+from tests.data.fault_proxy import FaultProxy
+
 VARIABLES = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 
@@ -32,6 +35,19 @@ def bucket(s3_client):
     name = f"bucket-{uuid.uuid4()}"
     s3_client.create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def proxy(s3_client, monkeypatch):
+    """What S3 is reached through in this test: no faults until they are asked for; waits are short."""
+    host, port = s3_client.meta.endpoint_url.removeprefix("http://").split(":")
+    monkeypatch.setattr(filesystem, "_READ_S", 0.25)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.02)
+    with FaultProxy(host, int(port), stall_s=0.6) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield faulty
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])

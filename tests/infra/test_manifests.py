@@ -94,7 +94,7 @@ def test_ray_job_runs_a_valid_spec():
     config_map, job = (one for one in manifests() if one["metadata"]["name"] == "nightly-records")
     spec = JobSpec.from_mapping(yaml.safe_load(config_map["data"]["job.yaml"]))
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert spec.cluster.replicas == group["maxReplicas"]
+    assert spec.cluster.max_replicas == group["maxReplicas"]
     assert (spec.cluster.gpus_per_replica, spec.model.device) == (1, "cuda")
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (mount,) = head["containers"][0]["volumeMounts"]

@@ -7,7 +7,7 @@ import pytest
 
 from corm_batch.pipeline.rows import RowBuilder
 from corm_batch.spec import JobSpec
-from tests.data.conftest import bucket, place, s3_client  # noqa: F401
+from tests.data.conftest import bucket, place, proxy, s3_client  # noqa: F401
 from tests.fakes import MODEL
 
 ROOT = Path(__file__).parents[2]

@@ -26,6 +26,14 @@ def test_hash_follows_the_files_not_the_place(folder):
     assert revision_hash(ModelSection(name=str(folder))) != before
 
 
+def test_hash_leaves_out_what_only_people_read(folder):
+    section = ModelSection(name=str(folder))
+    before = revision_hash(section)
+    (folder / "README.md").write_text("another card")
+    (folder / "LICENSE").write_text("terms")
+    assert revision_hash(section) == before
+
+
 def test_hash_of_large_files_is_sampled(folder, monkeypatch):
     monkeypatch.setattr(module, "_WHOLE_BYTES", 1000)
     monkeypatch.setattr(module, "_SAMPLE_BYTES", 1000)
@@ -62,3 +70,17 @@ def test_loads_engine_and_tokenizer(job):
     assert model.engine.max_model_len == 8192
     # 64 MiB over 10 layers x 6 kv heads x 64 numbers x 4 bytes x (key + value)
     assert model.pool_tokens == 64 * 2**20 // (10 * 6 * 64 * 4 * 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "loaded_on"), [("auto", [0], "cuda"), ("auto", [], "auto"), ("cpu", [0], "cpu")]
+)
+def test_replica_that_was_given_a_gpu_never_falls_back_to_the_cpu(job, monkeypatch, device, gpus, loaded_on):
+    def refuse(path, **settings):
+        raise ModelLoadError(settings["device"])
+
+    monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.ray, "get_gpu_ids", lambda: gpus)
+    monkeypatch.setattr(module.Engine, "from_pretrained", refuse)
+    with pytest.raises(ModelLoadError, match=f"^{loaded_on}$"):
+        model_loader(job({"a": "text"}, model={"device": device}))()

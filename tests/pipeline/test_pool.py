@@ -10,6 +10,7 @@ from corm_batch.errors import ModelLoadError
 from corm_batch.pipeline import pool as module
 from corm_batch.pipeline.engine_thread import BrokenEngineError
 from corm_batch.pipeline.pool import ActorPool, PoolLimits
+from corm_batch.pipeline.replica import Flight, Loss
 from corm_batch.pipeline.worker import EngineActor, ReplicaInfo, WorkerSettings
 from corm_batch.tasks.base import Task
 from tests.fakes import scripted
@@ -165,6 +166,50 @@ def test_token_budget_and_number_of_documents_bound_what_is_in_flight(recorded):
     assert recorded([100, 90, 80, 70], token_budget=150) == [["100", "90"]]
     assert recorded([3000, 2000, 1000]) == [["3000", "2000"]]
     assert recorded([100, 90, 80, 70], max_documents=3) == [["100", "90", "80"]]
+
+
+def test_waits_for_the_replicas_it_starts_with_and_then_goes_on_with_any(rows, monkeypatch):
+    monkeypatch.setattr(module, "Replica", Recorder)
+    pool = ActorPool(lambda: None, rows, limits(replicas=3, start_with=2))
+    first, second, third = pool._replicas
+    second.is_loading = third.is_loading = True
+    second.takes_more = third.takes_more = False
+    pool.add(Document("a", "text"))
+    pool.add(Document("b", "text"))
+    pool.poll(0.0)
+    assert first.given == []
+    second.is_loading, second.takes_more = False, True
+    pool.poll(0.0)
+    assert (first.given, second.given) == (["a"], ["b"])
+    second.is_empty, second.takes_more = True, False
+    pool.add(Document("c", "text"))
+    pool.poll(0.0)
+    assert first.given == ["a", "c"]
+
+
+def test_never_waits_for_more_replicas_than_there_are_documents(recorded):
+    assert recorded([10], replicas=1, start_with=8) == [["10"]]
+
+
+def bury(pool, cause, *, alone, times):
+    """Rows of a document whose replica is lost `times` times."""
+    flight = Flight(Document("a", "text"), 1, alone, 0.0)
+    return [[row.result["error_type"] for row in pool._bury(Loss([], [flight], "gone", cause))] for _ in range(times)]
+
+
+def test_document_alone_is_to_blame_for_its_engine_at_once_for_its_process_the_second_time(rows):
+    assert bury(ActorPool(lambda: None, rows, limits()), "engine", alone=True, times=1) == [["EngineDied"]]
+    assert bury(ActorPool(lambda: None, rows, limits()), "process", alone=True, times=2) == [[], ["EngineDied"]]
+    assert bury(ActorPool(lambda: None, rows, limits()), "process", alone=False, times=9) == [[]] * 9
+
+
+def test_node_that_goes_is_no_documents_fault_and_no_death(rows):
+    pool = ActorPool(lambda: None, rows, limits(max_deaths=0))
+    assert bury(pool, "node", alone=False, times=4) == [[]] * 4
+    assert (pool.load.waiting, pool.load.suspects) == (4, 0)
+    pool = ActorPool(lambda: None, rows, limits(max_deaths=0))
+    assert bury(pool, "node", alone=True, times=5) == [[], [], [], [], ["EngineDied"]]  # that takes five of them along
+    assert (pool.load.waiting, pool.load.suspects) == (0, 4)
 
 
 def test_look_ahead_is_bounded_in_number_and_size(rows):

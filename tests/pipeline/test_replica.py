@@ -4,11 +4,12 @@ import time
 
 import pytest
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
 from corm_batch.data.document import Document
 from corm_batch.errors import ModelLoadError, UnsupportedModelError
-from corm_batch.pipeline.replica import Replica, one_line
+from corm_batch.pipeline.engine_thread import BrokenEngineError
+from corm_batch.pipeline.replica import Replica, cause_of, one_line
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
 from tests.fakes import scripted
@@ -65,7 +66,8 @@ def test_life_of_a_replica(make):
         replica.collect(set(replica.refs))
     assert "worker process has died" in one_line(caught.value)
     assert "actor_id" not in one_line(caught.value)
-    loss = replica.lose("it died")
+    assert cause_of(caught.value) == "process"
+    loss = replica.lose("it died", "process")
     assert [row.result["doc_id"] for row in loss.rows] == ["good"]
     assert [(flight.document.doc_id, flight.alone) for flight in loss.flights] == [("bad", True)]
     assert replica.is_empty
@@ -78,7 +80,13 @@ def test_death_of_an_idle_actor_is_noticed(make):
     os.kill(replica.info.pid, signal.SIGKILL)
     with pytest.raises(RayError):
         settle(replica, 1)
-    assert replica.lose("it died").flights == []
+    assert replica.lose("it died", "process").flights == []
+
+
+def test_cause_tells_engine_process_and_node_apart():
+    assert cause_of(RayTaskError("process", "its node has died", BrokenEngineError("fault"))) == "engine"
+    assert cause_of(ActorDiedError()) == "process"
+    assert cause_of(ActorUnavailableError("Socket closed", None)) == "node"
 
 
 @pytest.mark.parametrize(

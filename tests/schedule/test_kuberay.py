@@ -45,6 +45,16 @@ def test_workers(overrides, pods, gpus):
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") == gpus
 
 
+def test_range_of_replicas_is_what_kuberay_scales_between():
+    schedule = make_schedule(overrides=("cluster.replicas={min: 2, max: 7}", "cluster.gpus_per_replica=0.5"))
+    cluster = validated(ray_job(schedule, OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 4)
+    assert cluster["enableInTreeAutoscaling"] is True
+    fixed = validated(ray_job(make_schedule(), OPTIONS))["RayJob"]["spec"]["rayClusterSpec"]
+    assert "enableInTreeAutoscaling" not in fixed
+
+
 def test_ray_cron_job():
     schedule = make_schedule(cron="0 3 * * SUN", time_zone="Europe/Berlin")
     cron = validated(ray_cron_job(schedule, OPTIONS))["RayCronJob"]

@@ -47,6 +47,7 @@ def test_cron_job(monkeypatch):
         (("engine.tensor_parallel=2", "cluster.replicas=2"), 4),
         (("cluster.gpus_per_replica=0.5", "cluster.replicas=3"), 2),
         (("cluster.gpus_per_replica=2", "cluster.replicas=3"), 6),
+        (("cluster.gpus_per_replica=2", "cluster.replicas={min: 2, max: 8}"), 4),  # a pod cannot grow
         (("cluster.address=ray-head:6379",), None),  # the replicas are there, the pod is only the driver
     ],
 )

@@ -14,7 +14,7 @@ from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.files import FileSource
 from corm_batch.errors import SourceError
 
-_ROWS_AT_ONCE = 32  # a row group of gigabytes then takes the memory of these and of one page
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 32, 256 << 20  # a row group of gigabytes then takes the memory of these and of a page
 _READ_BYTES = 4 << 20
 
 
@@ -46,8 +46,8 @@ class ParquetSource(FileSource, name="parquet"):
         with reading(split.uri), open_file(split.uri) as file:
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
             self._check_columns(split.uri, parquet.schema_arrow, wanted)
-            row = 0
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[split.index], columns=wanted):
+            row, rows_at_once = 0, _rows_at_once(parquet.metadata.row_group(split.index), wanted)
+            for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=wanted):
                 for cells in zip(*(batch.column(name) for name in wanted), strict=True):
                     values = dict(zip(wanted, map(_value, cells), strict=True))
                     yield self.document(values, columns, f"{split.uri}#{split.index}:{row}")
@@ -64,6 +64,13 @@ class ParquetSource(FileSource, name="parquet"):
             raise SourceError(f"{uri}: column {self.text_column!r} (text_column) must hold text, not {text}")
         if not _is_text(doc_id) and not pa.types.is_integer(doc_id):
             raise SourceError(f"{uri}: column {self.id_column!r} (id_column) must hold text or integers, not {doc_id}")
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
+    """Rows that fit `_BYTES_AT_ONCE` even if a dictionary makes each as large as all that the file holds of them."""
+    columns = [group.column(leaf) for leaf in range(group.num_columns)]
+    size = sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema in wanted)
+    return max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, size)))
 
 
 def _is_text(kind: pa.DataType) -> bool:
