@@ -2,7 +2,7 @@
 
 CormBatchError
 ├─ SpecError (also ValueError)   the YAML or an argument is wrong: field path, value given, what is allowed
-├─ SourceError                   a file or row group cannot be read; `.retryable` says whether trying again can help
+├─ SourceError                   a file or row group cannot be read
 ├─ OutputError                   a part cannot be written
 ├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
 ├─ DocumentError                 one document failed: it becomes its row, the job goes on
@@ -22,15 +22,7 @@ class SpecError(CormBatchError, ValueError):
 
 
 class SourceError(CormBatchError):
-    """Documents cannot be read.
-
-    Attributes:
-        retryable: True when the cause may pass by itself (a network fault), False when it cannot (a broken file).
-    """
-
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.retryable = retryable
+    """Documents cannot be read."""
 
 
 class OutputError(CormBatchError):

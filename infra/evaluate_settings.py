@@ -37,8 +37,8 @@ Row = Mapping[str, str]
 
 
 def read_rows(path: Path, every: int = 1) -> list[Row]:
-    """Every `every`-th row of a Parquet file of questions."""
-    rows: list[Row] = pq.read_table(path).to_pylist()
+    """Every `every`-th row of a Parquet file of questions that have one right answer."""
+    rows: list[Row] = [row for row in pq.read_table(path).to_pylist() if row["expected"] is not None]
     return rows[::every]
 
 

@@ -1,8 +1,8 @@
 """One code path for local paths and `s3://` URIs: list, read, publish whole objects.
 
 Credentials, profile, region and endpoint of S3 come from the environment and the AWS configuration files alone
-(`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. What fails on S3 and may pass is tried
-again (see `patience.py`). Knows nothing of what the files hold.
+(`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. What fails and may pass is tried again
+(see `patience.py`). Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fsspec.utils import glob_translate
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from corm_batch.data.object_file import ObjectFile
-from corm_batch.data.patience import passes, patiently
+from corm_batch.data.patience import patiently
 from corm_batch.data.uri import is_s3
 from corm_batch.errors import CormBatchError, OutputError, SourceError
 
@@ -66,7 +66,7 @@ def reading(uri: str) -> Iterator[None]:
     except CormBatchError:
         raise
     except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{uri}: cannot be read: {_reason(error)}", retryable=passes(error)) from error
+        raise SourceError(f"{uri}: cannot be read: {_reason(error)}") from error
 
 
 @contextmanager
@@ -103,9 +103,9 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
 
 
 def open_file(uri: str) -> BinaryIO:
-    """`uri` open for reading at any position; each read of an S3 object fetches just what is read."""
+    """`uri` open for reading at any position; each read fetches just what is read, and is made again while it fails."""
     fs, path = filesystem(uri)
-    return cast(BinaryIO, ObjectFile(fs, path) if is_s3(uri) else fs.open(path, "rb"))
+    return cast(BinaryIO, ObjectFile(fs, path))
 
 
 def read_whole(uri: str) -> bytes:

@@ -7,6 +7,7 @@ not the product of three layers. Knows nothing of paths or of what is called.
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from botocore.exceptions import ConnectionError as S3ConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 PATIENCE_S = 90.0  # outlasts a store that is away for a minute, and ends before a lease could be taken over (lease.py)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_TELL_AFTER_S = 2.0  # else a job that waits, and is killed while it does, would not say for what
 _PASSING = (
     ConnectionError,
     S3ConnectionError,
@@ -70,12 +73,16 @@ def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     Raises:
         Exception: what `call` raised last.
     """
-    until = time.monotonic() + PATIENCE_S
+    started, told = time.monotonic(), False
     for pause in pauses():
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            if not passes(error) or time.monotonic() + pause > until:
+            passed_s = time.monotonic() - started
+            if not passes(error) or passed_s + pause > PATIENCE_S:
                 raise
+            if not told and passed_s > _TELL_AFTER_S:
+                told = True
+                _log.warning("the store does not answer, tried again for %.0f s: %s", PATIENCE_S - passed_s, error)
         time.sleep(pause)
     raise AssertionError("pauses never end")

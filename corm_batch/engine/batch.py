@@ -57,7 +57,6 @@ class PrefillBatch:
     def __init__(self, spans: Seq[Span], cache: KVCache, policies: Seq[KVPolicy]) -> None:
         self.spans, self.cache, self.policies = spans, cache, policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
-        self.stage = cache.stage(sum(self._most_pages(span) for span in spans))
         device = cache.device
         tokens = [token for span in spans for token in span.sequence.request.token_ids[span.start : span.stop]]
         self.input_ids = torch.tensor(tokens, device=device)
@@ -67,6 +66,7 @@ class PrefillBatch:
         self.never = torch.full((), NEVER, dtype=torch.int32, device=device)
         self._step_T = (self.positions + 1).int()
         self._mass = torch.zeros(len(spans), len(policies), device=device)
+        self.stage = cache.stage(sum(self._most_pages(span) for span in spans))  # last: nobody would give it back
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures

@@ -84,8 +84,8 @@ class KVCache:
 
     def open(self) -> int:
         """A slot for a new sequence, empty."""
+        self.table.grow(self._free_slots[0] + 1, 0)
         slot = heapq.heappop(self._free_slots)
-        self.table.open(slot)
         self.peak_pages[slot] = 0
         return slot
 
@@ -111,9 +111,11 @@ class KVCache:
 
     def stage(self, num_pages: int) -> Stage:
         """Put up to `num_pages` free pages at a forward pass's disposal; `commit` or `discard` ends it."""
-        ids = self.pool.take(min(num_pages, self.pool.num_free))
-        fresh, used = torch.from_numpy(ids), torch.zeros(1, dtype=torch.int32)
-        return Stage(ids, fresh.to(self.device), used.to(self.device))
+        count = min(num_pages, self.pool.num_free)
+        fresh = torch.empty(count, dtype=torch.int32, device=self.device)
+        used = torch.zeros(1, dtype=torch.int32, device=self.device)
+        ids = self.pool.take(count)  # last: a device without memory must not cost pages
+        return Stage(ids, fresh.copy_(torch.from_numpy(ids)), used)
 
     def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> None:
         """Make the kept entries, in their order, all that the sequence holds in one layer, once the stage is committed.
@@ -135,6 +137,7 @@ class KVCache:
         Raises:
             OutOfPages: there were too few; the stage's pages are free again, and what its sequences held before is
                 lost.
+            torch.OutOfMemoryError: nothing is booked; the stage is still to be discarded.
         """
         missing = -self.agree(len(stage.ids) - int(stage.used))
         if missing > 0:
@@ -144,6 +147,7 @@ class KVCache:
             self.discard(stage)
             return
         counts = torch.stack([counts for *_, counts in stage.stored]).cpu().numpy()
+        self.table.grow(0, -(-int(counts.max()) // self.pool.page_size))
         ids: dict[int, list[np.ndarray]] = {}
         lengths: dict[int, list[np.ndarray]] = {}
         fresh = stage.ids
@@ -174,6 +178,7 @@ class KVCache:
             OutOfPages: nothing has changed.
         """
         missing = self.table.missing(slots, num_entries)
+        self.table.grow(0, int((self.table.num_pages[slots] + missing).max(initial=0)))
         self.table.extend(slots, missing, self.pool.allocate(int(missing.sum())))
         for slot in slots[missing.any(axis=(1, 2))]:
             self._book(int(slot))
@@ -206,6 +211,7 @@ class KVCache:
         Raises:
             OutOfPages: nothing has changed.
         """
+        self.table.grow(self._free_slots[0] + 1, -(-int(swapped.lengths.max()) // self.pool.page_size))
         ids = self.pool.allocate(len(swapped.pages.position))
         slot = self.open()
         self.table.set_lists(slot, ids, swapped.lengths)

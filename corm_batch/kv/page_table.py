@@ -38,17 +38,25 @@ class PageTable:
         self._device_lengths = torch.zeros(self.lengths.shape, dtype=torch.int32, device=device)
         self._copy = self._upload(self._pages)
 
-    def open(self, slot: int) -> None:
-        """Have room for a slot."""
-        self._grow(slot + 1, 0)
+    def grow(self, num_slots: int, num_pages: int) -> None:
+        """Have room for so many slots and for lists of so many pages; what follows needs it.
+
+        Raises:
+            torch.OutOfMemoryError: nothing has changed.
+        """
+        slots, *_, width = self._pages.shape
+        if num_slots <= slots and num_pages <= width:
+            return
+        more_slots = min(len(self.lengths), max(num_slots, 2 * slots)) - slots if num_slots > slots else 0
+        more_pages = max(num_pages, 2 * width) - width if num_pages > width else 0
+        pages = np.pad(self._pages, ((0, more_slots), (0, 0), (0, 0), (0, more_pages)))
+        self._copy = self._upload(pages)
+        self._pages = pages
+        self.version += 1
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists as kernels read them; valid while `version` stays the same."""
         return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S)
-
-    def get_list(self, slot: int, layer: int, head: int) -> np.ndarray:
-        """The page ids of one list, unpadded."""
-        return self._pages[slot, layer, head, : self.num_pages[slot, layer, head]].copy()
 
     def get_lists(self, slot: int, layers: int | slice = slice(None)) -> np.ndarray:
         """The page ids of a sequence's layers, lists one behind the other."""
@@ -59,7 +67,6 @@ class PageTable:
     def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
         """Replace every list of a sequence: `ids` are the pages its lengths fill, lists one behind the other."""
         want = -(-lengths_LK // self.page_size)
-        self._grow(slot + 1, int(want.max(initial=0)))
         rows = self._pages[slot]
         rows[:] = 0
         rows[np.arange(rows.shape[-1]) < want[..., None]] = ids
@@ -94,7 +101,6 @@ class PageTable:
         for turn in range(int(missing_SLK.max(initial=0))):
             row, layer, head = np.nonzero(missing_SLK > turn)
             index = slots[row], layer, head
-            self._grow(int(slots.max()) + 1, int(self.num_pages[index].max(initial=0)) + 1)
             places.append((*index, self.num_pages[index]))
             self.num_pages[index] += 1
         if places:
@@ -118,16 +124,6 @@ class PageTable:
             freed.append(self._pages[slots[row], layer, head, want[row, layer, head] + turn])
         self.num_pages[slots] = want
         return np.concatenate(freed)
-
-    def _grow(self, num_slots: int, num_pages: int) -> None:
-        slots, *_, width = self._pages.shape
-        if num_slots <= slots and num_pages <= width:
-            return
-        more_slots = min(len(self.lengths), max(num_slots, 2 * slots)) - slots if num_slots > slots else 0
-        more_pages = max(num_pages, 2 * width) - width if num_pages > width else 0
-        self._pages = np.pad(self._pages, ((0, more_slots), (0, 0), (0, 0), (0, more_pages)))
-        self._copy = self._upload(self._pages)
-        self.version += 1
 
     def _upload(self, array: np.ndarray, copy: bool = False) -> Tensor:
         """The array on the device; on a CPU the same memory unless a copy is asked for."""

@@ -5,19 +5,15 @@ Knows nothing of replicas.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Source, Split
-from corm_batch.errors import SourceError
 from corm_batch.pipeline.ledger import Ledger, digest
 from corm_batch.pipeline.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
-
-_ATTEMPTS = 4
 
 
 class Intake:
@@ -48,7 +44,7 @@ class Intake:
             SourceError: a split cannot be read.
         """
         for split in self._splits:
-            for document in self._read(split):
+            for document in self._source.read(split, self._columns):
                 yield self._sort(document)
 
     def _sort(self, document: Document) -> Document | DocumentRow | Literal["done"]:
@@ -68,18 +64,3 @@ class Intake:
         times = self._seen.get(key, 0)
         self._seen[key] = times + 1
         return times
-
-    def _read(self, split: Split) -> Iterator[Document]:
-        """The documents of one split; a fault that may pass is tried again from where it struck."""
-        given = 0
-        for attempt in range(_ATTEMPTS):
-            try:
-                for index, document in enumerate(self._source.read(split, self._columns)):
-                    if index >= given:
-                        given += 1
-                        yield document
-                return
-            except SourceError as error:
-                if not error.retryable or attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(2.0**attempt)

@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-import ray
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
@@ -51,6 +50,8 @@ def _load(spec: JobSpec) -> Model:
 
 def _device(model: ModelSection) -> str:
     """Where to load `model`; a replica that was given a GPU never falls back to the CPU because that GPU is broken."""
+    import ray  # here, in an actor: a plan does without it
+
     given = model.device == "auto" and ray.is_initialized() and ray.get_gpu_ids()
     return "cuda" if given else model.device
 

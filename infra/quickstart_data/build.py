@@ -1,11 +1,11 @@
-"""Make jobs/quickstart/documents.parquet: real documents, each with planted facts and a question about them.
+"""Make jobs/quickstart/documents.parquet: real texts with planted facts and a question each, and abstracts to sum up.
 
     python infra/quickstart_data/build.py SOURCE.parquet jobs/quickstart
 
 SOURCE.parquet has the columns doc_id, title, source, license, kind and text; `SHORT` and `LONG` name the rows that are
 used. A document is cut at a sentence end and a fact stands on a line of its own after another one. The same source
 and the same tokenizer give the same file: every draw comes from the document's id, the depths are evenly spread.
-Nothing here looks at what the model answers.
+Nothing about the facts looks at what the model answers; `ABSTRACTS` does: they are some that it sums up well.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ SHORT = (
     "nltk_data:state_union/1947-Truman.txt",
 )  # fmt: skip
 LONG = ("book:narrative-of-the-life-of-frederick-douglass", "qmsum:education_18", "peps:peps/pep-0695.rst")
+
+SUMMARIES = Path(__file__).parents[1] / "reference_model/evaluation/summaries.parquet"
+ABSTRACTS = ("tldr-HklfNQFL8H", "tldr-rJeyeVHPjX", "tldr-rylBK34FDS", "tldr-H1sUHgb0Z")
+"""Cases of `SUMMARIES`, picked by reading what the model made of the first 60 abstracts there."""
 
 THINGS = ("access code", "locker number", "file number", "phone extension", "order number", "room code", "seal number")
 PLACES = (
@@ -176,7 +180,7 @@ def make_row(
     num_tokens: int,
     kind: Callable[[random.Random], Facts],
     depth: float,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """One row of `SCHEMA` from one row of the source."""
     text = cut(source["text"].strip(), tokenizer, num_tokens)
     facts = fresh_facts(kind, source["doc_id"], text)
@@ -191,11 +195,30 @@ def make_row(
     }
 
 
+def summary_row(case: dict[str, str]) -> dict[str, str | None]:
+    """One row of `SCHEMA` from a case of `SUMMARIES`: no answer is the right one."""
+    text = case["document"].strip()
+    return {
+        "doc_id": f"scitldr:{case['case_id'].removeprefix('tldr-')}",
+        "text": text,
+        "question": case["prompt"],
+        "expected": None,
+        "kind": "summary",
+        "source": case["source"],
+        "license": case["license"],
+        "title": text.partition("\n")[0],
+    }
+
+
 def main(source: Path, folder: Path) -> None:
     """Write `folder`/documents.parquet with the tokenizer in `folder`/model."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", model_max_length=10**9)
     sources = {row["doc_id"]: row for row in pq.read_table(source).to_pylist()}
-    rows = [make_row(sources[doc_id], tokenizer, *rest) for doc_id, *rest in layout()]
+    cases = {case["case_id"]: case for case in pq.read_table(SUMMARIES).to_pylist()}
+    rows = [
+        *(make_row(sources[doc_id], tokenizer, *rest) for doc_id, *rest in layout()),
+        *(summary_row(cases[case_id]) for case_id in ABSTRACTS),
+    ]
     pq.write_table(
         pa.Table.from_pylist(rows, SCHEMA),
         folder / "documents.parquet",

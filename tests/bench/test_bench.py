@@ -9,6 +9,7 @@ from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s
 from corm_batch.bench.result import Measured
 from corm_batch.bench.workload import ENGINES
+from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import CapacityError, SpecError
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_streaming_is_counted_in_chunks(small):
     workload = small.model_copy(update={"prompt_tokens": 4000})
     measured = Measured(1, 1.0, 1.0, None, 1, 1, 0.1)
     figures = derive_figures(workload, RATES, measured, "streaming", 32, None)
-    limit_s = document_limit_s(workload, RATES, 1, 0.1, attended_pairs(4000, 1024, 32))
+    limit_s = document_limit_s(workload, RATES, 1, 0.1, attended_pairs(4000, EngineConfig().chunk_size, 32))
     assert figures.limit_documents_per_hour == pytest.approx(3600 / limit_s)
     exact = derive_figures(workload, RATES, measured, "exact", 32, None)
     assert figures.limit_documents_per_hour > exact.limit_documents_per_hour

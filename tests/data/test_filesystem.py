@@ -118,31 +118,30 @@ def test_deleted_is_free_again_and_deleting_nothing_is_fine(place):
     assert create_exclusive(f"{place}/lease", b"2")
 
 
-def test_missing_file_is_a_source_error_that_does_not_pass(place):
+def test_missing_file_is_a_source_error(place):
     with pytest.raises(SourceError, match=r"nowhere\.parquet") as caught:
         read_whole(f"{place}/nowhere.parquet")
-    assert not caught.value.retryable
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 @pytest.mark.parametrize(
-    ("error", "retryable"),
+    "error",
     [
-        (ConnectionResetError("reset"), True),
-        (TimeoutError("slow"), True),
-        (OSError(errno.EBUSY, "SlowDown"), True),
-        (EndpointConnectionError(endpoint_url="http://x"), True),
-        (PermissionError("no"), False),
-        (NoCredentialsError(), False),
-        (ProfileNotFound(profile="nightly"), False),
-        (OSError("Corrupt snappy compressed data."), False),
+        ConnectionResetError("reset"),
+        TimeoutError("slow"),
+        OSError(errno.EBUSY, "SlowDown"),
+        EndpointConnectionError(endpoint_url="http://x"),
+        PermissionError("no"),
+        NoCredentialsError(),
+        ProfileNotFound(profile="nightly"),
+        OSError("Corrupt snappy compressed data."),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=lambda error: type(error).__name__,
 )
-def test_faults_of_the_network_may_pass(error, retryable):
+def test_every_fault_of_a_store_is_a_source_error_that_names_the_object(error):
     with pytest.raises(SourceError, match="s3://b/x: cannot be read") as caught, reading("s3://b/x"):
         raise error
-    assert caught.value.retryable is retryable
+    assert caught.value.__cause__ is error
 
 
 def test_our_own_errors_pass_through_reading():

@@ -2,7 +2,13 @@ import errno
 import itertools
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+)
 from s3fs.errors import translate_boto_error
 
 from corm_batch.data import patience
@@ -30,7 +36,12 @@ def refused(status, code=None):
         (OSError(errno.ECONNRESET, "reset"), True),
         (EndpointConnectionError(endpoint_url="http://x"), True),
         (ReadTimeoutError(endpoint_url="http://x"), True),
+        (TimeoutError("slow"), True),
+        (OSError(errno.EBUSY, "SlowDown"), True),
+        (PermissionError("no"), False),
         (NoCredentialsError(), False),
+        (ProfileNotFound(profile="nightly"), False),
+        (OSError("Corrupt snappy compressed data."), False),
         (FileNotFoundError("gone"), False),
         (ValueError("ours"), False),
     ],

@@ -46,11 +46,7 @@ def assert_books_balance(engine):
 def assert_pages_have_one_owner(cache):
     """Pages in lists and free pages are all pages, each of them once."""
     table, pool = cache.table, cache.pool
-    lists = [
-        int(page)
-        for slot, layer, head in zip(*(table.lengths > 0).nonzero(), strict=True)
-        for page in table.get_list(slot, layer, head)
-    ]
+    lists = [int(page) for slot in range(len(table.lengths)) for page in table.get_lists(slot)]
     free = pool._free[: pool.num_free].tolist()
     assert sorted(lists + free) == list(range(1, pool.num_pages + 1))
 

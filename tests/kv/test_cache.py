@@ -152,6 +152,34 @@ def test_a_sequence_comes_back_from_host_memory_as_it_was():
         assert_holds(cache, back, layer, entries, keep)
 
 
+def test_a_device_without_memory_costs_no_pages(monkeypatch):
+    cache = make(layers=1)
+    slot = cache.open()
+    entries, keep = random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool)
+    store(cache, slot, [(entries, keep)])
+    swapped = cache.swap_out(slot)
+    back, other = cache.swap_in(swapped), cache.open()
+    stage = cache.stage(40)
+    cache.store(stage, other, 0, random_entries(3, 50), torch.ones(3, 50, dtype=torch.bool))
+    free = cache.pool.num_free
+
+    def full(array, copy=False):
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(cache.table, "_upload", full)
+    for call in (
+        lambda: cache.commit(stage),
+        lambda: cache.reserve(np.array([back]), 50),
+        lambda: cache.swap_in(type(swapped)(swapped.pages, swapped.lengths * 20)),
+    ):
+        with pytest.raises(torch.OutOfMemoryError):
+            call()
+        assert (cache.pool.num_free, cache.num_free_slots) == (free, 1)
+        assert_holds(cache, back, 0, entries, keep)
+    cache.discard(stage)
+    assert cache.pages_held(back) + cache.pool.num_free == cache.pool.num_pages
+
+
 def test_pages_are_handed_out_once_and_their_values_are_clean():
     pool = PagePool(6, 4, 8, torch.float32, torch.device("cpu"))
     first = pool.allocate(6)

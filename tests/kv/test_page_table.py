@@ -16,6 +16,11 @@ def on_device(table, slot, layer, width):
     return lists.table[slot, :, :width].tolist(), lists.length[slot].tolist()
 
 
+def get_list(table, slot, layer, head):
+    """The page ids of one list."""
+    return np.split(table.get_lists(slot, layer), np.cumsum(table.num_pages[slot, layer]))[head]
+
+
 def lengths(*rows):
     return np.array(rows, dtype=np.int32)
 
@@ -25,9 +30,10 @@ def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
     table = PageTable(2, 2, 2, page_size=4, device=torch.device(device))
     table.set_lists(0, np.array([7, 3, 9]), lengths([5, 0], [0, 1]))
     version = table.version
+    table.grow(2, 40)
     table.set_lists(1, np.arange(1, 41), lengths([0, 160], [0, 0]))  # far wider than at first
     assert table.version > version
-    assert table.get_list(0, 0, 0).tolist() == [7, 3]
+    assert get_list(table, 0, 0, 0).tolist() == [7, 3]
     assert table.get_lists(0).tolist() == [7, 3, 9]
     assert table.get_lists(0, 1).tolist() == [9]
     assert on_device(table, 0, 0, 3) == ([[7, 3, 0], [0, 0, 0]], [5, 0])
@@ -50,14 +56,14 @@ def test_lists_get_the_pages_they_lack_behind_their_own_and_lose_those_they_do_n
     assert missing.tolist() == [[[3, 3]], [[2, 3]]]
     table.extend(slots, missing, np.arange(11, 22, dtype=np.int32))
     for slot, head, own, count in ((2, 0, [5, 6], 3), (2, 1, [], 3), (0, 0, [1], 2), (0, 1, [2], 3)):
-        held = table.get_list(slot, 0, head).tolist()
+        held = get_list(table, slot, 0, head).tolist()
         assert held[: len(own)] == own
         assert len(held) == len(own) + count
         assert on_device(table, slot, 0, len(held))[0][head] == held
     everything = sorted(np.concatenate([table.get_lists(2), table.get_lists(0)]).tolist())
     assert everything == sorted([5, 6, 1, 2, *range(11, 22)])
     assert table.missing(slots, 9).sum() == 0
-    kept = [table.get_list(2, 0, 0)[:3], table.get_list(0, 0, 1)[:1]]
+    kept = [get_list(table, 2, 0, 0)[:3], get_list(table, 0, 0, 1)[:1]]
     table.set_lengths(slots, lengths([9, 0], [0, 2]).reshape(2, 1, 2))
     assert on_device(table, 2, 0, 1)[1] == [9, 0]
     freed = table.trim(slots).tolist()
@@ -79,12 +85,12 @@ def test_there_is_room_for_as_many_slots_as_were_ever_open():
     table = PageTable(100, 1, 1, page_size=4, device=torch.device("cpu"))
     table.set_lists(0, np.array([5]), lengths([2]))
     small, version = table._pages.nbytes, table.version
-    for slot in range(8):
-        table.open(slot)
+    table.grow(8, 8)
     assert (table._pages.nbytes, table.version) == (small, version)
-    table.open(40)
+    table.grow(41, 0)
+    table.grow(0, 20)
     table.set_lists(40, np.arange(1, 21), lengths([80]))
-    table.open(99)
+    table.grow(100, 0)
     assert table.version > version
     assert table.get_lists(40).tolist() == list(range(1, 21))
     assert on_device(table, 40, 0, 20) == ([list(range(1, 21))], [80])

@@ -2,8 +2,6 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
-from corm_batch.errors import SourceError
-from corm_batch.pipeline import intake as module
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.ledger import Ledger
 from corm_batch.pipeline.rows import DocumentRow
@@ -11,18 +9,13 @@ from corm_batch.tasks.base import Task
 
 
 class Memory:
-    """A source in memory whose reads fail as told: after how many documents, and whether trying again can help."""
+    """A source in memory."""
 
-    def __init__(self, documents, failures=()):
+    def __init__(self, documents):
         self.documents = documents
-        self.failures = list(failures)
 
     def read(self, split, columns):
-        fault = self.failures.pop(0) if self.failures else None
-        for index, document in enumerate(self.documents):
-            if fault and fault[0] == index:
-                raise SourceError("cannot be read", retryable=fault[1])
-            yield document
+        return iter(self.documents)
 
 
 class Known(Ledger):
@@ -61,16 +54,6 @@ def test_duplicate_ids_get_rows_of_their_own(rows):
     assert (second[0], third[0]) == ("a#duplicate-1", "a#duplicate-2")
     assert "'a'" in second[1]
     assert "row 1" in second[1]
-
-
-def test_passing_fault_is_tried_again_from_where_it_struck(rows, monkeypatch):
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    documents = [Document(name, "text") for name in "abc"]
-    assert taken(Memory(documents, [(2, True), (0, True)]), rows) == ["a", "b", "c"]
-    with pytest.raises(SourceError):
-        taken(Memory(documents, [(2, True)] * 4), rows)
-    with pytest.raises(SourceError):
-        taken(Memory(documents, [(1, False)]), rows)
 
 
 @pytest.mark.parametrize(("retry_failed", "expected"), [(False, ["done", "done", "c"]), (True, ["done", "b", "c"])])

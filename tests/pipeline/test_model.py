@@ -3,6 +3,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import ray
 
 from corm_batch.errors import ModelLoadError
 from corm_batch.pipeline import model as module
@@ -79,8 +80,8 @@ def test_replica_that_was_given_a_gpu_never_falls_back_to_the_cpu(job, monkeypat
     def refuse(path, **settings):
         raise ModelLoadError(settings["device"])
 
-    monkeypatch.setattr(module.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(module.ray, "get_gpu_ids", lambda: gpus)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: gpus)
     monkeypatch.setattr(module.Engine, "from_pretrained", refuse)
     with pytest.raises(ModelLoadError, match=f"^{loaded_on}$"):
         model_loader(job({"a": "text"}, model={"device": device}))()

@@ -18,13 +18,11 @@ class Split:
         uri: the file.
         index: which piece of the file.
         num_rows: rows in it; -1 when unknown without reading.
-        num_bytes: bytes of the text column, uncompressed; -1 when unknown without reading.
     """
 
     uri: str
     index: int
     num_rows: int = -1
-    num_bytes: int = -1
 
 
 class Source(Plugin, kind="source", package="corm_batch.data.sources"):

@@ -57,9 +57,7 @@ class FileSource(Source):
         if errors:
             messages = sorted(str(error) for error in errors)
             more = [f"... and {len(messages) - _NAMED_AT_MOST} more files"] if len(messages) > _NAMED_AT_MOST else []
-            raise SourceError(
-                "\n".join(messages[:_NAMED_AT_MOST] + more), retryable=all(error.retryable for error in errors)
-            )
+            raise SourceError("\n".join(messages[:_NAMED_AT_MOST] + more))
         if not splits:
             raise SourceError(f"source.uri: no documents in the {len(files)} files found at {self.uri}")
         return splits

@@ -18,7 +18,7 @@ def test_a_new_source_is_one_class():
         letters: str
 
         def splits(self, columns=()) -> list[Split]:
-            return [Split("memory", index, 1, 1) for index in range(len(self.letters))]
+            return [Split("memory", index, 1) for index in range(len(self.letters))]
 
         def read(self, split, columns) -> Iterator[Document]:
             yield Document(str(split.index), self.letters[split.index])

@@ -20,7 +20,7 @@ def test_splits_keep_the_order_of_names(source, tmp_path):
 
 def test_all_bad_files_count_but_not_all_are_listed(source):
     def look(uri):
-        raise SourceError(f"{uri}: broken", retryable="00" in uri)
+        raise SourceError(f"{uri}: broken")
 
     with pytest.raises(SourceError) as caught:
         source.splits_of_files(look)
@@ -28,19 +28,6 @@ def test_all_bad_files_count_but_not_all_are_listed(source):
     assert len(lines) == 21
     assert lines[0].endswith("00.jsonl: broken")
     assert lines[-1] == "... and 10 more files"
-    assert not caught.value.retryable
-
-
-def test_trying_again_helps_only_when_it_may_help_every_file(source):
-    def look(uri):
-        if uri.endswith("7.jsonl"):
-            raise SourceError(f"{uri}: timed out", retryable=True)
-        return [Split(uri, 0)]
-
-    with pytest.raises(SourceError) as caught:
-        source.splits_of_files(look)
-    assert caught.value.retryable
-    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_each_column_is_wanted_once(source):

@@ -90,11 +90,12 @@ def bomb(path, rows, size):
 
 
 READ = """
-import resource, sys
+import pathlib, re, sys
 from corm_batch.data.sources.parquet import ParquetSource
 source = ParquetSource(uri=sys.argv[1])
 print(sum(len(document.text) for split in source.splits() for document in source.read(split, ())))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not getrusage: its peak counts the process this one was forked from.
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024)
 """
 
 
@@ -106,4 +107,4 @@ def test_a_dictionary_bomb_is_read_in_bounded_memory(tmp_path):
     printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     num_chars, peak_bytes = map(int, printed.split())
     assert num_chars == 32 * (32 << 20)
-    assert peak_bytes < 1 << 30
+    assert peak_bytes < 1 << 29

@@ -35,7 +35,6 @@ def test_row_groups_of_all_files_in_order(place):
         ("a.parquet", 1, 1),
         ("b.parquet", 0, 1),
     ]
-    assert all(split.num_bytes > 0 for split in splits)
     documents = read_all(source)
     assert [(document.doc_id, document.text) for document in documents] == [
         ("0", "zero"),
@@ -137,7 +136,6 @@ def test_every_unreadable_file_is_named(tmp_path):
         "empty",
         "junk",
     ]
-    assert not caught.value.retryable
 
 
 def test_damaged_pages_are_a_source_error(tmp_path):
