@@ -8,6 +8,7 @@ CormBatchError
 ├─ DocumentError                 one document failed: it becomes its row, the job goes on
 ├─ UnsupportedModelError         the model needs an attention feature the engine would get wrong
 ├─ ModelLoadError                the model cannot be found or read
+├─ RankError                     a process of a tensor-parallel engine failed: which, why
 └─ LeaseError                    another driver holds this output: who, since when
 """
 
@@ -52,6 +53,10 @@ class UnsupportedModelError(CormBatchError):
 
 class ModelLoadError(CormBatchError):
     """No model at that path or id, or its files cannot be read."""
+
+
+class RankError(CormBatchError):
+    """A process of a tensor-parallel engine failed, and with it the engine; the message says which and why."""
 
 
 class LeaseError(CormBatchError):

@@ -96,7 +96,7 @@ class ClusterSection(Section):
     replicas: int | ReplicaRange = Field(
         1, description="copies of the model that answer side by side; {min, max} for a cluster that scales"
     )
-    gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 on cuda, else 0")
+    gpus_per_replica: float | None = Field(None, ge=0, description="default: engine.tensor_parallel on cuda, else 0")
     cpus_per_replica: float | None = Field(
         None, gt=0, description="default: 1; without a GPU, on a cluster of this job's own, an even share of the cores"
     )
@@ -180,11 +180,16 @@ class JobSpec(Section):
         problems = []
         if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
-        longest, answer = self.engine.max_model_len, self.task.max_new_tokens
+        longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
         if self.model.device == "cuda" and self.cluster.gpus_per_replica == 0:
             problems.append("cluster.gpus_per_replica: 0, but model.device is cuda: a replica would see no GPU")
+        elif 1 < ranks > (self.cluster.gpus_per_replica or ranks) and self.model.device != "cpu":
+            problems.append(
+                f"cluster.gpus_per_replica: {self.cluster.gpus_per_replica:g}, but engine.tensor_parallel is "
+                f"{ranks}: each rank needs a GPU"
+            )
         if problems:
             raise SpecError("\n".join(problems))
         return self

@@ -161,6 +161,10 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
             "task.max_new_tokens: 100 leaves no",
         ),
         (
+            {"engine": {"tensor_parallel": 4}, "cluster": {"gpus_per_replica": 2}},
+            "cluster.gpus_per_replica: 2, but engine.tensor_parallel is 4",
+        ),
+        (
             {"model": {"name": "m", "device": "cuda"}, "cluster": {"gpus_per_replica": 0}},
             "cluster.gpus_per_replica: 0, but model.device is cuda",
         ),
@@ -238,6 +242,7 @@ CHANGES_NOTHING = [
     {"output": {"uri": "elsewhere", "format": "arrow", "part_documents": 5}},
     {"cluster": {"replicas": 8, "look_ahead": 5}},
     {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
+    {"engine": {"tensor_parallel": 2}},
 ]
 
 

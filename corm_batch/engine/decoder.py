@@ -56,6 +56,7 @@ class Decoder:
         tokens, logprobs = [], []
         for step in range(num_steps):
             token_S, logprob_S = sample(forward()[: len(sequences)], draws, step)
+            self.model.ranks.share(token_S)
             batch.advance(token_S)
             tokens.append(token_S)
             logprobs.append(logprob_S)
@@ -66,7 +67,8 @@ class Decoder:
         if self._memory_pool is None:
             batch = DecodeBatch(num_sequences, self.cache, self.policies)
             return batch, lambda: self.model.forward(batch)
-        if self._version != self.cache.table.version:  # graphs read the table where it was
+        # Graphs read the table where it was. A capture is a forward pass, so all ranks make it or none.
+        if self.cache.agree(int(self._version == self.cache.table.version)) == 0:
             self._graphs.clear()
             self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
             self._version = self.cache.table.version

@@ -5,10 +5,10 @@ Knows nothing of text, files or Ray. Not thread safe: one thread calls everythin
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,18 @@ from corm_batch.engine.batch import Span
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import compact
-from corm_batch.engine.loader import LoadedModel, load_model
-from corm_batch.engine.memory import kept_positions, memory_stats, pool_bytes
+from corm_batch.engine.loader import LoadedModel, load_model, refuse_unsupported
+from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_bytes, pool_too_small
+from corm_batch.engine.outcome import judge
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.rehearsal import measure_pool_bytes
 from corm_batch.engine.request import Completion, FinishReason, Request, find_problem
 from corm_batch.engine.sampler import draw, sample
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
-from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.shape import ModelShape, load_config
 from corm_batch.engine.stats import EngineStats
-from corm_batch.errors import CapacityError, DocumentError, SpecError
+from corm_batch.errors import DocumentError, SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, page_bytes
 from corm_batch.policies.base import KVPolicy
@@ -48,15 +49,15 @@ class Engine:
 
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
         self.model, self.policy, self.config = model, policy, config
-        shape = model.shape
+        shape, ranks = model.shard, model.ranks
         self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
-        size = page_bytes(config.page_size, shape.head_dim, model.dtype)
-        num_bytes = pool_bytes(config, model.device) or measure_pool_bytes(config, model, self.policies)
-        num_pages = max(1, num_bytes // size)
+        known = pool_bytes(config, model.device)
+        num_bytes = known // ranks.size if known else measure_pool_bytes(config, model, self.policies)
+        num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, shape.head_dim, model.dtype)))
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, num_pages,
-            model.dtype, model.device,
+            model.dtype, model.device, ranks.least,
         )  # fmt: skip
         window = policy.reduction.window if policy.reduction else 256
         self.compact_every = config.compact_every or max(1, window // 2)
@@ -85,19 +86,19 @@ class Engine:
         trust_remote_code: bool = False,
         **config: Any,
     ) -> Engine:
-        """Load a model and make an engine of it.
+        """Load a model and make an engine of it, with `tensor_parallel` of 2 or more over as many processes.
 
         Args:
             path_or_hub_id: a local folder or a hub id.
             policy: a policy, or its name and fields, such as {"name": "corm", "window": 256}.
             dtype: "float32", "bfloat16" or "float16".
-            device: "cpu", "cuda", "cuda:1" ...; "auto" takes a GPU when there is one.
+            device: "cpu", "cuda", "cuda:1" ...; "auto" takes a GPU when there is one, as many as it shall share.
             revision, trust_remote_code: as in transformers.
             **config: fields of EngineConfig.
 
         Raises:
             SpecError: a wrong policy, dtype or config field.
-            ModelLoadError, UnsupportedModelError: see `load_model`.
+            ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
         """
         chosen = KVPolicy.from_spec(policy)
         try:
@@ -108,11 +109,17 @@ class Engine:
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(
-            path_or_hub_id, getattr(torch, dtype), torch.device(device), settings.max_model_len, revision,
-            trust_remote_code,
+        load = partial(
+            load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        return cls(model, chosen, settings)
+        if settings.tensor_parallel > 1:
+            model_config = load_config(path_or_hub_id, revision, trust_remote_code)
+            refuse_unsupported(model_config, settings.max_model_len, settings.tensor_parallel)
+            from corm_batch.engine.parallel import ParallelEngine  # which is an engine itself
+
+            return ParallelEngine.start(load, device, chosen, settings)
+        return cls(load(device=torch.device(device)), chosen, settings)
 
     @property
     def shape(self) -> ModelShape:
@@ -122,12 +129,13 @@ class Engine:
     @property
     def pool_bytes(self) -> int:
         """Bytes of all pages."""
-        return self.cache.pool.num_pages * self.cache.pool.page_bytes
+        return self.cache.pool.num_pages * self.cache.pool.page_bytes * self.model.ranks.size
 
     @property
     def pool_bytes_used(self) -> int:
         """Bytes of the pages somebody holds."""
-        return (self.cache.pool.num_pages - self.cache.pool.num_free) * self.cache.pool.page_bytes
+        pool = self.cache.pool
+        return sum(self.model.ranks.gather(pool.num_pages - pool.num_free)) * pool.page_bytes
 
     @property
     def has_work(self) -> bool:
@@ -172,6 +180,9 @@ class Engine:
         """Stop a request; `step` returns it as cancelled. Unknown or finished ids are ignored."""
         if request_id in self._live:
             self._finish(self._live[request_id], "cancelled")
+
+    def close(self) -> None:
+        """End what runs beside this process: nothing, where the engine is alone."""
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
@@ -235,19 +246,18 @@ class Engine:
     def _accept(self, sequences: Seq[Sequence], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
         """Give every sequence its next tokens, [steps][S], up to the one it ends with; finish those that end."""
         now = time.monotonic()
+        chosen = zip(sequences, zip(*tokens, strict=True), zip(*logprobs, strict=True), strict=True)
+        outcomes = self.model.ranks.lead(lambda: [judge(*each, self.model.eos_token_ids) for each in chosen])
         ended: list[tuple[Sequence, FinishReason]] = []
-        for row, sequence in enumerate(sequences):
+        for sequence, outcome in zip(sequences, outcomes, strict=True):
             sequence.first_token_at = sequence.first_token_at or now
-            for token, logprob in zip((step[row] for step in tokens), (step[row] for step in logprobs), strict=True):
-                if math.isnan(logprob):
-                    self._finish(sequence, "error", DocumentError("the model's logits are not finite"))
-                    break
-                sequence.output.append(token)
-                sequence.logprob_sum += logprob
-                self.stats.output_tokens += 1
-                if (reason := sequence.finish_reason(self.model.eos_token_ids)) is not None:
-                    ended.append((sequence, reason))
-                    break
+            sequence.output += outcome.tokens
+            sequence.logprob_sum += outcome.logprob_sum
+            self.stats.output_tokens += len(outcome.tokens)
+            if outcome.reason == "error":
+                self._finish(sequence, "error", DocumentError("the model's logits are not finite"))
+            elif outcome.reason is not None:
+                ended.append((sequence, outcome.reason))
         if ended:
             compact(self.cache, self.policies, [sequence for sequence, _ in ended])
         for sequence, reason in ended:
@@ -266,20 +276,13 @@ class Engine:
 
     def _fail_for_memory(self, sequence: Sequence, error: Exception) -> None:
         """Fail a document that had the whole device and found it too small."""
-        message = (
-            f"{sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the model and the "
-            f"page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
-        )
-        self._finish(sequence, "error", DocumentError(message))
+        self._finish(sequence, "error", device_too_small(sequence, error))
 
     def _starve(self, sequence: Sequence, num_missing: int) -> None:
         """Fail the one document that has the whole pool and finds it too small."""
-        need = (self.cache.pages_held(sequence.slot) + num_missing) * self.cache.pool.page_bytes
-        message = (
-            f"{sequence.num_prompt_tokens} prompt tokens need at least {need} bytes of cache, the pool has "
-            f"{self.pool_bytes} (engine.kv_memory or engine.memory_fraction sets it)"
-        )
-        self._finish(sequence, "error", CapacityError(message, bytes_needed=need, bytes_available=self.pool_bytes))
+        num_pages = self.cache.pages_held(sequence.slot) + num_missing
+        need = num_pages * self.cache.pool.page_bytes * self.model.ranks.size
+        self._finish(sequence, "error", pool_too_small(sequence, need, self.pool_bytes))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         """Close a sequence and its pages, and book what it cost."""
@@ -287,7 +290,7 @@ class Engine:
         self.scheduler.remove(sequence)
         positions = None
         if reason in ("stop", "length") and sequence.request.return_kept_positions:
-            positions = kept_positions(self.cache, sequence.slot)
+            positions = kept_positions(self.cache, sequence.slot, self.model.ranks)
         memory = memory_stats(sequence, self.cache, self.model, self.policy.reduction, self.config)
         if sequence.slot >= 0:
             self.cache.close(sequence.slot)

@@ -14,11 +14,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Batch, Running
 from corm_batch.engine.fusion import fuse, slice_rows
+from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.shape import ModelShape, load_config
-from corm_batch.errors import ModelLoadError, UnsupportedModelError
+from corm_batch.errors import ModelLoadError, RankError, UnsupportedModelError
 from corm_batch.ops.causal import causal_attention
 
 _PROBE_LENGTHS = (11, 7)
@@ -36,6 +38,7 @@ class LoadedModel:
         windows: one a layer: the sliding window the model itself puts there, None for none.
         eos_token_ids: tokens that end an answer.
         device, dtype: where and in what precision it runs.
+        ranks: the processes that share it.
     """
 
     module: torch.nn.Module
@@ -44,16 +47,32 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     device: torch.device
     dtype: torch.dtype
+    ranks: Ranks = ALONE
+
+    @property
+    def shard(self) -> ModelShape:
+        """The counts of what this rank has of the model."""
+        return self.shape.shard(self.ranks.size)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [S, V] of the rows the batch wants."""
-        logits: Tensor = self.module(
-            input_ids=batch.input_ids[None],
-            position_ids=batch.positions[None],
-            use_cache=False,
-            logits_to_keep=batch.logit_rows,
-            batch=Running(batch),
-        ).logits
+        """Logits [S, V] of the rows the batch wants.
+
+        Raises:
+            torch.OutOfMemoryError: the device is full.
+            RankError: so is one of several: the others are in the middle of the pass and cannot be called back.
+        """
+        try:
+            logits: Tensor = self.module(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                logits_to_keep=batch.logit_rows,
+                batch=Running(batch),
+            ).logits
+        except torch.OutOfMemoryError as error:
+            if self.ranks.size == 1:
+                raise
+            raise RankError(f"rank {self.ranks.rank}: lower engine.memory_fraction or kv_memory: {error}") from error
         return logits[0]
 
 
@@ -64,19 +83,21 @@ def load_model(
     max_model_len: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    ranks: Ranks = ALONE,
 ) -> LoadedModel:
-    """Load a local folder or hub id; safetensors only.
+    """Load a local folder or hub id, or a rank's share of it; safetensors only.
 
     Raises:
         ModelLoadError: nothing there, or unreadable weights.
         UnsupportedModelError: the engine would compute it wrongly; the message names the feature.
     """
     config = load_config(path, revision, trust_remote_code)
-    refuse_unsupported(config, max_model_len)
+    refuse_unsupported(config, max_model_len, ranks.size)
+    shards = {} if ranks.size == 1 else {"distributed_config": DistributedConfig(tp_size=ranks.size)}
     try:
         module = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True, revision=revision,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=trust_remote_code, **shards,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "does not support" in str(error) and "attention" in str(error).lower():
@@ -86,22 +107,25 @@ def load_model(
         raise ModelLoadError(f"model.name: cannot load the weights of {path!r}: {error}") from error
     module.eval().to(device)
     shape = ModelShape.from_config(config)
-    windows = probe(module, shape, config.model_type)
-    speed_up(module)
+    windows = probe(module, shape.shard(ranks.size), config.model_type)
+    speed_up(module, ranks.size)
     eos = getattr(module.generation_config, "eos_token_id", None)
     eos = config.eos_token_id if eos is None else eos
     ids = frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
-    return LoadedModel(module, shape, windows, ids, device, dtype)
+    return LoadedModel(module, shape, windows, ids, device, dtype, ranks)
 
 
-def speed_up(module: torch.nn.Module) -> None:
-    """Bound what an MLP needs for a long prompt, and on a GPU compile the layers, in place."""
+def speed_up(module: torch.nn.Module, num_shards: int = 1) -> None:
+    """Bound what an MLP needs for a long prompt, and on a GPU compile the layers, in place.
+
+    Layers that talk to other GPUs are left uncompiled: collectives in compiled code have not been measured.
+    """
     slice_rows(module)
-    if next(module.parameters()).device.type == "cuda":
+    if num_shards == 1 and next(module.parameters()).device.type == "cuda":
         fuse(module)
 
 
-def refuse_unsupported(config: Any, max_model_len: int | None = None) -> None:
+def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards: int = 1) -> None:
     """Refuse by name what a config already tells.
 
     Raises:
@@ -123,6 +147,16 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None) -> None:
     if kinds:
         refuse(f"a layer of type {', '.join(sorted(kinds))}")
     _refuse_rope(config, refuse, max_model_len)
+    if num_shards == 1:
+        return
+    shape = ModelShape.from_config(config)
+    if shape.num_kv_heads % num_shards or shape.num_heads % num_shards:
+        refuse(
+            f"engine.tensor_parallel of {num_shards}, which {shape.num_heads} query heads and {shape.num_kv_heads} kv "
+            f"heads cannot be split into evenly,"
+        )
+    if not getattr(config, "base_model_tp_plan", None):
+        refuse(f"engine.tensor_parallel of {num_shards} for a model without a tensor-parallel plan in transformers")
 
 
 def _refuse_rope(config: Any, refuse: Callable[[str], None], max_model_len: int | None) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.sequence import Sequence
+from corm_batch.errors import CapacityError, DocumentError
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.reduction import Reduction
 
@@ -28,7 +31,7 @@ def pool_bytes(config: EngineConfig, device: torch.device) -> int | None:
 def memory_stats(
     sequence: Sequence, cache: KVCache, model: LoadedModel, reduction: Reduction | None, config: EngineConfig
 ) -> MemoryStats:
-    """A sequence's figures as they stand; those of its pages only while it has any."""
+    """A sequence's figures as they stand, over all ranks; those of its pages only while it has any."""
     now, num_cached, num_kv_heads = time.monotonic(), sequence.num_cached, model.shape.num_kv_heads
     started, first = sequence.started_at, sequence.first_token_at
     stats = MemoryStats(
@@ -44,30 +47,60 @@ def memory_stats(
         return stats
     entry_bytes, page_bytes = 2 * model.shape.head_dim * model.dtype.itemsize, cache.pool.page_bytes
     full = sum(min(num_cached, window or num_cached) * num_kv_heads for window in model.windows)
-    kept = cache.table.lengths[sequence.slot].sum(axis=1)
     at_once = config.chunk_size if config.prefill == "streaming" else sequence.num_prefilled
-    peak_pages = max(sequence.peak_pages, int(cache.peak_pages[sequence.slot]))
+    after, peak, final, *kept = _totals(
+        model.ranks,
+        [
+            sequence.pages_after_prefill,
+            max(sequence.peak_pages, int(cache.peak_pages[sequence.slot])),
+            cache.pages_held(sequence.slot),
+            *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
+        ],
+    )
     return replace(
         stats,
         kv_bytes_full=full * entry_bytes,
-        kv_bytes_after_prefill=sequence.pages_after_prefill * page_bytes,
-        kv_bytes_peak=peak_pages * page_bytes,
-        kv_bytes_final=cache.pages_held(sequence.slot) * page_bytes,
+        kv_bytes_after_prefill=after * page_bytes,
+        kv_bytes_peak=peak * page_bytes,
+        kv_bytes_final=final * page_bytes,
         kv_bytes_transient=min(at_once, sequence.num_prefilled) * num_kv_heads * entry_bytes,
-        kept_ratio=int(kept.sum()) / max(1, full),
-        kept_per_layer=tuple(int(count) for count in kept),
-        evicted_entries=num_cached * cache.num_lists - int(kept.sum()),
-        evicted_attention_mass=_evicted_mass(sequence, reduction, config),
+        kept_ratio=sum(kept) / max(1, full),
+        kept_per_layer=tuple(kept),
+        evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
+        evicted_attention_mass=fmean(model.ranks.gather(_evicted_mass(sequence, reduction, config))),
     )
 
 
-def kept_positions(cache: KVCache, slot: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """0-based token indices a sequence holds, [layer][kv head]."""
+def kept_positions(cache: KVCache, slot: int, ranks: Ranks) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """0-based token indices a sequence holds, [layer][kv head]; a rank's heads follow those of the rank before it."""
     layers = (cache.read(slot, layer).position.cpu() - 1 for layer in range(cache.table.lengths.shape[1]))
-    return tuple(
+    own = [
         tuple(tuple(row[:count].tolist()) for row, count in zip(position, counts, strict=True))
         for position, counts in zip(layers, cache.table.lengths[slot], strict=True)
+    ]
+    return tuple(tuple(head for heads in layer for head in heads) for layer in zip(*ranks.gather(own), strict=True))
+
+
+def pool_too_small(sequence: Sequence, bytes_needed: int, bytes_available: int) -> CapacityError:
+    """What to tell of a sequence that had the whole pool."""
+    message = (
+        f"{sequence.num_prompt_tokens} prompt tokens need at least {bytes_needed} bytes of cache, the pool has "
+        f"{bytes_available} (engine.kv_memory or engine.memory_fraction sets it)"
     )
+    return CapacityError(message, bytes_needed=bytes_needed, bytes_available=bytes_available)
+
+
+def device_too_small(sequence: Sequence, error: Exception) -> DocumentError:
+    """What to tell of a sequence that had the whole device."""
+    return DocumentError(
+        f"{sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the model and the "
+        f"page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
+    )
+
+
+def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
+    """Each count, summed over ranks."""
+    return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
 def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:

@@ -42,7 +42,7 @@ def _largest_pass(config: EngineConfig, model: LoadedModel, policies: Seq[KVPoli
 @torch.inference_mode()
 def _peak_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], num_tokens: int) -> int:
     """Device memory that a prompt of `num_tokens` takes while it is prefilled, its pages aside."""
-    shape, device = model.shape, model.device
+    shape, device = model.shard, model.device
     cache = KVCache(
         1, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, 1, model.dtype, device
     )  # fmt: skip

@@ -55,6 +55,8 @@ class Request:
 class MemoryStats:
     """What one document's cache cost. All bytes are bytes of pages really held, except `kv_bytes_full`.
 
+    Over several ranks every count is their total; of the peak, the total of each one's own.
+
     Attributes:
         prompt_tokens, output_tokens: counts of tokens.
         kv_bytes_full: bytes of keys and values an uncompressed cache would hold at the end (sliding-window layers

@@ -52,10 +52,11 @@ class Scheduler:
         spans = [self._span(sequence) for sequence in self.partial]
         room = self.token_budget - sum(span.stop - span.start for span in spans)
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
+        spare = self.cache.spare(promised) if self.waiting else 0
         while self.waiting and not self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
             sequence = self.waiting[0]
             span, pages = self._span(sequence), self._pages(sequence)
-            fits = span.stop - span.start <= room and promised + pages <= self.cache.pool.num_free
+            fits = span.stop - span.start <= room and pages <= spare
             # An idle engine admits whatever comes: only trying shows whether it fits.
             if (self.running or self.partial) and (self._one_prompt_only or not fits):
                 break
@@ -64,7 +65,7 @@ class Scheduler:
             insort(self.partial, sequence, key=_arrival)
             spans.append(span)
             room -= span.stop - span.start
-            promised += pages
+            spare -= pages
         return spans
 
     def schedule_decode(self, num_steps: int) -> tuple[list[Sequence], int]:
@@ -92,7 +93,7 @@ class Scheduler:
                 self._one_prompt_only = False
                 self.partial.remove(span.sequence)
                 insort(self.running, span.sequence, key=_arrival)
-                stored = int(self.cache.table.lengths[span.sequence.slot].sum())
+                stored = -self.cache.agree(-int(self.cache.table.lengths[span.sequence.slot].sum()))
                 ratio = stored / (span.stop * self.cache.num_lists)
                 self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
@@ -107,7 +108,7 @@ class Scheduler:
 
     def make_room(self, num_pages: int) -> bool:
         """Preempt until so many pages are free; False when even all running sequences hold too few."""
-        while self.cache.pool.num_free < num_pages:
+        while self.cache.spare(num_pages) < 0:
             if not self.running:
                 return False
             self.preempt()
@@ -158,7 +159,7 @@ class Scheduler:
 
     def _starved(self, num_steps: int) -> bool:
         """Whether the running sequences' next tokens do not fit the pool."""
-        return self.cache.missing_pages(_slots(self.running), num_steps) > self.cache.pool.num_free
+        return self.cache.spare(self.cache.missing_pages(_slots(self.running), num_steps)) < 0
 
     def _resume(self) -> None:
         """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
@@ -167,7 +168,7 @@ class Scheduler:
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists
             need = len(sequence.swapped.pages.position) + next_tokens
-            if need > self.cache.pool.num_free and (self.running or self.partial):
+            if self.cache.spare(need) < 0 and (self.running or self.partial):
                 return
             sequence.slot = self.cache.swap_in(sequence.swapped)
             sequence.swapped = None

@@ -55,13 +55,13 @@ class Sequence:
         """Tokens of prompt and answer, should the answer be as long as it may."""
         return self.num_prompt_tokens + self.request.sampling.max_new_tokens
 
-    def finish_reason(self, eos_token_ids: Container[int]) -> FinishReason | None:
-        """Why the newest token ends the answer; None when it does not."""
-        if self.output[-1] in eos_token_ids and not self.request.sampling.ignore_eos:
+    def finish_reason(self, output: list[int], eos_token_ids: Container[int]) -> FinishReason | None:
+        """Why the newest token of `output` ends the answer; None when it does not."""
+        if output[-1] in eos_token_ids and not self.request.sampling.ignore_eos:
             return "stop"
-        if self.request.stop is not None and self.request.stop(self.output):
+        if self.request.stop is not None and self.request.stop(output):
             return "stop"
-        return "length" if len(self.output) >= self.request.sampling.max_new_tokens else None
+        return "length" if len(output) >= self.request.sampling.max_new_tokens else None
 
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""

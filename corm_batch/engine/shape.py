@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,10 @@ class ModelShape:
     def from_pretrained(cls, path: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:
         """Read the counts of a local folder or hub id, without loading weights."""
         return cls.from_config(load_config(path, revision, trust_remote_code))
+
+    def shard(self, size: int) -> ModelShape:
+        """What one of `size` ranks has of it: its share of the heads."""
+        return replace(self, num_heads=self.num_heads // size, num_kv_heads=self.num_kv_heads // size)
 
     def context(self, limit: int | None) -> int:
         """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""

@@ -7,6 +7,7 @@ to take: it gets a stage of free ones beforehand, and what it took is booked aft
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +45,8 @@ class KVCache:
         num_slots: sequences that can hold pages at one time.
         num_layers, num_kv_heads, head_dim, page_size, num_pages: sizes.
         dtype, device: of keys and values.
+        agree: the least of a number over all caches that hold heads of the same sequences; the number itself where this
+            one holds them all.
     """
 
     def __init__(
@@ -56,8 +59,9 @@ class KVCache:
         num_pages: int,
         dtype: torch.dtype,
         device: torch.device,
+        agree: Callable[[int], int] = int,
     ) -> None:
-        self.device = device
+        self.device, self.agree = device, agree
         self.ops: Ops = select_ops(device)
         self.pool = PagePool(num_pages, page_size, head_dim, dtype, device)
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
@@ -73,6 +77,10 @@ class KVCache:
     def num_free_slots(self) -> int:
         """Sequences that can still be opened."""
         return len(self._free_slots)
+
+    def spare(self, num_pages: int) -> int:
+        """Free pages beyond `num_pages`, where there are fewest; below 0 when these do not fit."""
+        return self.agree(self.pool.num_free - num_pages)
 
     def open(self) -> int:
         """A slot for a new sequence, empty."""
@@ -131,7 +139,7 @@ class KVCache:
                 lost.
             torch.OutOfMemoryError: nothing is booked; the stage is still to be discarded.
         """
-        missing = int(stage.used) - len(stage.ids)
+        missing = -self.agree(len(stage.ids) - int(stage.used))
         if missing > 0:
             self.discard(stage)
             raise OutOfPages(missing)

@@ -91,7 +91,8 @@ class Placement:
                 "one, or cpu, because cluster.replicas is a range"
             )
         if gpus is None:
-            gpus = 1 if spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there) else 0
+            on_gpus = spec.model.device == "cuda" or (spec.model.device == "auto" and gpus_there)
+            gpus = spec.engine.tensor_parallel if on_gpus else 0
         cpus = cluster.cpus_per_replica or 1
         if not own:
             return cls(cluster.max_replicas, gpus, cpus)

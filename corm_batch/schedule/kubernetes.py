@@ -121,10 +121,10 @@ def job_for_pods(schedule: Schedule) -> JobSpec:
 
 
 def gpus_of_replica(job: JobSpec) -> float:
-    """GPUs each replica gets; where the spec leaves it open, one unless the device is cpu."""
+    """GPUs each replica gets; where the spec leaves it open, one a rank unless the device is cpu."""
     if job.cluster.gpus_per_replica is not None:
         return job.cluster.gpus_per_replica
-    return 0 if job.model.device == "cpu" else 1
+    return 0 if job.model.device == "cpu" else job.engine.tensor_parallel
 
 
 def kubernetes_cron(cron: str) -> str:

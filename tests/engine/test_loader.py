@@ -39,6 +39,18 @@ def test_longrope_is_refused_beyond_its_original_context_only():
     refuse_unsupported(config, max_model_len=256)
 
 
+def test_a_model_that_cannot_be_split_is_refused_on_several_ranks_only():
+    config = llama_config(num_key_value_heads=2)
+    for size in (1, 2):
+        refuse_unsupported(config, num_shards=size)
+    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 4.*4 query heads and 2 kv heads"):
+        refuse_unsupported(config, num_shards=4)
+    config.base_model_tp_plan = None
+    refuse_unsupported(config)
+    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 2.*without a tensor-parallel plan"):
+        refuse_unsupported(config, num_shards=2)
+
+
 def test_a_model_without_attention_layers_is_refused(tmp_path):
     config = MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
     config.save_pretrained(tmp_path)

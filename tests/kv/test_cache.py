@@ -12,8 +12,8 @@ from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import NEVER, Entries
 
 
-def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3):
-    return KVCache(slots, layers, heads, 8, page_size, num_pages, torch.float32, torch.device("cpu"))
+def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int):
+    return KVCache(slots, layers, heads, 8, page_size, num_pages, torch.float32, torch.device("cpu"), agree)
 
 
 def random_entries(*lead):
@@ -96,6 +96,17 @@ def test_pages_that_a_compaction_empties_are_free():
     assert cache.table.lengths[slot].tolist() == [[1, 0, 8], [11, 11, 11]]
     assert cache.pages_held(slot) == 1 + 0 + 2 + 3 * 3
     assert cache.pages_held(slot) + cache.pool.num_free == cache.pool.num_pages
+
+
+def test_a_pass_that_lacks_pages_anywhere_is_booked_nowhere():
+    """A cache of other heads is three pages short."""
+    cache = make(agree=lambda number: min(number, -3))
+    slot = cache.open()
+    assert cache.spare(0) == -3
+    with pytest.raises(OutOfPages) as caught:
+        store(cache, slot, random_layers(2, 6))
+    assert caught.value.num_missing == 3
+    assert (cache.pages_held(slot), cache.pool.num_free) == (0, 50)
 
 
 def test_a_dry_pool_changes_nothing():

@@ -60,9 +60,9 @@ def place(job, monkeypatch):
     """The placement of a job whose device is left open, on a cluster with these resources."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
-    def placed(resources, device="auto", **cluster):
+    def placed(resources, device="auto", engine=None, **cluster):
         monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-        placement = Placement.of(job({"a": "text"}, model={"device": device}, cluster=cluster))
+        placement = Placement.of(job({"a": "text"}, model={"device": device}, cluster=cluster, engine=engine or {}))
         return placement.replicas, placement.gpus, placement.cpus
 
     return placed
@@ -73,6 +73,12 @@ def test_more_gpus_than_this_machine_has(place):
         place({"CPU": 2.0, "GPU": 1.0}, replicas=2, gpus_per_replica=1)
     with pytest.raises(SpecError, match="2 replicas with 1 GPUs each"):
         place({"CPU": 2.0, "GPU": 1.0}, replicas={"min": 2, "max": 4})
+
+
+def test_a_replica_gets_a_gpu_for_each_rank(place):
+    assert place({"CPU": 2.0, "GPU": 4.0}, engine={"tensor_parallel": 4})[1] == 4
+    with pytest.raises(SpecError, match="1 replicas with 4 GPUs each do not fit in this machine, which has 3"):
+        place({"CPU": 2.0, "GPU": 3.0}, engine={"tensor_parallel": 4})
 
 
 def test_range_of_replicas_takes_what_this_machine_has(place):

@@ -44,6 +44,7 @@ def test_cron_job(monkeypatch):
     [
         (("model.device=cpu",), None),
         (("cluster.gpus_per_replica=0",), None),
+        (("engine.tensor_parallel=2", "cluster.replicas=2"), 4),
         (("cluster.gpus_per_replica=0.5", "cluster.replicas=3"), 2),
         (("cluster.gpus_per_replica=2", "cluster.replicas=3"), 6),
         (("cluster.gpus_per_replica=2", "cluster.replicas={min: 2, max: 8}"), 4),  # a pod cannot grow

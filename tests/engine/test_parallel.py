@@ -1,0 +1,223 @@
+"""An engine over two processes: what one alone answers and keeps, and no process left behind whatever goes wrong.
+
+On GPUs where there are two, else over gloo on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.engine import Engine
+from corm_batch.engine.loader import load_model
+from corm_batch.engine.parallel import Leader, ParallelEngine
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import RankError, SpecError, UnsupportedModelError
+from corm_batch.policies.base import KVPolicy
+from tests.engine.parallel_faults import load_faulty
+
+ROOT = Path(__file__).parents[2]
+CORM = {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
+needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
+SHARED = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_ranks():
+    yield
+    while SHARED:
+        SHARED.pop().close()
+
+
+@pytest.fixture
+def leader():
+    """Two ranks, started anew after a test that ended them: starting takes seconds, loading a tiny model none."""
+    pytest.importorskip("accelerate")
+    if not SHARED or SHARED[-1]._closed:
+        SHARED.append(Leader(2))
+    return SHARED[-1]
+
+
+def settings(pages=4000, **fields):
+    return EngineConfig(page_size=4, kv_memory=pages * 560, step_token_budget=64, max_sequences=6, **fields)
+
+
+def make_two(leader, folder, policy, load=load_model, **fields):
+    load = partial(load, folder, torch.float32) if load is load_model else partial(load, folder)
+    return ParallelEngine(leader, load, KVPolicy.from_spec(policy), settings(tensor_parallel=2, **fields))
+
+
+def make_one(leader, folder, policy, **fields):
+    model = load_model(folder, torch.float32, leader.device)
+    return Engine(model, KVPolicy.from_spec(policy), settings(**fields))
+
+
+def make_requests(count, new_tokens=25, **fields):
+    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+    prompts = [[(i * 31 + j * j) % 199 for j in range(12 + 13 * i)] for i in range(count)]
+    return [Request(str(i), ids, sampling, return_kept_positions=True, **fields) for i, ids in enumerate(prompts)]
+
+
+def answers(engine, requests):
+    return {done.id: done for done in engine.run(requests)}
+
+
+@needs_ranks
+@pytest.mark.parametrize(
+    ("policy", "fields"),
+    [
+        ({"name": "full"}, {}),
+        (CORM, {}),
+        ({**CORM, "max_kept": 20}, {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}),
+    ],
+    ids=["full", "corm", "streaming"],
+)
+def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
+    requests = make_requests(5, stop=lambda output: len(output) == 21)
+    draws = SamplingParams(max_new_tokens=9, temperature=0.8, top_p=0.9, ignore_eos=True)
+    requests.append(Request("drawn", [4] * 30, draws, return_kept_positions=True))
+    one = answers(make_one(leader, tiny_llama, policy, **fields), requests)
+    engine = make_two(leader, tiny_llama, policy, **fields)
+    two = answers(engine, requests)
+    assert engine.pool_bytes == 4000 * 560
+    assert engine.pool_bytes_used == 0
+    assert engine.shape.num_kv_heads == 2
+    for name, ours in two.items():
+        alone = one[name]
+        assert (ours.token_ids, ours.finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert ours.kept_positions == alone.kept_positions
+        assert ours.mean_logprob == pytest.approx(alone.mean_logprob, abs=1e-4)
+        for figure in ("full", "after_prefill", "final", "transient"):
+            assert getattr(ours.memory, f"kv_bytes_{figure}") == getattr(alone.memory, f"kv_bytes_{figure}")
+        assert alone.memory.kv_bytes_peak <= ours.memory.kv_bytes_peak <= 1.2 * alone.memory.kv_bytes_peak
+        assert ours.memory.kept_per_layer == alone.memory.kept_per_layer
+        assert ours.memory.kept_ratio == alone.memory.kept_ratio
+        assert ours.memory.evicted_entries == alone.memory.evicted_entries
+        assert ours.memory.evicted_attention_mass == pytest.approx(alone.memory.evicted_attention_mass, abs=1e-5)
+
+
+@needs_ranks
+def test_a_tight_pool_preempts_and_changes_no_text(leader, tiny_llama):
+    policy, requests = {**CORM, "tau": 8.0}, make_requests(5, new_tokens=40)
+    expected = answers(make_one(leader, tiny_llama, policy, compact_every=60), requests)
+    tight = answers(make_two(leader, tiny_llama, policy, pages=200, compact_every=60), requests)
+    assert sum(done.memory.preemptions for done in tight.values()) > 0
+    assert {name: d.token_ids for name, d in tight.items()} == {name: d.token_ids for name, d in expected.items()}
+
+
+@needs_ranks
+def test_a_cancelled_request_leaves_both_ranks(leader, tiny_llama):
+    requests = make_requests(3)
+    expected = answers(make_one(leader, tiny_llama, CORM), requests)
+    engine = make_two(leader, tiny_llama, CORM)
+    for request in requests:
+        engine.add(request)
+    with pytest.raises(ValueError, match="'1'"):
+        engine.add(requests[1])
+    for _ in range(4):
+        engine.step()
+    assert engine.pool_bytes_used > 0
+    engine.cancel("1")
+    engine.cancel("nobody")
+    done = {}
+    while engine.has_work:
+        done |= {completion.id: completion for completion in engine.step()}
+    assert done["1"].finish_reason == "cancelled"
+    assert 0 < len(done["1"].token_ids) < 25
+    assert all(done[name].token_ids == expected[name].token_ids for name in ("0", "2"))
+    assert engine.pool_bytes_used == 0
+
+
+@needs_ranks
+def test_an_exception_in_another_rank_surfaces_and_ends_the_engine(leader, tiny_llama):
+    engine = make_two(leader, tiny_llama, CORM, load_faulty)
+    with pytest.raises(RankError, match="rank 1: RuntimeError: scripted fault"):
+        answers(engine, make_requests(3))
+    assert all(process.poll() is not None for process in leader._processes)
+    with pytest.raises(RankError, match="closed"):
+        engine.step()
+
+
+@needs_ranks
+def test_a_killed_rank_ends_the_engine_at_once(leader, tiny_llama):
+    engine = make_two(leader, tiny_llama, CORM)
+    engine.add(make_requests(1)[0])
+    engine.step()
+    os.kill(leader._processes[0].pid, signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(RankError, match="rank 1 ended with status -9"):
+        answers(engine, [])
+    assert time.monotonic() - started < 20
+
+
+@needs_ranks
+def test_no_rank_outlives_a_killed_leader(tiny_llama):
+    pytest.importorskip("accelerate")
+    code = f"from tests.engine.parallel_faults import lead_for_ever; lead_for_ever({tiny_llama!r})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, env=environment) as process:
+        other = int(process.stdout.readline())
+        time.sleep(0.5)  # into the middle of its steps
+        assert is_running(other)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while is_running(other):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_heads_that_cannot_be_split_evenly_are_refused(tiny_llama):
+    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 3.*4 query heads and 2 kv heads"):
+        Engine.from_pretrained(tiny_llama, policy=CORM, device="cpu", tensor_parallel=3)
+
+
+def test_ranks_without_a_device_each_are_refused(tiny_llama):
+    pytest.importorskip("accelerate")
+    with pytest.raises(SpecError, match="2 ranks on 'cuda:1'"):
+        Engine.from_pretrained(tiny_llama, policy=CORM, device="cuda:1", tensor_parallel=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", [{"name": "full"}, {"name": "corm", "window": 32, "recent": 32, "tau": 2.0}])
+def test_two_gpus_answer_what_one_does(policy, reference_model):
+    """Real weights, prompts of thousands of tokens, decode in graphs that hold collectives."""
+    pytest.importorskip("accelerate")
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    while SHARED:
+        SHARED.pop().close()
+    sampling = SamplingParams(max_new_tokens=48, ignore_eos=True)
+    requests = [
+        Request(str(n), [(7 * j * j + n) % 8000 for j in range(n)], sampling, return_kept_positions=True)
+        for n in (300, 2900, 1111, 5)
+    ]
+    fields = {"policy": policy, "dtype": "float32", "device": "cuda", "kv_memory": "400MiB"}
+    one, two = {}, {}
+    for found, size in ((one, 1), (two, 2)):
+        engine = Engine.from_pretrained(reference_model, tensor_parallel=size, **fields)
+        found.update(answers(engine, requests))
+        assert engine.pool_bytes_used == 0
+        engine.close()
+    for name, alone in one.items():
+        assert two[name].token_ids == alone.token_ids
+        ours, theirs = (
+            {(i, j, p) for i, layer in enumerate(a.kept_positions) for j, head in enumerate(layer) for p in head}
+            for a in (two[name], alone)
+        )
+        assert len(ours ^ theirs) <= 2e-3 * len(theirs)
