@@ -77,7 +77,7 @@ def reduce_columns(
 
     Args:
         query_HRD, lse_HR: the voting rows, oldest first.
-        step_R: int32 their steps.
+        step_R: int32 their steps, each one more than the one before.
         entries: [K, N], the rows' own keys included.
         last_KN: int32, the last step that attention let see each entry.
         scale, softcap: of the attention that made `lse_HR`.

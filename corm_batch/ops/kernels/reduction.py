@@ -4,6 +4,10 @@
     [ key (BLOCK_N x D) ]      x      [ rows 1..BLOCK_R, head 1 ] ... [ the same, head G ] -> votes of the tile
      expiry, mass                     [ the next rows, head 1 ] ...
 
+What is done to every single score decides the speed. So the multipliers compare, too (`_step`); the rows that missed an
+entry are collected as bits, from which first and last hit are read; and only tiles in which some row does not see some
+entry are masked. Four neighbouring threads, lanes, share an entry's rows; each has bits and a mass of its own.
+
 A hit's reach is a product too: which entries are near which, times which entries each row hit. For that the entries are
 taken in the order of their positions, and neighbouring programs share `reach` of them on either side.
 """
@@ -22,6 +26,7 @@ from corm_batch.ops.reduction import Reduction
 
 _NEVER = tl.constexpr(NEVER)
 _LOG2_E = tl.constexpr(1.4426950408889634)
+_STEEP = tl.constexpr(2.0**100)  # any difference of two log weights times this is above 1, and no overflow
 _MAX_KEY_BYTES = 128 << 10
 """Keys a program may hold; the rest of the shared memory is for queries and hits."""
 
@@ -36,20 +41,20 @@ def block_sizes(head_dim: int, dtype: torch.dtype, window: int | None, reach: in
         reach: entries on either side that a program shares with its neighbour.
 
     Returns:
-        The kernel's launch options.
+        The kernel's launch options. A lane's bits are summed up as a float, so there are at most 64 rows.
     """
     exact = dtype == torch.float32  # no tensor cores: registers are what is short
     entries = 64 if exact else 128
     while entries < 3 * reach:
         entries *= 2
-    rows = 16 if exact or entries > 128 else 32
+    rows = 16 if exact or entries > 128 else 32 if reach else 64
     while window is not None and rows > max(16, window):
         rows //= 2
     return {
         "BLOCK_R": rows,
         "BLOCK_N": entries,
         "num_warps": 8 if exact or reach or head_dim > 128 else 4,
-        "num_stages": 1 if exact else 3 if entries < 256 else 2,
+        "num_stages": 1 if exact else 2,
     }
 
 
@@ -91,13 +96,14 @@ def reduce_columns(
         )
     tile_rows = min(sizes["BLOCK_R"], reduction.window) if gap_rule else sizes["BLOCK_R"]
     count = _entries_seen(step_R, position, last) if reduction.threshold == "cache" else step_R
+    limit = torch.log2(reduction.tau / count) if votes else lse_HR
     order = position.argsort(dim=-1) if reach else None
     expiry, mass = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (entries.expiry, entries.mass))
     _reduce[(triton.cdiv(num_entries, sizes["BLOCK_N"] - 2 * reach), num_kv_heads)](
         TensorDescriptor.from_tensor(query_HRD, [1, sizes["BLOCK_R"], width]), entries.key, lse_HR.contiguous(), step_R,
-        count, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
-        scale, softcap, reduction.tau, reduction.window, reach, tile_rows, num_rows, num_entries,
-        *entries.key.stride()[:2], num_rows if count.dim() == 2 else 0,
+        limit, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
+        scale, softcap, reduction.window, reach, tile_rows, num_rows, num_entries,
+        *entries.key.stride()[:2], num_rows if limit.dim() == 2 else 0,
         D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule, **sizes,
     )  # fmt: skip
     return entries._replace(expiry=expiry, mass=mass)
@@ -112,15 +118,15 @@ def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tenso
 
 @triton.jit
 def _reduce(
-    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, count: tl.tensor, order: tl.tensor,
+    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, limit: tl.tensor, order: tl.tensor,
     position: tl.tensor, last: tl.tensor, old_expiry: tl.tensor, old_mass: tl.tensor, expiry: tl.tensor,
-    mass: tl.tensor, scale: float, softcap: float | None, tau: float, window: int, reach: int, tile_rows: int,
-    num_rows: int, num_entries: int, key_k: int, key_n: int, count_k: int,
+    mass: tl.tensor, scale: float, softcap: float | None, window: int, reach: int, tile_rows: int,
+    num_rows: int, num_entries: int, key_k: int, key_n: int, limit_k: int,
     D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of entries of kv head k, `reach` of them on either side only for their hits."""
-    k, offset = tl.program_id(1), tl.arange(0, BLOCK_N)
+    k, offset, row = tl.program_id(1), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
     n = tl.program_id(0) * (BLOCK_N - 2 * reach) - reach + offset
     inside = (n >= 0) & (n < num_entries)
     own = inside & (offset >= reach) & (offset < BLOCK_N - reach)
@@ -130,45 +136,52 @@ def _reduce(
     birth = tl.load(position + at, mask=inside, other=_NEVER)
     end = tl.load(last + at, mask=inside, other=-1)
     e = tl.load(old_expiry + at, mask=inside, other=0)
-    m = tl.load(old_mass + at, mask=inside, other=0.0)
+    m = tl.where(tl.arange(0, 4)[None, :] == 0, tl.load(old_mass + at, mask=inside, other=0.0)[:, None], 0.0)
     d = tl.arange(0, WIDTH)
+    real = birth < _NEVER
     keys = tl.load(
         key + k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :],
-        mask=(birth < _NEVER)[:, None] & (d < D)[None, :], other=0.0,
+        mask=real[:, None] & (d < D)[None, :], other=0.0,
     )  # fmt: skip
-    # Rows from the first that sees anything here to the last.
-    oldest, newest = tl.min(birth, 0), tl.max(end, 0)
-    since, until = 0, 0
-    for start in range(0, num_rows, 1024):
-        r = start + tl.arange(0, 1024)
-        t = tl.load(step + r, mask=r < num_rows, other=_NEVER)
-        since += tl.sum((t < oldest).to(tl.int32), 0)
-        until += tl.sum((t <= newest).to(tl.int32), 0)
-    first_tile, num_tiles = since // tile_rows, tl.cdiv(tl.minimum(until, num_rows), tile_rows)
-    best = tl.full([BLOCK_N, BLOCK_R], float("-inf"), tl.float32)
-    weight = tl.zeros([BLOCK_N, BLOCK_R], tl.float32)
-    for i in range(first_tile * G, num_tiles * G):
+    # Rows from the first that sees anything here to the last, and those that see all of it: padding may be seen, too.
+    first = tl.load(step)
+    since, until = tl.min(birth, 0) - first, tl.minimum(tl.max(end, 0) - first, num_rows - 1) + 1
+    all_since = tl.max(tl.where(real, birth, 0), 0) - first
+    all_until = tl.minimum(tl.min(tl.where(real, end, _NEVER), 0) - first, num_rows - 1) + 1
+    weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
+    for i in range(tl.maximum(since, 0) // tile_rows * G, tl.cdiv(until, tile_rows) * G):
         start, h = i // G * tile_rows, k * G + i % G
-        r = start + tl.arange(0, BLOCK_R)
-        there = (tl.arange(0, BLOCK_R) < tile_rows) & (r < num_rows)
-        log_weight = _log_weight(keys, query, h, start, lse + h * num_rows + r, there, scale, softcap, WIDTH, BLOCK_R)
-        best = tl.maximum(best, log_weight) if G > 1 else log_weight
-        weight = weight + tl.exp2(log_weight) if G > 1 else tl.exp2(log_weight)
+        there = (row < tile_rows) & (start + row < num_rows)
+        row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))
+        row_limit = tl.load(limit + (k * limit_k + start) + row, mask=there, other=0.0)  # long before it is needed
+        log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
+        t = (first + start) + row
+        if (start < all_since) | (tl.minimum(start + tile_rows, num_rows) > all_until):
+            seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
+            log_weight = tl.where(seen, log_weight, float("-inf"))
+        if VOTES:
+            miss = _bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
+            missed = miss if G == 1 else missed & miss
+        weight = tl.exp2(log_weight) if G == 1 else weight + tl.exp2(log_weight)
         if i % G == G - 1:
-            t = tl.load(step + r, mask=there, other=-1)
-            n_seen = tl.load(count + k * count_k + r, mask=there, other=1)
-            e, m = _vote(best, weight, t, n_seen, birth, end, e, m, tau, window, reach, order, G, VOTES, GAP_RULE)
+            if VOTES:
+                if order is not None:
+                    near = tl.abs(birth[:, None] - birth[None, :]) <= reach
+                    hit = tl.dot(near.to(tl.int8), 1 - _unpack(missed, BLOCK_N, BLOCK_R)) > 0
+                    seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
+                    missed = _bits(tl.where(hit & seen, 0.0, 1.0), BLOCK_N, BLOCK_R)
+                e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, BLOCK_N, BLOCK_R)
+            m += _lane_sums(weight, BLOCK_N, BLOCK_R) / G
             if G > 1:
-                best = tl.full([BLOCK_N, BLOCK_R], float("-inf"), tl.float32)
-                weight = tl.zeros([BLOCK_N, BLOCK_R], tl.float32)
-    tl.store(expiry + at, e, mask=own)
-    tl.store(mass + at, m, mask=own)
+                weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
+    tl.store(expiry + at, tl.where(real, e, tl.load(old_expiry + at, mask=inside, other=0)), mask=own)
+    tl.store(mass + at, tl.where(real, tl.sum(m, 1), tl.load(old_mass + at, mask=inside, other=0.0)), mask=own)
 
 
 @triton.jit
 def _log_weight(
-    keys: tl.tensor, query: tl.tensor, h: int, start: int, lse: tl.tensor, there: tl.tensor, scale: float,
-    softcap: float | None, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr,
+    keys: tl.tensor, query: tl.tensor, h: int, start: int, lse: tl.tensor, scale: float, softcap: float | None,
+    WIDTH: tl.constexpr, BLOCK_R: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """log2 of the weights [BLOCK_N, BLOCK_R] that query head h gives, visible or not."""
     q = query.load([h, start, 0]).reshape(BLOCK_R, WIDTH)
@@ -178,27 +191,64 @@ def _log_weight(
         unit = _LOG2_E
     else:
         unit = scale * _LOG2_E
-    return score * unit - (tl.load(lse, mask=there, other=0.0) * _LOG2_E)[None, :]
+    return score * unit - (lse * _LOG2_E)[None, :]
+
+
+@triton.jit
+def _step(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """1.0 where a > b, else 0.0: one saturating multiplication; a comparison and a selection take as long as four."""
+    return tl.minimum(tl.maximum(a * _STEEP - b * _STEEP, 0.0), 1.0)
+
+
+@triton.jit
+def _by_lane(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """[BLOCK_N, BLOCK_R] as [BLOCK_N, BLOCK_R / 8, 4, 2]: a lane has two of every eight rows, as tensor cores deal."""
+    return x.reshape(BLOCK_N, BLOCK_R // 8, 4, 2)
+
+
+@triton.jit
+def _lane_sums(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """Sums [BLOCK_N, 4] over the rows of each lane."""
+    return tl.sum(tl.sum(_by_lane(x, BLOCK_N, BLOCK_R), 3), 1)
+
+
+@triton.jit
+def _bits(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """Ones and zeros as bits [BLOCK_N, 4] int32, numbered as a lane's rows, oldest first."""
+    pair, one = (1 << (2 * tl.arange(0, BLOCK_R // 8))).to(tl.float32), (1 + tl.arange(0, 2)).to(tl.float32)
+    pairs = tl.sum(_by_lane(x, BLOCK_N, BLOCK_R) * one[None, None, None, :], 3)
+    return tl.sum(pairs * pair[None, :, None], 1).to(tl.int32)
+
+
+@triton.jit
+def _unpack(bits: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """The inverse of `_bits`, [BLOCK_N, BLOCK_R] int8."""
+    number = 2 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]
+    return ((bits[:, None, :, None] >> number) & 1).to(tl.int8).reshape(BLOCK_N, BLOCK_R)
+
+
+@triton.jit
+def _top_row(bits: tl.tensor) -> tl.tensor:
+    """The row of each lane's highest bit, negative where there is none: read off a float's exponent."""
+    number = (bits.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+    return 8 * (number >> 1) + 2 * tl.arange(0, 4)[None, :] + (number & 1)
 
 
 @triton.jit
 def _vote(
-    best: tl.tensor, weight: tl.tensor, t: tl.tensor, n_seen: tl.tensor, birth: tl.tensor, end: tl.tensor,
-    expiry: tl.tensor, mass: tl.tensor, tau: float, window: int, reach: int, order: tl.tensor,
-    G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
-    """One tile of rows, at the steps t, votes: the group's largest weights decide on hits, their sum is the mass."""
-    counts = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
-    if VOTES:
-        hit = counts & (best >= tl.log2(tau / n_seen.to(tl.float32))[None, :])
-        if order is not None:
-            near = tl.abs(birth[:, None] - birth[None, :]) <= reach
-            hit = counts & (tl.dot(near.to(tl.int8), hit.to(tl.int8)) > 0)
-        newest = tl.max(tl.where(hit, t[None, :], 0), axis=1)
-        if GAP_RULE:
-            oldest = tl.min(tl.where(hit, t[None, :], _NEVER), axis=1)
-            newest = tl.where(oldest <= expiry, newest, 0)
-        expiry = tl.where(newest > 0, tl.maximum(expiry, newest + window), expiry)
-        mass = tl.where(newest > 0, 0.0, mass)
-        counts = counts & (t[None, :] > newest[:, None])
-    return expiry, mass + tl.sum(tl.where(counts, weight, 0.0), axis=1) / G
+    missed: tl.tensor, weight: tl.tensor, expiry: tl.tensor, mass: tl.tensor, step: int, window: int,
+    GAP_RULE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
+    """A tile of rows from `step` on votes; the weights come back without those up to the last hit."""
+    hits = ~missed & ((1 << (BLOCK_R // 4)) - 1)
+    newest = tl.maximum(tl.max(_top_row(hits), 1), -1)
+    if GAP_RULE:
+        oldest = tl.min(tl.where(hits != 0, _top_row(hits & -hits), BLOCK_R), 1)
+        newest = tl.where(step + oldest <= expiry, newest, -1)
+    expiry = tl.where(newest >= 0, tl.maximum(expiry, step + newest + window), expiry)
+    mass = tl.where((newest >= 0)[:, None], 0.0, mass)
+    # Row less newest, cut to 0 or 1: what is known before and what is not stay apart, so that a score costs one sum.
+    row = (8 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]).to(tl.float32)
+    ahead = (2 * tl.arange(0, 4)[None, :] - newest[:, None]).to(tl.float32)[:, None, :, None]
+    later = tl.minimum(tl.maximum(row + ahead, 0.0), 1.0)
+    return expiry, mass, (_by_lane(weight, BLOCK_N, BLOCK_R) * later).reshape(BLOCK_N, BLOCK_R)
