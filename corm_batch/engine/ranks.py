@@ -67,6 +67,7 @@ class JoinedRanks(Ranks):
         self.device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        os.environ["LOCAL_RANK"] = str(rank)  # transformers puts this rank's share on the GPU of that number
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback)
