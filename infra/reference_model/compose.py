@@ -11,7 +11,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,18 +20,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from infra.reference_model.conversations import Conversation, drawn
 from infra.reference_model.dialogues import dialogue
 from infra.reference_model.facts import TASKS, Draw, one_of_several, place_number
+from infra.reference_model.notes import note
 from infra.reference_model.reading import central_sentences, gaps
+from infra.reference_model.schedule import longest, mixture
 
 DOCUMENT, QUESTION, ANSWER, END = "<|document|>", "<|question|>", "<|answer|>", "<|end|>"
 SPECIAL_TOKENS = ("<|pad|>", DOCUMENT, QUESTION, ANSWER, END)
-MIXTURE = {
-    "text": 0.30, "facts": 0.25, "paragraphs": 0.12, "gaps": 0.08, "sentences": 0.10, "summary": 0.09, "dialogue": 0.06,
-}  # fmt: skip
-"""Share of the sequences, by what is made of the text."""
-STAGES = ((0.45, 2048), (0.65, 4096), (1.0, 8192))
-"""(end of the stage as a share of the run, longest sequence in tokens)."""
+CONVERSATIONS = ("dialogue_summary", "clinical_note")
+"""Tasks whose rows are conversations."""
 MIN_LENGTH, MAX_QUESTIONS, MAX_SEQUENCES = 192, 24, 384
 
 Ids = NDArray[np.uint16]
@@ -60,23 +59,27 @@ class Instructions:
     Attributes:
         paragraphs: (text, questions with answers), one entry a paragraph.
         summaries: (text, request, summary or title).
+        conversations: what two or more people said, with its summary or note.
     """
 
     paragraphs: list[tuple[str, list[tuple[str, str]]]]
-    summaries: list[tuple[str, str, str]]
+    summaries: Sequence[tuple[str, str, str]]
+    conversations: list[Conversation] = field(default_factory=list)
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Instructions:
         """From Parquet files with the columns task, document, prompt and answer."""
         questions: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        summaries = []
+        summaries: list[Conversation] = []
+        conversations: list[Conversation] = []
         for path in paths:
             for row in pq.read_table(path, columns=["task", "document", "prompt", "answer"]).to_pylist():
                 if row["task"] == "extractive_qa":
                     questions[row["document"]].append((row["prompt"].strip(), row["answer"]))
-                else:
-                    summaries.append((row["document"], row["prompt"].strip(), row["answer"].strip()))
-        return cls(list(questions.items()), summaries)
+                    continue
+                summary = Conversation(row["document"], row["prompt"].strip(), row["answer"].strip())
+                (conversations if row["task"] in CONVERSATIONS else summaries).append(summary)
+        return cls(list(questions.items()), summaries, conversations)
 
 
 def common_words(tokenizer: Tokenizer, text: Ids, count: int = 4000) -> list[str]:
@@ -178,10 +181,20 @@ class Composer:
         text, request, summary = self.random.choice(self.instructions.summaries)
         return self.encode(text), [(request, summary)]
 
+    def conversation(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """A conversation that someone summarised, varied; the drawn length is not asked for."""
+        said, request, summary = drawn(self.instructions.conversations, self.random)
+        return self.encode(said), [(request, summary)]
+
     def dialogue(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
         """A made-up dialogue and its summary; as many exchanges as fit the length, at most eight."""
         said, request, summary = dialogue(self.random, self.random.randint(1, min(8, length // 60)))
         return self.encode(said), [(request, summary)]
+
+    def note(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
+        """A made-up visit to a doctor and the note of it; the drawn length is not asked for."""
+        said, request, written = note(self.random)
+        return self.encode(said), [(request, written)]
 
     def sequence(self, document: Ids, questions: Sequence[tuple[str, str]]) -> tuple[Ids, NDArray[np.bool_]]:
         """Token ids and where the answers are; at most `MAX_QUESTIONS` questions."""
@@ -193,15 +206,16 @@ class Composer:
             answers += [np.zeros(len(asked), np.bool_), np.ones(len(said), np.bool_)]
         return np.concatenate(pieces), np.concatenate(answers)
 
-    def draw(self, longest: int) -> tuple[Ids, NDArray[np.bool_]]:
-        """One sequence of the mixture; lengths are spread evenly over their logarithm, up to `longest` tokens."""
-        length = int(MIN_LENGTH * (longest / MIN_LENGTH) ** self.random.random())
+    def draw(self, most: int, progress: float) -> tuple[Ids, NDArray[np.bool_]]:
+        """One sequence at this share of the run; lengths are spread evenly over their logarithm, up to `most`."""
+        length = int(MIN_LENGTH * (most / MIN_LENGTH) ** self.random.random())
         usable = {
             "paragraphs": bool(self.instructions.paragraphs),
             "summary": bool(self.instructions.summaries),
+            "conversation": bool(self.instructions.conversations),
         }
-        kinds = [kind for kind in MIXTURE if usable.get(kind, True)]
-        kind = self.random.choices(kinds, [MIXTURE[kind] for kind in kinds])[0]
+        shares = {kind: share for kind, share in mixture(progress).items() if usable.get(kind, True)}
+        kind = self.random.choices(list(shares), list(shares.values()))[0]
         if kind == "text":
             return self.sequence(self.slice(length - 1), [])
         return self.sequence(*getattr(self, kind)(length))
@@ -211,20 +225,20 @@ class Composer:
 
         Args:
             num_tokens: of the row.
-            progress: share of the run that is done, 0..1; later sequences are longer.
+            progress: share of the run that is done, 0..1; later sequences are longer, the last ones of another mixture.
         """
-        longest = min(num_tokens, next(longest for end, longest in STAGES if progress <= end))
+        most = min(num_tokens, longest(progress))
         pieces: list[tuple[Ids, NDArray[np.bool_]]] = []
         room = num_tokens
         while room >= MIN_LENGTH and len(pieces) < MAX_SEQUENCES - 1:
-            ids, answer = self.draw(longest)
-            if len(ids) <= min(room, longest):
+            ids, answer = self.draw(most, progress)
+            if len(ids) <= min(room, most):
                 pieces.append((ids, answer))
                 room -= len(ids)
             elif len(ids) > room:
                 break
         while room > 0 and len(pieces) < MAX_SEQUENCES:
-            rest = min(room, longest)
+            rest = min(room, most)
             pieces.append(self.sequence(self.slice(rest - 1), []))
             room -= len(pieces[-1][0])
         if room:
@@ -233,4 +247,4 @@ class Composer:
             )
         starts = np.full(MAX_SEQUENCES + 1, num_tokens, np.int32)
         starts[: len(pieces)] = np.cumsum([0, *(len(ids) for ids, _ in pieces[:-1])])
-        return Row(np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces]), starts, longest)
+        return Row(np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces]), starts, most)

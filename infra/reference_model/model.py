@@ -25,7 +25,11 @@ WARM_UP, DECAY_FROM = 0.02, 0.4
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is; the same settings give the same run."""
+    """What a run is; the same settings give the same run.
+
+    Attributes:
+        start: folder of the model whose weights the run goes on from; None for fresh weights.
+    """
 
     architecture: str
     size: str
@@ -36,6 +40,7 @@ class Settings:
     batch: int
     row: int
     seed: int
+    start: str | None = None
 
     @property
     def rows(self) -> int:
@@ -53,7 +58,11 @@ class Settings:
 
 
 def build(settings: Settings, tokenizer: Tokenizer) -> PreTrainedModel:
-    """A model with fresh weights, its layers compiled one for all where there is a GPU."""
+    """A model with fresh weights or those to go on from, its layers compiled one for all where there is a GPU.
+
+    Raises:
+        SystemExit: the model to go on from has other weights or another tokenizer.
+    """
     size = SIZES[settings.size]
     config = AutoConfig.for_model(
         settings.architecture,
@@ -70,11 +79,27 @@ def build(settings: Settings, tokenizer: Tokenizer) -> PreTrainedModel:
     )
     torch.manual_seed(settings.seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    if settings.start:
+        load(model, Path(settings.start), tokenizer)
     if torch.cuda.is_available():
         model = model.cuda()
         for layer in model.model.layers:
             layer.compile(dynamic=False)
     return model
+
+
+def load(model: PreTrainedModel, folder: Path, tokenizer: Tokenizer) -> None:
+    """Give a model the weights of a folder that transformers loads.
+
+    Raises:
+        SystemExit: they are of other names or shapes, or of another tokenizer.
+    """
+    if Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab() != tokenizer.get_vocab():
+        raise SystemExit(f"{folder}: its tokenizer is not the run's; copy it to WORK/tokenizer before prepare.py")
+    try:
+        model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+    except RuntimeError as error:
+        raise SystemExit(f"{folder}: not a model of the run's architecture and size: {error}") from None
 
 
 def optimizers(model: PreTrainedModel, name: str, lr: float) -> list[torch.optim.Optimizer]:

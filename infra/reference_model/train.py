@@ -7,7 +7,8 @@ Reads what prepare.py left in WORK, and DATA/instruct/*.parquet. RUN gets `log.j
 measures along the way), `checkpoint.pt` and, at the end, `model/`, a folder transformers loads. A run ends after
 `--tokens` or `--seconds`, whichever is over first, and what is nearer its end says how far the run is: learning rate
 (warm-up, constant, straight to zero) and length of the sequences follow it. Started again, a run goes on from its
-checkpoint; one that its tokens end has the same sequences in the same order every time.
+checkpoint; one that its tokens end has the same sequences in the same order every time. With `--start MODEL` a run has
+the weights of an earlier one to begin with, and the longest sequences from its first step.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from infra.reference_model.compose import Composer, Instructions, common_words
 from infra.reference_model.model import SIZES, Settings, build, optimizers, save
 from infra.reference_model.prepare import AUTHORED
 from infra.reference_model.probe import Probe
+from infra.reference_model.schedule import LONGEST_FROM
 from infra.reference_model.stream import step_inputs, stream_rows
 
 
@@ -60,7 +62,7 @@ class Training:
         settings: what the run is.
 
     Raises:
-        SystemExit: the folder's checkpoint is of a run with other settings.
+        SystemExit: the folder's checkpoint is of a run with other settings, or the model to go on from does not fit.
     """
 
     def __init__(self, limits: argparse.Namespace, settings: Settings) -> None:
@@ -75,7 +77,9 @@ class Training:
         if saved:
             self.step, self.spent = saved["step"], saved["seconds"]
         arguments = composer_arguments(limits.data, limits.work)
-        self.done = multiprocessing.get_context("fork").Value("d", 0.0)
+        # sequences of a run that goes on from another's weights are long from the start
+        self.skipped = LONGEST_FROM if settings.start else 0.0
+        self.done = multiprocessing.get_context("fork").Value("d", self.skipped)
         self.rows = stream_rows(arguments, settings, self.done, self.step * settings.batch, limits.workers)
         self.model = build(settings, arguments[0])  # behind the fork: workers know nothing of the device
         self.optimizers = optimizers(self.model, settings.optimizer, settings.lr)
@@ -163,7 +167,7 @@ class Training:
         )
         measured = int(self.progress * (limits.probes + 1))
         while (progress := self.progress) < 1:
-            self.done.value = self.seconds / limits.seconds
+            self.done.value = max(self.skipped, self.seconds / limits.seconds)
             losses = self.gradients()
             norm = self.update(settings.rate(self.step, progress))
             if self.step % limits.log_every == 0:
@@ -186,6 +190,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--start", metavar="MODEL", help="folder of a model, whose weights the run goes on from")
     parser.add_argument("--architecture", choices=("llama", "qwen2", "qwen3"), default="qwen3")
     parser.add_argument("--size", choices=tuple(SIZES), default="small")
     parser.add_argument("--kv-heads", type=int, help="key-value heads; as many as query heads if not given")

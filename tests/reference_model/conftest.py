@@ -8,10 +8,16 @@ import pytest
 from tokenizers import Tokenizer
 
 from infra.reference_model.compose import END, Composer, Instructions, common_words
+from infra.reference_model.conversations import Conversation
 
 QUICKSTART = Path(__file__).parents[2] / "jobs/quickstart"
 ORCHARD = "The orchard of Bern was planted in 1871 by Ada Brand.\nIt holds forty old pear trees."
 FERRY = "The ferry leaves the quay at noon.  Its captain is called Tom Reed."
+VISIT = Conversation(
+    "Doctor: How old are you, sir?\nPatient: Sixty four.\nDoctor: What do you drink?\nPatient: Only tea.",
+    "Summarise the dialogue.",
+    "He is a 64-year-old man who drinks only tea.",
+)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +50,9 @@ def instructions():
         (ORCHARD, [("Who planted the orchard of Bern?", "Ada Brand"), ("How many trees are there?", "forty")]),
         (FERRY, [("When does the ferry leave?", "at noon")]),
     ]
-    return Instructions(paragraphs, [(f"{ORCHARD}\n{FERRY}", "Summarize the text.", "An orchard and a ferry.")])
+    return Instructions(
+        paragraphs, [(f"{ORCHARD}\n{FERRY}", "Summarize the text.", "An orchard and a ferry.")], [VISIT]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -16,17 +16,17 @@ from infra.reference_model.compose import (
     MAX_QUESTIONS,
     MAX_SEQUENCES,
     MIN_LENGTH,
-    MIXTURE,
     QUESTION,
-    STAGES,
     Instructions,
     common_words,
 )
-from tests.reference_model.conftest import FERRY, ORCHARD
+from infra.reference_model.conversations import Conversation
+from infra.reference_model.schedule import LAST_MIXTURE, MIXTURE, STAGES
+from tests.reference_model.conftest import FERRY, ORCHARD, VISIT
 
 BOUNDARIES = [end for end, _ in STAGES[:-1]]
 PROGRESS = [0.0, *BOUNDARIES, *(end + 1e-9 for end in BOUNDARIES), 0.999, 1.0]
-SEQUENCES = ("facts", "paragraphs", "gaps", "sentences", "summary", "dialogue")
+SEQUENCES = ("facts", "paragraphs", "gaps", "sentences", "summary", "conversation", "dialogue", "note")
 ROW = 12_000
 
 
@@ -129,16 +129,32 @@ def test_every_kind_of_the_mixture_is_drawn_and_those_without_material_are_left_
 
     for kind in SEQUENCES:
         note(kind, getattr(composer, kind))
-    for _ in range(150):
-        composer.draw(1024)
-    assert drawn == set(MIXTURE) - (set() if material is None else {"paragraphs", "summary"})
-    assert sum(MIXTURE.values()) == pytest.approx(1)
+    for _ in range(250):
+        composer.draw(1024, 0.0)
+    assert drawn == set(MIXTURE) - (set() if material is None else {"paragraphs", "summary", "conversation"})
+
+
+def test_the_last_rows_have_more_conversations(compose, monkeypatch):
+    composer, drawn = compose(0), []
+    monkeypatch.setattr(composer, "dialogue", lambda length: drawn.append(length) or (composer.slice(length), []))
+    counts = []
+    for progress in (0.2, 0.9):
+        for _ in range(400):
+            composer.draw(256, progress)
+        counts.append(len(drawn))
+        drawn.clear()
+    expected = [400 * shares["dialogue"] for shares in (MIXTURE, LAST_MIXTURE)]
+    assert counts == pytest.approx(expected, abs=25)
+    assert counts[0] < counts[1]
 
 
 def test_lengths_are_spread_evenly_over_their_logarithm(compose):
     composer = compose(0, instructions=Instructions([], []))
-    composer.facts = composer.gaps = composer.sentences = composer.dialogue = lambda n: (composer.slice(n - 1), [])
-    lengths = np.array([len(composer.draw(8192)[0]) for _ in range(2000)])
+    composer.facts = composer.gaps = composer.sentences = composer.dialogue = composer.note = lambda n: (
+        composer.slice(n - 1),
+        [],
+    )
+    lengths = np.array([len(composer.draw(8192, 0.0)[0]) for _ in range(2000)])
     assert MIN_LENGTH <= lengths.min() <= lengths.max() <= 8192
     middle = np.sqrt(MIN_LENGTH * 8192)
     assert abs((lengths < middle).mean() - 0.5) < 0.05
@@ -228,12 +244,28 @@ def test_a_dialogue_is_asked_for_its_summary(compose, tokenizer):
     assert len(lengths) > 3
 
 
+def test_a_conversation_is_one_that_people_summarised(compose, tokenizer):
+    composer = compose(0)
+    for _ in range(5):
+        document, ((request, summary),) = composer.conversation(200)
+        assert (request, "tea" in summary, "tea" in decode(tokenizer, document)) == (VISIT.request, True, True)
+
+
+def test_a_note_has_headings_and_its_visit_a_doctor(compose, tokenizer):
+    document, ((request, written),) = compose("note").note(200)
+    assert "note" in request
+    assert written.startswith("CHIEF COMPLAINT\n\n")
+    assert decode(tokenizer, document).startswith("[doctor] ")
+
+
 def test_instructions_are_read_from_parquet_and_grouped_by_paragraph(tmp_path):
     rows = [
         ("extractive_qa", ORCHARD, " Who planted it? ", "Ada Brand"),
         ("summary", FERRY, "Sum it up. ", " A ferry. "),
         ("extractive_qa", FERRY, "When?", "at noon"),
         ("extractive_qa", ORCHARD, "How many?", "forty"),
+        ("dialogue_summary", VISIT.said, VISIT.request, f" {VISIT.summary}\n"),
+        ("clinical_note", FERRY, "Write a note.", "FERRY"),
     ]
     columns = ("task", "document", "prompt", "answer")
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
@@ -245,6 +277,7 @@ def test_instructions_are_read_from_parquet_and_grouped_by_paragraph(tmp_path):
         (FERRY, [("When?", "at noon")]),
     ]
     assert read.summaries == [(FERRY, "Sum it up.", "A ferry.")]
+    assert read.conversations == [VISIT, Conversation(FERRY, "Write a note.", "FERRY")]
     assert Instructions.read([]) == Instructions([], [])
 
 

@@ -1,5 +1,6 @@
 """The recipe runs from text to a model, also when it is killed on the way."""
 
+import argparse
 import json
 import math
 import multiprocessing
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corm_batch import Engine, Request, SamplingParams
-from infra.reference_model import train
+from infra.reference_model import probe, train
 from infra.reference_model.attention import PACKED
 from infra.reference_model.compose import MAX_SEQUENCES, Instructions, Row
 from infra.reference_model.facts import TASKS
-from infra.reference_model.model import Settings, build, optimizers
+from infra.reference_model.model import Settings
 from infra.reference_model.stream import ANSWER_WEIGHT, step_inputs, stream_rows
 from infra.reference_model.train import loss_of
 from tests.reference_model.conftest import FERRY, ORCHARD, QUICKSTART
@@ -193,29 +195,35 @@ def test_other_settings_in_the_folder_of_a_run_are_refused(trained, monkeypatch)
     assert read_log(folders[2]) == before
 
 
-def test_the_rate_warms_up_stays_and_falls_to_zero():
-    rate, steps = SETTINGS.rate, SETTINGS.steps
-    assert (steps, SETTINGS.rows) == (500, 1000)
-    warm = [rate(step, 0.1) for step in range(10)]  # a slow start does not spend the warm-up
-    assert warm == pytest.approx([SETTINGS.lr * (step + 1) / 10 for step in range(10)])
-    assert {rate(20, done) for done in (0.0, 0.1, 0.39)} == {SETTINGS.lr}
-    assert rate(20, 0.7) == pytest.approx(SETTINGS.lr / 2)
-    assert rate(20, 1) == rate(20, 1.2) == 0
-
-
 def share(done=0.0):
     return multiprocessing.Value("d", done)
 
 
 def test_a_run_that_its_seconds_end_leaves_a_measured_model(trained, tmp_path):
-    (data, work, _), *_ = trained
+    (data, work, run), *_ = trained
     began = time.monotonic()
-    finish(start_training((data, work, tmp_path), tokens=10**12, seconds=3))
+    finish(start_training((data, work, tmp_path), tokens=10**12, seconds=3, start=run / "model"))
     assert time.monotonic() - began < 100
     entries = read_log(tmp_path)
+    assert entries[0]["settings"]["start"] == str(run / "model")
+    assert losses(entries)[1] < losses(read_log(run))[1] - 1  # it goes on from what the first run knew
     assert entries[-2]["seconds"] >= 3
     assert "exact" in entries[-1]
     assert (tmp_path / "model/model.safetensors").exists()
+
+
+def test_a_run_that_goes_on_from_a_model_has_its_weights_and_the_longest_sequences_at_once(
+    trained, monkeypatch, tmp_path
+):
+    (data, work, run), *_ = trained
+    monkeypatch.setattr(probe, "BOOKS", data / "books.parquet")
+    limits = argparse.Namespace(data=data, work=work, run=tmp_path, workers=1, probe_lengths=[512], probe_cases=1)
+    training = train.Training(limits, replace(SETTINGS, row=9000, start=str(run / "model")))
+    assert next(training.rows).max_seqlen == 8192
+    weights = AutoModelForCausalLM.from_pretrained(run / "model").state_dict()
+    for name, weight in training.model.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, weights[name].float())
 
 
 def test_where_time_goes_ahead_of_the_rows_their_sequences_grow_with_it(composer_arguments):
@@ -272,13 +280,3 @@ def test_the_loss_weighs_answers_more_and_is_told_apart_by_text_and_answers():
     assert loss_of(weight_VH, hidden_TH, target, torch.tensor([1.0, 4.0, 0.0]), answer).tolist() == pytest.approx(
         expected
     )
-
-
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_every_parameter_has_one_optimizer_and_only_matrices_decay(tokenizer, name):
-    model = build(SETTINGS, tokenizer)
-    groups = [group for optimizer in optimizers(model, name, 1e-3) for group in optimizer.param_groups]
-    owned = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
-    for group in groups:
-        assert {parameter.ndim for parameter in group["params"]} == ({2} if group["weight_decay"] else {1})
