@@ -63,10 +63,10 @@ class PrefillBatch:
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
         ends = [int(stop) - 1 for span, stop in zip(spans, self.stops, strict=True) if span.ends_prompt]
         self.logit_rows = torch.tensor(ends, dtype=torch.int64, device=device)
-        self.never = torch.full((), NEVER, dtype=torch.int32, device=device)
         self._step_T = (self.positions + 1).int()
         self._mass = torch.zeros(len(spans), len(policies), device=device)
-        self.stage = cache.stage(sum(self._most_pages(span) for span in spans))  # last: nobody would give it back
+        slots = [span.sequence.slot for span in spans]
+        self.stage = cache.stage(slots, sum(map(self._most_pages, spans)))  # last: nobody would give it back
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
@@ -132,7 +132,7 @@ class PrefillBatch:
             votes = slice(-min(policy.reduction.window, num_tokens), None)
             entries = self.cache.ops.reduce_columns(
                 policy.reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
-                self.never.expand_as(entries.expiry), features.scale, features.softcap, gap_rule=False,
+                torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
         return out, entries
 
@@ -158,9 +158,9 @@ class ChunkBatch(PrefillBatch):
         step = self._steps(span)
         entries = new_entries(policy, layer, key_KTD, value_KTD, step)
         if span.start:
-            entries = Entries.join(self.cache.read(span.sequence.slot, layer), entries)
+            entries = self.cache.read_before(span.sequence.slot, layer, entries)
         votes = policy.reduction is not None and policy.reduction.threshold is not None
-        last = self.never.expand_as(entries.expiry) if votes else entries.expiry
+        last = torch.full_like(entries.expiry, NEVER) if votes else entries.expiry
         out, lse = self.cache.ops.dense_attention(
             query_HTD, entries.key, entries.value, step, entries.position, last, features.scale, features.softcap,
             features.sink_H,

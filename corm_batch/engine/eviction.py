@@ -12,6 +12,7 @@ from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache, Stage
 from corm_batch.ops.pages import Entries, read_pages, update_pages
 from corm_batch.ops.select import Ops
+from corm_batch.ops.top import LOWEST
 from corm_batch.policies.base import KVPolicy
 
 
@@ -29,7 +30,7 @@ def survivors(ops: Ops, policy: KVPolicy, entries: Entries, step: int | Tensor) 
     keep = (entries.position <= step) & (entries.expiry > step)
     bound = policy.entries_bound
     if bound is not None and keep.shape[-1] > bound:
-        rank = policy.rank(entries, step).masked_fill_(~keep, torch.iinfo(torch.int64).min)
+        rank = torch.where(keep, policy.rank(entries, step), LOWEST)
         keep = ops.top_entries(rank.flatten(0, -2), bound).view(keep.shape)
     return keep
 

@@ -7,7 +7,7 @@ to take: it gets a stage of free ones beforehand, and what it took is booked aft
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,7 @@ class Stage:
     ids: np.ndarray  # [M] int32
     fresh: Tensor  # the same on the device
     used: Tensor  # [1] int32 on the device: how many were taken, beyond M if there were too few
+    own: dict[int, Tensor]  # slot -> the pages its lists hold already, on the device
     stored: list[tuple[int, int, np.ndarray, Tensor]] = field(default_factory=list)  # slot, layer, own pages, counts
 
 
@@ -105,29 +106,37 @@ class KVCache:
 
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
-        lists = self.lists(layer, torch.tensor(slot, device=self.device))
-        width = -(-int(self.table.lengths[slot, layer].max()) // self.pool.page_size)
-        return read_pages(self.pool.pages, lists.table[slot, :, :width], lists.length[slot])
+        return read_pages(self.pool.pages, *self.table.row(slot, layer))
 
-    def stage(self, num_pages: int) -> Stage:
-        """Put up to `num_pages` free pages at a forward pass's disposal; `commit` or `discard` ends it."""
+    def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
+        """The same with new entries, [K, M], behind them."""
+        return self.ops.gather_entries(self.pool.pages, *self.table.row(slot, layer), born)
+
+    def stage(self, slots: Iterable[int], num_pages: int) -> Stage:
+        """Put up to `num_pages` free pages at the disposal of a forward pass over the sequences in `slots`; `commit` or
+        `discard` ends it.
+
+        What the pass needs of the host comes to the device here: a copy in every layer would have it wait.
+        """
         count = min(num_pages, self.pool.num_free)
+        own = {slot: torch.from_numpy(self.table.get_lists(slot)).to(self.device) for slot in slots}
         fresh = torch.empty(count, dtype=torch.int32, device=self.device)
         used = torch.zeros(1, dtype=torch.int32, device=self.device)
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
-        return Stage(ids, fresh.copy_(torch.from_numpy(ids)), used)
+        return Stage(ids, fresh.copy_(torch.from_numpy(ids)), used, own)
 
     def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> None:
         """Make the kept entries, in their order, all that the sequence holds in one layer, once the stage is committed.
 
         Args:
-            stage: where pages come from beyond those the layer holds already.
+            stage: where pages come from beyond those the layer holds already; the slot is one of its own.
             slot, layer: where.
             entries: [K, N].
             keep: [K, N] bool.
         """
         own = self.table.get_lists(slot, layer)
-        held = torch.from_numpy(own).to(self.device) if len(own) else stage.fresh[:0]
+        first = int(self.table.num_pages[slot, :layer].sum())
+        held = stage.own[slot][first : first + len(own)]
         counts = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
         stage.stored.append((slot, layer, own, counts))
 

@@ -58,6 +58,12 @@ class PageTable:
         """One layer's lists as kernels read them; valid while `version` stays the same."""
         return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S)
 
+    def row(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
+        """One sequence's page ids [K, P], as many as its longest list fills, and lengths [K] in one layer, on the
+        device; valid as `lists` are."""
+        width = -(-int(self.lengths[slot, layer].max()) // self.page_size)
+        return self._copy[slot, layer, :, :width], self._device_lengths[slot, layer]
+
     def get_lists(self, slot: int, layers: int | slice = slice(None)) -> np.ndarray:
         """The page ids of a sequence's layers, lists one behind the other."""
         held = np.arange(self._pages.shape[-1]) < self.num_pages[slot, layers][..., None]

@@ -38,13 +38,6 @@ class Entries(NamedTuple):
     expiry: Tensor  # [..., K, N] int32
     mass: Tensor  # [..., K, N] float32
 
-    @classmethod
-    def join(cls, first: Entries, second: Entries) -> Entries:
-        """Both lists, one behind the other, head by head."""
-        key, value = (torch.cat((a, b), dim=-2) for a, b in zip(first[:2], second[:2], strict=True))
-        position, expiry, mass = (torch.cat((a, b), dim=-1) for a, b in zip(first[2:], second[2:], strict=True))
-        return cls(key, value, position, expiry, mass)
-
 
 class Lists(NamedTuple):
     """Where one layer keeps its entries: a list of pages for every slot and kv head.

@@ -12,6 +12,7 @@ from corm_batch.ops.append import append_entries
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.gather import gather_entries
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import reduce_columns
 from corm_batch.ops.store import store_entries
@@ -25,6 +26,7 @@ class Ops(NamedTuple):
     reduce_columns: Callable[..., Entries]
     top_entries: Callable[[Tensor, int], Tensor]
     store_entries: Callable[..., Tensor]
+    gather_entries: Callable[..., Entries]
     append_entries: Callable[..., None]
     decode_attention: Callable[..., Tensor]
     compact_lists: Callable[..., Tensor]
@@ -35,6 +37,7 @@ PLAIN = Ops(
     reduce_columns,
     top_entries,
     store_entries,
+    gather_entries,
     append_entries,
     decode_attention,
     compact_lists,
@@ -50,6 +53,7 @@ def select_ops(device: torch.device) -> Ops:
         compact,
         decode,
         dense,
+        gather,
         reduction,
         store,
         top,
@@ -60,6 +64,7 @@ def select_ops(device: torch.device) -> Ops:
         reduction.reduce_columns,
         top.top_entries,
         store.store_entries,
+        gather.gather_entries,
         append.append_entries,
         decode.decode_attention,
         compact.compact_lists,

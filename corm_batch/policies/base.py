@@ -56,4 +56,4 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         Returns:
             [..., K, N] int64, no two equal in a head. Here: the latest expiry first, then the newest.
         """
-        return (entries.expiry.long() << 32) + entries.position
+        return torch.add(entries.position, entries.expiry.long(), alpha=1 << 32)

@@ -62,4 +62,4 @@ class Corm(KVPolicy, name="corm"):
 
     def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
         """The newest `recent` entries first, then the latest hit, which is the latest expiry."""
-        return super().rank(entries, step) + ((entries.position > step - self.recent).long() << 62)
+        return torch.add(super().rank(entries, step), entries.position > step - self.recent, alpha=1 << 62)

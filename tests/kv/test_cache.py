@@ -26,7 +26,7 @@ def random_entries(*lead):
 
 def store(cache, slot, layers, pages=50):
     """Make `layers`, one (entries, keep) each, what the sequence holds, as a forward pass does."""
-    stage = cache.stage(pages)
+    stage = cache.stage([slot], pages)
     for layer, (entries, keep) in enumerate(layers):
         cache.store(stage, slot, layer, entries, keep)
     cache.commit(stage)
@@ -81,7 +81,9 @@ def test_append_lands_behind_what_is_stored():
     cache.advance(slots)
     for layer, new in enumerate(news):
         for i, slot in enumerate(slots):
-            both = Entries.join(first[i][layer][0], Entries(*(column[i].unsqueeze(1) for column in new)))
+            both = Entries(
+                *(torch.cat((a, b[i].unsqueeze(1)), dim=1) for a, b in zip(first[i][layer][0], new, strict=True))
+            )
             assert_holds(cache, int(slot), layer, both, torch.cat((kept, torch.ones(3, 1, dtype=torch.bool)), dim=1))
 
 
@@ -127,12 +129,13 @@ def test_a_dry_pool_changes_nothing():
 
 def test_a_stage_that_is_not_used_is_free_again():
     cache = make()
-    stage = cache.stage(30)
+    slot = cache.open()
+    stage = cache.stage([slot], 30)
     assert cache.pool.num_free == 20
-    cache.store(stage, cache.open(), 0, random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))
+    cache.store(stage, slot, 0, random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))
     cache.discard(stage)
     assert cache.pool.num_free == 50
-    cache.commit(cache.stage(99))
+    cache.commit(cache.stage([], 99))
     assert cache.pool.num_free == 50
 
 
@@ -159,7 +162,7 @@ def test_a_device_without_memory_costs_no_pages(monkeypatch):
     store(cache, slot, [(entries, keep)])
     swapped = cache.swap_out(slot)
     back, other = cache.swap_in(swapped), cache.open()
-    stage = cache.stage(40)
+    stage = cache.stage([other], 40)
     cache.store(stage, other, 0, random_entries(3, 50), torch.ones(3, 50, dtype=torch.bool))
     free = cache.pool.num_free
 

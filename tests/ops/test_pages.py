@@ -42,11 +42,3 @@ def test_updates_go_to_the_pages_of_the_list_alone():
     assert pages.expiry[3].tolist() == [0, 1, 2, 3]
     assert pages.mass[1].tolist() == [4, 5, 6, 7]
     assert pages.expiry[[2, 4, 5]].abs().sum() == 0
-
-
-def test_join_puts_lists_behind_each_other():
-    one = Entries(torch.ones(2, 1, 3), torch.ones(2, 1, 3), *(torch.ones(2, 1) for _ in range(3)))
-    two = Entries(torch.zeros(2, 4, 3), torch.zeros(2, 4, 3), *(torch.zeros(2, 4) for _ in range(3)))
-    joined = Entries.join(one, two)
-    assert joined.key.shape == (2, 5, 3)
-    assert joined.expiry.tolist() == [[1, 0, 0, 0, 0]] * 2

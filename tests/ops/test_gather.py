@@ -1,0 +1,94 @@
+"""Gathering entries: the definition against lists read one entry at a time, the kernel against the definition."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corm_batch.ops.gather import gather_entries
+from corm_batch.ops.pages import NEVER, Entries, Pages
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = [
+    pytest.param("cuda", marks=pytest.mark.gpu),
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+]
+
+
+def random_columns(lead, width, dtype, device):
+    return (
+        *(torch.randn(*lead, width, device=device).to(dtype) for _ in range(2)),
+        *(torch.randint(1, 10**9, lead, dtype=torch.int32, device=device) for _ in range(2)),
+        torch.rand(lead, device=device),
+    )
+
+
+def make_case(heads, longest, born, page_size, width, dtype, device="cpu"):
+    """Ragged lists in shuffled pages, a table that is a slice of a wider one, keys as a packed pass gives them."""
+    length = torch.randint(0, longest + 1, (heads,), dtype=torch.int32)
+    used = -(-int(length.max()) // page_size)
+    total = heads * (used + 2) + 1
+    pages = Pages(*random_columns((total, page_size), width, dtype, device))
+    table = (torch.randperm(total - 1) + 1)[: heads * (used + 2)].int().view(heads, used + 2)
+    wide = Entries(*random_columns((heads, born + 3), width, dtype, device))
+    new = Entries(
+        torch.randn(born, heads, width, device=device).to(dtype).transpose(0, 1), wide.value[:, 3:],
+        torch.arange(born, dtype=torch.int32, device=device).expand(heads, -1), wide.expiry[:, 3:],
+        torch.zeros(1, device=device).expand(heads, born),
+    )  # fmt: skip
+    return pages, table.to(device)[:, :used], length.to(device), new
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    heads=st.integers(1, 4),
+    longest=st.integers(0, 40),
+    born=st.integers(0, 12),
+    page_size=st.sampled_from([1, 5, 16]),
+    seed=st.integers(0, 10**6),
+)
+def test_definition_reads_every_entry_from_its_place(heads, longest, born, page_size, seed):
+    torch.manual_seed(seed)
+    pages, table, length, new = make_case(heads, longest, born, page_size, 3, torch.float32)
+    gathered = gather_entries(pages, table, length, new)
+    num_held = table.shape[1] * page_size
+    assert gathered.position.shape == (heads, num_held + born)
+    for k in range(heads):
+        for n in range(num_held):
+            if n >= length[k]:
+                assert gathered.position[k, n] == NEVER
+                continue
+            page, slot = table[k, n // page_size], n % page_size
+            for column, source in zip(gathered, pages, strict=True):
+                assert torch.equal(column[k, n], source[page, slot])
+        for column, source in zip(gathered, new, strict=True):
+            assert torch.equal(column[k, num_held:], source[k])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("heads", "longest", "born", "page_size", "width"),
+    [(1, 0, 1, 16, 16), (3, 70, 130, 16, 80), (5, 33, 0, 5, 64), (2, 300, 257, 16, 128), (4, 65, 64, 1, 256)],
+)
+def test_kernel_matches(device, heads, longest, born, page_size, width, dtype):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
+    if INTERPRET and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bfloat16")
+    pages, table, length, new = make_case(heads, longest, born, page_size, width, dtype, device)
+    got, expected = kernel.gather_entries(pages, table, length, new), gather_entries(pages, table, length, new)
+    for one, other in zip(got, expected, strict=True):
+        assert one.is_contiguous()
+        assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+def test_kernel_matches_on_long_lists():
+    kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
+    case = make_case(32, 40_000, 2048, 16, 128, torch.bfloat16, "cuda")
+    for one, other in zip(kernel.gather_entries(*case), gather_entries(*case), strict=True):
+        assert torch.equal(one, other)
