@@ -48,22 +48,24 @@ def _gather_kernel(
     page = tl.load(table + head * table_stride + index // C, mask=held, other=0).to(tl.int64)
     place, row, to = page * C + index % C, (index - num_held).to(tl.int64), head * total + index
     column = tl.arange(0, PADDED_D)[None, :]
-    narrow = column < D
-    for source, fresh, target, by_head, by_entry in (
-        (pages.key, born.key, gathered.key, head_stride.key, entry_stride.key),
-        (pages.value, born.value, gathered.value, head_stride.value, entry_stride.value),
-    ):
-        old = tl.load(source + place[:, None] * D + column, mask=held[:, None] & narrow, other=0.0)
-        at = head * by_head + row[:, None] * by_entry + column
-        x = tl.where(held[:, None], old, tl.load(fresh + at, mask=new[:, None] & narrow, other=0.0))
-        tl.store(target + to[:, None] * D + column, x, mask=inside[:, None] & narrow)
+    old, young = held[:, None] & (column < D), new[:, None] & (column < D)
+    page_at, to_at = place[:, None] * D + column, to[:, None] * D + column
+    key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
+    value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
+    _copy(pages.key + page_at, old, born.key + key_at, young, gathered.key + to_at)
+    _copy(pages.value + page_at, old, born.value + value_at, young, gathered.value + to_at)
     live = held & (index < tl.load(lengths + head))
-    was = tl.load(pages.position + place, mask=live, other=_NEVER)
-    born_at = tl.load(born.position + head * head_stride.position + row * entry_stride.position, mask=new)
-    tl.store(gathered.position + to, tl.where(held, was, born_at), mask=inside)
-    ended = tl.load(pages.expiry + place, mask=held)
-    ends = tl.load(born.expiry + head * head_stride.expiry + row * entry_stride.expiry, mask=new)
-    tl.store(gathered.expiry + to, tl.where(held, ended, ends), mask=inside)
-    got = tl.load(pages.mass + place, mask=held)
-    gets = tl.load(born.mass + head * head_stride.mass + row * entry_stride.mass, mask=new)
-    tl.store(gathered.mass + to, tl.where(held, got, gets), mask=inside)
+    position_at = head * head_stride.position + row * entry_stride.position
+    expiry_at = head * head_stride.expiry + row * entry_stride.expiry
+    mass_at = head * head_stride.mass + row * entry_stride.mass
+    tl.store(gathered.position + to, _NEVER, mask=held & ~live)
+    _copy(pages.position + place, live, born.position + position_at, new, gathered.position + to)
+    _copy(pages.expiry + place, held, born.expiry + expiry_at, new, gathered.expiry + to)
+    _copy(pages.mass + place, held, born.mass + mass_at, new, gathered.mass + to)
+
+
+@triton.jit
+def _copy(old: tl.tensor, is_old: tl.tensor, young: tl.tensor, is_young: tl.tensor, to: tl.tensor) -> None:
+    """One column of the tile, from the pages and from what is born."""
+    tl.store(to, tl.load(old, mask=is_old), mask=is_old)
+    tl.store(to, tl.load(young, mask=is_young), mask=is_young)
