@@ -11,6 +11,7 @@ time that this takes alone is taken off.
     decode_attention  bytes: key, value, position and expiry of every entry; for votes expiry and mass, in and out
     append_entries    bytes: key, value, position, expiry and mass of every new entry, in and out
     store_entries     bytes: the same of every kept entry; twice the mask of what to keep
+    gather_entries    bytes: the same of every stored and every new entry
     compact_lists     bytes: position and expiry of every entry; where any go, all of those that stay, in and out
     top_entries       bytes: every rank once, every answer once
     dense_attention, causal_attention, reduce_columns  operations: 4 (the last: 2) * head_dim * attending pairs * heads
@@ -125,6 +126,14 @@ def store(ops: Ops, K: int, N: int, kept: int) -> Call:
     return Call(lambda: ops.store_entries(pages, entries, keep, own, own[:0], used), amount)
 
 
+def gather(ops: Ops, K: int, N: int, born: int) -> Call:
+    """What a sequence holds and a chunk of new entries."""
+    pages, lists = make_lists(1, K, N, spread=0.0)
+    table, new = lists.table[0, :, : -(-N // C)], make_entries(K, born)
+    amount = 2 * K * (N + born) * entry_bytes(columns=3)
+    return Call(lambda: ops.gather_entries(pages, table, lists.length[0], new), amount)
+
+
 def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int) -> Call:
     """Lists of N of whose entries some have expired, at random."""
     pages, lists = make_lists(S, K, N, spread=0.0)
@@ -178,6 +187,7 @@ CASES: list[Case] = [
     ("dense_attention", dense, dict(K=32, R=16384, N=16384, window=4096)),
     *(("reduce_columns", reduce, dict(K=K, R=R, N=N, gap_rule=gap)) for K in (32, 8) for R, N, gap in PROMPTS),
     *(("store_entries", store, dict(K=32, N=N, kept=kept)) for N, kept in ((4096, 1024), (131072, 2048))),
+    *(("gather_entries", gather, dict(K=K, N=2048, born=2048)) for K in (32, 8)),
     *(("compact_lists", compact, dict(S=190, K=32, N=1280, gone_percent=percent)) for percent in (10, 0)),
     *(("top_entries", top, dict(K=K, N=N, count=count)) for K, N, count in RANKS),
     *(("causal_attention", causal, dict(K=K, T=T)) for K in (32, 8) for T in (4096, 16384)),

@@ -3,8 +3,8 @@
     python infra/performance_table.py
 
 What stands between the two markers in README.md is replaced. Every .json in infra/bench is read; what is no result of
-the benchmark is passed over. Where two results hold the same workload, prefill and engine on one device, the later one
-wins.
+the benchmark or of infra/measure_vllm.py is passed over. Where two results hold the same workload, prefill and engine
+on one device, the later one wins.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from corm_batch.bench.result import BenchResult, Row
 from corm_batch.cli.bench import HEADS, row_cells
@@ -36,21 +37,53 @@ def read_results(folder: Path) -> dict[str, BenchResult]:
     return dict(sorted(results.items(), key=lambda item: (item[1].date, item[0])))
 
 
-def performance(results: dict[str, BenchResult]) -> str:
-    """One table a device, what was measured how below it."""
+def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
+    """What infra/measure_vllm.py wrote, by file name."""
+    records = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {
+        name: found
+        for name, found in records.items()
+        if isinstance(found, dict) and str(found.get("engine", "")).startswith("vllm")
+    }
+
+
+def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:
+    """By workload, prefill and engine; `results` the oldest first."""
+    return {(row.workload, row.prefill, row.engine): (result, row) for result in results for row in result.rows}
+
+
+def performance(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
+    """One table a device, what was measured how below it, and what stands beside vLLM."""
     devices = dict.fromkeys(result.device for result in results.values())
-    return "\n\n".join(
+    tables = [
         device_table(device, {name: found for name, found in results.items() if found.device == device})
         for device in devices
-    )
+    ]
+    return "\n\n".join([*tables, *(vllm_table(name, record, results) for name, record in vllm.items())])
+
+
+def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult]) -> str:
+    """Documents an hour of vLLM, and how many times as many this package answered on a device of the same name."""
+    lines = [
+        f"Beside {record['engine']} with a bfloat16 cache ([{name}](infra/bench/{name}); `infra/measure_vllm.py`):",
+        "",
+        table_line(["workload", "vLLM documents/h", "engine", "prefill", "documents/h", "times vLLM"]),
+        table_line(["---"] * 6),
+    ]
+    newest = newest_rows(result for result in results.values() if result.device == record["device"])
+    for row in record["rows"]:
+        theirs = row["documents_per_hour"]
+        for (workload, prefill, engine), (_, ours) in newest.items():
+            if workload == row["workload"] and ours.figures is not None:
+                rate = ours.figures.documents_per_hour
+                cells = f"`{workload}`", f"{theirs:,.0f}", engine, prefill, f"{rate:,.0f}", f"{rate / theirs:.2f}"
+                lines.append(table_line(cells))
+    return "\n".join(lines)
 
 
 def device_table(device: str, results: dict[str, BenchResult]) -> str:
     """A device's rows in the order of workloads, then engines; under them what to know and where the figures are."""
-    newest: dict[tuple[str, str, str], tuple[BenchResult, Row]] = {}
-    for result in results.values():
-        for row in result.rows:
-            newest[row.workload, row.prefill, row.engine] = result, row
+    newest = newest_rows(results.values())
     order = list(dict.fromkeys(key[:2] for key in newest))
     found = sorted(newest.items(), key=lambda item: order.index(item[0][:2]))
     lines = [table_line(["workload", "prefill", *HEADS]), table_line(["---"] * (len(HEADS) + 2))]
@@ -91,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "infra/bench")
     options = parser.parse_args(arguments)
     readme = options.readme.read_text(encoding="utf-8")
-    options.readme.write_text(replaced(readme, performance(read_results(options.results))), encoding="utf-8")
+    table = performance(read_results(options.results), read_vllm(options.results))
+    options.readme.write_text(replaced(readme, table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The README's table from results on disk."""
 
+import json
+
 import pytest
 
-from infra.performance_table import BEGIN, END, main, performance, read_results, replaced
+from infra.performance_table import BEGIN, END, main, performance, read_results, read_vllm, replaced
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def test_results_are_found_the_oldest_first(folder):
 
 
 def test_table(folder):
-    lines = performance(read_results(folder)).splitlines()
+    lines = performance(read_results(folder), {}).splitlines()
     assert lines[:2] == ["Card:", ""]
     rows = [line for line in lines if line.startswith("| `small`")]
     assert rows[0] == (
@@ -35,6 +37,17 @@ def test_table(folder):
     assert "small, generate: out of memory: 70 GiB." in "\n".join(lines)
     assert "* [b.json](infra/bench/b.json): `corm-batch bench --workload small`, 2026-01-02" in lines
     assert lines.index("CPU:") > lines.index(rows[2])
+
+
+def test_what_vllm_does_stands_beside_it(folder):
+    record = {"engine": "vllm 1.2", "device": "Card", "rows": [{"workload": "small", "documents_per_hour": 3000.0}]}
+    (folder / "v.json").write_text(json.dumps(record))
+    lines = performance(read_results(folder), read_vllm(folder)).splitlines()
+    assert "Beside vllm 1.2 with a bfloat16 cache ([v.json](infra/bench/v.json); `infra/measure_vllm.py`):" in lines
+    assert lines[-2:] == [
+        "| `small` | 3,000 | corm | exact | 9,000 | 3.00 |",
+        "| `small` | 3,000 | full | exact | 4,600 | 1.53 |",
+    ]
 
 
 def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):

@@ -16,6 +16,7 @@ from infra.measure_kernels import (
     dense,
     entry_bytes,
     figures,
+    gather,
     main,
     reduce,
     store,
@@ -30,6 +31,7 @@ CEILINGS = Ceilings(
 TINY = [
     (append, {"S": 3, "K": 2, "N": 40}, 2 * 3 * 2 * 524),
     (store, {"K": 2, "N": 40, "kept": 9}, 2 * 2 * 9 * 524 + 2 * 2 * 40),
+    (gather, {"K": 2, "N": 40, "born": 9}, 2 * 2 * 49 * 524),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 0}, 8 * 3 * 2 * 40),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 100}, 8 * 3 * 2 * 40),
     (top, {"K": 3, "N": 300, "count": 20}, 9 * 3 * 300),
