@@ -18,10 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from corm_batch.bench.bench import device_name
 from corm_batch.bench.engine_run import random_prompts
 from corm_batch.bench.workload import LlamaShape, Workload, find_workload
 
@@ -138,10 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine = start(shape, max(workload.prompt_tokens + workload.output_tokens for workload in workloads))
     for warm in random_prompts(workloads[0], 1, 2, 2048), random_prompts(workloads[0], 9, 3):
         answer(engine, warm, 4, len(warm))
+    rows = [measure(engine, workload) for workload in workloads]
     record = {
         "command": shlex.join(["python", "-m", "infra.measure_vllm", *(arguments or sys.argv[1:])]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        # Asked last: a process that has touched CUDA may not be forked.
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "engine": f"vllm {vllm.__version__}",
-        "rows": [measure(engine, workload) for workload in workloads],
+        "rows": rows,
     }
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))

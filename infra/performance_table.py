@@ -22,29 +22,30 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
 
+def read_records(folder: Path, key: str, start: str) -> dict[str, dict[str, Any]]:
+    """Objects in the folder's .json files whose `key` begins with `start`, by file name."""
+    contents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {
+        name: found
+        for name, found in contents.items()
+        if isinstance(found, dict) and str(found.get(key, "")).startswith(start)
+    }
+
+
 def read_results(folder: Path) -> dict[str, BenchResult]:
     """Results of the benchmark by file name, the oldest first.
 
     Raises:
         pydantic.ValidationError: a file says it is such a result and is not.
     """
-    results = {}
-    for path in sorted(folder.glob("*.json")):
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        if isinstance(content, dict) and str(content.get("schema_version", "")).startswith("corm-batch bench"):
-            results[path.name] = BenchResult.model_validate_json(text)
+    records = read_records(folder, "schema_version", "corm-batch bench")
+    results = {name: BenchResult.model_validate(record) for name, record in records.items()}
     return dict(sorted(results.items(), key=lambda item: (item[1].date, item[0])))
 
 
 def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
     """What infra/measure_vllm.py wrote, by file name."""
-    records = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    return {
-        name: found
-        for name, found in records.items()
-        if isinstance(found, dict) and str(found.get("engine", "")).startswith("vllm")
-    }
+    return read_records(folder, "engine", "vllm")
 
 
 def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:

@@ -55,7 +55,7 @@ def run_bench(
         command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
-        device=_device_name(device),
+        device=device_name(device),
         workloads={workload.name: workload for workload in workloads},
     )
     prepared = _Prepared(device, result.ceilings)
@@ -155,7 +155,8 @@ def _peak_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What results call a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -9,6 +9,7 @@ import pytest
 
 from corm_batch.bench.workload import WORKLOADS
 from infra.measure_vllm import GRAPH_SIZES, MOST, hf_config, main, step_ms
+from infra.performance_table import performance, read_vllm
 
 
 class Counting:
@@ -66,6 +67,7 @@ def test_as_many_documents_as_fit_run_at_once_and_all_are_counted(vllm, tmp_path
     assert record["engine"] == "vllm 0.0"
     assert vllm.config["num_key_value_heads"] == WORKLOADS["tiny-256"].model.num_kv_heads
     assert vllm.options["max_model_len"] == 288
+    assert performance({}, read_vllm(tmp_path)).startswith("Beside vllm 0.0 with")
 
 
 def test_tokens_that_do_not_come_are_an_error(vllm, tmp_path):
