@@ -35,7 +35,7 @@ class Stage:
     ids: np.ndarray  # [M] int32
     fresh: Tensor  # the same on the device
     used: Tensor  # [1] int32 on the device: how many were taken, beyond M if there were too few
-    own: dict[int, Tensor]  # slot -> the pages its lists hold already, on the device
+    own: dict[int, list[tuple[np.ndarray, Tensor]]]  # slot -> the pages each layer has: ids, the same on the device
     stored: list[tuple[int, int, np.ndarray, Tensor]] = field(default_factory=list)  # slot, layer, own pages, counts
 
 
@@ -119,7 +119,7 @@ class KVCache:
         What the pass needs of the host comes to the device here: a copy in every layer would have it wait.
         """
         count = min(num_pages, self.pool.num_free)
-        own = {slot: torch.from_numpy(self.table.get_lists(slot)).to(self.device) for slot in slots}
+        own = {slot: self._own_pages(slot) for slot in slots}
         fresh = torch.empty(count, dtype=torch.int32, device=self.device)
         used = torch.zeros(1, dtype=torch.int32, device=self.device)
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
@@ -134,9 +134,7 @@ class KVCache:
             entries: [K, N].
             keep: [K, N] bool.
         """
-        own = self.table.get_lists(slot, layer)
-        first = int(self.table.num_pages[slot, :layer].sum())
-        held = stage.own[slot][first : first + len(own)]
+        own, held = stage.own[slot][layer]
         counts = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
         stage.stored.append((slot, layer, own, counts))
 
@@ -229,6 +227,12 @@ class KVCache:
             column.index_copy_(0, index.long(), saved.to(self.device))
         self._book(slot)
         return slot
+
+    def _own_pages(self, slot: int) -> list[tuple[np.ndarray, Tensor]]:
+        """The pages each layer of a sequence has, on both sides; one copy for all layers."""
+        layers = self.table.get_layers(slot)
+        held = torch.from_numpy(np.concatenate(layers)).to(self.device)
+        return list(zip(layers, held.split([len(ids) for ids in layers]), strict=True))
 
     def _book(self, slot: int) -> None:
         self.peak_pages[slot] = max(self.peak_pages[slot], self.pages_held(slot))

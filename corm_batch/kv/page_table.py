@@ -64,11 +64,15 @@ class PageTable:
         width = -(-int(self.lengths[slot, layer].max()) // self.page_size)
         return self._copy[slot, layer, :, :width], self._device_lengths[slot, layer]
 
-    def get_lists(self, slot: int, layers: int | slice = slice(None)) -> np.ndarray:
-        """The page ids of a sequence's layers, lists one behind the other."""
-        held = np.arange(self._pages.shape[-1]) < self.num_pages[slot, layers][..., None]
-        ids: np.ndarray = self._pages[slot, layers][held]
+    def get_lists(self, slot: int) -> np.ndarray:
+        """The page ids of a sequence, lists one behind the other."""
+        held = np.arange(self._pages.shape[-1]) < self.num_pages[slot][..., None]
+        ids: np.ndarray = self._pages[slot][held]
         return ids
+
+    def get_layers(self, slot: int) -> list[np.ndarray]:
+        """The same, layer by layer."""
+        return np.split(self.get_lists(slot), self.num_pages[slot].sum(axis=1).cumsum()[:-1])
 
     def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
         """Replace every list of a sequence: `ids` are the pages its lengths fill, lists one behind the other."""

@@ -28,6 +28,15 @@ def run(folder, device, policy, requests, **config):
     return {completion.id: completion for completion in engine.run(requests)}
 
 
+def assert_same_kept_but_for_rounding(got, expected):
+    """At the threshold a rounded weight may go either way: one entry in 500."""
+    ours, theirs = (
+        {(i, j, p) for i, layer in enumerate(a.kept_positions) for j, head in enumerate(layer) for p in head}
+        for a in (got, expected)
+    )
+    assert len(ours ^ theirs) <= 2e-3 * len(theirs)
+
+
 def test_greedy_tokens_equal_those_of_transformers(reference_model):
     requests = make_requests(reference_model, (300, 2900, 1111, 1, 2048))
     answers = run(reference_model, "cuda", {"name": "full"}, requests)
@@ -44,11 +53,7 @@ def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, ref
     cpu, gpu = (run(reference_model, device, CORM, requests, prefill=prefill) for device in ("cpu", "cuda"))
     for name, answer in cpu.items():
         assert gpu[name].token_ids == answer.token_ids
-        ours, theirs = (
-            {(i, j, p) for i, layer in enumerate(a.kept_positions) for j, head in enumerate(layer) for p in head}
-            for a in (gpu[name], answer)
-        )
-        assert len(ours ^ theirs) <= 2e-3 * len(theirs)
+        assert_same_kept_but_for_rounding(gpu[name], answer)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -18,7 +18,7 @@ def on_device(table, slot, layer, width):
 
 def get_list(table, slot, layer, head):
     """The page ids of one list."""
-    return np.split(table.get_lists(slot, layer), np.cumsum(table.num_pages[slot, layer]))[head]
+    return np.split(table.get_layers(slot)[layer], np.cumsum(table.num_pages[slot, layer]))[head]
 
 
 def lengths(*rows):
@@ -35,7 +35,7 @@ def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
     assert table.version > version
     assert get_list(table, 0, 0, 0).tolist() == [7, 3]
     assert table.get_lists(0).tolist() == [7, 3, 9]
-    assert table.get_lists(0, 1).tolist() == [9]
+    assert table.get_layers(0)[1].tolist() == [9]
     assert on_device(table, 0, 0, 3) == ([[7, 3, 0], [0, 0, 0]], [5, 0])
     assert on_device(table, 1, 0, 40) == ([[0] * 40, list(range(1, 41))], [0, 160])
     table.set_lists(1, np.array([8]), lengths([0, 2], [0, 0]))
