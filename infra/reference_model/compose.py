@@ -26,14 +26,24 @@ from infra.reference_model.facts import TASKS, Draw, one_of_several, place_numbe
 from infra.reference_model.notes import note
 from infra.reference_model.reading import central_sentences, gaps
 from infra.reference_model.schedule import longest, mixture
+from infra.reference_model.stutter import stuttered
 
 DOCUMENT, QUESTION, ANSWER, END = "<|document|>", "<|question|>", "<|answer|>", "<|end|>"
 SPECIAL_TOKENS = ("<|pad|>", DOCUMENT, QUESTION, ANSWER, END)
 CONVERSATIONS = ("dialogue_summary", "clinical_note")
 """Tasks whose rows are conversations."""
+MEETINGS = ("meeting_summary", "meeting_query_summary")
+"""Tasks whose documents are transcripts of meetings; facts are planted in them too."""
+IN_MEETING, ABOUT_MEETING = 0.15, 0.5
+"""Share of the texts with facts that are meetings; of those that stand there as a whole, share asked for a summary."""
+STUTTER, STUTTERING = 0.35, ("summary", "conversation", "dialogue", "note")
+"""Share of the answers that repeat themselves somewhere, and the kinds of sequences that have them."""
+ANSWER_WEIGHT = 4
+"""What the loss of an answer's token counts, against one of the text."""
 MIN_LENGTH, MAX_QUESTIONS, MAX_SEQUENCES = 192, 24, 384
 
 Ids = NDArray[np.uint16]
+Weights = NDArray[np.uint8]
 
 
 class Row(NamedTuple):
@@ -41,13 +51,14 @@ class Row(NamedTuple):
 
     Attributes:
         ids: uint16 [T].
-        answer: bool [T], True where a token is part of an answer.
+        weight: uint8 [T], what predicting a token counts in the loss: `ANSWER_WEIGHT` in an answer, 0 where an answer
+            repeats itself, 1 elsewhere.
         cu_seqlens: int32 [MAX_SEQUENCES + 1], where each sequence starts; the end is repeated.
         max_seqlen: no sequence is longer; one number for every row of a stage, as compiled code depends on it.
     """
 
     ids: Ids
-    answer: NDArray[np.bool_]
+    weight: Weights
     cu_seqlens: NDArray[np.int32]
     max_seqlen: int
 
@@ -60,11 +71,13 @@ class Instructions:
         paragraphs: (text, questions with answers), one entry a paragraph.
         summaries: (text, request, summary or title).
         conversations: what two or more people said, with its summary or note.
+        meetings: those of the summaries whose text is a transcript of a meeting.
     """
 
     paragraphs: list[tuple[str, list[tuple[str, str]]]]
     summaries: Sequence[tuple[str, str, str]]
     conversations: list[Conversation] = field(default_factory=list)
+    meetings: list[Conversation] = field(default_factory=list)
 
     @classmethod
     def read(cls, paths: Iterable[Path]) -> Instructions:
@@ -72,6 +85,7 @@ class Instructions:
         questions: dict[str, list[tuple[str, str]]] = defaultdict(list)
         summaries: list[Conversation] = []
         conversations: list[Conversation] = []
+        meetings: list[Conversation] = []
         for path in paths:
             for row in pq.read_table(path, columns=["task", "document", "prompt", "answer"]).to_pylist():
                 if row["task"] == "extractive_qa":
@@ -79,7 +93,9 @@ class Instructions:
                     continue
                 summary = Conversation(row["document"], row["prompt"].strip(), row["answer"].strip())
                 (conversations if row["task"] in CONVERSATIONS else summaries).append(summary)
-        return cls(list(questions.items()), summaries, conversations)
+                if row["task"] in MEETINGS:
+                    meetings.append(summary)
+        return cls(list(questions.items()), summaries, conversations, meetings)
 
 
 def common_words(tokenizer: Tokenizer, text: Ids, count: int = 4000) -> list[str]:
@@ -113,15 +129,16 @@ class Composer:
         """Token ids without special ones."""
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.uint16)
 
-    def slice(self, length: int) -> Ids:
-        """`length` tokens of natural text from anywhere."""
-        start = self.random.randrange(max(1, len(self.text) - length))
-        return self.text[start : start + length]
+    def slice(self, length: int, text: Ids | None = None) -> Ids:
+        """`length` tokens from anywhere in a text, at most all of it; of natural text if none is given."""
+        text = self.text if text is None else text
+        start = self.random.randrange(max(1, len(text) - length))
+        return text[start : start + length]
 
-    def plant(self, lines: Sequence[str], length: int) -> Ids:
-        """About `length` tokens of natural text and the lines in it, in this order, each behind a sentence."""
+    def plant(self, lines: Sequence[str], length: int, text: Ids | None = None) -> Ids:
+        """About `length` tokens of a slice and the lines in it, in this order, each behind a sentence."""
         encoded = [self.encode(f"\n{line}") for line in lines]
-        text = self.slice(max(16, length - sum(map(len, encoded))))
+        text = self.slice(max(16, length - sum(map(len, encoded))), text)
         ends = np.flatnonzero(np.isin(text, self.sentence_ends)) + 1
         places = ends if len(ends) else np.array([len(text)])
         cuts = sorted(int(places[self.random.randrange(len(places))]) for _ in encoded)
@@ -132,6 +149,9 @@ class Composer:
 
     def facts(self, length: int, task: str | None = None) -> tuple[Ids, list[tuple[str, str]]]:
         """A text of about `length` tokens with planted facts, and questions about them.
+
+        Some texts are of a meeting. One that is there as a whole may be asked for its summary between the facts, so
+        that the question tells which of both is wanted.
 
         Args:
             length: of the text.
@@ -151,8 +171,16 @@ class Composer:
         self.random.shuffle(owners)
         left = [iter(facts.lines) for facts in made]
         questions = [question for facts in made for question in facts.questions[: MAX_QUESTIONS // len(made)]]
-        text = self.plant([next(left[owner]) for owner in owners], length - 32)
-        return text, self.random.sample(questions, len(questions))
+        lines = [next(left[owner]) for owner in owners]
+        text: Ids | None = None
+        meetings = self.instructions.meetings
+        if meetings and self.random.random() < IN_MEETING:
+            (meeting,) = self.random.choices(meetings, [len(meeting.said) for meeting in meetings])
+            text = self.encode(meeting.said)
+            whole = len(text) + sum(map(draw.tokens, lines)) <= length - 32
+            if whole and self.random.random() < ABOUT_MEETING:
+                questions.append((meeting.request, meeting.summary))
+        return self.plant(lines, length - 32, text), self.random.sample(questions, len(questions))
 
     def paragraphs(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
         """One to twelve paragraphs that people asked about: alone, together, or in a text of about `length` tokens."""
@@ -196,17 +224,20 @@ class Composer:
         said, request, written = note(self.random)
         return self.encode(said), [(request, written)]
 
-    def sequence(self, document: Ids, questions: Sequence[tuple[str, str]]) -> tuple[Ids, NDArray[np.bool_]]:
-        """Token ids and where the answers are; at most `MAX_QUESTIONS` questions."""
-        pieces, answers = [self.special[DOCUMENT], document], [np.zeros(1 + len(document), np.bool_)]
+    def sequence(
+        self, document: Ids, questions: Sequence[tuple[str, str]], stutter: bool = False
+    ) -> tuple[Ids, Weights]:
+        """Token ids and their weights; at most `MAX_QUESTIONS` questions, whose answers repeat themselves if told."""
+        pieces = [(self.special[DOCUMENT], 1), (document, 1)]
         for question, answer in questions[:MAX_QUESTIONS]:
-            asked = np.concatenate([self.special[QUESTION], self.encode(f" {question}"), self.special[ANSWER]])
-            said = np.concatenate([self.encode(f" {answer}"), self.special[END]])
-            pieces += [asked, said]
-            answers += [np.zeros(len(asked), np.bool_), np.ones(len(said), np.bool_)]
-        return np.concatenate(pieces), np.concatenate(answers)
+            said, again, rest = stuttered(f" {answer}", self.random) if stutter else (f" {answer}", "", "")
+            pieces += [(self.special[QUESTION], 1), (self.encode(f" {question}"), 1), (self.special[ANSWER], 1)]
+            pieces += [(self.encode(said), ANSWER_WEIGHT), (self.encode(again), 0)]
+            pieces += [(self.encode(rest), ANSWER_WEIGHT), (self.special[END], ANSWER_WEIGHT)]
+        weights = [np.full(len(ids), weight, np.uint8) for ids, weight in pieces]
+        return np.concatenate([ids for ids, _ in pieces]), np.concatenate(weights)
 
-    def draw(self, most: int, progress: float) -> tuple[Ids, NDArray[np.bool_]]:
+    def draw(self, most: int, progress: float) -> tuple[Ids, Weights]:
         """One sequence at this share of the run; lengths are spread evenly over their logarithm, up to `most`."""
         length = int(MIN_LENGTH * (most / MIN_LENGTH) ** self.random.random())
         usable = {
@@ -218,7 +249,8 @@ class Composer:
         kind = self.random.choices(list(shares), list(shares.values()))[0]
         if kind == "text":
             return self.sequence(self.slice(length - 1), [])
-        return self.sequence(*getattr(self, kind)(length))
+        stutter = kind in STUTTERING and self.random.random() < STUTTER
+        return self.sequence(*getattr(self, kind)(length), stutter=stutter)
 
     def row(self, num_tokens: int, progress: float) -> Row:
         """Sequences that fill `num_tokens`; what is over at the end is natural text.
@@ -228,12 +260,12 @@ class Composer:
             progress: share of the run that is done, 0..1; later sequences are longer, the last ones of another mixture.
         """
         most = min(num_tokens, longest(progress))
-        pieces: list[tuple[Ids, NDArray[np.bool_]]] = []
+        pieces: list[tuple[Ids, Weights]] = []
         room = num_tokens
         while room >= MIN_LENGTH and len(pieces) < MAX_SEQUENCES - 1:
-            ids, answer = self.draw(most, progress)
+            ids, weight = self.draw(most, progress)
             if len(ids) <= min(room, most):
-                pieces.append((ids, answer))
+                pieces.append((ids, weight))
                 room -= len(ids)
             elif len(ids) > room:
                 break

@@ -198,7 +198,7 @@ TASKS: dict[Callable[[Draw], Facts], float] = {
     left_object: 2,
     magic_number: 2,
     all_values: 4,
-    records: 3,
+    records: 6,
     register_lines: 3,
     key_value: 2,
     opaque_key_value: 2,

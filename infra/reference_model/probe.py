@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from infra.reference_model.attention import Meter, hidden_states
-from infra.reference_model.compose import DOCUMENT, Composer, Ids, Instructions
+from infra.reference_model.compose import ANSWER_WEIGHT, DOCUMENT, Composer, Ids, Instructions
 from infra.reference_model.facts import TASKS
 
 BOOKS = Path(__file__).parent / "evaluation/books.parquet"
@@ -69,9 +69,9 @@ class Probe:
         cases = []
         while len(cases) < self.cases:
             document, questions = self.composer.facts(length - 96, task)
-            ids, answer = self.composer.sequence(document, questions[:1])
+            ids, weight = self.composer.sequence(document, questions[:1])
             if len(ids) <= length:
-                cases.append((ids, answer))
+                cases.append((ids, weight == ANSWER_WEIGHT))
         right = 0
         for batch in batched(cases, self.row):
             hidden = forward(model, [ids for ids, _ in batch])

@@ -11,12 +11,10 @@ MIXTURE = {
 }  # fmt: skip
 """Share of the sequences, by what is made of the text."""
 LAST_MIXTURE = {
-    "text": 0.24, "facts": 0.20, "paragraphs": 0.10, "gaps": 0.04, "sentences": 0.04, "summary": 0.06,
-    "conversation": 0.12, "dialogue": 0.15, "note": 0.05,
+    "text": 0.22, "facts": 0.24, "paragraphs": 0.08, "gaps": 0.02, "sentences": 0.03, "summary": 0.07,
+    "conversation": 0.14, "dialogue": 0.14, "note": 0.06,
 }  # fmt: skip
-"""The same for the end of a run, while the rate falls: more of what short sequences teach."""
-LAST_FROM = 0.75
-"""Share of the run that is done where the last mixture begins."""
+"""The same from where sequences are as long as they get: more of what is learned last, and of what short ones teach."""
 STAGES = ((0.45, 2048), (0.65, 4096), (1.0, 8192))
 """(end of the stage as a share of the run, longest sequence in tokens)."""
 LONGEST_FROM = math.nextafter(STAGES[-2][0], 1)
@@ -25,7 +23,7 @@ LONGEST_FROM = math.nextafter(STAGES[-2][0], 1)
 
 def mixture(progress: float) -> Mapping[str, float]:
     """Shares of the sequences when this share of the run (0..1) is done."""
-    return LAST_MIXTURE if progress >= LAST_FROM else MIXTURE
+    return LAST_MIXTURE if progress >= LONGEST_FROM else MIXTURE
 
 
 def longest(progress: float) -> int:

@@ -8,7 +8,7 @@ measures along the way), `checkpoint.pt` and, at the end, `model/`, a folder tra
 `--tokens` or `--seconds`, whichever is over first, and what is nearer its end says how far the run is: learning rate
 (warm-up, constant, straight to zero) and length of the sequences follow it. Started again, a run goes on from its
 checkpoint; one that its tokens end has the same sequences in the same order every time. With `--start MODEL` a run has
-the weights of an earlier one to begin with, and the longest sequences from its first step.
+the weights of an earlier one to begin with, and the longest sequences and the last mixture from its first step.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Training:
         if saved:
             self.step, self.spent = saved["step"], saved["seconds"]
         arguments = composer_arguments(limits.data, limits.work)
-        # sequences of a run that goes on from another's weights are long from the start
+        # a run that goes on from another's weights begins where sequences are as long as they get
         self.skipped = LONGEST_FROM if settings.start else 0.0
         self.done = multiprocessing.get_context("fork").Value("d", self.skipped)
         self.rows = stream_rows(arguments, settings, self.done, self.step * settings.batch, limits.workers)

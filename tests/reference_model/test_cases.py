@@ -25,8 +25,8 @@ def test_a_prompt_is_the_beginning_of_a_training_sequence_and_what_the_chat_temp
     composer, question, answer = compose(0), "Who planted it?", "Ada Brand"
     document = composer.encode(ORCHARD)
     ids = prompt(composer, document, question)
-    whole, mask = composer.sequence(document, [(question, answer)])
-    np.testing.assert_array_equal(ids, whole[~mask])
+    whole, weight = composer.sequence(document, [(question, answer)])
+    np.testing.assert_array_equal(ids, whole[weight == 1])
     chat = AutoTokenizer.from_pretrained(QUICKSTART / "model")
     messages = [{"role": "document", "content": ORCHARD}, {"role": "user", "content": question}]
     settings = {"tokenize": True, "return_dict": False}

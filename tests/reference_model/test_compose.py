@@ -1,6 +1,7 @@
 """Sequences are what their docstring says, rows are full of them, and a seed says which."""
 
 import re
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 
 from infra.reference_model.compose import (
     ANSWER,
+    ANSWER_WEIGHT,
     DOCUMENT,
     END,
+    IN_MEETING,
     MAX_QUESTIONS,
     MAX_SEQUENCES,
     MIN_LENGTH,
     QUESTION,
+    STUTTER,
     Instructions,
     common_words,
 )
@@ -35,9 +39,9 @@ def decode(tokenizer, ids):
 
 
 def sequences(row):
-    """Token ids and answer mask of each sequence of a row."""
+    """Token ids and weights of each sequence of a row."""
     bounds = np.unique(row.cu_seqlens)
-    return list(zip(np.split(row.ids, bounds[1:-1]), np.split(row.answer, bounds[1:-1]), strict=True))
+    return list(zip(np.split(row.ids, bounds[1:-1]), np.split(row.weight, bounds[1:-1]), strict=True))
 
 
 def expected_mask(tokenizer, ids):
@@ -54,7 +58,7 @@ def test_a_row_is_full_of_whole_sequences_that_are_no_longer_than_the_stage_allo
     longest = next(longest for end, longest in STAGES if progress <= end)
     row = compose(f"row {progress}").row(ROW, progress)
     assert (row.ids.dtype, row.ids.shape) == (np.uint16, (ROW,))
-    assert (row.answer.dtype, row.answer.shape) == (np.bool_, (ROW,))
+    assert (row.weight.dtype, row.weight.shape) == (np.uint8, (ROW,))
     assert (row.cu_seqlens.dtype, row.cu_seqlens.shape) == (np.int32, (MAX_SEQUENCES + 1,))
     assert row.max_seqlen == longest
 
@@ -71,7 +75,7 @@ def test_a_row_shorter_than_the_stage_allows_holds_it_back(compose):
     assert row.max_seqlen == len(row.ids) == 1000
     tiny = compose(0).row(MIN_LENGTH - 1, 0.0)
     assert np.unique(tiny.cu_seqlens).tolist() == [0, MIN_LENGTH - 1]
-    assert not tiny.answer.any()
+    assert (tiny.weight == 1).all()
 
 
 def test_later_rows_use_the_longer_sequences(compose):
@@ -80,33 +84,67 @@ def test_later_rows_use_the_longer_sequences(compose):
 
 
 @pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_the_answer_mask_covers_the_answers_with_their_end_marks_and_nothing_else(compose, tokenizer, progress):
-    count = 0
-    for ids, answer in sequences(compose("mask").row(40_000, progress)):
-        if answer.any():
-            count += 1
-            document = ids[: np.flatnonzero(ids == tokenizer.token_to_id(QUESTION))[0]]
-            assert not answer[: len(document)].any()
-            np.testing.assert_array_equal(answer[len(document) :], expected_mask(tokenizer, ids[len(document) :]))
-    assert count >= 5
+def test_the_answers_with_their_end_marks_weigh_more_and_only_repetitions_in_them_nothing(compose, tokenizer, progress):
+    count = Counter()
+    for ids, weight in sequences(compose("mask").row(40_000, progress)):
+        count.update(set(weight.tolist()))
+        asked = np.flatnonzero(ids == tokenizer.token_to_id(QUESTION))
+        document = asked[0] if len(asked) else len(ids)
+        assert (weight[:document] == 1).all()
+        np.testing.assert_array_equal(weight[document:] != 1, expected_mask(tokenizer, ids[document:]))
+        repeated = np.flatnonzero(weight == 0)
+        if len(repeated):  # one block, which stands right before it and behind which the answer goes on or ends
+            first, last = repeated[0], repeated[-1]
+            assert len(repeated) == last - first + 1
+            assert (weight[first - 1], weight[last + 1]) == (ANSWER_WEIGHT, ANSWER_WEIGHT)
+            assert ids[first - 1] == ids[last]
+    assert count.keys() == {0, 1, ANSWER_WEIGHT}
+    assert count[ANSWER_WEIGHT] >= 5
 
 
 def test_a_sequence_reads_document_question_answer_end(compose, tokenizer):
     composer = compose(0)
     questions = [("Who planted it?", "Ada Brand"), ("How many?", "<40>, 12; 7")]
-    ids, answer = composer.sequence(composer.encode(ORCHARD), questions)
+    ids, weight = composer.sequence(composer.encode(ORCHARD), questions)
     assert decode(tokenizer, ids) == (
         f"<|document|>{ORCHARD}<|question|> Who planted it?<|answer|> Ada Brand<|end|>"
         "<|question|> How many?<|answer|> <40>, 12; 7<|end|>"
     )
-    assert decode(tokenizer, ids[answer]) == " Ada Brand<|end|> <40>, 12; 7<|end|>"
+    assert decode(tokenizer, ids[weight == ANSWER_WEIGHT]) == " Ada Brand<|end|> <40>, 12; 7<|end|>"
 
 
 def test_a_sequence_asks_a_limited_number_of_questions(compose, tokenizer):
     composer = compose(0)
-    ids, answer = composer.sequence(composer.encode("Text."), [(f"What {i}?", str(i)) for i in range(60)])
+    ids, weight = composer.sequence(composer.encode("Text."), [(f"What {i}?", str(i)) for i in range(60)])
     assert (ids == tokenizer.token_to_id(QUESTION)).sum() == MAX_QUESTIONS == 24
-    assert decode(tokenizer, ids[answer]) == "".join(f" {i}<|end|>" for i in range(MAX_QUESTIONS))
+    assert decode(tokenizer, ids[weight == ANSWER_WEIGHT]) == "".join(f" {i}<|end|>" for i in range(MAX_QUESTIONS))
+
+
+@pytest.mark.parametrize("kind", ["note", "dialogue"])
+def test_what_is_learned_of_a_stutter_is_the_answer_token_by_token(compose, tokenizer, kind):
+    composer = compose(kind)
+    for _ in range(40):
+        document, ((request, answer),) = getattr(composer, kind)(400)
+        ids, weight = composer.sequence(document, [(request, answer)], stutter=True)
+        learned = ids[weight == ANSWER_WEIGHT]
+        np.testing.assert_array_equal(learned, [*composer.encode(f" {answer}"), tokenizer.token_to_id(END)])
+        assert (weight == 0).any()
+
+
+def test_some_answers_of_the_kinds_that_people_read_stutter_and_no_others(compose, monkeypatch):
+    composer, drawn = compose("stutter"), []
+    for kind in SEQUENCES:
+        real = getattr(composer, kind)
+        monkeypatch.setattr(composer, kind, lambda length, kind=kind, real=real: drawn.append(kind) or real(length))
+    stuttering, count = Counter(), Counter()
+    for _ in range(800):
+        drawn.append("text")
+        _, weight = composer.draw(512, 0.9)
+        count[drawn[-1]] += 1
+        stuttering[drawn[-1]] += bool((weight == 0).any())
+    told = {"summary", "conversation", "dialogue", "note"}
+    assert +stuttering == {kind: stuttering[kind] for kind in told}
+    assert stuttering.total() / sum(count[kind] for kind in told) == pytest.approx(STUTTER, abs=0.08)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(compose):
@@ -215,6 +253,27 @@ def test_facts_of_one_task_are_of_that_task_only(compose):
         assert all(question.startswith("What is the value associated with the key") for question, _ in questions)
 
 
+@pytest.mark.parametrize(("sentences", "length"), [(8, 1500), (800, 1500)])
+def test_facts_are_planted_in_meetings_and_whole_ones_are_asked_for_their_summary_too(
+    compose, tokenizer, sentences, length
+):
+    said = "".join(f"PhD D: Channel {i} hums. " for i in range(sentences))
+    meeting = Conversation(said, "Summarize the whole meeting", "Channels hum.")
+    composer, count = compose("meeting", instructions=Instructions([], [], [], [meeting])), Counter()
+    for _ in range(300):
+        document, questions = composer.facts(length)
+        whole = decode(tokenizer, document)
+        asked = (meeting.request, meeting.summary) in questions
+        held = whole.count(" hums.")
+        assert len(document) <= length + 32
+        assert len(questions) > asked
+        assert not asked or held == sentences
+        count.update(meeting=held > 0, asked=asked)
+    assert count["meeting"] / 300 == pytest.approx(IN_MEETING, abs=0.07)
+    assert bool(count["asked"]) == (sentences == 8)
+    assert count["asked"] < count["meeting"]
+
+
 def test_paragraphs_bring_their_own_questions_and_stay_whole(compose, tokenizer, instructions):
     composer, seen = compose(0), set()
     asked = dict(instructions.paragraphs)
@@ -266,6 +325,7 @@ def test_instructions_are_read_from_parquet_and_grouped_by_paragraph(tmp_path):
         ("extractive_qa", ORCHARD, "How many?", "forty"),
         ("dialogue_summary", VISIT.said, VISIT.request, f" {VISIT.summary}\n"),
         ("clinical_note", FERRY, "Write a note.", "FERRY"),
+        ("meeting_summary", ORCHARD, "Sum it up.", "Trees."),
     ]
     columns = ("task", "document", "prompt", "answer")
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
@@ -276,7 +336,8 @@ def test_instructions_are_read_from_parquet_and_grouped_by_paragraph(tmp_path):
         (ORCHARD, [("Who planted it?", "Ada Brand"), ("How many?", "forty")]),
         (FERRY, [("When?", "at noon")]),
     ]
-    assert read.summaries == [(FERRY, "Sum it up.", "A ferry.")]
+    assert read.summaries == [(FERRY, "Sum it up.", "A ferry."), (ORCHARD, "Sum it up.", "Trees.")]
+    assert read.meetings == read.summaries[1:]
     assert read.conversations == [VISIT, Conversation(FERRY, "Write a note.", "FERRY")]
     assert Instructions.read([]) == Instructions([], [])
 

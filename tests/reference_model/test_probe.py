@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from infra.reference_model.attention import PACKED
-from infra.reference_model.compose import ANSWER, END, Composer, Instructions
+from infra.reference_model.compose import ANSWER, ANSWER_WEIGHT, END, Composer, Instructions
 from infra.reference_model.facts import TASKS
 from infra.reference_model.model import Settings, build
 from infra.reference_model.probe import Probe, batched, forward
@@ -63,9 +63,9 @@ def test_exact_agrees_with_greedy_generation(model, reference, misled, tokenizer
     cases, composer = [], misled(task)
     while len(cases) < CASES:
         document, questions = composer.facts(LENGTH - 96, task)
-        ids, answer = composer.sequence(document, questions[:1])
+        ids, weight = composer.sequence(document, questions[:1])
         if len(ids) <= LENGTH:
-            cases.append((ids, answer))
+            cases.append((ids, weight == ANSWER_WEIGHT))
     right = sum(generates(reference, ids, answer, tokenizer) for ids, answer in cases)
     assert right < CASES
     for row in (LENGTH, 2 * LENGTH, 10**6):

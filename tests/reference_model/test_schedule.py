@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.reference_model.schedule import LAST_FROM, LAST_MIXTURE, LONGEST_FROM, MIXTURE, STAGES, longest, mixture
+from infra.reference_model.schedule import LAST_MIXTURE, LONGEST_FROM, MIXTURE, STAGES, longest, mixture
 
 
 @pytest.mark.parametrize("shares", [MIXTURE, LAST_MIXTURE])
@@ -13,8 +13,8 @@ def test_a_mixture_is_whole(shares):
 
 
 def test_the_last_mixture_is_that_of_the_end():
-    assert [mixture(progress) for progress in (0.0, LAST_FROM - 1e-9)] == [MIXTURE] * 2
-    assert [mixture(progress) for progress in (LAST_FROM, 1.0)] == [LAST_MIXTURE] * 2
+    assert [mixture(progress) for progress in (0.0, STAGES[-2][0])] == [MIXTURE] * 2
+    assert [mixture(progress) for progress in (LONGEST_FROM, 1.0)] == [LAST_MIXTURE] * 2
 
 
 def test_sequences_grow_up_to_the_longest():

@@ -25,7 +25,7 @@ from infra.reference_model.attention import PACKED
 from infra.reference_model.compose import MAX_SEQUENCES, Instructions, Row
 from infra.reference_model.facts import TASKS
 from infra.reference_model.model import Settings
-from infra.reference_model.stream import ANSWER_WEIGHT, step_inputs, stream_rows
+from infra.reference_model.stream import step_inputs, stream_rows
 from infra.reference_model.train import loss_of
 from tests.reference_model.conftest import FERRY, ORCHARD, QUICKSTART
 
@@ -260,15 +260,15 @@ def test_a_worker_that_dies_ends_the_run_instead_of_keeping_it_waiting(composer_
 
 
 def test_targets_are_the_next_tokens_and_nothing_predicts_another_sequence():
-    bounds = np.full(MAX_SEQUENCES + 1, 6, np.int32)
+    bounds = np.full(MAX_SEQUENCES + 1, 7, np.int32)
     bounds[:2] = 0, 4
-    row = Row(np.arange(10, 16, dtype=np.uint16), np.array([0, 0, 1, 1, 0, 1], bool), bounds, 4)
+    row = Row(np.arange(10, 17, dtype=np.uint16), np.array([1, 1, 4, 4, 1, 0, 4], np.uint8), bounds, 4)
     ids, target, weight, answer, cu_seqlens = step_inputs(row, torch.device("cpu"))
-    assert ids.tolist() == [10, 11, 12, 13, 14, 15]
-    assert target[weight > 0].tolist() == [11, 12, 13, 15]
-    assert weight.tolist() == [1, ANSWER_WEIGHT, ANSWER_WEIGHT, 0, ANSWER_WEIGHT, 0]
-    assert answer.tolist() == [0, 1, 1, 0, 1, 0]
-    assert cu_seqlens.unique().tolist() == [0, 4, 6]
+    assert ids.tolist() == [10, 11, 12, 13, 14, 15, 16]
+    assert target[weight > 0].tolist() == [11, 12, 13, 16]
+    assert weight.tolist() == [1, 4, 4, 0, 0, 4, 0]
+    assert answer.tolist() == [0, 1, 1, 0, 0, 1, 0]
+    assert cu_seqlens.unique().tolist() == [0, 4, 7]
 
 
 def test_the_loss_weighs_answers_more_and_is_told_apart_by_text_and_answers():
