@@ -56,8 +56,9 @@ class Scheduler:
         while self.waiting and not self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
             sequence = self.waiting[0]
             span, pages = self._span(sequence), self._pages(sequence)
-            fits = span.stop - span.start <= room and pages <= spare
-            # An idle engine admits whatever comes: only trying shows whether it fits.
+            # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
+            # whether it fits.
+            fits = (span.stop - span.start <= room or not spans) and pages <= spare
             if (self.running or self.partial) and (self._one_prompt_only or not fits):
                 break
             self.waiting.popleft()

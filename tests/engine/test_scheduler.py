@@ -129,6 +129,19 @@ def test_a_tight_pool_preempts_and_answers_everybody(tiny_llama):
         assert {name: c.token_ids for name, c in tight.items()} == {name: c.token_ids for name, c in roomy.items()}
 
 
+def test_prompts_beyond_the_budget_take_a_pass_each_and_are_answered_together(tiny_llama):
+    engine = make_engine(tiny_llama, {"name": "full"}, step_token_budget=16)
+    sampling = SamplingParams(max_new_tokens=6, ignore_eos=True)
+    for i in range(4):
+        engine.add(Request(str(i), list(range(40 + i)), sampling))
+    for done in range(1, 5):
+        engine.step()
+        assert (len(engine.scheduler.running), engine.stats.decode_steps) == (done, 0)
+    while engine.has_work:
+        assert all(completion.error is None for completion in engine.step())
+    assert (engine.stats.most_in_flight, engine.stats.decode_steps) == (4, 5)
+
+
 def test_a_document_larger_than_the_pool_fails_alone(tiny_llama):
     engine = make_engine(tiny_llama, {"name": "full"}, pages=40)
     sampling = SamplingParams(max_new_tokens=4, ignore_eos=True)
