@@ -13,7 +13,7 @@ time that this takes alone is taken off.
     store_entries     bytes: the same of every kept entry; twice the mask of what to keep
     gather_entries    bytes: the same of every stored and every new entry
     compact_lists     bytes: position and expiry of every entry; where any go, all of those that stay, in and out
-    top_entries       bytes: every rank once, every answer once
+    top_entries       bytes: every rank, every candidate and every answer once
     dense_attention, causal_attention, reduce_columns  operations: 4 (the last: 2) * head_dim * attending pairs * heads
 
 The share is that of the faster of a measured copy and a measured sum (bytes), or of the rate at which the products of
@@ -43,7 +43,6 @@ from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import Ops, select_ops
-from corm_batch.ops.top import LOWEST
 
 DTYPE, D, H, C, WINDOW, SCALE = torch.bfloat16, 128, 32, 16, 256, 128**-0.5
 
@@ -150,8 +149,8 @@ def top(ops: Ops, K: int, N: int, count: int) -> Call:
     position = torch.arange(N)
     recent, expiry = (position > N - WINDOW).long(), torch.randint(N, N + 400, (K, N))
     rank = (recent << 62) + (expiry << 32) + position
-    rank[torch.rand(K, N) < 0.2] = LOWEST
-    return Call(lambda: ops.top_entries(rank, count), 9 * K * N)
+    candidate = torch.rand(K, N) < 0.8
+    return Call(lambda: ops.top_entries(rank, candidate, count), 10 * K * N)
 
 
 def dense(ops: Ops, K: int, R: int, N: int, window: int | None = None) -> Call:

@@ -58,13 +58,13 @@ class PrefillBatch:
         self.spans, self.cache, self.policies = spans, cache, policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
         device = cache.device
-        tokens = [token for span in spans for token in span.sequence.request.token_ids[span.start : span.stop]]
-        self.input_ids = torch.tensor(tokens, device=device)
+        tokens = [np.asarray(span.sequence.request.token_ids[span.start : span.stop], np.int64) for span in spans]
+        self.input_ids = torch.from_numpy(np.concatenate(tokens)).to(device)
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
         ends = [int(stop) - 1 for span, stop in zip(spans, self.stops, strict=True) if span.ends_prompt]
         self.logit_rows = torch.tensor(ends, dtype=torch.int64, device=device)
         self._step_T = (self.positions + 1).int()
-        self._mass = torch.zeros(len(spans), len(policies), device=device)
+        self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the attention mass of what left, [K]
         slots = [span.sequence.slot for span in spans]
         self.stage = cache.stage(slots, sum(map(self._most_pages, spans)))  # last: nobody would give it back
 
@@ -78,9 +78,8 @@ class PrefillBatch:
             out_HRD, entries = self.attend_span(
                 span, layer, query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], features
             )
-            self._mass[i, layer] = evict(
-                self.cache, self.stage, self.policies[layer], span.sequence.slot, layer, entries, span.stop
-            )
+            lost_K = evict(self.cache, self.stage, self.policies[layer], span.sequence.slot, layer, entries, span.stop)
+            self._lost[i].append(lost_K)
             outs.append(out_HRD)
         # Token by token, as the projection behind it reads them.
         return outs[0] if len(outs) == 1 else torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1)
@@ -92,8 +91,8 @@ class PrefillBatch:
             OutOfPages: the pool is too small; see `KVCache.commit`.
         """
         self.cache.commit(self.stage)
-        for span, mass_L in zip(self.spans, self._mass, strict=True):
-            span.sequence.evicted_mass += mass_L
+        for span, lost in zip(self.spans, self._lost, strict=True):
+            span.sequence.evicted_mass += torch.stack(lost).mean(dim=1)
 
     def discard(self) -> None:
         """Give the pages back that the pass was to fill."""

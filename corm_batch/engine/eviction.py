@@ -12,7 +12,6 @@ from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache, Stage
 from corm_batch.ops.pages import Entries, read_pages, update_pages
 from corm_batch.ops.select import Ops
-from corm_batch.ops.top import LOWEST
 from corm_batch.policies.base import KVPolicy
 
 
@@ -30,8 +29,8 @@ def survivors(ops: Ops, policy: KVPolicy, entries: Entries, step: int | Tensor) 
     keep = (entries.position <= step) & (entries.expiry > step)
     bound = policy.entries_bound
     if bound is not None and keep.shape[-1] > bound:
-        rank = torch.where(keep, policy.rank(entries, step), LOWEST)
-        keep = ops.top_entries(rank.flatten(0, -2), bound).view(keep.shape)
+        rank = policy.rank(entries, step)
+        keep = ops.top_entries(rank.flatten(0, -2), keep.flatten(0, -2), bound).view(keep.shape)
     return keep
 
 
@@ -39,11 +38,9 @@ def evict(cache: KVCache, stage: Stage, policy: KVPolicy, slot: int, layer: int,
     """Store what survives of one layer's entries, [K, N], after a step.
 
     Returns:
-        The attention mass of those that did not, mean over heads: a scalar.
+        The attention mass of those that did not, [K].
     """
-    keep = survivors(cache.ops, policy, entries, step)
-    cache.store(stage, slot, layer, entries, keep)
-    return entries.mass.masked_fill(keep, 0.0).sum(dim=-1).mean()
+    return cache.store(stage, slot, layer, entries, survivors(cache.ops, policy, entries, step))
 
 
 def compact(cache: KVCache, policies: Seq[KVPolicy], sequences: Seq[Sequence]) -> None:

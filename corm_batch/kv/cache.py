@@ -125,7 +125,7 @@ class KVCache:
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
         return Stage(ids, fresh.copy_(torch.from_numpy(ids)), used, own)
 
-    def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> None:
+    def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> Tensor:
         """Make the kept entries, in their order, all that the sequence holds in one layer, once the stage is committed.
 
         Args:
@@ -133,10 +133,14 @@ class KVCache:
             slot, layer: where.
             entries: [K, N].
             keep: [K, N] bool.
+
+        Returns:
+            The attention mass of the entries not kept, [K].
         """
         own, held = stage.own[slot][layer]
-        counts = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
+        counts, lost = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
         stage.stored.append((slot, layer, own, counts))
+        return lost
 
     def commit(self, stage: Stage) -> None:
         """Book what a forward pass stored: every layer of its sequences. Waits for the device.

@@ -24,8 +24,8 @@ class Ops(NamedTuple):
 
     dense_attention: Callable[..., tuple[Tensor, Tensor]]
     reduce_columns: Callable[..., Entries]
-    top_entries: Callable[[Tensor, int], Tensor]
-    store_entries: Callable[..., Tensor]
+    top_entries: Callable[[Tensor, Tensor, int], Tensor]
+    store_entries: Callable[..., tuple[Tensor, Tensor]]
     gather_entries: Callable[..., Entries]
     append_entries: Callable[..., None]
     decode_attention: Callable[..., Tensor]

@@ -8,7 +8,9 @@ from torch import Tensor
 from corm_batch.ops.pages import Entries, Pages, write_pages
 
 
-def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:
+def store_entries(
+    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor
+) -> tuple[Tensor, Tensor]:
     """Put the kept entries of each head, in their order, into pages.
 
     The lists take pages head after head: first those of `own`, then those of `fresh` from `used` on. A host that knows
@@ -25,7 +27,7 @@ def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, 
         used: [1] int32, how many of `fresh` are taken; advanced in place.
 
     Returns:
-        [K] int32 entries stored.
+        [K] int32 entries stored, [K] float32 attention mass of those that were not.
     """
     page_size = pages.position.shape[1]
     count_K = keep_KN.sum(dim=-1)
@@ -39,7 +41,7 @@ def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, 
     rank = (keep_KN.cumsum(dim=-1) - 1)[heads, index]
     kept = Entries(*(column[heads, index] for column in entries))
     write_pages(pages, ids[(stop_K - num_pages_K)[heads] + rank // page_size], rank % page_size, kept)
-    return count_K.int()
+    return count_K.int(), entries.mass.masked_fill(keep_KN, 0.0).sum(dim=-1)
 
 
 def _take(count: int, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:

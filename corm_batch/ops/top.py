@@ -5,21 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LOWEST = torch.iinfo(torch.int64).min
-"""As a rank: not a candidate."""
 
-
-def top_entries(rank_KN: Tensor, count: int) -> Tensor:
-    """Which entries of each head are among its `count` highest.
+def top_entries(rank_KN: Tensor, candidate_KN: Tensor, count: int) -> Tensor:
+    """Which candidates of each head have its `count` highest ranks.
 
     Args:
-        rank_KN: int64; no two candidates of a head are equal.
+        rank_KN: int64; no two candidates of a head have the same.
+        candidate_KN: bool.
         count: at least 1; with fewer candidates all of them are chosen.
 
     Returns:
-        [K, N] bool, never True where the rank is LOWEST.
+        [K, N] bool.
     """
-    candidate = rank_KN != LOWEST
-    if count >= rank_KN.shape[-1]:
-        return candidate
-    return candidate & (rank_KN >= rank_KN.topk(count, dim=-1).values[:, -1:])
+    rank = rank_KN.masked_fill(~candidate_KN, torch.iinfo(torch.int64).min)
+    if count >= rank.shape[-1]:
+        return candidate_KN
+    return candidate_KN & (rank >= rank.topk(count, dim=-1).values[:, -1:])

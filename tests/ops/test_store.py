@@ -87,10 +87,13 @@ def test_definition_fills_pages_in_order(heads, count, page_size, share, own, fr
     entries = make_entries(heads, count, 3, torch.float32)
     pages = stale_pages(total, page_size, 3, torch.float32)
     expected = stale_pages(total, page_size, 3, torch.float32)
-    counts = store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
+    counts, lost = store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
     expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used)
     assert counts.tolist() == expected_counts
     assert counts.dtype == torch.int32
+    torch.testing.assert_close(
+        lost, torch.stack([row[~kept].sum() for row, kept in zip(entries.mass, keep, strict=True)])
+    )
     assert taken.tolist() == [expected_used]
     assert_same_pages(pages, expected)
 
@@ -119,10 +122,11 @@ def check_kernel(device, heads, count, width, page_size, dtype, share, own, shor
     entries = make_entries(heads, count, width, dtype, device)
     pages, expected = (stale_pages(total, page_size, width, dtype, device) for _ in range(2))
     expected_taken = taken.clone()
-    counts = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
-    expected_counts = store_entries(expected, entries, keep, own_ids, fresh_ids, expected_taken)
+    counts, lost = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
+    expected_counts, expected_lost = store_entries(expected, entries, keep, own_ids, fresh_ids, expected_taken)
     assert counts.dtype == torch.int32
     assert torch.equal(counts, expected_counts)
+    torch.testing.assert_close(lost, expected_lost)
     assert torch.equal(taken, expected_taken)
     assert_same_pages(pages, expected)
 

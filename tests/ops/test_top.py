@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corm_batch.ops.top import LOWEST, top_entries
+from corm_batch.ops.top import top_entries
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -18,20 +18,22 @@ DEVICES = [
 ]
 
 
+EXTREME = torch.iinfo(torch.int64)
+
+
 def make_ranks(heads, count, candidates, device="cpu"):
     """Ranks as policies make them, and numbers from all over; about this share of them candidates."""
     position = torch.stack([torch.randperm(count) + 1 for _ in range(heads)])
     rank = (torch.randint(0, 2, (heads, count)) << 62) + (torch.randint(1, 99, (heads, count)) << 32) + position
-    rank[::2] = torch.randint(LOWEST + 1, -LOWEST - 1, rank[::2].shape) // (count + 1) * (count + 1) + position[::2]
-    rank[torch.rand(heads, count) >= candidates] = LOWEST
-    return rank.to(device)
+    rank[::2] = torch.randint(EXTREME.min, EXTREME.max, rank[::2].shape) // (count + 1) * (count + 1) + position[::2]
+    return rank.to(device), (torch.rand(heads, count) < candidates).to(device)
 
 
-def by_sorting(rank, count):
-    top = torch.zeros_like(rank, dtype=torch.bool)
+def by_sorting(rank, candidate, count):
+    top = torch.zeros_like(candidate)
     for k, row in enumerate(rank.tolist()):
-        for n in sorted(range(len(row)), key=row.__getitem__)[-count:]:
-            top[k, n] = row[n] != LOWEST
+        chosen = candidate[k].nonzero().flatten().tolist()
+        top[k, sorted(chosen, key=row.__getitem__)[-count:]] = True
     return top
 
 
@@ -45,32 +47,33 @@ def by_sorting(rank, count):
 )
 def test_definition_is_what_sorting_finds(heads, entries, count, candidates, seed):
     torch.manual_seed(seed)
-    rank = make_ranks(heads, entries, candidates)
-    assert torch.equal(top_entries(rank, count), by_sorting(rank, count))
+    ranks = make_ranks(heads, entries, candidates)
+    assert torch.equal(top_entries(*ranks, count), by_sorting(*ranks, count))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("candidates", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("heads", "entries", "count"), [(1, 1, 1), (5, 300, 1), (3, 1025, 700), (2, 64, 64), (2, 5, 9)]
+    ("heads", "entries", "count"), [(1, 1, 1), (5, 300, 1), (3, 1025, 700), (2, 64, 64), (2, 5, 9), (2, 8200, 3000)]
 )
 def test_kernel_matches(device, heads, entries, count, candidates):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
-    rank = make_ranks(heads, entries, candidates, device)
-    assert torch.equal(kernel.top_entries(rank, count), top_entries(rank, count))
+    ranks = make_ranks(heads, entries, candidates, device)
+    assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_kernel_takes_the_extremes_of_int64(device):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
-    rank = torch.tensor([[LOWEST, LOWEST + 1, -1, 0, 1, -LOWEST - 1, 1 << 62]], device=device)
+    rank = torch.tensor([[EXTREME.min, EXTREME.min + 1, -1, 0, 1, EXTREME.max, 1 << 62]], device=device)
+    candidate = torch.ones_like(rank, dtype=torch.bool)
     for count in range(1, 8):
-        assert torch.equal(kernel.top_entries(rank, count), by_sorting(rank, count))
+        assert torch.equal(kernel.top_entries(rank, candidate, count), by_sorting(rank, candidate, count))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("heads", "entries", "count"), [(32, 4096, 1024), (8, 131_072, 2048), (6000, 1300, 1024)])
 def test_kernel_matches_on_many_entries(heads, entries, count):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
-    rank = make_ranks(heads, entries, 0.9, "cuda")
-    assert torch.equal(kernel.top_entries(rank, count), top_entries(rank, count))
+    ranks = make_ranks(heads, entries, 0.9, "cuda")
+    assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))

@@ -14,6 +14,8 @@ taken in the order of their positions, and neighbouring programs share `reach` o
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -96,14 +98,14 @@ def reduce_columns(
         )
     tile_rows = min(sizes["BLOCK_R"], reduction.window) if gap_rule else sizes["BLOCK_R"]
     count = _entries_seen(step_R, position, last) if reduction.threshold == "cache" else step_R
-    limit = torch.log2(reduction.tau / count) if votes else lse_HR
+    log_count = torch.log2(count) if votes else lse_HR
     order = position.argsort(dim=-1) if reach else None
     expiry, mass = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (entries.expiry, entries.mass))
     _reduce[(triton.cdiv(num_entries, sizes["BLOCK_N"] - 2 * reach), num_kv_heads)](
         TensorDescriptor.from_tensor(query_HRD, [1, sizes["BLOCK_R"], width]), entries.key, lse_HR.contiguous(), step_R,
-        limit, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
-        scale, softcap, reduction.window, reach, tile_rows, num_rows, num_entries,
-        *entries.key.stride()[:2], num_rows if limit.dim() == 2 else 0,
+        log_count, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
+        scale, softcap, math.log2(reduction.tau), reduction.window, reach, tile_rows, num_rows, num_entries,
+        *entries.key.stride()[:2], num_rows if log_count.dim() == 2 else 0,
         D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule, **sizes,
     )  # fmt: skip
     return entries._replace(expiry=expiry, mass=mass)
@@ -118,10 +120,10 @@ def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tenso
 
 @triton.jit
 def _reduce(
-    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, limit: tl.tensor, order: tl.tensor,
+    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, log_count: tl.tensor, order: tl.tensor,
     position: tl.tensor, last: tl.tensor, old_expiry: tl.tensor, old_mass: tl.tensor, expiry: tl.tensor,
-    mass: tl.tensor, scale: float, softcap: float | None, window: int, reach: int, tile_rows: int,
-    num_rows: int, num_entries: int, key_k: int, key_n: int, limit_k: int,
+    mass: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int, tile_rows: int,
+    num_rows: int, num_entries: int, key_k: int, key_n: int, count_k: int,
     D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -153,7 +155,9 @@ def _reduce(
         start, h = i // G * tile_rows, k * G + i % G
         there = (row < tile_rows) & (start + row < num_rows)
         row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))
-        row_limit = tl.load(limit + (k * limit_k + start) + row, mask=there, other=0.0)  # long before it is needed
+        row_limit = log_tau - tl.load(
+            log_count + (k * count_k + start) + row, mask=there, other=0.0
+        )  # needed much later
         log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
         t = (first + start) + row
         if (start < all_since) | (tl.minimum(start + tile_rows, num_rows) > all_until):

@@ -25,7 +25,9 @@ class Strides(NamedTuple):
     mass: int
 
 
-def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:
+def store_entries(
+    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor
+) -> tuple[Tensor, Tensor]:
     """`ops.store.store_entries` for pages whose columns are contiguous."""
     num_heads, num_entries = keep_KN.shape
     page_size, head_dim = pages.key.shape[1:]
@@ -34,37 +36,32 @@ def store_entries(pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, 
     num_tiles = triton.cdiv(num_entries, tile)
     keep = keep_KN.contiguous()
     count_K = torch.empty(num_heads, dtype=torch.int32, device=keep.device)
+    lost_K = torch.empty(num_heads, dtype=torch.float32, device=keep.device)
     before = torch.empty(num_heads, num_tiles, dtype=torch.int32, device=keep.device)
     taken = torch.empty_like(used)
     _count_kernel[(num_heads,)](
-        keep, count_K, before, used, taken, num_entries, num_tiles, TILE=tile, CHUNK=8192 // tile, num_warps=8
-    )
+        keep, entries.mass, *entries.mass.stride(), count_K, lost_K, before, used, taken, num_entries, num_tiles,
+        TILE=tile, CHUNK=8192 // tile, num_warps=8,
+    )  # fmt: skip
     _copy_kernel[(max(1, num_tiles), num_heads)](
         pages, entries, Strides(*(column.stride(0) for column in entries)),
         Strides(*(column.stride(1) for column in entries)), keep, count_K, before, own, len(own), fresh, len(fresh),
         used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile, num_warps=4,
     )  # fmt: skip
-    return count_K
+    return count_K, lost_K
 
 
-@triton.jit(do_not_specialize=["num_entries", "num_tiles"])
+@triton.jit(do_not_specialize=["mass_k", "num_entries", "num_tiles"])
 def _count_kernel(
-    keep: tl.tensor,
-    counts: tl.tensor,
-    before: tl.tensor,
-    used: tl.tensor,
-    taken: tl.tensor,
-    num_entries: int,
-    num_tiles: int,
-    TILE: tl.constexpr,
-    CHUNK: tl.constexpr,
-) -> None:
-    """Entries a head keeps, and those it keeps before each of its tiles; program: head."""
+    keep: tl.tensor, mass: tl.tensor, mass_k: int, mass_n: int, counts: tl.tensor, lost: tl.tensor, before: tl.tensor,
+    used: tl.tensor, taken: tl.tensor, num_entries: int, num_tiles: int, TILE: tl.constexpr, CHUNK: tl.constexpr,
+) -> None:  # fmt: skip
+    """Entries a head keeps, those it keeps before each of its tiles, and the mass of the others; program: head."""
     head = tl.program_id(0)
     if head == 0:  # the copy advances `used` while its programs still ask where this call began
         tl.store(taken, tl.load(used))
-    count = 0
+    count, gone = 0, 0.0
     for start in range(0, num_tiles, CHUNK):
         tile = start + tl.arange(0, CHUNK)
         index = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
@@ -73,7 +70,10 @@ def _count_kernel(
         earlier = count + tl.cumsum(kept_tile) - kept_tile
         tl.store(before + head * num_tiles + tile, earlier, mask=tile < num_tiles)
         count += tl.sum(kept_tile)
+        leaves = (index < num_entries) & (kept == 0)
+        gone += tl.sum(tl.load(mass + head.to(tl.int64) * mass_k + index * mass_n, mask=leaves, other=0.0))
     tl.store(counts + head, count)
+    tl.store(lost + head, gone)
 
 
 @triton.jit

@@ -1,4 +1,7 @@
-"""The highest ranks on a GPU, without sorting: the lowest rank that stays is found two bits at a time, by counting."""
+"""The highest ranks on a GPU, without sorting: the lowest rank that stays is found two bits at a time, by counting.
+
+A head's ranks differ in few of their 64 bits: pairs of bits in which all candidates agree are not counted for.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +10,85 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_COUNT_BITS = tl.constexpr(21)
+"""Three counts of entries share 64 bits, so that one sum over the tile makes all of them."""
 
-def top_entries(rank_KN: Tensor, count: int) -> Tensor:
-    """`ops.top.top_entries`."""
+
+def top_entries(rank_KN: Tensor, candidate_KN: Tensor, count: int) -> Tensor:
+    """`ops.top.top_entries`, for fewer than 2^21 entries a head."""
     num_heads, num_entries = rank_KN.shape
-    rank = rank_KN.contiguous()
-    top_KN = torch.empty_like(rank, dtype=torch.bool)
+    rank, candidate = rank_KN.contiguous(), candidate_KN.contiguous()
+    top_KN = torch.empty_like(candidate)
     tile = min(max(1024, triton.next_power_of_2(num_entries)), 8192)
-    _top_kernel[(num_heads,)](rank, top_KN, num_entries, count, TILE=tile, num_warps=max(4, tile // 512))
+    _top_kernel[(num_heads,)](
+        rank, candidate, top_KN, num_entries, count,
+        TILE=tile, ONE_TILE=num_entries <= tile, num_warps=max(4, tile // 512),
+    )  # fmt: skip
     return top_KN
 
 
+@triton.jit
+def _either(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Bits set in one of them, for a reduction."""
+    return a | b
+
+
+@triton.jit
+def _both(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Bits set in both, for a reduction."""
+    return a & b
+
+
+@triton.jit
+def _load(ranks: tl.tensor, candidates: tl.tensor, index: tl.tensor, num_entries: int) -> tuple[tl.tensor, tl.tensor]:
+    """Ranks, the lowest number for what is no candidate, and which are candidates."""
+    there = tl.load(candidates + index, mask=index < num_entries, other=0).to(tl.int1)
+    return tl.load(ranks + index, mask=there, other=-(1 << 63)), there
+
+
+@triton.jit
+def _reach(rank: tl.tensor, bound: tl.tensor, one: tl.tensor, shift: int) -> tl.tensor:
+    """1 in each of three counts whose digit a rank reaches."""
+    reach = (rank >= (bound ^ (one << shift))).to(tl.int64)
+    reach += (rank >= (bound ^ (one * 2 << shift))).to(tl.int64) << _COUNT_BITS
+    return reach + ((rank >= (bound ^ (one * 3 << shift))).to(tl.int64) << 2 * _COUNT_BITS)
+
+
 @triton.jit(do_not_specialize=["num_entries", "count"])
-def _top_kernel(ranks: tl.tensor, tops: tl.tensor, num_entries: int, count: int, TILE: tl.constexpr) -> None:
+def _top_kernel(
+    ranks: tl.tensor, candidates: tl.tensor, tops: tl.tensor, num_entries: int, count: int,
+    TILE: tl.constexpr, ONE_TILE: tl.constexpr,
+) -> None:  # fmt: skip
     """Program: head. `bound` grows to the largest number that at least `count` ranks reach, if so many there are.
 
     With its highest bit flipped a signed number counts up from 0 as an unsigned one does; `bound` begins there, and
     its bits are set by xor, so that signed comparisons serve.
     """
     head = tl.program_id(0).to(tl.int64)
-    ranks += head * num_entries
-    one = tl.full([], 1, tl.int64)
-    lowest = one << 63
+    ranks, candidates, tops = ranks + head * num_entries, candidates + head * num_entries, tops + head * num_entries
+    one, offset = tl.full([], 1, tl.int64), tl.arange(0, TILE)
+    lowest, mask = one << 63, (one << _COUNT_BITS) - 1
+    some, every = tl.zeros([TILE], tl.int64), tl.full([TILE], -1, tl.int64)
+    for start in range(0, num_entries, TILE):
+        rank, there = _load(ranks, candidates, start + offset, num_entries)
+        some |= tl.where(there, rank ^ lowest, 0)
+        every &= tl.where(there, rank ^ lowest, -1)
+    common = tl.reduce(every, 0, _both)
+    varying = tl.reduce(some, 0, _either) ^ common
+    rank, there = _load(ranks, candidates, offset, num_entries)
     bound = lowest
     for turn in range(32):
         shift = 62 - 2 * turn
-        reach_1, reach_2, reach_3 = (tl.zeros([TILE], tl.int32),) * 3
-        for start in range(0, num_entries, TILE):
-            index = start + tl.arange(0, TILE)
-            rank = tl.load(ranks + index, mask=index < num_entries, other=lowest)
-            reach_1 += (rank >= (bound ^ (one << shift))).to(tl.int32)
-            reach_2 += (rank >= (bound ^ (one * 2 << shift))).to(tl.int32)
-            reach_3 += (rank >= (bound ^ (one * 3 << shift))).to(tl.int32)
-        digit = (tl.sum(reach_1) >= count).to(tl.int64) + (tl.sum(reach_2) >= count) + (tl.sum(reach_3) >= count)
-        bound ^= digit << shift
+        if (varying >> shift) & 3 != 0:
+            reach = _reach(rank, bound, one, shift)
+            if not ONE_TILE:
+                for start in range(TILE, num_entries, TILE):
+                    reach += _reach(_load(ranks, candidates, start + offset, num_entries)[0], bound, one, shift)
+            counts = tl.sum(reach)
+            digit = ((counts & mask) >= count).to(tl.int64) + ((counts >> _COUNT_BITS & mask) >= count)
+            bound ^= digit + ((counts >> 2 * _COUNT_BITS) >= count) << shift
+        else:
+            bound ^= common & (one * 3 << shift)
     for start in range(0, num_entries, TILE):
-        index = start + tl.arange(0, TILE)
-        rank = tl.load(ranks + index, mask=index < num_entries, other=lowest)
-        chosen = (rank >= bound) & (rank != lowest)
-        tl.store(tops + head * num_entries + index, chosen, mask=index < num_entries)
+        rank, there = _load(ranks, candidates, start + offset, num_entries)
+        tl.store(tops + start + offset, there & (rank >= bound), mask=start + offset < num_entries)
