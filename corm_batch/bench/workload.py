@@ -63,7 +63,7 @@ class Workload(BaseModel):
         model: its shape.
         dtype: of weights and cache.
         prompt_tokens, output_tokens: of every document.
-        documents: how many; more than `corm` holds at once where that takes minutes, not hours.
+        documents: how many; batches of as many as `corm` holds at once, where that takes minutes, not hours.
         window, recent, max_kept: CORM's.
     """
 
@@ -123,7 +123,7 @@ WORKLOADS = {
             name="tiny-256", model=_TINY, dtype="float32", prompt_tokens=256, output_tokens=32, documents=8, window=32,
             recent=32, max_kept=64,
         ),
-        Workload(name="llama2-7b-4k", model=_LLAMA2_7B, prompt_tokens=4096, documents=216, max_kept=1024),
+        Workload(name="llama2-7b-4k", model=_LLAMA2_7B, prompt_tokens=4096, documents=376, max_kept=1024),
         Workload(name="llama2-7b-16k", model=_LLAMA2_7B, prompt_tokens=16384, documents=96, max_kept=2048),
         Workload(name="llama2-7b-32k", model=_LLAMA2_7B, prompt_tokens=32768, documents=56, max_kept=2048),
         Workload(name="llama2-7b-128k", model=_LLAMA2_7B, prompt_tokens=131072, documents=8, max_kept=2048),

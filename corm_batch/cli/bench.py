@@ -124,7 +124,7 @@ def print_bench(console: Console, result: BenchResult) -> None:
 
 
 def workload_title(workload: Workload, result: BenchResult) -> str:
-    """`llama2-7b-4k: 216 documents of 4096 + 256 tokens, bfloat16, corm keeps at most 1024 a head, exact prefill`."""
+    """`llama2-7b-4k: 376 documents of 4096 + 256 tokens, bfloat16, corm keeps at most 1024 a head, exact prefill`."""
     prefills = {row.prefill for row in result.rows if row.workload == workload.name and row.engine != "generate"}
     prefill = "".join(f", {name} prefill" for name in sorted(prefills))
     return (
