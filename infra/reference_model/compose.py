@@ -26,7 +26,7 @@ from infra.reference_model.facts import TASKS, Draw, one_of_several, place_numbe
 from infra.reference_model.notes import note
 from infra.reference_model.reading import central_sentences, gaps
 from infra.reference_model.schedule import longest, mixture
-from infra.reference_model.stutter import stuttered
+from infra.reference_model.stutter import sentences, stuttered
 
 DOCUMENT, QUESTION, ANSWER, END = "<|document|>", "<|question|>", "<|answer|>", "<|end|>"
 SPECIAL_TOKENS = ("<|pad|>", DOCUMENT, QUESTION, ANSWER, END)
@@ -38,8 +38,8 @@ IN_MEETING, ABOUT_MEETING = 0.15, 0.5
 """Share of the texts with facts that are meetings; of those that stand there as a whole, share asked for a summary."""
 STUTTER, STUTTERING = 0.35, ("summary", "conversation", "dialogue", "note")
 """Share of the answers that repeat themselves somewhere, and the kinds of sequences that have them."""
-ANSWER_WEIGHT = 4
-"""What the loss of an answer's token counts, against one of the text."""
+ANSWER_WEIGHT, AVOIDED = 4, 255
+"""What the loss of an answer's token counts, against one of the text; what stands there for a token to be avoided."""
 MIN_LENGTH, MAX_QUESTIONS, MAX_SEQUENCES = 192, 24, 384
 
 Ids = NDArray[np.uint16]
@@ -51,8 +51,8 @@ class Row(NamedTuple):
 
     Attributes:
         ids: uint16 [T].
-        weight: uint8 [T], what predicting a token counts in the loss: `ANSWER_WEIGHT` in an answer, 0 where an answer
-            repeats itself, 1 elsewhere.
+        weight: uint8 [T], what predicting a token counts in the loss: `ANSWER_WEIGHT` in an answer, 1 elsewhere; where
+            an answer repeats itself `AVOIDED` for a token that begins a further word of a sentence, 0 for the others.
         cu_seqlens: int32 [MAX_SEQUENCES + 1], where each sequence starts; the end is repeated.
         max_seqlen: no sequence is longer; one number for every row of a stage, as compiled code depends on it.
     """
@@ -124,6 +124,7 @@ class Composer:
         self.newline = self.encode("\n")
         vocabulary = tokenizer.get_vocab()
         self.sentence_ends = np.array([i for piece, i in vocabulary.items() if piece in {".", "!", "?", '."', ".Ċ"}])
+        self.word_starts = np.array([i for piece, i in vocabulary.items() if piece[0] == "Ġ" and piece[1:].isalnum()])
 
     def encode(self, text: str) -> Ids:
         """Token ids without special ones."""
@@ -228,14 +229,24 @@ class Composer:
         self, document: Ids, questions: Sequence[tuple[str, str]], stutter: bool = False
     ) -> tuple[Ids, Weights]:
         """Token ids and their weights; at most `MAX_QUESTIONS` questions, whose answers repeat themselves if told."""
-        pieces = [(self.special[DOCUMENT], 1), (document, 1)]
+        pieces: list[tuple[Ids, Weights | int]] = [(self.special[DOCUMENT], 1), (document, 1)]
         for question, answer in questions[:MAX_QUESTIONS]:
             said, again, rest = stuttered(f" {answer}", self.random) if stutter else (f" {answer}", "", "")
             pieces += [(self.special[QUESTION], 1), (self.encode(f" {question}"), 1), (self.special[ANSWER], 1)]
-            pieces += [(self.encode(said), ANSWER_WEIGHT), (self.encode(again), 0)]
+            pieces += [(self.encode(said), ANSWER_WEIGHT), self.repeated(again)]
             pieces += [(self.encode(rest), ANSWER_WEIGHT), (self.special[END], ANSWER_WEIGHT)]
-        weights = [np.full(len(ids), weight, np.uint8) for ids, weight in pieces]
+        weights = [np.broadcast_to(np.asarray(weight, np.uint8), ids.shape) for ids, weight in pieces]
         return np.concatenate([ids for ids, _ in pieces]), np.concatenate(weights)
+
+    def repeated(self, again: str) -> tuple[Ids, Weights]:
+        """Token ids and weights of a repetition. How a sentence begins may be right, and so may the end of a word: what
+        is to be avoided is going on with the same words."""
+        encoded = [self.encode(sentence) for sentence in sentences(again)]
+        weights = []
+        for ids in encoded:
+            starts = np.isin(ids, self.word_starts)
+            weights.append(np.where(starts & (starts.cumsum() > 1), AVOIDED, 0).astype(np.uint8))
+        return np.concatenate(encoded), np.concatenate(weights)
 
     def draw(self, most: int, progress: float) -> tuple[Ids, Weights]:
         """One sequence at this share of the run; lengths are spread evenly over their logarithm, up to `most`."""

@@ -195,7 +195,7 @@ TASKS: dict[Callable[[Draw], Facts], float] = {
     pass_key: 1,
     place_number: 1,
     one_of_several: 2,
-    left_object: 2,
+    left_object: 3,
     magic_number: 2,
     all_values: 4,
     records: 6,

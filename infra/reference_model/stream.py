@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra.reference_model.compose import ANSWER_WEIGHT, Composer, Row
+from infra.reference_model.compose import Composer, Row
 from infra.reference_model.model import Settings
 
 
-def step_inputs(row: Row, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """ids, targets, weights, answers (each [T]) and cu_seqlens on the device; nothing predicts another sequence."""
+def step_inputs(row: Row, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ids, targets, weights (each [T]) and cu_seqlens on the device; nothing predicts another sequence."""
     ids = torch.from_numpy(row.ids.astype(np.int64))
     weight = torch.from_numpy(row.weight).float().roll(-1)
     last = torch.from_numpy(row.cu_seqlens).long().unique()[1:] - 1
     weight[last] = 0
-    tensors = (ids, ids.roll(-1), weight, (weight == ANSWER_WEIGHT).float(), torch.from_numpy(row.cu_seqlens))
+    tensors = (ids, ids.roll(-1), weight, torch.from_numpy(row.cu_seqlens))
     return tuple(t.to(device, non_blocking=True) for t in tensors)  # type: ignore[return-value]
 
 

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from infra.reference_model.attention import hidden_states
-from infra.reference_model.compose import Composer, Instructions, common_words
+from infra.reference_model.compose import ANSWER_WEIGHT, AVOIDED, Composer, Instructions, common_words
 from infra.reference_model.model import SIZES, Settings, build, optimizers, save
 from infra.reference_model.prepare import AUTHORED
 from infra.reference_model.probe import Probe
@@ -37,13 +37,17 @@ from infra.reference_model.schedule import LONGEST_FROM
 from infra.reference_model.stream import step_inputs, stream_rows
 
 
-def loss_of(weight_VH: Tensor, hidden_TH: Tensor, target_T: Tensor, weight_T: Tensor, answer_T: Tensor) -> Tensor:
-    """Weighted loss, loss of text tokens, loss of answer tokens (nats a token)."""
-    loss = F.cross_entropy((hidden_TH @ weight_VH.T).float(), target_T, reduction="none")
-    total = (loss * weight_T).sum() / weight_T.sum()
-    text_T = (weight_T > 0).float() - answer_T
-    text = (loss * text_T).sum() / text_T.sum()
-    return torch.stack([total, text, (loss * answer_T).sum() / answer_T.sum().clamp(min=1)])
+def loss_of(weight_VH: Tensor, hidden_TH: Tensor, target_T: Tensor, weight_T: Tensor) -> Tensor:
+    """Weighted loss, loss of text tokens, loss of answer tokens, unlikelihood of tokens to avoid (nats a token)."""
+    loss_T = F.cross_entropy((hidden_TH @ weight_VH.T).float(), target_T, reduction="none")
+    text_T, answer_T, avoided_T = ((weight_T == kind).float() for kind in (1, ANSWER_WEIGHT, AVOIDED))
+    unlikelihood_T = -torch.log1p(-torch.exp(-loss_T).clamp(max=1 - 1e-6))
+    text, answer, avoided = (
+        (of * each).sum() for of, each in ((loss_T, text_T), (loss_T, answer_T), (unlikelihood_T, avoided_T))
+    )
+    counts = [kind.sum().clamp(min=1) for kind in (text_T, answer_T, avoided_T)]
+    total = (text + ANSWER_WEIGHT * (answer + avoided)) / (counts[0] + ANSWER_WEIGHT * (counts[1] + counts[2]))
+    return torch.stack([total, *(each / count for each, count in zip((text, answer, avoided), counts, strict=True))])
 
 
 def composer_arguments(data: Path, work: Path) -> tuple[Any, ...]:
@@ -132,14 +136,14 @@ class Training:
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)
 
     def gradients(self) -> Tensor:
-        """Forward and backward over the rows of a step; mean losses [3] of all, text and answer tokens."""
-        losses = torch.zeros(3, device=self.model.device)
+        """Forward and backward over the rows of a step; mean losses [4], as `loss_of` makes them."""
+        losses = torch.zeros(4, device=self.model.device)
         for _ in range(self.settings.batch):
             row = next(self.rows)
-            ids, target, weight, answer, cu_seqlens = step_inputs(row, self.model.device)
+            ids, target, weight, cu_seqlens = step_inputs(row, self.model.device)
             with torch.autocast(self.model.device.type, torch.bfloat16):
                 hidden = hidden_states(self.model, ids, cu_seqlens, row.max_seqlen)
-                parts = self.loss(self.model.lm_head.weight, hidden, target, weight, answer)
+                parts = self.loss(self.model.lm_head.weight, hidden, target, weight)
             (parts[0] / self.settings.batch).backward()
             losses += parts.detach() / self.settings.batch
         return losses
@@ -171,7 +175,7 @@ class Training:
             losses = self.gradients()
             norm = self.update(settings.rate(self.step, progress))
             if self.step % limits.log_every == 0:
-                names = ("loss", "text", "answer")
+                names = ("loss", "text", "answer", "avoided")
                 told = zip(names, (round(loss, 4) for loss in losses.tolist()), strict=True)
                 self.log(**self.where(), **dict(told), norm=norm)
             if measured < int(progress * (limits.probes + 1)):

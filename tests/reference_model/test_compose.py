@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from infra.reference_model.compose import (
     ANSWER,
     ANSWER_WEIGHT,
+    AVOIDED,
     DOCUMENT,
     END,
     IN_MEETING,
@@ -84,7 +85,9 @@ def test_later_rows_use_the_longer_sequences(compose):
 
 
 @pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_the_answers_with_their_end_marks_weigh_more_and_only_repetitions_in_them_nothing(compose, tokenizer, progress):
+def test_the_answers_with_their_end_marks_weigh_more_and_repetitions_in_them_are_not_learned(
+    compose, tokenizer, progress
+):
     count = Counter()
     for ids, weight in sequences(compose("mask").row(40_000, progress)):
         count.update(set(weight.tolist()))
@@ -92,13 +95,13 @@ def test_the_answers_with_their_end_marks_weigh_more_and_only_repetitions_in_the
         document = asked[0] if len(asked) else len(ids)
         assert (weight[:document] == 1).all()
         np.testing.assert_array_equal(weight[document:] != 1, expected_mask(tokenizer, ids[document:]))
-        repeated = np.flatnonzero(weight == 0)
+        repeated = np.flatnonzero(np.isin(weight, (0, AVOIDED)))
         if len(repeated):  # one block, which stands right before it and behind which the answer goes on or ends
             first, last = repeated[0], repeated[-1]
             assert len(repeated) == last - first + 1
             assert (weight[first - 1], weight[last + 1]) == (ANSWER_WEIGHT, ANSWER_WEIGHT)
             assert ids[first - 1] == ids[last]
-    assert count.keys() == {0, 1, ANSWER_WEIGHT}
+    assert count.keys() == {0, 1, ANSWER_WEIGHT, AVOIDED}
     assert count[ANSWER_WEIGHT] >= 5
 
 
@@ -129,6 +132,18 @@ def test_what_is_learned_of_a_stutter_is_the_answer_token_by_token(compose, toke
         learned = ids[weight == ANSWER_WEIGHT]
         np.testing.assert_array_equal(learned, [*composer.encode(f" {answer}"), tokenizer.token_to_id(END)])
         assert (weight == 0).any()
+
+
+def test_of_a_repetition_the_words_behind_the_first_of_each_sentence_are_avoided(compose, tokenizer):
+    composer = compose("avoid")
+    ids, weight = composer.repeated("  He planted apples.  Ada Brand planted 12 pears.")
+    assert decode(tokenizer, ids) == "  He planted apples.  Ada Brand planted 12 pears."
+    avoided = {decode(tokenizer, [token]).strip() for token in ids[weight == AVOIDED]}
+    kept = {decode(tokenizer, [token]).strip() for token in ids[weight == 0]}
+    assert set(weight.tolist()) == {0, AVOIDED}
+    assert {"He", "A", "1", "2", "."} & avoided == set()
+    assert "." in kept
+    assert any("planted".startswith(piece) and piece for piece in avoided)
 
 
 def test_some_answers_of_the_kinds_that_people_read_stutter_and_no_others(compose, monkeypatch):

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corm_batch import Engine, Request, SamplingParams
 from infra.reference_model import probe, train
 from infra.reference_model.attention import PACKED
-from infra.reference_model.compose import MAX_SEQUENCES, Instructions, Row
+from infra.reference_model.compose import ANSWER_WEIGHT, AVOIDED, MAX_SEQUENCES, Instructions, Row
 from infra.reference_model.facts import TASKS
 from infra.reference_model.model import Settings
 from infra.reference_model.stream import step_inputs, stream_rows
@@ -262,21 +262,27 @@ def test_a_worker_that_dies_ends_the_run_instead_of_keeping_it_waiting(composer_
 def test_targets_are_the_next_tokens_and_nothing_predicts_another_sequence():
     bounds = np.full(MAX_SEQUENCES + 1, 7, np.int32)
     bounds[:2] = 0, 4
-    row = Row(np.arange(10, 17, dtype=np.uint16), np.array([1, 1, 4, 4, 1, 0, 4], np.uint8), bounds, 4)
-    ids, target, weight, answer, cu_seqlens = step_inputs(row, torch.device("cpu"))
+    row = Row(np.arange(10, 17, dtype=np.uint16), np.array([1, 1, 4, 4, 1, AVOIDED, 4], np.uint8), bounds, 4)
+    ids, target, weight, cu_seqlens = step_inputs(row, torch.device("cpu"))
     assert ids.tolist() == [10, 11, 12, 13, 14, 15, 16]
-    assert target[weight > 0].tolist() == [11, 12, 13, 16]
-    assert weight.tolist() == [1, 4, 4, 0, 0, 4, 0]
-    assert answer.tolist() == [0, 1, 1, 0, 0, 1, 0]
+    assert target[weight > 0].tolist() == [11, 12, 13, 15, 16]
+    assert weight.tolist() == [1, 4, 4, 0, AVOIDED, 4, 0]
     assert cu_seqlens.unique().tolist() == [0, 4, 7]
 
 
-def test_the_loss_weighs_answers_more_and_is_told_apart_by_text_and_answers():
+def test_the_loss_weighs_answers_more_and_makes_what_is_to_be_avoided_unlikely():
     weight_VH = torch.eye(3)
-    hidden_TH = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [5.0, 0.0, 5.0]])
-    target, answer = torch.tensor([0, 1, 2]), torch.tensor([0.0, 1.0, 0.0])
-    loss = [math.log(math.e**2 + 2) - 2, math.log(math.e + 2) - 1]
-    expected = [(loss[0] + 4 * loss[1]) / 5, loss[0], loss[1]]
-    assert loss_of(weight_VH, hidden_TH, target, torch.tensor([1.0, 4.0, 0.0]), answer).tolist() == pytest.approx(
-        expected
-    )
+    hidden_TH = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [5.0, 0.0, 5.0], [0.0, 3.0, 0.0]])
+    target, weight = torch.tensor([0, 1, 2, 1]), torch.tensor([1.0, ANSWER_WEIGHT, 0.0, AVOIDED])
+    text, answer = math.log(math.e**2 + 2) - 2, math.log(math.e + 2) - 1
+    avoided = -math.log(1 - math.e**3 / (math.e**3 + 2))
+    expected = [(text + 4 * answer + 4 * avoided) / 9, text, answer, avoided]
+    assert loss_of(weight_VH, hidden_TH, target, weight).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_certain_repetition_has_a_finite_loss_and_a_gradient():
+    hidden_TH = torch.tensor([[9.0, 0.0, 0.0]], requires_grad=True)
+    loss = loss_of(torch.eye(3), hidden_TH, torch.tensor([0]), torch.tensor([float(AVOIDED)]))[0]
+    loss.backward()
+    assert loss.isfinite()
+    assert hidden_TH.grad[0, 0] > 0.4
