@@ -26,6 +26,6 @@ class EngineConfig(BaseModel):
     step_token_budget: int = Field(16384, ge=1, description="prompt tokens packed into one forward")
     chunk_size: int = Field(2048, ge=1, description="tokens of one document a streaming forward takes")
     tensor_parallel: int = Field(
-        1, ge=1, description="GPUs of one machine that share each replica; experimental: tested on CPUs alone"
+        1, ge=1, description="GPUs of one machine that share each replica; experimental: its tests pass on CPUs alone"
     )
     compact_every: int | None = Field(None, ge=1, description="decode steps between compactions; default: window / 2")

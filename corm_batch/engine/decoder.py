@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +25,20 @@ _STEPS = {"cpu": (1, 1), "cuda": (4, 16)}
 beyond a sequence's end costs that sequence's share of it."""
 
 
+@dataclass(frozen=True)
+class Captured:
+    """A recorded step: the batch it reads, and the logits it leaves, [rows, V]."""
+
+    batch: DecodeBatch
+    graph: torch.cuda.CUDAGraph
+    logits: Tensor
+
+    def replay(self) -> Tensor:
+        """Take the step."""
+        self.graph.replay()
+        return self.logits
+
+
 class Decoder:
     """Decode steps of one replica.
 
@@ -36,7 +51,7 @@ class Decoder:
     def __init__(self, model: LoadedModel, cache: KVCache, policies: Seq[KVPolicy]) -> None:
         self.model, self.cache, self.policies = model, cache, policies
         self._fewest_steps, self.most_steps = _STEPS[model.device.type]
-        self._graphs: dict[int, tuple[DecodeBatch, Callable[[], Tensor]]] = {}
+        self._graphs: dict[int, Captured] = {}
         self._version = 0
         self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
@@ -62,6 +77,15 @@ class Decoder:
             logprobs.append(logprob_S)
         return torch.stack(tokens).tolist(), torch.stack(logprobs).tolist()
 
+    def forget_graphs(self) -> None:
+        """Let go of every captured step, whoever may still name it.
+
+        NCCL does not give up a group while a graph holds its collectives: it waits, for ever.
+        """
+        for captured in list(self._graphs.values()):  # a thread that notices a failure calls this, too
+            captured.graph.reset()
+        self._graphs.clear()
+
     def _forward(self, num_sequences: int) -> tuple[DecodeBatch, Callable[[], Tensor]]:
         """A batch with room for so many sequences, and the function that runs it."""
         if self._memory_pool is None:
@@ -69,15 +93,16 @@ class Decoder:
             return batch, lambda: self.model.forward(batch)
         # Graphs read the table where it was. A capture is a forward pass, so all ranks make it or none.
         if self.cache.agree(int(self._version == self.cache.table.version)) == 0:
-            self._graphs.clear()
+            self.forget_graphs()
             self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
             self._version = self.cache.table.version
         size = graph_size(num_sequences)
         if size not in self._graphs:
             self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies))
-        return self._graphs[size]
+        captured = self._graphs[size]
+        return captured.batch, captured.replay
 
-    def _capture(self, batch: DecodeBatch) -> tuple[DecodeBatch, Callable[[], Tensor]]:
+    def _capture(self, batch: DecodeBatch) -> Captured:
         """Record a step; the rehearsal before it, with rows that are no sequence, compiles what needs compiling."""
         stream = torch.cuda.Stream(self.model.device)
         stream.wait_stream(torch.cuda.current_stream(self.model.device))
@@ -88,12 +113,7 @@ class Decoder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory_pool):
             logits = self.model.forward(batch)
-
-        def replay() -> Tensor:
-            graph.replay()
-            return logits
-
-        return batch, replay
+        return Captured(batch, graph, logits)
 
 
 def graph_size(num_sequences: int) -> int:

@@ -33,7 +33,7 @@ from corm_batch.policies.base import KVPolicy
 T = TypeVar("T")
 
 _GRACE_S = 5.0
-"""Seconds in which a process that failed tells why, and in which one that was let go ends."""
+"""Seconds in which a process that failed tells why, one that was let go ends, and the group is left."""
 
 
 class Leader(JoinedRanks):
@@ -41,6 +41,9 @@ class Leader(JoinedRanks):
 
     Args:
         size: how many ranks there are.
+
+    Attributes:
+        forget_graphs: called before the group is left: it is not given up while a graph holds its collectives.
 
     Raises:
         RankError: one of them did not start, or this process has a process group already.
@@ -52,6 +55,7 @@ class Leader(JoinedRanks):
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         self._closed, self._leaving = False, threading.Lock()
+        self.forget_graphs: Callable[[], None] = lambda: None
         self._links: list[multiprocessing.connection.Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -135,10 +139,13 @@ class Leader(JoinedRanks):
             self._leave_group()
 
     def _leave_group(self) -> None:
-        """Give up what this process still waits for, and the group with it."""
+        """Give up what this process still waits for, and the group with it; one that cannot be left in time stays."""
         with self._leaving:
             if dist.is_initialized():
-                dist.distributed_c10d._abort_process_group()
+                self.forget_graphs()
+                leaving = threading.Thread(target=dist.distributed_c10d._abort_process_group, daemon=True)
+                leaving.start()
+                leaving.join(_GRACE_S)
 
 
 class ParallelEngine(Engine):
@@ -156,6 +163,7 @@ class ParallelEngine(Engine):
         self._leader = leader
         with self._together("load", load, torch.get_num_threads(), policy, config):
             super().__init__(load(device=leader.device, ranks=leader), policy, config)
+        leader.forget_graphs = self.decoder.forget_graphs
 
     @classmethod
     def start(

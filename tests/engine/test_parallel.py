@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from corm_batch.engine import parallel
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import Engine
 from corm_batch.engine.loader import load_model
@@ -192,6 +194,22 @@ def test_ranks_without_a_device_each_are_refused(tiny_llama):
     pytest.importorskip("accelerate")
     with pytest.raises(SpecError, match="2 ranks on 'cuda:1'"):
         Engine.from_pretrained(tiny_llama, policy=CORM, device="cuda:1", tensor_parallel=2)
+
+
+@needs_ranks
+def test_a_group_that_cannot_be_left_keeps_nobody_waiting(leader, monkeypatch):
+    """NCCL waits for ever where a graph still holds its collectives: they are let go first, and not waited for long."""
+    called, abort = [], dist.distributed_c10d._abort_process_group
+    leader.forget_graphs = lambda: called.append("forget")
+    with monkeypatch.context() as patch:
+        patch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: called.append("abort") or time.sleep(60))
+        patch.setattr(parallel, "_GRACE_S", 1.0)
+        started = time.monotonic()
+        leader.close()
+        assert time.monotonic() - started < 10
+    assert called == ["forget", "abort"]
+    abort()
+    assert not dist.is_initialized()
 
 
 @pytest.mark.gpu
