@@ -17,7 +17,7 @@ def top_entries(rank_KN: Tensor, candidate_KN: Tensor, count: int) -> Tensor:
     Returns:
         [K, N] bool.
     """
-    rank = rank_KN.masked_fill(~candidate_KN, torch.iinfo(torch.int64).min)
-    if count >= rank.shape[-1]:
+    if count >= rank_KN.shape[-1]:
         return candidate_KN
+    rank = rank_KN.masked_fill(~candidate_KN, torch.iinfo(torch.int64).min)
     return candidate_KN & (rank >= rank.topk(count, dim=-1).values[:, -1:])

@@ -77,3 +77,12 @@ def test_kernel_matches_on_many_entries(heads, entries, count):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
     ranks = make_ranks(heads, entries, 0.9, "cuda")
     assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_entries_than_a_count_holds_take_the_definition(device, monkeypatch):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.top")
+    monkeypatch.setattr(kernel, "_COUNT_BITS", type("", (), {"value": 5}))
+    monkeypatch.setattr(kernel, "_top_kernel", None)
+    ranks = make_ranks(2, 32, 0.9, device)
+    assert torch.equal(kernel.top_entries(*ranks, 9), by_sorting(*ranks, 9))

@@ -155,9 +155,8 @@ def _reduce(
         start, h = i // G * tile_rows, k * G + i % G
         there = (row < tile_rows) & (start + row < num_rows)
         row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))
-        row_limit = log_tau - tl.load(
-            log_count + (k * count_k + start) + row, mask=there, other=0.0
-        )  # needed much later
+        # Long before they are needed.
+        row_limit = log_tau - tl.load(log_count + (k * count_k + start) + row, mask=there, other=0.0)
         log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
         t = (first + start) + row
         if (start < all_since) | (tl.minimum(start + tile_rows, num_rows) > all_until):

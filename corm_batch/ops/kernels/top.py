@@ -10,13 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops import top as plain
+
 _COUNT_BITS = tl.constexpr(21)
 """Three counts of entries share 64 bits, so that one sum over the tile makes all of them."""
 
 
 def top_entries(rank_KN: Tensor, candidate_KN: Tensor, count: int) -> Tensor:
-    """`ops.top.top_entries`, for fewer than 2^21 entries a head."""
+    """`ops.top.top_entries`; from 2^21 entries a head on, which no count here holds, the definition itself."""
     num_heads, num_entries = rank_KN.shape
+    if num_entries >> _COUNT_BITS.value:
+        return plain.top_entries(rank_KN, candidate_KN, count)
     rank, candidate = rank_KN.contiguous(), candidate_KN.contiguous()
     top_KN = torch.empty_like(candidate)
     tile = min(max(1024, triton.next_power_of_2(num_entries)), 8192)
