@@ -10,7 +10,7 @@ time that this takes alone is taken off.
 
     decode_attention  bytes: key, value, position and expiry of every entry; for votes expiry and mass, in and out
     append_entries    bytes: key, value, position, expiry and mass of every new entry, in and out
-    store_entries     bytes: the same of every kept entry; twice the mask of what to keep
+    store_entries     bytes: the same of every kept entry; twice the mask of what to keep; the mass of the others
     gather_entries    bytes: the same of every stored and every new entry
     compact_lists     bytes: position and expiry of every entry; where any go, all of those that stay, in and out
     top_entries       bytes: every rank, every candidate and every answer once
@@ -121,7 +121,7 @@ def store(ops: Ops, K: int, N: int, kept: int) -> Call:
     entries, num_pages = make_entries(K, N), K * -(-kept // C)
     own = (torch.randperm(num_pages) + 1).int()
     pages, used = make_pages(num_pages + 1), torch.zeros(1, dtype=torch.int32)
-    amount = 2 * K * kept * entry_bytes(columns=3) + 2 * K * N
+    amount = 2 * K * kept * entry_bytes(columns=3) + 2 * K * N + 4 * K * (N - kept)
     return Call(lambda: ops.store_entries(pages, entries, keep, own, own[:0], used), amount)
 
 
