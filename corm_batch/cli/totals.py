@@ -27,7 +27,11 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
         ("throughput", throughput_text(figures)),
         ("KV bytes full -> peak", saved_text(figures.kv_bytes_full, figures.kv_bytes_peak)),
         ("kept ratio", f"mean {percent_text(kept.mean)}, p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}"),
-        ("evicted attention", f"mean {percent_text(mass.mean)}, p90 {percent_text(mass.p90)} of the attention"),
+        *(
+            [("evicted attention", f"mean {percent_text(mass.mean)}, p90 {percent_text(mass.p90)} of the attention")]
+            if mass is not None
+            else []
+        ),
         ("preemptions", f"{figures.preemptions:,}"),
         (
             "time of documents",

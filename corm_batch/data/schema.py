@@ -57,7 +57,12 @@ MEMORY_FIELDS: tuple[pa.Field, ...] = (
     column("kept_ratio", pa.float64(), "entries stored at the end over entries of an uncompressed cache", unit="ratio"),
     column("kept_per_layer", pa.list_(pa.int64()), "entries stored at the end, over all kv heads", unit="entries"),
     column("evicted_entries", pa.int64(), "entries that left", unit="entries"),
-    column("evicted_attention_mass", pa.float64(), "attention that lay on entries when they left", unit="ratio"),
+    column(
+        "evicted_attention_mass",
+        pa.float64(),
+        "attention that lay on entries when they left; null where the policy does not sum it up",
+        unit="ratio",
+    ),
     column("preemptions", pa.int64(), "times the pages were moved to host memory to make room"),
     *_SECONDS,
     column("prefill_mode", pa.string(), "exact or streaming"),

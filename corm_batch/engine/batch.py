@@ -148,7 +148,7 @@ class ChunkBatch(PrefillBatch):
         value_KTD: Tensor,
         features: AttentionFeatures,
     ) -> tuple[Tensor, Entries]:
-        """Streaming prefill of one chunk; all of its rows vote, under the gap rule.
+        """Streaming prefill of one chunk; all of its rows vote, under the gap rule, or the newest of those that score.
 
         Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
         attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
@@ -165,9 +165,14 @@ class ChunkBatch(PrefillBatch):
             features.sink_H,
         )  # fmt: skip
         if policy.reduction is not None:
+            rows = slice(None)
+            if not policy.reduction.accumulate:
+                rows = slice(-policy.reduction.window, None)
+                entries = entries._replace(mass=torch.zeros_like(entries.mass))
             entries = self.cache.ops.reduce_columns(
-                policy.reduction, query_HTD, lse, step, entries, last, features.scale, features.softcap, gap_rule=True
-            )
+                policy.reduction, query_HTD[:, rows], lse[:, rows], step[rows], entries, last,
+                features.scale, features.softcap, gap_rule=True,
+            )  # fmt: skip
         return out, entries
 
 

@@ -28,4 +28,6 @@ class EngineConfig(BaseModel):
     tensor_parallel: int = Field(
         1, ge=1, description="GPUs of one machine that share each replica; experimental: its tests pass on CPUs alone"
     )
-    compact_every: int | None = Field(None, ge=1, description="decode steps between compactions; default: window / 2")
+    compact_every: int | None = Field(
+        None, ge=1, description="decode steps between compactions; default: window / 2, at most 128"
+    )

@@ -60,7 +60,7 @@ class Engine:
             model.dtype, model.device, ranks.least,
         )  # fmt: skip
         window = policy.reduction.window if policy.reduction else 256
-        self.compact_every = config.compact_every or max(1, window // 2)
+        self.compact_every = config.compact_every or max(1, min(window, 256) // 2)
         self.decoder = Decoder(model, self.cache, self.policies)
         growth = self.compact_every + self.decoder.most_steps
         self.scheduler = Scheduler(

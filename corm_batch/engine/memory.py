@@ -67,7 +67,7 @@ def memory_stats(
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
         evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
-        evicted_attention_mass=fmean(model.ranks.gather(_evicted_mass(sequence, reduction, config))),
+        evicted_attention_mass=_evicted_mass(sequence, model.ranks, reduction, config),
     )
 
 
@@ -103,10 +103,19 @@ def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
     return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
-def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:
+def _evicted_mass(sequence: Sequence, ranks: Ranks, reduction: Reduction | None, config: EngineConfig) -> float | None:
     """Share of all the attention that was voted with which lay on entries evicted since; mean over layers."""
     if reduction is None:
         return 0.0
-    prompt = sequence.num_prefilled
-    votes = prompt if config.prefill == "streaming" else min(prompt, reduction.window)
-    return float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
+    if reduction.statistic != "sum":
+        return None
+    prompt, window = sequence.num_prefilled, reduction.window
+    if config.prefill == "exact":
+        votes = min(prompt, window)
+    elif reduction.accumulate:
+        votes = prompt
+    else:
+        chunks, rest = divmod(prompt, config.chunk_size)
+        votes = chunks * min(config.chunk_size, window) + min(rest, window)
+    share = float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
+    return fmean(ranks.gather(share))

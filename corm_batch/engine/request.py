@@ -69,7 +69,8 @@ class MemoryStats:
         evicted_entries: entries that left.
         evicted_attention_mass: of all the attention of the queries that voted (the window at the end of an exact
             prefill, every query of a streaming one, every decoded token), the share that lay on entries which were then
-            evicted, counted since they were last found important; 0 to 1, mean over layers and heads.
+            evicted, counted since they were last found important; 0 to 1, mean over layers and heads; None where the
+            policy gathers something other than the sum of attention.
         preemptions: times the pages were moved to host memory to make room.
         queue_s, prefill_s, decode_s: seconds waiting, in prefill, and from the first token to the last.
         prefill_mode: "exact" or "streaming".
@@ -85,7 +86,7 @@ class MemoryStats:
     kept_ratio: float = 1.0
     kept_per_layer: tuple[int, ...] = ()
     evicted_entries: int = 0
-    evicted_attention_mass: float = 0.0
+    evicted_attention_mass: float | None = 0.0
     preemptions: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0

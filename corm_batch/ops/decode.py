@@ -7,7 +7,7 @@ from torch import Tensor
 
 from corm_batch.ops.dense import soft_capped
 from corm_batch.ops.pages import Lists, Pages, read_pages, update_pages
-from corm_batch.ops.reduction import Reduction, hit_rows
+from corm_batch.ops.reduction import Reduction, hit_rows, row_statistic
 
 
 def decode_attention(
@@ -50,11 +50,13 @@ def decode_attention(
     out = torch.matmul(weight, entries.value.float())
     if reduction is not None:
         # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
-        hit = hit_rows(
-            reduction, log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1), step_S, entries.position.transpose(0, 1)
-        ).transpose(0, 1)
+        rows, seen = log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1)
+        hits = hit_rows(reduction, rows, seen, step_S, entries.position.transpose(0, 1))
+        hit, found = hits.transpose(0, 1), row_statistic(reduction, rows, seen, hits).transpose(0, 1)
         expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
-        mass = torch.where(hit, 0.0, entries.mass + weight.mean(dim=2))
+        mass = torch.maximum(entries.mass, found) if reduction.statistic == "max" else entries.mass + found
+        if reduction.statistic != "count_low":
+            mass = torch.where(hit, 0.0, mass)
         update_pages(pages, table_SKP, expiry, mass)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
 

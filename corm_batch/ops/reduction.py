@@ -7,7 +7,7 @@ s - lse >= log(tau / n): one more pass over (rows x keys) after the attention ke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from torch import Tensor
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.spread import spread_hits
+
+Statistic = Literal["sum", "sum_squares", "max", "count_low"]
+ALL_ROWS = 1 << 30
+"""A window longer than any document; steps plus this are still int32."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,25 @@ class Reduction:
             ("cache", n the entries that row sees), or there are no hits and only the mass is kept (None).
         tau: scale of the threshold.
         reach: a hit also hits the entries up to this many tokens before and after its own.
+        statistic: what an entry's mass gathers of its weights, row by row: their sum, the sum of their squares (mean
+            of the group's heads) or the largest, each since the entry's last hit; or how many rows found it no hit
+            ("count_low"), ever.
+        accumulate: False when a chunk's newest `window` rows alone say what an entry's mass is, whatever rows of
+            earlier chunks gave it.
     """
 
     window: int
     threshold: Literal["step", "cache"] | None = None
     tau: float = 1.0
     reach: int = 0
+    statistic: Statistic = "sum"
+    accumulate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.statistic not in get_args(Statistic):
+            raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {self.statistic!r}")
+        if self.statistic == "count_low" and self.threshold is None:
+            raise ValueError("count_low needs a threshold: without one no weight is low")
 
 
 def hit_rows(
@@ -56,6 +73,21 @@ def hit_rows(
     return spread_hits(hit, position_KRN, reduction.reach) & visible_KRN
 
 
+def row_statistic(reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor, hit_KRN: Tensor) -> Tensor:
+    """What each row adds to the mass of each key, [K, R, N] float32.
+
+    Args:
+        log_weight_KGRN, visible_KRN: as in `hit_rows`.
+        hit_KRN: what that returned.
+    """
+    if reduction.statistic == "count_low":
+        return (visible_KRN & ~hit_KRN).float()
+    weight = torch.exp(log_weight_KGRN)
+    if reduction.statistic == "max":
+        return weight.amax(dim=1)
+    return (weight.square() if reduction.statistic == "sum_squares" else weight).mean(dim=1)
+
+
 def reduce_columns(
     reduction: Reduction,
     query_HRD: Tensor,
@@ -73,7 +105,7 @@ def reduce_columns(
     A key hit at step e stays visible up to e + window. With the gap rule a key whose first hit of a tile comes after
     its expiry is gone for good, as it would be had tokens come one at a time: tiles of at most `window` rows make this
     exact, because between the first and the last hit of such a tile no gap can reach the window. The mass of a key is
-    the attention since its last hit, so at eviction it is what the voting window still gave it.
+    the attention since its last hit, so at eviction it is what the voting window still gave it; or another statistic.
 
     Args:
         query_HRD, lse_HR: the voting rows, oldest first.
@@ -102,7 +134,9 @@ def reduce_columns(
             first = torch.where(hit, step[:, None], torch.iinfo(torch.int32).max).amin(dim=1)
             last = torch.where(first <= expiry, last, 0)
         expiry = torch.where(last > 0, torch.maximum(expiry, last + reduction.window), expiry)
-        since = step[:, None] > last[:, None]
-        weight = torch.exp(log_weight).mean(dim=1).masked_fill_(~since, 0.0)
-        mass = torch.where(last > 0, 0.0, mass) + weight.sum(dim=1)
+        found = row_statistic(reduction, log_weight, visible, hit)
+        if reduction.statistic != "count_low":
+            found.masked_fill_(step[:, None] <= last[:, None], 0.0)
+            mass = torch.where(last > 0, 0.0, mass)
+        mass = torch.maximum(mass, found.amax(dim=1)) if reduction.statistic == "max" else mass + found.sum(dim=1)
     return entries._replace(expiry=expiry, mass=mass)

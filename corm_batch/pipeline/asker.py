@@ -95,7 +95,12 @@ def total(memory: Sequence[MemoryStats]) -> MemoryStats:
     full = sum(item.kv_bytes_full for item in memory)
     kept = sum(item.kept_ratio * item.kv_bytes_full for item in memory)
     evicted = sum(item.evicted_entries for item in memory)
-    mass = sum(item.evicted_attention_mass * item.evicted_entries for item in memory)
+    shares = [item.evicted_attention_mass for item in memory]
+    known = [share for share in shares if share is not None]
+    mass = None
+    if len(known) == len(shares):
+        lost = sum(share * item.evicted_entries for share, item in zip(known, memory, strict=True))
+        mass = lost / evicted if evicted else 0.0
     summed = {
         name: sum(getattr(item, name) for item in memory)
         for name in (
@@ -117,6 +122,6 @@ def total(memory: Sequence[MemoryStats]) -> MemoryStats:
         **summed,
         kept_per_layer=kept_per_layer,
         kept_ratio=kept / full if full else 1.0,
-        evicted_attention_mass=mass / evicted if evicted else 0.0,
+        evicted_attention_mass=mass,
         prefill_mode=memory[0].prefill_mode,
     )

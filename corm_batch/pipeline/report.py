@@ -62,7 +62,8 @@ class JobReport:
         kept_ratio: entries stored at the end over entries of an uncompressed cache, by document.
         kept_per_layer: the same by layer, over all documents, first layer first; empty when the rows come from models
             of different depth.
-        evicted_attention_mass: by document, the share of attention that lay on entries when they left.
+        evicted_attention_mass: by document, the share of attention that lay on entries when they left; None when no
+            policy summed it up.
         preemptions: times a document had to make room.
         queue_s, prefill_s, decode_s: seconds in all, over all documents (which run side by side).
         failures: the failed documents, the commonest error type first.
@@ -82,7 +83,7 @@ class JobReport:
     kv_bytes_final: int
     kept_ratio: Spread
     kept_per_layer: tuple[float, ...]
-    evicted_attention_mass: Spread
+    evicted_attention_mass: Spread | None
     preemptions: int
     queue_s: float
     prefill_s: float
@@ -114,6 +115,7 @@ def read_report(output_uri: str) -> JobReport | None:
 def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
     """The figures of `rows`: the newest row of every document, with the columns of both tables."""
     ok = rows.filter(pc.equal(rows["status"], "ok"))
+    unknown = ok.num_rows and ok["evicted_attention_mass"].null_count == ok.num_rows
     return JobReport(
         documents=rows.num_rows,
         ok=ok.num_rows,
@@ -128,7 +130,7 @@ def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
         kv_bytes_final=int(_sum(ok, "kv_bytes_final")),
         kept_ratio=_spread(ok, "kept_ratio"),
         kept_per_layer=_kept_per_layer(ok),
-        evicted_attention_mass=_spread(ok, "evicted_attention_mass"),
+        evicted_attention_mass=None if unknown else _spread(ok, "evicted_attention_mass"),
         preemptions=int(_sum(ok, "preemptions")),
         queue_s=_sum(ok, "queue_s"),
         prefill_s=_sum(ok, "prefill_s"),

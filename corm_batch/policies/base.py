@@ -13,7 +13,10 @@ one comparison in every kernel. Steps and positions are 1-based inside their own
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from corm_batch.ops.pages import NEVER, Entries
@@ -57,3 +60,38 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
             [..., K, N] int64, no two equal in a head. Here: the latest expiry first, then the newest.
         """
         return torch.add(entries.position, entries.expiry.long(), alpha=1 << 32)
+
+
+class ScoringPolicy(KVPolicy):
+    """Nothing expires; what a head may hold is bounded, and the highest scores stay.
+
+    The bound is applied after prefill, after each chunk and at compactions; between these a head holds what was born.
+    """
+
+    max_kept: int = Field(1024, ge=1, description="entries a head may hold")
+    recent: int = Field(256, ge=1, description="newest entries that never leave, part of max_kept")
+
+    @model_validator(mode="after")
+    def _recent_entries_fit(self) -> Self:
+        if self.max_kept < self.recent:
+            raise ValueError(f"max_kept ({self.max_kept}) must be at least recent ({self.recent}), which never leave")
+        return self
+
+    @property
+    def entries_bound(self) -> int:
+        """`max_kept`."""
+        return self.max_kept
+
+    def score(self, entries: Entries, step: int | Tensor) -> Tensor:
+        """What decides who stays; arguments as for `rank`.
+
+        Returns:
+            [..., K, N] float32, none below 0.
+        """
+        raise NotImplementedError
+
+    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
+        """The newest `recent` entries first, then the highest score, then the newest."""
+        bits = self.score(entries, step).view(torch.int32).long()  # of numbers from 0 on, in the numbers' own order
+        rank = torch.add(entries.position, bits, alpha=1 << 31)
+        return rank.add_(entries.position > step - self.recent, alpha=1 << 62)

@@ -104,6 +104,7 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
     """Means over the cases of what was kept at the end, overall and by layer, and shares of the bytes of all."""
     full = sum(m.kv_bytes_full for m in memory)
     prompts = sum(m.kv_bytes_full * m.prompt_tokens / (m.prompt_tokens + m.output_tokens - 1) for m in memory)
+    masses = [m.evicted_attention_mass for m in memory]
     layers = [[m.kept_ratio * kept / fmean(m.kept_per_layer) for kept in m.kept_per_layer] for m in memory]
     return {
         "prompt_tokens": fmean(m.prompt_tokens for m in memory),
@@ -112,7 +113,7 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
         "kv_bytes_full": full,
         "freed_after_prefill": 1 - sum(m.kv_bytes_after_prefill for m in memory) / prompts,
         "freed_at_peak": 1 - sum(m.kv_bytes_peak for m in memory) / full,
-        "evicted_attention_mass": fmean(m.evicted_attention_mass for m in memory),
+        "evicted_attention_mass": None if None in masses else fmean(masses),
         "preemptions": sum(m.preemptions for m in memory),
     }
 

@@ -9,7 +9,7 @@ import torch
 
 from corm_batch.ops import dense
 from corm_batch.ops.pages import NEVER, Entries
-from corm_batch.ops.reduction import Reduction, reduce_columns
+from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
 
 
 def make_case(seed, kv_heads=2, group=3, rows=40, older=23):
@@ -42,9 +42,18 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
             for i in seen:
                 heads = range(k * group, (k + 1) * group)
                 weights = [math.exp(float(query[h, r] @ entries.key[k, i]) * 0.5 - float(lse[h, r])) for h in heads]
-                if max(weights) >= limit and (not gap_rule or t <= expiry[k, i]):
+                hit = max(weights) >= limit
+                alive = not gap_rule or t <= expiry[k, i]
+                if hit and alive:
                     expiry[k, i] = max(int(expiry[k, i]), t + reduction.window)
+                if reduction.statistic == "count_low":
+                    mass[k, i] += not hit
+                elif hit and alive:
                     mass[k, i] = 0.0
+                elif reduction.statistic == "max":
+                    mass[k, i] = max(float(mass[k, i]), *weights)
+                elif reduction.statistic == "sum_squares":
+                    mass[k, i] += sum(weight**2 for weight in weights) / group
                 else:
                     mass[k, i] += sum(weights) / group
     return expiry, mass
@@ -59,6 +68,12 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
         Reduction(window=16, threshold="cache", tau=1.3),
         Reduction(window=1, threshold="step", tau=0.5),
         Reduction(window=7),
+        Reduction(window=9, statistic="sum_squares"),
+        Reduction(window=9, threshold="step", statistic="sum_squares"),
+        Reduction(window=9, statistic="max"),
+        Reduction(window=4, threshold="step", tau=2.0, statistic="max"),
+        Reduction(window=9, threshold="step", tau=1.5, statistic="count_low"),
+        Reduction(window=ALL_ROWS, threshold="cache", statistic="count_low"),
     ],
     ids=str,
 )
@@ -91,3 +106,12 @@ def test_what_attention_did_not_see_gets_no_vote_and_no_mass():
     voted = reduce_columns(Reduction(5, "step"), query, lse, step, entries, nothing, 0.5, gap_rule=False)
     assert torch.equal(voted.expiry, entries.expiry)
     assert voted.mass.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"statistic": "median"}, "sum_squares.*median"), ({"statistic": "count_low"}, "threshold")],
+)
+def test_a_statistic_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Reduction(window=4, **fields)

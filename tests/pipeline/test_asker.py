@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -88,3 +89,4 @@ def test_total_sums_and_weighs():
     assert both.evicted_attention_mass == pytest.approx((0.1 * 10 + 0.3 * 30) / 40)
     assert both.kept_per_layer == (9, 13)
     assert total([]) == MemoryStats()
+    assert total([one, replace(two, evicted_attention_mass=None)]).evicted_attention_mass is None

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
+from corm_batch.cli.totals import totals_rows
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
 from corm_batch.pipeline.committed import RunRecord
 from corm_batch.pipeline.report import FailureGroup, Spread, build_report
@@ -66,6 +67,13 @@ def test_kept_per_layer_is_weighted_by_the_entries_of_each_document():
     # 200 entries uncompressed, 100 a layer; then 2000, 1000 a layer
     figures = report(answered("a"), answered("b", kept_per_layer=[1000, 500], kept_ratio=0.75))
     assert figures.kept_per_layer == pytest.approx((1060 / 1100, 540 / 1100))
+
+
+def test_policies_that_do_not_sum_attention_up_have_no_share_of_it():
+    assert report(answered("a"), answered("b", evicted_attention_mass=None)).evicted_attention_mass.mean == 0.01
+    figures = report(answered("a", evicted_attention_mass=None))
+    assert figures.evicted_attention_mass is None
+    assert "evicted attention" not in dict(totals_rows(figures))
 
 
 def test_full_cache_keeps_everything_in_every_layer():

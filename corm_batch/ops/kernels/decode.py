@@ -92,7 +92,8 @@ def decode_attention(
     if reduction:
         _vote[(num_lists, splits)](
             step_S, *pages[2:], *rows, logits, num_slots, lse, bar, reduction.window,
-            G=group, C=page_size, REACH=reduction.reach, BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
+            G=group, C=page_size, REACH=reduction.reach, STATISTIC=reduction.statistic,
+            BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
         )  # fmt: skip
     return out
 
@@ -233,7 +234,7 @@ def _vote(
     table: tl.tensor, length: tl.tensor, slot: tl.tensor,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     logits: tl.tensor, num_slots: int, lse: tl.tensor, bar: tl.tensor | None, window: int,
-    G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, BLOCK_N: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, STATISTIC: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of one list, here block by block in turn, REACH entries of its neighbours on either side of each."""
     row, inner = tl.program_id(0).to(tl.int64), BLOCK_N - 2 * REACH
@@ -247,7 +248,13 @@ def _vote(
         visible = inside
         for head in range(row * G, row * G + G):
             s = tl.load(logits + head * num_slots + index, mask=inside, other=float("-inf"))
-            weight += tl.exp(s - tl.load(lse + head))
+            log_weight = s - tl.load(lse + head)
+            if STATISTIC == "max":
+                weight = tl.maximum(weight, tl.exp(log_weight))
+            elif STATISTIC == "sum_squares":
+                weight += tl.exp(2 * log_weight)
+            else:
+                weight += tl.exp(log_weight)
             visible = s > float("-inf")
             if bar is not None:
                 hit = hit | (s >= tl.load(bar + head))
@@ -259,7 +266,13 @@ def _vote(
             hit = ((born - before <= REACH) | (after - born <= REACH)) & visible
         mine = visible & (index >= start) & (index < start + inner)
         old = tl.load(mass + place, mask=mine, other=0.0)
-        tl.store(mass + place, tl.where(hit, 0.0, old + weight / G), mask=mine)
+        if STATISTIC == "count_low":
+            new = old + tl.where(hit, 0.0, 1.0)
+        elif STATISTIC == "max":
+            new = tl.where(hit, 0.0, tl.maximum(old, weight))
+        else:
+            new = tl.where(hit, 0.0, old + weight / G)
+        tl.store(mass + place, new, mask=mine)
         if bar is not None:
             last = tl.load(expiry + place, mask=mine & hit, other=0)
             tl.store(expiry + place, tl.maximum(last, now + window), mask=mine & hit)

@@ -106,7 +106,8 @@ def reduce_columns(
         log_count, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
         scale, softcap, math.log2(reduction.tau), reduction.window, reach, tile_rows, num_rows, num_entries,
         *entries.key.stride()[:2], num_rows if log_count.dim() == 2 else 0,
-        D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule, **sizes,
+        D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule,
+        STATISTIC=reduction.statistic, **sizes,
     )  # fmt: skip
     return entries._replace(expiry=expiry, mass=mass)
 
@@ -125,7 +126,7 @@ def _reduce(
     mass: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int, tile_rows: int,
     num_rows: int, num_entries: int, key_k: int, key_n: int, count_k: int,
     D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    STATISTIC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of entries of kv head k, `reach` of them on either side only for their hits."""
     k, offset, row = tl.program_id(1), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
@@ -165,8 +166,13 @@ def _reduce(
         if VOTES:
             miss = _bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
             missed = miss if G == 1 else missed & miss
-        weight = tl.exp2(log_weight) if G == 1 else weight + tl.exp2(log_weight)
+        if STATISTIC == "max":
+            weight = tl.exp2(log_weight) if G == 1 else tl.maximum(weight, tl.exp2(log_weight))
+        elif STATISTIC != "count_low":
+            share = tl.exp2(2.0 * log_weight) if STATISTIC == "sum_squares" else tl.exp2(log_weight)
+            weight = share if G == 1 else weight + share
         if i % G == G - 1:
+            before = m
             if VOTES:
                 if order is not None:
                     near = tl.abs(birth[:, None] - birth[None, :]) <= reach
@@ -174,11 +180,19 @@ def _reduce(
                     seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
                     missed = _bits(tl.where(hit & seen, 0.0, 1.0), BLOCK_N, BLOCK_R)
                 e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, BLOCK_N, BLOCK_R)
-            m += _lane_sums(weight, BLOCK_N, BLOCK_R) / G
+            if STATISTIC == "count_low":
+                newest = first + tl.minimum(start + tile_rows, num_rows) - 1
+                seeing = tl.maximum(tl.minimum(end, newest) + 1 - tl.maximum(birth, first + start), 0)
+                m = before + tl.where(tl.arange(0, 4)[None, :] == 0, seeing[:, None], 0) - _num_hits(missed, BLOCK_R)
+            elif STATISTIC == "max":
+                m = tl.maximum(m, tl.max(tl.max(_by_lane(weight, BLOCK_N, BLOCK_R), 3), 1))
+            else:
+                m += _lane_sums(weight, BLOCK_N, BLOCK_R) / G
             if G > 1:
                 weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
     tl.store(expiry + at, tl.where(real, e, tl.load(old_expiry + at, mask=inside, other=0)), mask=own)
-    tl.store(mass + at, tl.where(real, tl.sum(m, 1), tl.load(old_mass + at, mask=inside, other=0.0)), mask=own)
+    found = tl.max(m, 1) if STATISTIC == "max" else tl.sum(m, 1)
+    tl.store(mass + at, tl.where(real, found, tl.load(old_mass + at, mask=inside, other=0.0)), mask=own)
 
 
 @triton.jit
@@ -228,6 +242,16 @@ def _unpack(bits: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl
     """The inverse of `_bits`, [BLOCK_N, BLOCK_R] int8."""
     number = 2 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]
     return ((bits[:, None, :, None] >> number) & 1).to(tl.int8).reshape(BLOCK_N, BLOCK_R)
+
+
+@triton.jit
+def _num_hits(missed: tl.tensor, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """Rows of each lane that are a hit, [BLOCK_N, 4] float32: up to 16 bits, added up pair by pair."""
+    x = ~missed & ((1 << (BLOCK_R // 4)) - 1)
+    x = (x & 0x5555) + ((x >> 1) & 0x5555)
+    x = (x & 0x3333) + ((x >> 2) & 0x3333)
+    x = (x & 0x0F0F) + ((x >> 4) & 0x0F0F)
+    return ((x & 0x00FF) + (x >> 8)).to(tl.float32)
 
 
 @triton.jit

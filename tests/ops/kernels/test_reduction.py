@@ -10,7 +10,7 @@ import torch
 from corm_batch.ops import reduction as definition
 from corm_batch.ops.dense import attention_scores, dense_attention
 from corm_batch.ops.pages import NEVER, Entries
-from corm_batch.ops.reduction import Reduction
+from corm_batch.ops.reduction import ALL_ROWS, Reduction
 from corm_batch.ops.spread import spread_hits
 
 pytest.importorskip("triton")
@@ -107,6 +107,12 @@ def assert_equals_definition(reduction, case, gap_rule):
         Reduction(window=100, threshold="cache", tau=9.0, reach=4),
         Reduction(window=20, threshold="step", tau=30.0, reach=50),
         Reduction(window=9, reach=4),
+        Reduction(window=9, statistic="sum_squares"),
+        Reduction(window=40, threshold="step", tau=9.0, statistic="sum_squares"),
+        Reduction(window=9, statistic="max"),
+        Reduction(window=7, threshold="step", tau=9.0, statistic="max"),
+        Reduction(window=ALL_ROWS, threshold="step", tau=9.0, statistic="count_low"),
+        Reduction(window=40, threshold="cache", tau=9.0, reach=4, statistic="count_low"),
     ],
     ids=str,
 )
@@ -148,7 +154,16 @@ def test_soft_caps(reach, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gap_rule", [False, True])
-@pytest.mark.parametrize("reduction", [Reduction(11, "cache", 3.0), Reduction(11, "step", 9.0, reach=3)], ids=str)
+@pytest.mark.parametrize(
+    "reduction",
+    [
+        Reduction(11, "cache", 3.0),
+        Reduction(11, "step", 9.0, reach=3),
+        Reduction(ALL_ROWS, "step", 9.0, statistic="count_low"),
+        Reduction(ALL_ROWS, statistic="max"),
+    ],
+    ids=str,
+)
 def test_what_attention_did_not_see_does_not_count(reduction, gap_rule, device):
     query, _, step, entries, last, scale, _ = make_case(2, 2, 80, 60, 32, device, torch.float32)
     last = entries.position.clamp(max=NEVER - 999) + torch.randint(
@@ -186,7 +201,13 @@ def test_nothing_to_vote_on_and_nobody_to_vote(device):
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 129])
 @pytest.mark.parametrize(
     "reduction",
-    [Reduction(63, "step", 30.0), Reduction(65, "cache", 15.0), Reduction(64, "step", 30.0, reach=1), Reduction(64)],
+    [
+        Reduction(63, "step", 30.0),
+        Reduction(65, "cache", 15.0),
+        Reduction(64, "step", 30.0, reach=1),
+        Reduction(64),
+        Reduction(64, "step", 30.0, statistic="count_low"),
+    ],
     ids=str,
 )
 def test_what_begins_and_ends_around_the_edges_of_tiles(reduction, rows, gap_rule, device):
