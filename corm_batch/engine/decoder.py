@@ -6,7 +6,7 @@ they are, and the token a step chooses is the next one's input. On a CPU a step 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -96,7 +96,7 @@ class Decoder:
             self.forget_graphs()
             self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
             self._version = self.cache.table.version
-        size = graph_size(num_sequences)
+        size = graph_size(num_sequences, self._graphs)
         if size not in self._graphs:
             self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies))
         captured = self._graphs[size]
@@ -116,11 +116,11 @@ class Decoder:
         return Captured(batch, graph, logits)
 
 
-def graph_size(num_sequences: int) -> int:
-    """Rows of the graph that runs `num_sequences`: a power of two up to 16, then a multiple of 16.
+def graph_size(num_sequences: int, captured: Iterable[int] = ()) -> int:
+    """Rows of the graph that runs `num_sequences`: a power of two up to 16, then a multiple of 16; or of one that has
+    been captured and has at most an eighth more rows. A capture takes as long as a dozen steps and more.
 
-    Never one alone: compiled layers have code of their own for a single token.
+    Never one row alone: compiled layers have code of their own for a single token.
     """
-    if num_sequences > 16:
-        return -(-num_sequences // 16) * 16
-    return max(2, 1 << (num_sequences - 1).bit_length())
+    size = -(-num_sequences // 16) * 16 if num_sequences > 16 else max(2, 1 << (num_sequences - 1).bit_length())
+    return min((rows for rows in captured if size <= rows <= size + size // 8), default=size)

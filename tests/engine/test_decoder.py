@@ -21,6 +21,12 @@ def test_graphs_are_few_and_pad_little():
     assert min(sizes) == 2
 
 
+def test_a_graph_that_was_captured_serves_a_few_sequences_less():
+    captured = [16, 208, 256]
+    assert [graph_size(count, captured) for count in (256, 230, 208, 190, 176, 170)] == [256, 256, 208, 208, 176, 176]
+    assert [graph_size(count, captured) for count in (16, 9, 8, 3)] == [16, 16, 8, 4]
+
+
 def test_several_steps_at_a_time_are_one_step_at_a_time(tiny_llama):
     """Drawn tokens, ends of sequence in the middle of a run of steps, and the entries that stay are the same."""
     prompts = make_requests([12, 30, 25, 41])
