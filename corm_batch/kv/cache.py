@@ -158,12 +158,12 @@ class KVCache:
             self.discard(stage)
             return
         counts = torch.stack([counts for *_, counts in stage.stored]).cpu().numpy()
-        self.table.grow(0, -(-int(counts.max()) // self.pool.page_size))
+        num_pages = -(-counts // self.pool.page_size)
+        self.table.grow(0, int(num_pages.max()))
         ids: dict[int, list[np.ndarray]] = {}
         lengths: dict[int, list[np.ndarray]] = {}
         fresh = stage.ids
-        for (slot, _, own, _), count in zip(stage.stored, counts, strict=True):
-            total = int((-(-count // self.pool.page_size)).sum())
+        for (slot, _, own, _), count, total in zip(stage.stored, counts, num_pages.sum(axis=1).tolist(), strict=True):
             taken = max(0, total - len(own))
             ids.setdefault(slot, []).append(np.concatenate((own[:total], fresh[:taken])))
             lengths.setdefault(slot, []).append(count)

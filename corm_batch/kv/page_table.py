@@ -66,6 +66,8 @@ class PageTable:
 
     def get_lists(self, slot: int) -> np.ndarray:
         """The page ids of a sequence, lists one behind the other."""
+        if not self.num_pages[slot].any():  # as every sequence when it is opened
+            return np.empty(0, np.int32)
         held = np.arange(self._pages.shape[-1]) < self.num_pages[slot][..., None]
         ids: np.ndarray = self._pages[slot][held]
         return ids
