@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from corm_batch.ops.pages import NEVER
 
 
 def spread_hits(hit_KRN: Tensor, position_KRN: Tensor, reach: int) -> Tensor:
@@ -21,13 +24,10 @@ def spread_hits(hit_KRN: Tensor, position_KRN: Tensor, reach: int) -> Tensor:
     """
     if reach == 0:
         return hit_KRN
-    order = position_KRN.argsort(dim=-1)  # padding may lie between a head's older and newer entries
-    sorted_position = position_KRN.gather(-1, order)
-    order = order.expand_as(hit_KRN)
-    sorted_hit = hit_KRN.gather(-1, order)
-    spread = sorted_hit.clone()
-    for shift in range(1, reach + 1):
-        near = sorted_position[..., shift:] - sorted_position[..., :-shift] <= reach
-        spread[..., shift:] |= sorted_hit[..., :-shift] & near
-        spread[..., :-shift] |= sorted_hit[..., shift:] & near
-    return torch.empty_like(hit_KRN).scatter_(-1, order, spread)
+    position_KRN = position_KRN.contiguous()
+    ordered, order = position_KRN.sort(dim=-1)  # padding may lie between a head's older and newer entries
+    first = torch.searchsorted(ordered, position_KRN - reach)
+    behind = torch.searchsorted(ordered, position_KRN.clamp(max=NEVER - reach) + reach, right=True)
+    hits = hit_KRN.gather(-1, order.expand_as(hit_KRN)).cumsum(dim=-1, dtype=torch.int32)
+    before = pad(hits, (1, 0))  # [..., i]: hits among the first i entries
+    return before.gather(-1, behind.expand_as(hit_KRN)) > before.gather(-1, first.expand_as(hit_KRN))
