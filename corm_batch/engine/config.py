@@ -25,9 +25,7 @@ class EngineConfig(BaseModel):
     max_sequences: int = Field(256, ge=1, description="documents in flight at most")
     step_token_budget: int = Field(16384, ge=1, description="prompt tokens packed into one forward")
     chunk_size: int = Field(2048, ge=1, description="tokens of one document a streaming forward takes")
-    tensor_parallel: int = Field(
-        1, ge=1, description="GPUs of one machine that share each replica; experimental: its tests pass on CPUs alone"
-    )
+    tensor_parallel: int = Field(1, ge=1, description="GPUs of one machine that share each replica")
     compact_every: int | None = Field(
         None, ge=1, description="decode steps between compactions; default: window / 2, at most 128"
     )
