@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corm_batch.bench.result import BenchResult, Row
+from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.bench import HEADS, row_cells
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +50,10 @@ def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:
-    """By workload, prefill and engine; `results` the oldest first."""
-    return {(row.workload, row.prefill, row.engine): (result, row) for result in results for row in result.rows}
+    """By workload, prefill and engine, workloads in the benchmark's own order; `results` the oldest first."""
+    newest = {(row.workload, row.prefill, row.engine): (result, row) for result in results for row in result.rows}
+    places = {name: place for place, name in enumerate(WORKLOADS)}
+    return dict(sorted(newest.items(), key=lambda item: (places.get(item[0][0], len(places)), item[0])))
 
 
 def performance(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
@@ -83,13 +86,11 @@ def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult
 
 
 def device_table(device: str, results: dict[str, BenchResult]) -> str:
-    """A device's rows in the order of workloads, then engines; under them what to know and where the figures are."""
-    newest = newest_rows(results.values())
-    order = list(dict.fromkeys(key[:2] for key in newest))
-    found = sorted(newest.items(), key=lambda item: order.index(item[0][:2]))
+    """A device's rows; under them what to know and where the figures are."""
+    found = newest_rows(results.values())
     lines = [table_line(["workload", "prefill", *HEADS]), table_line(["---"] * (len(HEADS) + 2))]
     reasons = []
-    for (workload, prefill, engine), (result, row) in found:
+    for (workload, prefill, engine), (result, row) in found.items():
         lines.append(table_line([f"`{workload}`", prefill, *row_cells(result, row)]))
         if row.reason is not None:
             reasons.append(f"{workload}, {engine}: {row.reason}.")
