@@ -50,9 +50,10 @@ def decode_attention(
     out = torch.matmul(weight, entries.value.float())
     if reduction is not None:
         # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
-        rows, seen = log_weight.permute(1, 2, 0, 3), visible.transpose(0, 1)
-        hits = hit_rows(reduction, rows, seen, step_S, entries.position.transpose(0, 1))
-        hit, found = hits.transpose(0, 1), row_statistic(reduction, rows, seen, hits).transpose(0, 1)
+        seen = visible.transpose(0, 1)
+        hits = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), seen, step_S, entries.position.transpose(0, 1))
+        found = row_statistic(reduction, weight.permute(1, 2, 0, 3), seen, hits).transpose(0, 1)
+        hit = hits.transpose(0, 1)
         expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
         mass = torch.maximum(entries.mass, found) if reduction.statistic == "max" else entries.mass + found
         if reduction.statistic != "count_low":

@@ -73,19 +73,22 @@ def hit_rows(
     return spread_hits(hit, position_KRN, reduction.reach) & visible_KRN
 
 
-def row_statistic(reduction: Reduction, log_weight_KGRN: Tensor, visible_KRN: Tensor, hit_KRN: Tensor) -> Tensor:
-    """What each row adds to the mass of each key, [K, R, N] float32.
+def row_statistic(reduction: Reduction, weight_KGRN: Tensor, visible_KRN: Tensor, hit_KRN: Tensor) -> Tensor:
+    """What each row adds to the mass of each key, or may raise it to ("max").
 
     Args:
-        log_weight_KGRN, visible_KRN: as in `hit_rows`.
-        hit_KRN: what that returned.
+        weight_KGRN: 0 where not visible.
+        visible_KRN: bool.
+        hit_KRN: bool, what `hit_rows` returned.
+
+    Returns:
+        [K, R, N] float32.
     """
     if reduction.statistic == "count_low":
         return (visible_KRN & ~hit_KRN).float()
-    weight = torch.exp(log_weight_KGRN)
     if reduction.statistic == "max":
-        return weight.amax(dim=1)
-    return (weight.square() if reduction.statistic == "sum_squares" else weight).mean(dim=1)
+        return weight_KGRN.amax(dim=1)
+    return (weight_KGRN.square() if reduction.statistic == "sum_squares" else weight_KGRN).mean(dim=1)
 
 
 def reduce_columns(
@@ -134,7 +137,7 @@ def reduce_columns(
             first = torch.where(hit, step[:, None], torch.iinfo(torch.int32).max).amin(dim=1)
             last = torch.where(first <= expiry, last, 0)
         expiry = torch.where(last > 0, torch.maximum(expiry, last + reduction.window), expiry)
-        found = row_statistic(reduction, log_weight, visible, hit)
+        found = row_statistic(reduction, torch.exp(log_weight), visible, hit)
         if reduction.statistic != "count_low":
             found.masked_fill_(step[:, None] <= last[:, None], 0.0)
             mass = torch.where(last > 0, 0.0, mass)
