@@ -57,6 +57,8 @@ def memory_stats(
             *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
         ],
     )
+    shares = model.ranks.gather(_evicted_mass(sequence, reduction, config))
+    known = [share for share in shares if share is not None]
     return replace(
         stats,
         kv_bytes_full=full * entry_bytes,
@@ -67,7 +69,7 @@ def memory_stats(
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
         evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
-        evicted_attention_mass=_evicted_mass(sequence, model.ranks, reduction, config),
+        evicted_attention_mass=None if len(known) < len(shares) else fmean(known),
     )
 
 
@@ -103,8 +105,9 @@ def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
     return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
-def _evicted_mass(sequence: Sequence, ranks: Ranks, reduction: Reduction | None, config: EngineConfig) -> float | None:
-    """Share of all the attention that was voted with which lay on entries evicted since; mean over layers."""
+def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float | None:
+    """Share of all the attention that was voted with which lay on entries evicted since; mean over layers. None where
+    another statistic was taken."""
     if reduction is None:
         return 0.0
     if reduction.statistic != "sum":
@@ -117,5 +120,4 @@ def _evicted_mass(sequence: Sequence, ranks: Ranks, reduction: Reduction | None,
     else:
         chunks, rest = divmod(prompt, config.chunk_size)
         votes = chunks * min(config.chunk_size, window) + min(rest, window)
-    share = float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
-    return fmean(ranks.gather(share))
+    return float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
