@@ -23,6 +23,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from corm_batch.ops import reduction as plain
+from corm_batch.ops.kernels.lanes import as_bits, by_lane, lane_sums, num_lows, top_row, unpack_bits
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 
@@ -140,8 +141,7 @@ def _reduce(
     end = tl.load(last + at, mask=inside, other=-1)
     e = tl.load(old_expiry + at, mask=inside, other=0)
     m = tl.where(tl.arange(0, 4)[None, :] == 0, tl.load(old_mass + at, mask=inside, other=0.0)[:, None], 0.0)
-    d = tl.arange(0, WIDTH)
-    real = birth < _NEVER
+    d, real = tl.arange(0, WIDTH), birth < _NEVER
     keys = tl.load(
         key + k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :],
         mask=real[:, None] & (d < D)[None, :], other=0.0,
@@ -164,30 +164,18 @@ def _reduce(
             seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
             log_weight = tl.where(seen, log_weight, float("-inf"))
         if VOTES:
-            miss = _bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
+            miss = as_bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
             missed = miss if G == 1 else missed & miss
-        if STATISTIC == "max":
-            weight = tl.exp2(log_weight) if G == 1 else tl.maximum(weight, tl.exp2(log_weight))
-        elif STATISTIC != "count_low":
-            share = tl.exp2(2.0 * log_weight) if STATISTIC == "sum_squares" else tl.exp2(log_weight)
-            weight = share if G == 1 else weight + share
+        weight = _joined(weight, log_weight, G, STATISTIC)
         if i % G == G - 1:
-            before = m
             if VOTES:
                 if order is not None:
-                    near = tl.abs(birth[:, None] - birth[None, :]) <= reach
-                    hit = tl.dot(near.to(tl.int8), 1 - _unpack(missed, BLOCK_N, BLOCK_R)) > 0
-                    seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
-                    missed = _bits(tl.where(hit & seen, 0.0, 1.0), BLOCK_N, BLOCK_R)
-                e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, BLOCK_N, BLOCK_R)
+                    missed = _spread(missed, birth, end, t, reach, BLOCK_N, BLOCK_R)
+                e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, STATISTIC, BLOCK_N, BLOCK_R)
             if STATISTIC == "count_low":
-                newest = first + tl.minimum(start + tile_rows, num_rows) - 1
-                seeing = tl.maximum(tl.minimum(end, newest) + 1 - tl.maximum(birth, first + start), 0)
-                m = before + tl.where(tl.arange(0, 4)[None, :] == 0, seeing[:, None], 0) - _num_hits(missed, BLOCK_R)
-            elif STATISTIC == "max":
-                m = tl.maximum(m, tl.max(tl.max(_by_lane(weight, BLOCK_N, BLOCK_R), 3), 1))
+                m += num_lows(missed, birth, end, first + start, tl.minimum(tile_rows, num_rows - start), BLOCK_R)
             else:
-                m += _lane_sums(weight, BLOCK_N, BLOCK_R) / G
+                m = _gathered(m, weight, G, STATISTIC, BLOCK_N, BLOCK_R)
             if G > 1:
                 weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
     tl.store(expiry + at, tl.where(real, e, tl.load(old_expiry + at, mask=inside, other=0)), mask=own)
@@ -218,64 +206,57 @@ def _step(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _by_lane(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
-    """[BLOCK_N, BLOCK_R] as [BLOCK_N, BLOCK_R / 8, 4, 2]: a lane has two of every eight rows, as tensor cores deal."""
-    return x.reshape(BLOCK_N, BLOCK_R // 8, 4, 2)
+def _joined(weight: tl.tensor, log_weight: tl.tensor, G: tl.constexpr, STATISTIC: tl.constexpr) -> tl.tensor:
+    """What the rows' weights come to with those of one more query head of the group."""
+    if STATISTIC != "count_low":
+        share = tl.exp2(2.0 * log_weight) if STATISTIC == "sum_squares" else tl.exp2(log_weight)
+        if G > 1:
+            share = tl.maximum(weight, share) if STATISTIC == "max" else weight + share
+        weight = share
+    return weight
 
 
 @triton.jit
-def _lane_sums(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
-    """Sums [BLOCK_N, 4] over the rows of each lane."""
-    return tl.sum(tl.sum(_by_lane(x, BLOCK_N, BLOCK_R), 3), 1)
+def _gathered(
+    mass: tl.tensor, weight: tl.tensor, G: tl.constexpr, STATISTIC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """The lanes' masses with those of a tile of rows."""
+    if STATISTIC == "max":
+        mass = tl.maximum(mass, tl.max(tl.max(by_lane(weight, BLOCK_N, BLOCK_R), 3), 1))
+    else:
+        mass += lane_sums(weight, BLOCK_N, BLOCK_R) / G
+    return mass
 
 
 @triton.jit
-def _bits(x: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
-    """Ones and zeros as bits [BLOCK_N, 4] int32, numbered as a lane's rows, oldest first."""
-    pair, one = (1 << (2 * tl.arange(0, BLOCK_R // 8))).to(tl.float32), (1 + tl.arange(0, 2)).to(tl.float32)
-    pairs = tl.sum(_by_lane(x, BLOCK_N, BLOCK_R) * one[None, None, None, :], 3)
-    return tl.sum(pairs * pair[None, :, None], 1).to(tl.int32)
-
-
-@triton.jit
-def _unpack(bits: tl.tensor, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
-    """The inverse of `_bits`, [BLOCK_N, BLOCK_R] int8."""
-    number = 2 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]
-    return ((bits[:, None, :, None] >> number) & 1).to(tl.int8).reshape(BLOCK_N, BLOCK_R)
-
-
-@triton.jit
-def _num_hits(missed: tl.tensor, BLOCK_R: tl.constexpr) -> tl.tensor:
-    """Rows of each lane that are a hit, [BLOCK_N, 4] float32: up to 16 bits, added up pair by pair."""
-    x = ~missed & ((1 << (BLOCK_R // 4)) - 1)
-    x = (x & 0x5555) + ((x >> 1) & 0x5555)
-    x = (x & 0x3333) + ((x >> 2) & 0x3333)
-    x = (x & 0x0F0F) + ((x >> 4) & 0x0F0F)
-    return ((x & 0x00FF) + (x >> 8)).to(tl.float32)
-
-
-@triton.jit
-def _top_row(bits: tl.tensor) -> tl.tensor:
-    """The row of each lane's highest bit, negative where there is none: read off a float's exponent."""
-    number = (bits.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-    return 8 * (number >> 1) + 2 * tl.arange(0, 4)[None, :] + (number & 1)
+def _spread(
+    missed: tl.tensor, birth: tl.tensor, end: tl.tensor, step: tl.tensor, reach: int,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """The misses of rows at `step` once every hit has hit the entries within its reach that the row sees."""
+    near = tl.abs(birth[:, None] - birth[None, :]) <= reach
+    hit = tl.dot(near.to(tl.int8), 1 - unpack_bits(missed, BLOCK_N, BLOCK_R)) > 0
+    seen = (birth[:, None] <= step[None, :]) & (step[None, :] <= end[:, None])
+    return as_bits(tl.where(hit & seen, 0.0, 1.0), BLOCK_N, BLOCK_R)
 
 
 @triton.jit
 def _vote(
     missed: tl.tensor, weight: tl.tensor, expiry: tl.tensor, mass: tl.tensor, step: int, window: int,
-    GAP_RULE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+    GAP_RULE: tl.constexpr, STATISTIC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """A tile of rows from `step` on votes; the weights come back without those up to the last hit."""
     hits = ~missed & ((1 << (BLOCK_R // 4)) - 1)
-    newest = tl.maximum(tl.max(_top_row(hits), 1), -1)
+    newest = tl.maximum(tl.max(top_row(hits), 1), -1)
     if GAP_RULE:
-        oldest = tl.min(tl.where(hits != 0, _top_row(hits & -hits), BLOCK_R), 1)
+        oldest = tl.min(tl.where(hits != 0, top_row(hits & -hits), BLOCK_R), 1)
         newest = tl.where(step + oldest <= expiry, newest, -1)
     expiry = tl.where(newest >= 0, tl.maximum(expiry, step + newest + window), expiry)
-    mass = tl.where((newest >= 0)[:, None], 0.0, mass)
+    if STATISTIC != "count_low":
+        mass = tl.where((newest >= 0)[:, None], 0.0, mass)
     # Row less newest, cut to 0 or 1: what is known before and what is not stay apart, so that a score costs one sum.
     row = (8 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]).to(tl.float32)
     ahead = (2 * tl.arange(0, 4)[None, :] - newest[:, None]).to(tl.float32)[:, None, :, None]
     later = tl.minimum(tl.maximum(row + ahead, 0.0), 1.0)
-    return expiry, mass, (_by_lane(weight, BLOCK_N, BLOCK_R) * later).reshape(BLOCK_N, BLOCK_R)
+    return expiry, mass, (by_lane(weight, BLOCK_N, BLOCK_R) * later).reshape(BLOCK_N, BLOCK_R)
