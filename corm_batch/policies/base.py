@@ -62,6 +62,21 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         return torch.add(entries.position, entries.expiry.long(), alpha=1 << 32)
 
 
+def check_bound(max_kept: int | None, recent: int) -> None:
+    """Refuse a bound that has no room for the entries that never leave.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if max_kept is not None and max_kept < recent:
+        raise ValueError(f"max_kept ({max_kept}) must be at least recent ({recent}), which never leave")
+
+
+def recent_first(rank: Tensor, entries: Entries, step: int | Tensor, recent: int) -> Tensor:
+    """Ranks below 2^62, with the newest `recent` entries of each head above all others; `rank` itself, changed."""
+    return rank.add_(entries.position > step - recent, alpha=1 << 62)
+
+
 class ScoringPolicy(KVPolicy):
     """Nothing expires; what a head may hold is bounded, and the highest scores stay.
 
@@ -73,8 +88,7 @@ class ScoringPolicy(KVPolicy):
 
     @model_validator(mode="after")
     def _recent_entries_fit(self) -> Self:
-        if self.max_kept < self.recent:
-            raise ValueError(f"max_kept ({self.max_kept}) must be at least recent ({self.recent}), which never leave")
+        check_bound(self.max_kept, self.recent)
         return self
 
     @property
@@ -93,5 +107,4 @@ class ScoringPolicy(KVPolicy):
     def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
         """The newest `recent` entries first, then the highest score, then the newest."""
         bits = self.score(entries, step).view(torch.int32).long()  # of numbers from 0 on, in the numbers' own order
-        rank = torch.add(entries.position, bits, alpha=1 << 31)
-        return rank.add_(entries.position > step - self.recent, alpha=1 << 62)
+        return recent_first(torch.add(entries.position, bits, alpha=1 << 31), entries, step, self.recent)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.base import KVPolicy, check_bound, recent_first
 
 
 class Corm(KVPolicy, name="corm"):
@@ -42,8 +42,7 @@ class Corm(KVPolicy, name="corm"):
 
     @model_validator(mode="after")
     def _recent_entries_fit(self) -> Self:
-        if self.max_kept is not None and self.max_kept < self.recent:
-            raise ValueError(f"max_kept ({self.max_kept}) must be at least recent ({self.recent}), which never leave")
+        check_bound(self.max_kept, self.recent)
         return self
 
     @property
@@ -62,4 +61,4 @@ class Corm(KVPolicy, name="corm"):
 
     def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
         """The newest `recent` entries first, then the latest hit, which is the latest expiry."""
-        return torch.add(super().rank(entries, step), entries.position > step - self.recent, alpha=1 << 62)
+        return recent_first(super().rank(entries, step), entries, step, self.recent)
