@@ -57,8 +57,7 @@ def memory_stats(
             *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
         ],
     )
-    shares = model.ranks.gather(_evicted_mass(sequence, reduction, config))
-    known = [share for share in shares if share is not None]
+    share = fmean(model.ranks.gather(_evicted_mass(sequence, reduction, config)))
     return replace(
         stats,
         kv_bytes_full=full * entry_bytes,
@@ -69,7 +68,7 @@ def memory_stats(
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
         evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
-        evicted_attention_mass=None if len(known) < len(shares) else fmean(known),
+        evicted_attention_mass=share if reduction is None or reduction.statistic == "sum" else None,
     )
 
 
@@ -105,13 +104,11 @@ def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
     return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
-def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float | None:
-    """Share of all the attention that was voted with which lay on entries evicted since; mean over layers. None where
-    another statistic was taken."""
+def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:
+    """Share of all the attention that was voted with which lay on entries evicted since; mean over layers. Where
+    another statistic than the sum was taken it means nothing."""
     if reduction is None:
         return 0.0
-    if reduction.statistic != "sum":
-        return None
     prompt, window = sequence.num_prefilled, reduction.window
     if config.prefill == "exact":
         votes = min(prompt, window)

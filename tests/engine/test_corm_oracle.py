@@ -23,6 +23,7 @@ SETTINGS = {
 
 
 def answer(folder, prompts, new_tokens, settings, **config):
+    """Completions by the prompt's number, of CORM or of the policy that the settings name."""
     engine = Engine.from_pretrained(
         folder, policy={"name": "corm", **settings}, dtype="float32", device="cpu", kv_memory="8MiB", **config
     )

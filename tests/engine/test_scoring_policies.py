@@ -7,18 +7,10 @@ import torch
 from torch.nn.functional import max_pool1d
 from transformers import AutoModelForCausalLM
 
-from corm_batch.engine.engine import Engine
-from corm_batch.engine.request import Request, SamplingParams
-from tests.engine.test_corm_oracle import random_prompts
+from tests.engine.test_corm_oracle import answer, random_prompts
 from tests.oracle import Oracle
 
 NUM_LAYERS, NUM_HEADS = 2, 4
-
-
-def answer(folder, prompt, new_tokens, policy, **config):
-    engine = Engine.from_pretrained(folder, policy=policy, dtype="float32", device="cpu", kv_memory="8MiB", **config)
-    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    return next(iter(engine.run([Request("a", prompt, sampling, return_kept_positions=True)])))
 
 
 def attention_weights(folder, prompt, kv_heads):
@@ -31,8 +23,7 @@ def attention_weights(folder, prompt, kv_heads):
 
 def best(score, max_kept, recent):
     """0-based indices of the newest `recent` and the highest scores, the newer of two equal ones."""
-    newest = set(range(len(score)))
-    order = sorted(newest, key=lambda i: (i >= len(score) - recent, float(score[i]), i))
+    order = sorted(range(len(score)), key=lambda i: (i >= len(score) - recent, float(score[i]), i))
     return set(order[-max_kept:])
 
 
@@ -75,7 +66,7 @@ def test_exact_prefill_keeps_the_highest_scores(name, kv_heads, tiny_llama, tiny
     folder = {2: tiny_llama, 4: tiny_llama_mha}[kv_heads]
     policy, score = SCORES[name]
     prompt = random_prompts((57,), seed=kv_heads)[0]
-    kept = answer(folder, prompt, 1, policy).kept_positions
+    kept = answer(folder, [prompt], 1, policy)["0"].kept_positions
     weights = attention_weights(folder, prompt, kv_heads)
     for layer in range(NUM_LAYERS):
         for head in range(kv_heads):
@@ -109,7 +100,8 @@ class ScoringOracle(Oracle):
 @pytest.mark.parametrize("name", ["h2o", "scissorhands"])
 def test_streaming_by_tokens_and_decoding_follow_the_algorithm_to_the_letter(name, tiny_llama):
     prompt = random_prompts((60,), seed=len(name))[0]
-    done = answer(tiny_llama, prompt, 12, SCORES[name][0], prefill="streaming", chunk_size=1, compact_every=1)
+    policy = SCORES[name][0]
+    done = answer(tiny_llama, [prompt], 12, policy, prefill="streaming", chunk_size=1, compact_every=1)["0"]
     oracle = ScoringOracle(name == "scissorhands", max_kept=20, recent=5)
     oracle.run(tiny_llama, prompt + list(done.token_ids[:-1]))
     for layer in range(NUM_LAYERS):
@@ -121,7 +113,8 @@ def test_streaming_snapkv_scores_by_the_newest_queries_of_each_chunk_alone(tiny_
     """Whatever the first chunk's queries gave an entry is forgotten when the second has been read."""
     policy = SCORES["snapkv sum"][0] | {"max_kept": 40}
     prompt = random_prompts((60,), seed=3)[0]
-    done = answer(tiny_llama, prompt, 1, policy, prefill="streaming", chunk_size=30)  # 30 + 30 - 40: one eviction
+    # 30 + 30 - 40: one eviction
+    done = answer(tiny_llama, [prompt], 1, policy, prefill="streaming", chunk_size=30)["0"]
     weights = attention_weights(tiny_llama, prompt, 2)
     for head in range(2):  # of the first layer, whose keys and queries no eviction has touched
         assert set(done.kept_positions[0][head]) == best(snapkv_score(weights[0, head]), 40, 5)
@@ -132,7 +125,8 @@ def test_streaming_snapkv_scores_by_the_newest_queries_of_each_chunk_alone(tiny_
 def test_the_bound_holds_and_what_left_is_accounted_for(name, prefill, tiny_llama):
     policy = SCORES[name][0]
     prompt = random_prompts((90,), seed=1)[0]
-    memory = answer(tiny_llama, prompt, 9, policy, prefill=prefill, chunk_size=16, compact_every=4).memory
+    config = {"prefill": prefill, "chunk_size": 16, "compact_every": 4}
+    memory = answer(tiny_llama, [prompt], 9, policy, **config)["0"].memory
     assert all(kept <= 2 * (20 + 4) for kept in memory.kept_per_layer)
     assert memory.evicted_entries == (90 + 8) * 2 * 2 - sum(memory.kept_per_layer)
     if policy["name"] == "scissorhands" or policy.get("statistic", "sum") != "sum":
