@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from corm_batch.engine.engine import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams
     from corm_batch.errors import CormBatchError
+    from corm_batch.output.ledger import read_results
     from corm_batch.pipeline.driver import run_job
-    from corm_batch.pipeline.ledger import read_results
     from corm_batch.policies.base import KVPolicy
     from corm_batch.spec import JobSpec
     from corm_batch.tasks.base import Task
@@ -43,7 +43,7 @@ _MODULES = {
     "SamplingParams": "engine.request",
     "Source": "data.sources.base",
     "Task": "tasks.base",
-    "read_results": "pipeline.ledger",
+    "read_results": "output.ledger",
     "run_job": "pipeline.driver",
 }
 

@@ -34,7 +34,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corm_batch.pipeline.parts import list_parts, read_part
+from corm_batch.output.parts import list_parts, read_part
 from corm_batch.spec import JobSpec
 from infra.chaos_account import Account, Answer, Bounds, account
 from infra.chaos_faults import KINDS, Fault, Series

@@ -16,12 +16,12 @@ from functools import partial
 
 from corm_batch.engine.request import Request
 from corm_batch.errors import LeaseError
-from corm_batch.pipeline import lease
+from corm_batch.output import lease
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.progress import Event, JobSummary
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL, ScriptedEngine
 
 COMPLETE, INTERRUPTED, NO_LEASE = 0, 3, 4

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from corm_batch import Completion, Engine, Request, SamplingParams
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.tokenize import PromptTokenizer
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "jobs/quickstart"

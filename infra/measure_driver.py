@@ -16,12 +16,12 @@ from typing import Any
 
 from corm_batch.data.document import Document
 from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.rows import RowBuilder
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.ledger import Ledger
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import plan_job
-from corm_batch.pipeline.rows import RowBuilder
 from infra.bench_record import begin_record, write_record
 from infra.no_op_job import ROOT, commit_history, load_no_op, measured, no_op_spec, write_archive
 

@@ -38,11 +38,12 @@ from torch import Tensor
 
 from corm_batch.bench.ceilings import Ceilings, measure_ceilings
 from corm_batch.bench.workload import WORKLOADS
-from corm_batch.cli.console import label, number, output_console, percent_text, print_table
+from corm_batch.cli.console import label, number, output_console, print_table
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import Ops, select_ops
+from corm_batch.report.units import percent_text
 
 DTYPE, D, H, C, WINDOW, SCALE = torch.bfloat16, 128, 32, 16, 256, 128**-0.5
 

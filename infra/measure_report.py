@@ -26,7 +26,7 @@ from corm_batch import read_results
 from corm_batch.cli.report import report
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.pipeline.parts import encode_part, folder, part_name
+from corm_batch.output.parts import encode_part, folder, part_name
 from infra.bench_record import begin_record, write_record
 from infra.no_op_job import ROOT, batched_range, measured
 

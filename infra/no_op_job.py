@@ -20,8 +20,8 @@ from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.engine.request import Completion, MemoryStats, Request
 from corm_batch.engine.shape import ModelShape
+from corm_batch.output.parts import encode_part, folder, part_name
 from corm_batch.pipeline.model import revision_hash
-from corm_batch.pipeline.parts import encode_part, folder, part_name
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt

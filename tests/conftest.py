@@ -1,16 +1,20 @@
-"""Models for tests: the reference model the quick start ships, and tiny random ones made here."""
+"""What tests of several rooms share: models, jobs over a few documents, a Ray cluster."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 torch.set_num_threads(1)  # tensors here are tiny: threads would only wait for each other
-REFERENCE_MODEL = Path(__file__).parents[1] / "jobs" / "quickstart" / "model"
+ROOT = Path(__file__).parents[1]
+REFERENCE_MODEL = ROOT / "jobs" / "quickstart" / "model"
 
 
 def pytest_collection_modifyitems(items):
@@ -71,3 +75,64 @@ def model_without_weights(tmp_path_factory):
         if file.suffix != ".safetensors":
             shutil.copy(file, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local cluster for all tests; a job finds it and leaves it as it is."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # actors import tests.fakes
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",  # else it would join what an earlier `ray start` left on this machine
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+            num_cpus=max(4, os.cpu_count() or 1),
+        )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Makes a spec over a Parquet file with the given documents."""
+
+    from corm_batch.spec import JobSpec
+
+    def make(documents, **sections):
+        source = tmp_path / "documents.parquet"
+        write_documents(source, documents)
+        data = {
+            "name": "job",
+            "model": {"name": str(REFERENCE_MODEL), "dtype": "float32", "document_role": "document"},
+            "source": {"name": "parquet", "uri": str(source)},
+            "task": {"name": "summarize", "max_new_tokens": 8},
+            "policy": {"name": "full"},
+            "engine": {"kv_memory": "64MiB"},
+            "output": {"uri": str(tmp_path / "out")},
+        }
+        for name, fields in sections.items():
+            data[name] = {**data.get(name, {}), **fields}
+        return JobSpec.from_mapping(data)
+
+    return make
+
+
+def write_documents(path, documents):
+    """`documents`: id to text, or pairs when an id comes twice."""
+    pairs = list(documents.items() if isinstance(documents, dict) else documents)
+    table = {"doc_id": [pair[0] for pair in pairs], "text": [pair[1] for pair in pairs]}
+    pq.write_table(pa.table(table, schema=pa.schema({"doc_id": pa.string(), "text": pa.string()})), path)
+
+
+@pytest.fixture
+def rows():
+    from corm_batch.data.schema import column, memory_schema, result_schema
+    from corm_batch.output.rows import RowBuilder
+
+    own = column("score", pa.int64(), "the task's own")
+    return RowBuilder("run-1", "print-1", result_schema([own], {}), memory_schema({}), {"policy": "{}"})

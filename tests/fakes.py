@@ -16,8 +16,8 @@ import ray
 from corm_batch.engine.request import Completion, MemoryStats
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.pipeline.worker import Model
+from corm_batch.text.tokenize import PromptTokenizer
 
 MODEL = os.path.join(os.path.dirname(__file__), "..", "jobs", "quickstart", "model")
 SHAPE = ModelShape(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, max_model_len=512, vocab_size=8192)

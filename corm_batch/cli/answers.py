@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from corm_batch.cli.console import (
-    bytes_change_text,
-    count_text,
-    excerpt,
-    label,
-    number,
-    one_line,
-    percent_text,
-    print_table,
-)
+from corm_batch.cli.console import excerpt, label, number, print_table
 from corm_batch.errors import SourceError, SpecError
+from corm_batch.report.units import bytes_change_text, count_text, one_line, percent_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from corm_batch.cli.console import (
-    bytes_text,
-    count_text,
-    error_console,
-    label,
-    number,
-    output_console,
-    percent_text,
-    print_table,
-    prose,
-)
+from corm_batch.cli.console import error_console, label, number, output_console, print_table, prose
 from corm_batch.errors import OutputError, SpecError
+from corm_batch.report.units import bytes_text, count_text, percent_text
 
 if TYPE_CHECKING:
     from corm_batch.bench.result import BenchResult, Row

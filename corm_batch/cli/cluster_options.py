@@ -11,7 +11,7 @@ from corm_batch.cli.console import error_console
 from corm_batch.errors import SpecError
 
 if TYPE_CHECKING:
-    from corm_batch.pipeline.submit import RayJobs
+    from corm_batch.cluster.ray_jobs import RayJobs
 
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 
@@ -28,7 +28,7 @@ def checked_address(address: str) -> str:
     Raises:
         SpecError: what is allowed; what was given is not repeated, for it may hold a secret.
     """
-    from corm_batch.pipeline.address import valid_address
+    from corm_batch.cluster.address import valid_address
 
     try:
         return valid_address(address)
@@ -44,7 +44,7 @@ def open_cluster(address: str) -> RayJobs:
         CormBatchError: no cluster answers there, or it refuses the token.
     """
     url = checked_address(address)
-    from corm_batch.pipeline.submit import RayJobs  # Ray, which a wrong address need not wait for
+    from corm_batch.cluster.ray_jobs import RayJobs  # Ray, which a wrong address need not wait for
 
     return RayJobs(url)
 

@@ -1,4 +1,4 @@
-"""What every verb prints with: consoles, tables, numbers with their units. Knows nothing of jobs.
+"""What every verb prints with: consoles and tables. Knows nothing of jobs.
 
 On a terminal tables have ruled heads and fit its width; anywhere else they are plain ASCII, as wide as they need to be.
 """
@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-_BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 PLAIN_WIDTH = 1000  # columns when the output is no terminal: nothing is wrapped or cut to fit
 
 
@@ -89,55 +88,3 @@ def print_table(
     for line in drawn.get().splitlines():
         console.out(line.rstrip(), highlight=False)
     console.print()
-
-
-def one_line(text: str, width: int) -> str:
-    """`text` on one line of at most `width` characters, without control characters."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return line if len(line) <= width else line[: max(0, width - 3)] + "..."
-
-
-def bytes_text(num_bytes: int) -> str:
-    """Bytes in the largest binary unit that leaves one or more: `3.2 MiB`."""
-    power = _power(num_bytes)
-    return f"{num_bytes / 1024**power:.{1 if power else 0}f} {_BYTE_UNITS[power]}"
-
-
-def _power(num_bytes: int) -> int:
-    """Which of `_BYTE_UNITS` suits."""
-    return min(max(num_bytes.bit_length() - 1, 0) // 10, len(_BYTE_UNITS) - 1)
-
-
-def bytes_change_text(before: int, after: int) -> str:
-    """Two numbers of bytes in the unit of the first: `71.8 -> 23.8 MiB`."""
-    power = _power(before)
-    digits = 1 if power else 0
-    return f"{before / 1024**power:.{digits}f} -> {after / 1024**power:.{digits}f} {_BYTE_UNITS[power]}"
-
-
-def count_text(count: float) -> str:
-    """A count in thousands, millions or billions from 10,000 on: `512`, `48.2k`, `3.1M`, `6.5B`."""
-    if count < 10_000:
-        return f"{count:.0f}"
-    size, unit = next((size, unit) for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")) if count >= size)
-    return f"{count / size:.1f}{unit}"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def percent_text(share: float | None) -> str:
-    """A share of one as percent with one decimal; a dash for None."""
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def seconds_text(seconds: float | None) -> str:
-    """Seconds as `4.2s`, `3m20s` or `2h05m`; a dash for None."""
-    if seconds is None:
-        return "-"
-    if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

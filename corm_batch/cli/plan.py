@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from corm_batch.cli.console import (
-    bytes_text,
-    count_text,
-    counted,
-    label,
-    number,
-    output_console,
-    percent_text,
-    print_json,
-    print_table,
-    prose,
-)
+from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.report.units import bytes_text, count_text, counted, percent_text
 
 if TYPE_CHECKING:
     from corm_batch.pipeline.plan import JobPlan

@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from corm_batch.cli.console import bytes_text, count_text, one_line, percent_text, print_json, seconds_text
+from corm_batch.cli.console import print_json
+from corm_batch.report.units import bytes_text, count_text, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.pipeline.progress import Event, OnEvent, Progress

@@ -9,27 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from corm_batch.cli.console import (
-    count_text,
-    excerpt,
-    label,
-    number,
-    one_line,
-    output_console,
-    percent_text,
-    print_json,
-    print_table,
-    prose,
-    seconds_text,
-)
+from corm_batch.cli.console import excerpt, label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson
-from corm_batch.cli.totals import compared_rows, outcome_text, shared_rows, totals_rows
 from corm_batch.errors import SpecError
+from corm_batch.report.totals import compared_rows, outcome_text, shared_rows, totals_rows
+from corm_batch.report.units import count_text, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from corm_batch.pipeline.committed import Committed
-    from corm_batch.pipeline.comparison import Comparison
-    from corm_batch.pipeline.report import JobReport
+    from corm_batch.output.committed import Committed
+    from corm_batch.report.comparison import Comparison
+    from corm_batch.report.job_report import JobReport
 
 _BAR_WIDTH, _DIFFERING = 30, 20
 
@@ -47,7 +36,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
-    from corm_batch.pipeline.report import build_report
+    from corm_batch.report.job_report import build_report
 
     page = _page_uri(html) if html is not None else None
     committed = _read(output, answers=compare is not None)
@@ -86,7 +75,7 @@ def _page_uri(html: str) -> str:
 
 
 def _read(output: str, *, answers: bool, option: str = "") -> Committed:
-    from corm_batch.pipeline.committed import read_committed
+    from corm_batch.output.committed import read_committed
 
     committed = read_committed(_uri(option, output), answers=answers)
     if committed is None:
@@ -95,8 +84,8 @@ def _read(output: str, *, answers: bool, option: str = "") -> Committed:
 
 
 def _compare(here: Committed, other: str) -> Comparison:
-    from corm_batch.pipeline.comparison import compare
-    from corm_batch.pipeline.report_details import MAX_DOCUMENTS
+    from corm_batch.report.comparison import compare
+    from corm_batch.report.job_details import MAX_DOCUMENTS
 
     return compare(here, _read(other, answers=True, option="--compare "), MAX_DOCUMENTS)
 
@@ -104,9 +93,9 @@ def _compare(here: Committed, other: str) -> Comparison:
 def _write_page(
     page: str, output: str, committed: Committed, figures: JobReport, other: str | None, comparison: Comparison | None
 ) -> None:
-    from corm_batch.cli.html.page import render_page
     from corm_batch.data.filesystem import write_whole
-    from corm_batch.pipeline.report_details import build_details
+    from corm_batch.report.job_details import build_details
+    from corm_batch.report.page.page import render_page
 
     content = render_page(output, figures, build_details(committed), other or "", comparison)
     write_whole(page, content.encode("utf-8"))

@@ -8,10 +8,11 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.answers import Expected, print_answers
-from corm_batch.cli.console import error_console, output_console, print_json, seconds_text
+from corm_batch.cli.console import error_console, output_console, print_json
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
 from corm_batch.cli.progress import progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_totals
+from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.pipeline.progress import JobSummary
@@ -57,8 +58,8 @@ def _exit_code(summary: JobSummary) -> int:
 
 def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:
     """Everything the output holds now, whichever run answered it."""
-    from corm_batch.pipeline.ledger import read_results
-    from corm_batch.pipeline.report import read_report
+    from corm_batch.output.ledger import read_results
+    from corm_batch.report.job_report import read_report
 
     uri = summary.output_uri
     if figures := read_report(uri):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corm_batch.cli.cluster_options import checked_address
-from corm_batch.cli.console import error_console, label, output_console, print_json, print_table, prose, seconds_text
+from corm_batch.cli.console import error_console, label, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
 from corm_batch.cli.schedule_options import ClusterAddress, Registry, ScheduleName, open_registry
 from corm_batch.cli.schedule_render import render
 from corm_batch.errors import LeaseError, SpecError
+from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -136,7 +137,7 @@ def serve(registry: Registry = None, address: ClusterAddress = None) -> None:
     from here, goes on when this ends, and is found again by the next serve.
     Under systemd use KillMode=mixed, so that a job is told to stop only once: a second signal would end it at once.
     """
-    from corm_batch.pipeline.lease import Lease
+    from corm_batch.output.lease import Lease
     from corm_batch.pipeline.signals import StopSignals
     from corm_batch.schedule.server import ScheduleServer, start_job, utc_now
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corm_batch.cli.cluster_options import LOCAL_DASHBOARD, Address, open_cluster
-from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose, seconds_text
+from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson
 from corm_batch.errors import CormBatchError
+from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
-    from corm_batch.pipeline.submit import RayJobs, SubmittedJob
+    from corm_batch.cluster.ray_jobs import RayJobs, SubmittedJob
 
 _SHOWN = 20
 _COUNTS = re.compile(  # a whole line of cli/progress.py, and no row of a table, which may begin with any text

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from corm_batch.engine.request import MemoryStats, Request, SamplingParams
 from corm_batch.errors import DocumentError
 from corm_batch.pipeline.engine_thread import EngineThread
-from corm_batch.pipeline.tokenize import PromptTokenizer
-from corm_batch.pipeline.windows import cut_beginning, cut_windows
 from corm_batch.tasks.base import Answer, Prompt
+from corm_batch.text.tokenize import PromptTokenizer
+from corm_batch.text.windows import cut_beginning, cut_windows
 
 
 class EngineAsker:

@@ -18,22 +18,23 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Literal
 
+from corm_batch.cluster.connection import connected
+from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.pipeline.cluster import Placement, connected, replica_spawner
-from corm_batch.pipeline.head import head_answers
+from corm_batch.output.lease import Lease
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.rows import DocumentRow, RowBuilder
+from corm_batch.output.writer import PartWriter
+from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.lease import Lease
-from corm_batch.pipeline.ledger import Ledger
 from corm_batch.pipeline.metrics import JobMetrics
 from corm_batch.pipeline.model import model_loader, revision_hash
-from corm_batch.pipeline.pool import ActorPool, PoolLimits
+from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, JobSummary, OnEvent, Progress
-from corm_batch.pipeline.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.pipeline.worker import LoadModel, WorkerSettings
-from corm_batch.pipeline.writer import PartWriter
 from corm_batch.spec import JobSpec
 
 _POLL_S = 0.2
@@ -179,7 +180,7 @@ class _Run:
                 self._commit()
             if self._metrics.due:
                 self._metrics.publish(pool.load)
-                if not head_answers():
+                if not cluster_answers():
                     self._commit()  # Ray ends this process when that lasts
             if not rows:
                 self._emit("tick")

@@ -11,8 +11,8 @@ from typing import Literal
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Source, Split
-from corm_batch.pipeline.ledger import Ledger, digest
-from corm_batch.pipeline.rows import DocumentRow, RowBuilder
+from corm_batch.output.ledger import Ledger, digest
+from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
 
 

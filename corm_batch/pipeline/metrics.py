@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from ray.util import metrics as ray_metrics
 
-from corm_batch.pipeline.pool import PoolLoad
+from corm_batch.output.rows import DocumentRow
+from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.progress import Event
-from corm_batch.pipeline.rows import DocumentRow
 
 JOB_TAG = "job_name"
 """Tag of every metric: the spec's `name`. (`job` is what Prometheus calls its scrape jobs.)"""

@@ -12,9 +12,9 @@ import torch
 from corm_batch.data.filesystem import fetch_folder
 from corm_batch.engine.shape import load_config
 from corm_batch.errors import ModelLoadError, SourceError
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.pipeline.worker import LoadModel, Model
 from corm_batch.spec import JobSpec, ModelSection
+from corm_batch.text.tokenize import PromptTokenizer
 
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**20

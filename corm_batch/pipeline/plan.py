@@ -18,7 +18,7 @@ from corm_batch.data.sources.base import Split
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError
-from corm_batch.pipeline.ledger import Ledger, State
+from corm_batch.output.ledger import Ledger, State
 from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
 from corm_batch.spec import JobSpec, ModelSection
 

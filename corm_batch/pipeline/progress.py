@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from corm_batch.pipeline.rows import DocumentRow
+from corm_batch.output.rows import DocumentRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from corm_batch.data.document import Document
 from corm_batch.errors import CormBatchError, ModelLoadError
-from corm_batch.pipeline.rows import DocumentRow
+from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.worker import ReplicaInfo
 
 Spawn = Callable[[], Any]

@@ -17,11 +17,11 @@ from corm_batch.data.document import Document
 from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError
+from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.asker import EngineAsker, total
 from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
-from corm_batch.pipeline.rows import DocumentRow, RowBuilder
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.tasks.base import Task
+from corm_batch.text.tokenize import PromptTokenizer
 
 
 class ReplicaEngine(SteppedEngine, Protocol):

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
+from corm_batch.cluster.address import DashboardAddress
 from corm_batch.data.uri import Uri
 from corm_batch.errors import SpecError
-from corm_batch.pipeline.address import DashboardAddress
 from corm_batch.registry import describe
 from corm_batch.schedule.cron import valid_cron, valid_time_zone
 from corm_batch.spec import JobSpec, Section

@@ -48,7 +48,7 @@ def test_exit_code_says_whose_fault(corm_batch, monkeypatch, error, code):
     def fail(output_uri, **options):
         raise error
 
-    monkeypatch.setattr("corm_batch.pipeline.committed.read_committed", fail)
+    monkeypatch.setattr("corm_batch.output.committed.read_committed", fail)
     result = corm_batch("report", "out")
     assert (result.code, result.err) == (code, f"corm-batch: {error}\n")
 
@@ -57,5 +57,5 @@ def test_interrupt_exits_130(corm_batch, monkeypatch):
     def interrupt(output_uri, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("corm_batch.pipeline.committed.read_committed", interrupt)
+    monkeypatch.setattr("corm_batch.output.committed.read_committed", interrupt)
     assert corm_batch("report", "out").code == 130

@@ -6,8 +6,8 @@ import json
 from rich.console import Console
 
 from corm_batch.cli.progress import show_progress
+from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.progress import Event, Progress
-from corm_batch.pipeline.rows import DocumentRow
 
 HALFWAY = Progress(
     total=30,

@@ -9,10 +9,9 @@ from rich.console import Console
 from corm_batch.cli.progress import show_progress
 from corm_batch.cli.run import _print_summary
 from corm_batch.cli.status import Documents
+from corm_batch.cluster.ray_jobs import SubmittedJob
 from corm_batch.errors import CormBatchError, SpecError
-from corm_batch.pipeline import submit
 from corm_batch.pipeline.progress import Event, JobSummary, Progress
-from corm_batch.pipeline.submit import SubmittedJob
 
 FAILED = "Job entrypoint command failed with exit code 1\ncorm-batch: no such model"
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.cluster.ray_jobs import SubmittedJob
 from corm_batch.errors import CormBatchError
-from corm_batch.pipeline import submit
-from corm_batch.pipeline.ledger import read_results
-from corm_batch.pipeline.parts import list_parts, read_part
-from corm_batch.pipeline.submit import SubmittedJob
+from corm_batch.output.ledger import read_results
+from corm_batch.output.parts import list_parts, read_part
 from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants
 from tests.until import until
 
@@ -147,7 +146,7 @@ def test_a_token_is_wanted_and_the_refusal_explained(real, tmp_path):
 
 CANCEL = """
 import sys, time
-from corm_batch.pipeline.submit import RayJobs
+from corm_batch.cluster.ray_jobs import RayJobs
 jobs = RayJobs(sys.argv[1])
 sys.stdin.readline()
 print(time.time(), flush=True)

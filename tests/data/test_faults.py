@@ -21,7 +21,7 @@ from corm_batch.data.filesystem import (
     write_whole,
 )
 from corm_batch.errors import LeaseError, OutputError, SourceError
-from corm_batch.pipeline.lease import Lease
+from corm_batch.output.lease import Lease
 from tests.data.fault_proxy import FAULTS
 
 pytestmark = pytest.mark.s3

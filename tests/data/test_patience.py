@@ -13,7 +13,7 @@ from s3fs.errors import translate_boto_error
 
 from corm_batch.data import patience
 from corm_batch.data.patience import passes, patiently, pauses
-from corm_batch.pipeline.lease import RENEW_S, STALE_S
+from corm_batch.output.lease import RENEW_S, STALE_S
 
 
 def refused(status, code=None):

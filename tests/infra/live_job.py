@@ -19,9 +19,9 @@ import ray
 
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.metrics import METRICS, RUNNING
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL, ScriptedEngine
 
 JOB = "live-job"

@@ -10,8 +10,8 @@ from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from infra.chaos import BOUNDS, COMMANDS, committed, documents, job
 from infra.chaos_account import account
 from infra.chaos_faults import Fault, Series
+from tests.conftest import rows  # noqa: F401
 from tests.fakes import scripted
-from tests.pipeline.conftest import rows  # noqa: F401
 
 FAULTS = [Fault("join", 3, 0.0, 0), Fault("actor", 8, 0.0, 1), Fault("leave", 14, 0.0, 2), Fault("driver", 20, 0.0, 3)]
 

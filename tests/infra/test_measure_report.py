@@ -3,7 +3,7 @@
 import pytest
 
 from corm_batch import read_results
-from corm_batch.pipeline.report import read_report
+from corm_batch.report.job_report import read_report
 from infra.measure_report import FAILED_EVERY, LAYERS, build, draw, read
 
 

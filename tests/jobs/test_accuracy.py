@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch import Engine, Request, SamplingParams
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.tokenize import PromptTokenizer
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "jobs/quickstart/model")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.tokenize import PromptTokenizer
 
 FOLDER = Path(__file__).parents[2] / "jobs/quickstart"
 SUBJECT = re.compile(r"(?:What is the (?:special magic number for )?|Where did )(.+?)(?: mentioned in the .+)?\?")

@@ -7,8 +7,8 @@ from corm_batch.engine.request import MemoryStats, SamplingParams
 from corm_batch.errors import DocumentError
 from corm_batch.pipeline.asker import EngineAsker, total
 from corm_batch.pipeline.engine_thread import EngineThread
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL, ScriptedEngine
 
 TOKENIZER = PromptTokenizer.from_pretrained(MODEL, document_role="document")

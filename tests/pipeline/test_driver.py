@@ -9,14 +9,14 @@ import ray
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
-from corm_batch.pipeline import lease
+from corm_batch.output import lease
+from corm_batch.output.lease import Lease
+from corm_batch.output.ledger import read_results
+from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline.driver import run_job
-from corm_batch.pipeline.lease import Lease
-from corm_batch.pipeline.ledger import read_results
-from corm_batch.pipeline.parts import list_parts, read_part
 from corm_batch.spec import JobSpec
+from tests.conftest import write_documents
 from tests.fakes import scripted
-from tests.pipeline.conftest import write_documents
 
 GOOD = {f"d{index}": f"Good document {index}. " * (index + 1) for index in range(6)}
 

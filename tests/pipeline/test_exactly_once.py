@@ -12,14 +12,14 @@ import pytest
 import ray
 
 from corm_batch.data.document import Document
+from corm_batch.output.ledger import read_results
+from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline.driver import run_job
-from corm_batch.pipeline.ledger import read_results
-from corm_batch.pipeline.parts import list_parts, read_part
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
 from infra.chaos_faults import descendants
+from tests.conftest import ROOT
 from tests.fakes import scripted
-from tests.pipeline.conftest import ROOT
 from tests.until import until
 
 DOCUMENTS = {f"d{index}": f"Document {index} is about the number {index}. " * (1 + index % 7) for index in range(40)}

@@ -2,9 +2,9 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.ledger import Ledger
-from corm_batch.pipeline.rows import DocumentRow
 from corm_batch.tasks.base import Task
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from corm_batch.output.ledger import read_results
 from corm_batch.pipeline.driver import run_job
-from corm_batch.pipeline.ledger import read_results
 from infra.measure_driver import resume
 from infra.no_op_job import commit_history, load_no_op, no_op_spec, write_archive
 

@@ -15,8 +15,8 @@ from corm_batch.errors import ModelLoadError, SourceError
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
-from corm_batch.pipeline.tokenize import PromptTokenizer
 from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
 
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 # keys and values, 10 layers, 6 kv heads of width 64, 4 bytes

@@ -1,0 +1,61 @@
+"""Newest: which rows of an output count, and what memory they took. Readers keep nothing else of a part.
+
+Of several rows of one document it is the last one, of the part whose name sorts last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from corm_batch.data.filesystem import reading
+from corm_batch.errors import SourceError
+from corm_batch.output.parts import folder, list_parts, read_ahead, read_part
+
+
+def newest_rows(output_uri: str) -> dict[str, pa.Array]:
+    """Of every part of the results that has rows, by its URI and oldest first: which rows are newest, as booleans.
+
+    Raises:
+        SourceError: a part cannot be read.
+    """
+    uris = list_parts(folder(output_uri, "results"))
+    parts = {uri: ids for uri, ids in zip(uris, read_ahead(_doc_ids, uris), strict=True) if len(ids)}
+    if not parts:
+        return {}
+    doc_ids = pa.chunked_array(list(parts.values()))
+    rows = pa.table({"doc_id": doc_ids, "row": np.arange(len(doc_ids))})
+    newest = np.zeros(len(doc_ids), dtype=bool)
+    newest[rows.group_by("doc_id").aggregate([("row", "max")])["row_max"].to_numpy()] = True
+    ends = np.cumsum([len(ids) for ids in parts.values()])
+    return {uri: pa.array(part) for uri, part in zip(parts, np.split(newest, ends[:-1]), strict=True)}
+
+
+def memory_parts(output_uri: str) -> dict[str, str]:
+    """URIs of the memory parts, each by that of the results it was written with, which has the same name.
+
+    Raises:
+        SourceError: the folder cannot be listed.
+    """
+    results, memory = folder(output_uri, "results"), folder(output_uri, "memory")
+    return {f"{results}{uri.removeprefix(memory)}": uri for uri in list_parts(memory)}
+
+
+def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
+    """Rows of one part of the results, with the columns that only its memory part has; null where that has no row."""
+    rows = pc.index_in(results["doc_id"], memory["doc_id"])
+    for name in memory.column_names:
+        if name not in results.column_names:
+            results = results.append_column(memory.field(name), memory[name].take(rows))
+    return results
+
+
+def _doc_ids(uri: str) -> pa.Array:
+    """The ids in one part."""
+    try:
+        ids = read_part(uri, ["doc_id"])["doc_id"]
+    except KeyError as error:
+        raise SourceError(f"{uri}: no part of a job's results: {error.args[0]}") from error
+    with reading(uri):
+        return ids.cast(pa.string()).combine_chunks()

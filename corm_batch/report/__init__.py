@@ -1,0 +1,1 @@
+"""What was written, as figures and as a page."""

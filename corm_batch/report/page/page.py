@@ -1,0 +1,219 @@
+"""render_page: the report's figures as one HTML document. What is written about them is in page.html."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from corm_batch.report.page import charts
+from corm_batch.report.page.svg import stacked_bar
+from corm_batch.report.totals import compared_rows, outcome_text, shared_rows, throughput_text, totals_rows
+from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_text
+
+if TYPE_CHECKING:
+    from corm_batch.report.comparison import Comparison
+    from corm_batch.report.job_details import JobDetails
+    from corm_batch.report.job_report import JobReport
+
+_HERE = Path(__file__).parent
+_ID, _ANSWER, _MESSAGE, _URI = 80, 120, 300, 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: `text` to read, `value` to sort numbers by, `svg` to draw before the text."""
+
+    text: str
+    value: float | None = None
+    svg: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its columns as (name, whether it holds numbers), the first one names the row."""
+
+    caption: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: list[list[Cell]]
+
+
+def render_page(
+    output: str, figures: JobReport, details: JobDetails, other: str = "", comparison: Comparison | None = None
+) -> str:
+    """The page of what is committed at `output`; with `comparison`, also of what `other` holds of its documents."""
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        output=one_line(output, _URI),
+        other=one_line(other, _URI),
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+        committed=f"{details.committed_at:%Y-%m-%d %H:%M:%S} UTC",
+        tiles=_tiles(figures),
+        totals=totals_rows(figures),
+        figures=figures,
+        details=details,
+        sizes=[charts.sizes_figure(details.sizes), charts.savings_figure(details.savings)] if details.sizes else [],
+        documents=_documents(details),
+        layers=charts.layers_figure(details.layers) if details.layers else None,
+        layer_table=_layers(details),
+        lengths=_lengths(details),
+        throughput=charts.throughput_figures(details.throughput) if details.throughput.intervals else (),
+        failures=_failures(details),
+        slowest=_slowest(details),
+        comparison=comparison,
+        counts=shared_rows(comparison) if comparison else [],
+        compared=compared_rows(comparison) if comparison else [],
+        pairs=_pairs(comparison) if comparison else None,
+        pairs_figure=_pairs_figure(comparison),
+    )
+
+
+def _hash(content: str) -> str:
+    """What a content security policy calls a text it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+def _tiles(figures: JobReport) -> list[tuple[str, str, str]]:
+    """The first things to know, as (name, figure, more)."""
+    failed = f"{figures.failed:,} failed" if figures.failed else "none failed"
+    rate, _, more = throughput_text(figures).partition(", ")
+    return [
+        ("Documents answered", f"{figures.ok:,}", failed),
+        (
+            "KV bytes saved",
+            percent_text(figures.saved_ratio) if figures.kv_bytes_full else "-",
+            f"{bytes_text(figures.kv_bytes_full)} → {bytes_text(figures.kv_bytes_peak)}",
+        ),
+        (
+            "Entries kept",
+            percent_text(figures.kept_ratio.mean) if figures.ok else "-",
+            f"p10 {percent_text(figures.kept_ratio.p10)}, p90 {percent_text(figures.kept_ratio.p90)}",
+        ),
+        ("Throughput", rate, more) if more else ("Throughput", "-", "no run came to its end"),
+    ]
+
+
+def _documents(details: JobDetails) -> Grid:
+    columns = ("document", "tokens read", "written", "KV full", "KV peak", "saved", "kept", "prefill", "decode")
+    rows = [
+        [
+            _name(document.doc_id),
+            _count(document.prompt_tokens),
+            _count(document.output_tokens),
+            _bytes(document.kv_bytes_full),
+            _bytes(document.kv_bytes_peak),
+            _percent(document.saved_ratio),
+            _percent(document.kept_ratio),
+            _seconds(document.prefill_s),
+            _seconds(document.decode_s),
+        ]
+        for document in reversed(details.documents)
+    ]
+    shown = charts.shown_text(len(rows), details.measured, "evenly spread over their lengths")
+    return Grid(f"{shown} Longest first.", _columns(columns), rows)
+
+
+def _layers(details: JobDetails) -> Grid:
+    rows = [
+        [Cell(str(number), number), _percent(layer.mean), _percent(layer.p10), _percent(layer.p90)]
+        for number, layer in enumerate(details.layers)
+    ]
+    columns = (("layer", True), ("kept", True), ("p10", True), ("p90", True))
+    return Grid("Entries kept, over all documents, and how they spread over the documents.", columns, rows)
+
+
+def _lengths(details: JobDetails) -> charts.Figure | None:
+    if not details.documents:
+        return None
+    return charts.lengths_figure(details.documents, details.lengths, details.measured)
+
+
+def _failures(details: JobDetails) -> list[tuple[str, int, Grid]]:
+    """A table for each error type, with its name and count."""
+    columns = (("message", False), ("documents", True), ("for example", False))
+    found = []
+    for group in details.failures:
+        rows = [
+            [
+                Cell(one_line(message.text, _MESSAGE)),
+                _count(message.documents),
+                Cell(", ".join(one_line(doc_id, _ID) for doc_id in message.doc_ids)),
+            ]
+            for message in group.messages
+        ]
+        left = group.num_messages - len(rows)
+        caption = "Messages that differ only in numbers count as one; the first of them is shown."
+        if left:
+            caption += f" {left:,} rarer messages are not shown."
+        found.append((one_line(group.error_type, _ID), group.documents, Grid(caption, columns, rows)))
+    return found
+
+
+def _slowest(details: JobDetails) -> Grid:
+    kinds = ("queue", "prefill", "decode")
+    times = [(slow.queue_s, slow.prefill_s, slow.decode_s) for slow in details.slowest]
+    longest = max(map(sum, times), default=0.0)
+    rows = []
+    for slow, parts in zip(details.slowest, times, strict=True):
+        row = [_name(slow.doc_id), _count(slow.prompt_tokens), _count(slow.output_tokens), *map(_seconds, parts)]
+        bar = stacked_bar(list(zip(kinds, parts, strict=True)), longest)
+        rows.append([*row, Cell(seconds_text(sum(parts)), sum(parts), bar)])
+    columns = ("document", "tokens read", "written", *kinds, "in all")
+    return Grid("By prefill and decode; waiting for room does not count.", _columns(columns), rows)
+
+
+def _pairs_figure(comparison: Comparison | None) -> charts.Figure | None:
+    if comparison is None or not comparison.spread:
+        return None
+    return charts.comparison_figure(comparison.spread, comparison.answered)
+
+
+def _pairs(comparison: Comparison) -> Grid:
+    columns = [("document", False), ("verdict", False), ("answer here", False), ("answer there", False)]
+    columns += [(f"{name} {side}", True) for name in ("KV peak", "kept", "time") for side in ("here", "there")]
+    rows = []
+    for pair in comparison.documents:
+        sides = (pair.here, pair.there)
+        row = [_name(pair.here.doc_id), Cell(pair.verdict)]
+        row += [Cell(outcome_text(side, _ANSWER)) for side in sides]
+        row += [_bytes(side.kv_bytes_peak) for side in sides]
+        row += [_percent(side.kept_ratio) for side in sides]
+        row += [_seconds(side.busy_s) for side in sides]
+        rows.append(row)
+    shown = charts.shown_text(len(rows), comparison.shared, "what differs first")
+    return Grid(f"{shown} Long answers are cut.", tuple(columns), rows)
+
+
+def _columns(names: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    """The row's name, then numbers."""
+    return tuple((name, place > 0) for place, name in enumerate(names))
+
+
+def _name(doc_id: str) -> Cell:
+    return Cell(one_line(doc_id, _ID))
+
+
+def _count(count: int | None) -> Cell:
+    return Cell("-" if count is None else f"{count:,}", count)
+
+
+def _bytes(num_bytes: int | None) -> Cell:
+    return Cell("-" if num_bytes is None else bytes_text(num_bytes), num_bytes)
+
+
+def _percent(share: float | None) -> Cell:
+    return Cell(percent_text(share), share)
+
+
+def _seconds(seconds: float | None) -> Cell:
+    return Cell(seconds_text(seconds), seconds)

@@ -1,0 +1,90 @@
+"""Committed: the newest row of every document and the time of every part."""
+
+import json
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corm_batch.errors import SourceError
+from corm_batch.output.committed import EXCERPT, RunRecord, read_committed
+from corm_batch.output.ledger import read_results
+from tests.outputs import RUN, START, answered, commit, failed
+
+
+def test_nothing_there(tmp_path):
+    assert read_committed(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("part_format", ["parquet", "arrow"])
+def test_the_newest_row_of_every_document_with_its_own_memory(tmp_path, part_format):
+    commit(tmp_path, [answered("a", kept_ratio=0.9), answered("b"), failed("c")], part_format=part_format)
+    later = {"run_id": "20261123T020000Z-bbbbbb", "after_s": 90_000, "part_format": part_format}
+    commit(tmp_path, [answered("c", kept_ratio=0.3), answered("a", kept_ratio=0.4)], **later)
+    found = read_committed(str(tmp_path))
+    kept = dict(zip(found.rows["doc_id"].to_pylist(), found.rows["kept_ratio"].to_pylist(), strict=True))
+    assert kept == {"b": 0.2, "c": 0.3, "a": 0.4}
+    assert [(part.run_id[:8], part.documents, part.tokens) for part in found.commits] == [
+        ("20261122", 3, 3030),
+        ("20261123", 2, 2020),
+    ]
+    assert found.commits[0].at == START + timedelta(seconds=60)
+
+
+def test_it_agrees_with_the_results_that_anybody_reads(tmp_path):
+    commit(tmp_path, [answered("a"), failed("b"), answered("c")])
+    commit(tmp_path, [answered("b", kept_ratio=0.7)], number=1)
+    rows, results = read_committed(str(tmp_path)).rows, read_results(str(tmp_path), memory=True)
+    names = [name for name in rows.column_names if name in results.column_names]
+    assert len(names) == rows.num_columns
+    assert rows.select(names).sort_by("doc_id").to_pylist() == results.select(names).sort_by("doc_id").to_pylist()
+
+
+def test_answers_are_cut_and_digested_only_when_asked_for(tmp_path):
+    commit(tmp_path, [answered("a", output="x" * 500 + "1"), answered("b", output="x" * 500 + "2"), failed("c")])
+    assert "answer" not in read_committed(str(tmp_path)).rows.column_names
+    rows = read_committed(str(tmp_path), answers=True).rows.to_pylist()
+    assert [row["answer"] for row in rows] == ["x" * EXCERPT, "x" * EXCERPT, None]
+    assert rows[0]["answer_digest"] != rows[1]["answer_digest"]
+    assert rows[2]["answer_digest"] is None
+
+
+def test_rows_without_memory_and_memory_without_rows(tmp_path):
+    commit(tmp_path, [answered("a")])
+    commit(tmp_path, [answered("b")], number=1)
+    (tmp_path / f"memory/part-{RUN}-000000.parquet").unlink()
+    (tmp_path / f"results/part-{RUN}-000001.parquet").unlink()
+    rows = read_committed(str(tmp_path)).rows.to_pylist()
+    assert [(row["doc_id"], row["status"], row["kept_ratio"]) for row in rows] == [("a", "ok", None)]
+
+
+def test_records_of_runs_are_added_up(tmp_path):
+    commit(tmp_path, [answered("a")])
+    runs = tmp_path / "_job/runs"
+    runs.mkdir(parents=True)
+    for number, ok in enumerate((3, 4, 0)):
+        record = {"ok": ok, "prompt_tokens": 100, "output_tokens": 10, "seconds": 5.0}
+        (runs / f"{number}.json").write_text(json.dumps(record))
+    assert read_committed(str(tmp_path)).recorded == RunRecord(documents=7, tokens=330, seconds=10.0)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"ok": null}'])
+def test_a_broken_record_is_named(tmp_path, content):
+    commit(tmp_path, [answered("a")])
+    path = tmp_path / "_job/runs/1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(SourceError, match=r"1\.json: no record of a run"):
+        read_committed(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "columns", [{"doc_id": ["a"]}, {name: ["a"] for name in answered("a") | {"run_id": 0, "committed_at": 0}}]
+)
+def test_a_part_of_something_else_is_named(tmp_path, columns):
+    commit(tmp_path, [answered("a")])
+    columns = columns if len(columns) == 1 else columns | {"error_type": ["a"], "error_message": ["a"]}
+    pq.write_table(pa.table(columns), tmp_path / "results/part-z.parquet")
+    with pytest.raises(SourceError, match=r"part-z\.parquet"):
+        read_committed(str(tmp_path))

@@ -1,0 +1,62 @@
+"""Newest: which rows of the parts count, and whose memory they are given."""
+
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corm_batch.errors import SourceError
+from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
+from tests.outputs import answered, commit
+
+
+def test_the_last_row_of_every_document_in_any_parts(tmp_path):
+    assert newest_rows(str(tmp_path)) == {}
+    last, uris = {}, []
+    for number in range(6):
+        ids = random.choices("abcdefghijkl", k=random.randint(0, 8))
+        commit(
+            tmp_path,
+            [answered(doc_id) for doc_id in ids],
+            number=number,
+            part_format=random.choice(["parquet", "arrow"]),
+        )
+        last |= {doc_id: (number, place) for place, doc_id in enumerate(ids)}
+        uris += [number] if ids else []
+    found = newest_rows(str(tmp_path))
+    assert [int(uri.rpartition("-")[2].partition(".")[0]) for uri in found] == uris
+    marked = zip(uris, found.values(), strict=True)
+    assert {(number, place) for number, rows in marked for place, row in enumerate(rows.to_pylist()) if row} == {
+        *last.values()
+    }
+
+
+def test_memory_parts_by_their_results(tmp_path):
+    commit(tmp_path, [answered("a")])
+    commit(tmp_path, [answered("b")], number=1)
+    next((tmp_path / "memory").glob("*1.parquet")).unlink()
+    ((results, memory),) = memory_parts(str(tmp_path)).items()
+    assert results == str(next((tmp_path / "results").glob("*0.parquet")))
+    assert memory == str(next((tmp_path / "memory").iterdir()))
+
+
+def test_memory_is_joined_by_document_whatever_the_order():
+    results = pa.table({"doc_id": ["c", "a", "b"], "prefill_s": [1.0, 2.0, 3.0]})
+    memory = pa.table({"doc_id": ["b", "x", "c"], "prefill_s": [9.0, 9.0, 9.0], "kept_ratio": [0.2, 0.9, 0.3]})
+    assert with_memory(results, memory).to_pydict() == {**results.to_pydict(), "kept_ratio": [0.3, None, 0.2]}
+
+
+@pytest.mark.parametrize("columns", [{"id": ["a"]}, {"doc_id": [["a"]]}])
+def test_a_part_of_something_else_is_named(tmp_path, columns):
+    commit(tmp_path, [])
+    for part_format in ("parquet", "arrow"):
+        path = tmp_path / f"results/part-z.{part_format}"
+        if part_format == "parquet":
+            pq.write_table(pa.table(columns), path)
+        else:
+            with pa.ipc.new_file(path, pa.table(columns).schema) as writer:
+                writer.write_table(pa.table(columns))
+        with pytest.raises(SourceError, match=rf"part-z\.{part_format}"):
+            newest_rows(str(tmp_path))
+        path.unlink()

@@ -1,0 +1,120 @@
+"""JobReport: the figures of a table, worked out by hand."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
+from corm_batch.output.committed import RunRecord
+from corm_batch.report.job_report import FailureGroup, Spread, build_report
+from corm_batch.report.totals import totals_rows
+
+SCHEMA = pa.schema([*RESULT_FIELDS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
+
+
+def answered(doc_id, **figures):
+    row = {
+        "doc_id": doc_id,
+        "content_sha256": "c",
+        "fingerprint": "f",
+        "run_id": "run-1",
+        "status": "ok",
+        "output": "blue",
+        "prompt_tokens": 100,
+        "output_tokens": 10,
+        "prefill_s": 1.0,
+        "decode_s": 2.0,
+        "queue_s": 0.5,
+        "committed_at": datetime.now(UTC),
+        "kv_bytes_full": 1000,
+        "kv_bytes_peak": 400,
+        "kv_bytes_final": 300,
+        "kept_ratio": 0.5,
+        "kept_per_layer": [60, 40],
+        "evicted_attention_mass": 0.01,
+        "preemptions": 0,
+        "policy": '{"name": "corm"}',
+    }
+    return row | figures
+
+
+def failed(doc_id, error_type, message, **figures):
+    row = {key: answered(doc_id)[key] for key in ("doc_id", "content_sha256", "fingerprint", "run_id", "committed_at")}
+    return row | {"status": "failed", "error_type": error_type, "error_message": message} | figures
+
+
+def report(*rows):
+    return build_report(pa.Table.from_pylist(rows, schema=SCHEMA), RunRecord(documents=3, tokens=600, seconds=4.0))
+
+
+def test_sums_count_answered_documents_only():
+    figures = report(answered("a"), answered("b", run_id="run-2"), failed("c", "DocumentError", "no", kv_bytes_full=9))
+    assert (figures.documents, figures.ok, figures.failed, figures.runs) == (3, 2, 1, 2)
+    assert (figures.prompt_tokens, figures.output_tokens) == (200, 20)
+    assert (figures.kv_bytes_full, figures.kv_bytes_peak, figures.kv_bytes_final) == (2000, 800, 600)
+    assert (figures.queue_s, figures.prefill_s, figures.decode_s) == (1.0, 2.0, 4.0)
+    assert figures.saved_ratio == pytest.approx(0.6)
+    assert figures.tokens_per_s == 150.0
+
+
+def test_spread_of_kept_ratio():
+    figures = report(*(answered(str(number), kept_ratio=number / 10) for number in range(11)))
+    assert figures.kept_ratio == Spread(mean=pytest.approx(0.5), p10=pytest.approx(0.1), p90=pytest.approx(0.9))
+
+
+def test_kept_per_layer_is_weighted_by_the_entries_of_each_document():
+    # 200 entries uncompressed, 100 a layer; then 2000, 1000 a layer
+    figures = report(answered("a"), answered("b", kept_per_layer=[1000, 500], kept_ratio=0.75))
+    assert figures.kept_per_layer == pytest.approx((1060 / 1100, 540 / 1100))
+
+
+def test_policies_that_do_not_sum_attention_up_have_no_share_of_it():
+    assert report(answered("a"), answered("b", evicted_attention_mass=None)).evicted_attention_mass.mean == 0.01
+    figures = report(answered("a", evicted_attention_mass=None))
+    assert figures.evicted_attention_mass is None
+    assert "evicted attention" not in dict(totals_rows(figures))
+
+
+def test_full_cache_keeps_everything_in_every_layer():
+    figures = report(answered("a", kept_per_layer=[220, 220], kept_ratio=1.0))
+    assert figures.kept_per_layer == (1.0, 1.0)
+
+
+def test_models_of_different_depth_have_no_common_layers():
+    figures = report(answered("a"), answered("b", kept_per_layer=[1, 2, 3]))
+    assert figures.kept_per_layer == ()
+    assert figures.ok == 2
+
+
+def test_failures_by_type_with_a_few_examples():
+    rows = [failed(f"d{number}", "DocumentError", f"message {number}") for number in range(5)]
+    figures = report(failed("x", "CapacityError", "too long"), *rows)
+    assert [(group.error_type, group.documents) for group in figures.failures] == [
+        ("DocumentError", 5),
+        ("CapacityError", 1),
+    ]
+    assert figures.failures[0].examples == (("d0", "message 0"), ("d1", "message 1"), ("d2", "message 2"))
+    assert figures.failures[1] == FailureGroup("CapacityError", 1, (("x", "too long"),))
+
+
+def test_slowest_documents_do_not_count_waiting():
+    rows = [answered(str(number), prefill_s=float(number), queue_s=100.0 - number) for number in range(8)]
+    assert [slow.doc_id for slow in report(*rows).slowest] == ["7", "6", "5", "4", "3"]
+
+
+def test_rows_without_memory_figures_and_no_answers_at_all():
+    bare = dict.fromkeys([*(field.name for field in MEMORY_FIELDS), "prefill_s"]) | {"doc_id": "a", "run_id": "r"}
+    figures = report(answered("a") | bare, answered("b"))
+    assert (figures.ok, figures.kv_bytes_full) == (2, 1000)
+    assert figures.kept_per_layer == pytest.approx((0.6, 0.4))
+
+    figures = report(failed("c", "DocumentError", "no"))
+    assert (figures.ok, figures.kv_bytes_full, figures.saved_ratio) == (0, 0, 0.0)
+    assert figures.kept_ratio == Spread(0.0, 0.0, 0.0)
+    assert figures.slowest == ()
+
+
+def test_policies_of_the_answers():
+    figures = report(answered("a"), answered("b", policy='{"name": "full"}'), answered("c"))
+    assert figures.policies == ('{"name": "corm"}', '{"name": "full"}')

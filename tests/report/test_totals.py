@@ -1,0 +1,52 @@
+"""Rows of totals."""
+
+from dataclasses import replace
+
+import pytest
+
+from corm_batch.output.committed import read_committed
+from corm_batch.report.comparison import compare
+from corm_batch.report.document_figures import DocumentFigures
+from corm_batch.report.job_report import build_report
+from corm_batch.report.totals import compared_rows, outcome_text, policy_text, shared_rows, totals_rows
+from tests.outputs import answered, commit, failed
+
+
+@pytest.fixture
+def figures(tmp_path):
+    committed = read_committed(commit(tmp_path, [answered("a"), failed("b")]))
+    return build_report(committed.rows, committed.recorded)
+
+
+def test_totals(figures):
+    rows = dict(totals_rows(figures))
+    assert rows["documents"] == "1 ok, 1 failed, written by 1 run"
+    assert rows["policy"] == "corm window=64"
+    assert rows["KV bytes full -> peak"] == "8.0 MiB -> 2.0 MiB, 75.0% saved"
+    assert rows["throughput"] == "- (no run came to its end)"
+
+
+def test_many_policies_are_not_all_listed(figures):
+    many = tuple(f'{{"name": "p{number:02}"}}' for number in range(15))
+    policies = [text for name, text in totals_rows(replace(figures, policies=many)) if name == "policy"]
+    assert policies == [*(f"p{number:02}" for number in range(10)), "and 5 others"]
+
+
+def test_policy_without_its_defaults():
+    assert policy_text('{"name": "corm", "tau": 2.0, "max_kept": null}') == "corm tau=2.0"
+
+
+def test_two_outputs(tmp_path):
+    here = commit(tmp_path / "here", [answered("a"), answered("b"), failed("c")])
+    there = commit(tmp_path / "there", [answered("a", kv_bytes_peak=8 * 2**20), failed("b"), answered("d")])
+    found = compare(*(read_committed(output, answers=True) for output in (here, there)), 10)
+    counts = dict(shared_rows(found))
+    assert (counts["only here"], counts["only there"], counts["in both"]) == (1, 1, 2)
+    assert (counts["in both: failed there"], counts["in both: same answer"]) == (1, 1)
+    assert ("saved", "75.0%", "0.0%") in compared_rows(found)
+    assert ("KV bytes peak", "2.0 MiB", "8.0 MiB") in compared_rows(found)
+
+
+def test_outcomes():
+    assert outcome_text(DocumentFigures("a", answer="two\nlines"), 20) == "two lines"
+    assert outcome_text(DocumentFigures("a", error_type="E", error_message="why"), 20) == "E: why"
