@@ -9,6 +9,7 @@ from rich.console import Console
 from corm_batch.cli.progress import show_progress
 from corm_batch.cli.run import _print_summary
 from corm_batch.cli.status import Documents
+from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import SubmittedJob
 from corm_batch.errors import CormBatchError, SpecError
 from corm_batch.pipeline.progress import Event, JobSummary, Progress
@@ -92,7 +93,7 @@ class Cluster:
 
 @pytest.fixture
 def status(corm_batch, monkeypatch):
-    monkeypatch.setattr(submit, "RayJobs", Cluster)
+    monkeypatch.setattr(ray_jobs, "RayJobs", Cluster)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265/")
     return lambda *arguments: corm_batch("status", *arguments)
 

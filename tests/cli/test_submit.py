@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import SubmittedJob
 from corm_batch.errors import CormBatchError
 from corm_batch.output.ledger import read_results
@@ -54,7 +55,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch):
-    monkeypatch.setattr(submit, "RayJobs", Cluster)
+    monkeypatch.setattr(ray_jobs, "RayJobs", Cluster)
     monkeypatch.setattr(Cluster, "submitted", ())
     return Cluster
 
@@ -106,7 +107,7 @@ def test_what_is_wrong_is_said_before_the_cluster_is_asked(corm_batch, write_job
     def unreachable(address):
         raise CormBatchError(f"{address}: no Ray cluster answers there")
 
-    monkeypatch.setattr(submit, "RayJobs", unreachable)
+    monkeypatch.setattr(ray_jobs, "RayJobs", unreachable)
     spec = write_job(ROWS)
     wrong = corm_batch("submit", spec, "--set", "policy.tua=2")
     assert (wrong.code, "policy.tua: unknown key" in wrong.err) == (2, True)

@@ -8,6 +8,7 @@ import pytest
 from ray.dashboard.modules.job.pydantic_models import JobType
 from ray.job_submission import JobDetails, JobStatus
 
+from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import RayJobs, job_id
 from corm_batch.errors import CormBatchError, SpecError
 from corm_batch.spec import JobSpec
@@ -62,8 +63,8 @@ class Client:
 @pytest.fixture
 def client(monkeypatch):
     client = Client()
-    monkeypatch.setattr(submit, "connect", lambda address: client)
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(ray_jobs, "connect", lambda address: client)
+    monkeypatch.setattr(ray_jobs.time, "sleep", lambda seconds: None)
     return client
 
 
@@ -191,7 +192,7 @@ def test_following_goes_on_until_the_job_has_ended(client, jobs):
 
 
 def test_following_gives_up_when_the_cluster_stays_away(client, jobs, monkeypatch):
-    monkeypatch.setattr(submit, "_AWAY_S", -1.0)
+    monkeypatch.setattr(ray_jobs, "_AWAY_S", -1.0)
     client.add("a")
     client.breaks = [0]
     with pytest.raises(CormBatchError, match=r"http://head:8265: .*gone"):
@@ -216,6 +217,6 @@ def test_cancel(client, jobs, monkeypatch):
     assert jobs.cancel("a") == (job, False)
     client.add("b")
     monkeypatch.setattr(client, "stop_job", lambda id_: None)
-    monkeypatch.setattr(submit, "_STOP_S", -1)
+    monkeypatch.setattr(ray_jobs, "_STOP_S", -1)
     with pytest.raises(CormBatchError, match="b: was told to stop and is still running"):
         jobs.cancel("b")
