@@ -21,8 +21,9 @@ _DOC_ID = column("doc_id", pa.string(), "the document's id, unique in the source
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _SECONDS = (
     column("queue_s", pa.float64(), "waiting for room in the engine", unit="seconds"),
-    column("prefill_s", pa.float64(), "reading the prompt", unit="seconds"),
-    column("decode_s", pa.float64(), "from the first token of the answer to the last", unit="seconds"),
+    column("prefill_s", pa.float64(), "its share, by tokens, of the passes that read prompts", unit="seconds"),
+    column("decode_s", pa.float64(), "its share of the steps that write answers", unit="seconds"),
+    column("elapsed_s", pa.float64(), "from when a replica took the document to its answer", unit="seconds"),
 )
 _TOKENS = (
     column("prompt_tokens", pa.int64(), "tokens of all prompts", unit="tokens"),
@@ -49,10 +50,17 @@ MEMORY_FIELDS: tuple[pa.Field, ...] = (
     _DOC_ID,
     _RUN_ID,
     *_TOKENS,
-    column("kv_bytes_full", pa.int64(), "what an uncompressed cache would hold at the end", unit="bytes"),
-    column("kv_bytes_after_prefill", pa.int64(), "pages held when the prompt was read", unit="bytes"),
-    column("kv_bytes_peak", pa.int64(), "most pages held", unit="bytes"),
-    column("kv_bytes_final", pa.int64(), "pages held at the end", unit="bytes"),
+    column(
+        "kv_bytes_full",
+        pa.int64(),
+        "what an uncompressed cache would hold at the end; of the largest piece",
+        unit="bytes",
+    ),
+    column(
+        "kv_bytes_after_prefill", pa.int64(), "pages held when the prompt was read; of the largest piece", unit="bytes"
+    ),
+    column("kv_bytes_peak", pa.int64(), "most pages held; of the largest piece: pieces come and go", unit="bytes"),
+    column("kv_bytes_final", pa.int64(), "pages held at the end; of the largest piece", unit="bytes"),
     column("kv_bytes_transient", pa.int64(), "keys and values of the one layer prefill works on", unit="bytes"),
     column("kept_ratio", pa.float64(), "entries stored at the end over entries of an uncompressed cache", unit="ratio"),
     column("kept_per_layer", pa.list_(pa.int64()), "entries stored at the end, over all kv heads", unit="entries"),

@@ -33,6 +33,11 @@ class Span:
     stop: int
 
     @property
+    def num_tokens(self) -> int:
+        """How many these are."""
+        return self.stop - self.start
+
+    @property
     def ends_prompt(self) -> bool:
         """Whether the sequence's first output token follows."""
         return self.stop == self.sequence.num_prompt_tokens

@@ -212,15 +212,15 @@ class Engine:
             self._give_up(spans, error)
             return
         self.scheduler.prefilled(spans)
-        self.stats.prompt_tokens += sum(span.stop - span.start for span in spans)
         in_flight = len(self.scheduler.running) + len(self.scheduler.partial)
         self.stats.most_in_flight = max(self.stats.most_in_flight, in_flight)
         ended = [span.sequence for span in spans if span.ends_prompt]
+        for sequence in ended:
+            sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
+        chosen = [column.tolist() for column in sample(logits, draw(ended, 1, self.model.device))] if ended else []
+        self.stats.prefilled(spans, time.monotonic() - started)
         if ended:
-            for sequence in ended:
-                sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
-            tokens, logprobs = sample(logits, draw(ended, 1, self.model.device))
-            self._accept(ended, [tokens.tolist()], [logprobs.tolist()])
+            self._accept(ended, *([row] for row in chosen))
 
     def _decode(self, sequences: Seq[Sequence], num_steps: int) -> None:
         """Run some tokens of each sequence and, from time to time, free the pages of what expired."""
@@ -228,6 +228,7 @@ class Engine:
             self._starve(self.scheduler.running[0], self.cache.num_lists)
             return
         slots = np.array([sequence.slot for sequence in sequences])
+        started = time.monotonic()
         try:
             chosen = self.decoder.run(sequences, num_steps)
         except torch.OutOfMemoryError as error:
@@ -238,19 +239,17 @@ class Engine:
                 self.scheduler.halve()
             return
         self.cache.advance(slots, num_steps)
-        self.stats.decode_steps += num_steps
+        self.stats.decoded(sequences, num_steps, time.monotonic() - started)
         self._accept(sequences, *chosen)
         if due := [s for s in self.scheduler.running if len(s.output) - s.num_compacted >= self.compact_every]:
             compact(self.cache, self.policies, due)
 
     def _accept(self, sequences: Seq[Sequence], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
         """Give every sequence its next tokens, [steps][S], up to the one it ends with; finish those that end."""
-        now = time.monotonic()
         chosen = zip(sequences, zip(*tokens, strict=True), zip(*logprobs, strict=True), strict=True)
         outcomes = self.model.ranks.lead(lambda: [judge(*each, self.model.eos_token_ids) for each in chosen])
         ended: list[tuple[Sequence, FinishReason]] = []
         for sequence, outcome in zip(sequences, outcomes, strict=True):
-            sequence.first_token_at = sequence.first_token_at or now
             sequence.output += outcome.tokens
             sequence.logprob_sum += outcome.logprob_sum
             self.stats.output_tokens += len(outcome.tokens)
@@ -266,7 +265,7 @@ class Engine:
     def _give_up(self, spans: Seq[Span], error: Exception) -> None:
         """Start over with less at a time after a step that found too little memory; a document alone in it fails."""
         if len(spans) > 1 and not isinstance(error, OutOfPages):
-            self.scheduler.token_budget = sum(span.stop - span.start for span in spans) // 2
+            self.scheduler.token_budget = sum(span.num_tokens for span in spans) // 2
         if len(spans) > 1 or self.scheduler.swapped:
             self.scheduler.give_up(spans)
         elif isinstance(error, OutOfPages):

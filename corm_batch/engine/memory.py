@@ -33,14 +33,14 @@ def memory_stats(
 ) -> MemoryStats:
     """A sequence's figures as they stand, over all ranks; those of its pages only while it has any."""
     now, num_cached, num_kv_heads = time.monotonic(), sequence.num_cached, model.shape.num_kv_heads
-    started, first = sequence.started_at, sequence.first_token_at
     stats = MemoryStats(
         prompt_tokens=sequence.num_prompt_tokens,
         output_tokens=len(sequence.output),
         preemptions=sequence.preemptions,
-        queue_s=(started or now) - sequence.arrived_at,
-        prefill_s=0.0 if started is None else (first or now) - started,
-        decode_s=0.0 if first is None else now - first,
+        queue_s=(sequence.started_at or now) - sequence.arrived_at,
+        prefill_s=sequence.prefill_s,
+        decode_s=sequence.decode_s,
+        elapsed_s=now - sequence.arrived_at,
         prefill_mode=config.prefill,
     )
     if sequence.slot < 0:

@@ -72,7 +72,10 @@ class MemoryStats:
             evicted, counted since they were last found important; 0 to 1, mean over layers and heads; None where the
             policy gathers something other than the sum of attention.
         preemptions: times the pages were moved to host memory to make room.
-        queue_s, prefill_s, decode_s: seconds waiting, in prefill, and from the first token to the last.
+        queue_s: seconds waiting for room.
+        prefill_s, decode_s: its share of the seconds of passes over prompts, by tokens, and of decode steps, evenly
+            among the documents in them: summed over documents they are the time the engine spent.
+        elapsed_s: seconds from its arrival to its end, beside all others.
         prefill_mode: "exact" or "streaming".
     """
 
@@ -91,6 +94,7 @@ class MemoryStats:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    elapsed_s: float = 0.0
     prefill_mode: str = "exact"
 
 

@@ -38,7 +38,8 @@ class Sequence:
         self.pages_after_prefill = 0
         self.arrived_at = time.monotonic()
         self.started_at: float | None = None
-        self.first_token_at: float | None = None
+        self.prefill_s = 0.0
+        self.decode_s = 0.0
 
     @property
     def num_prompt_tokens(self) -> int:

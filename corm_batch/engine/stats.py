@@ -1,8 +1,12 @@
-"""EngineStats: what an engine has done so far."""
+"""EngineStats: what an engine has done so far, and each document's share of the time it took."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+
+from corm_batch.engine.batch import Span
+from corm_batch.engine.sequence import Sequence
 
 
 @dataclass
@@ -22,3 +26,16 @@ class EngineStats:
     decode_s: float = 0.0
     decode_steps: int = 0
     most_in_flight: int = 0
+
+    def prefilled(self, spans: Seq[Span], seconds: float) -> None:
+        """Count a pass over prompts; its documents share its seconds by tokens, so that their shares add up to them."""
+        num_tokens = sum(span.num_tokens for span in spans)
+        self.prompt_tokens += num_tokens
+        for span in spans:
+            span.sequence.prefill_s += seconds * span.num_tokens / num_tokens
+
+    def decoded(self, sequences: Seq[Sequence], num_steps: int, seconds: float) -> None:
+        """Count some decode steps; their documents share the seconds evenly."""
+        self.decode_steps += num_steps
+        for sequence in sequences:
+            sequence.decode_s += seconds / len(sequences)

@@ -13,7 +13,7 @@ from corm_batch.engine.request import MemoryStats
 from corm_batch.errors import DocumentError
 from corm_batch.tasks.base import TaskResult
 
-_SHARED = ("prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s")
+_SHARED = ("prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s", "elapsed_s")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ Knows nothing of rows or files.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from corm_batch.engine.request import MemoryStats, Request, SamplingParams
 from corm_batch.errors import DocumentError
@@ -28,6 +30,7 @@ class EngineAsker:
         self._engine = engine
         self._max_model_len = max_model_len
         self._asked = 0
+        self._started = time.monotonic()
         self.memory: list[MemoryStats] = []
 
     async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
@@ -56,6 +59,10 @@ class EngineAsker:
         self.memory.append(completion.memory)
         text = self._tokenizer.decode(completion.token_ids, stop)
         return Answer(text=text, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
+
+    def spent(self) -> MemoryStats:
+        """What the document has cost so far, all its prompts together."""
+        return replace(total(self.memory), elapsed_s=time.monotonic() - self._started)
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and answer fit the model's context."""
@@ -86,8 +93,17 @@ class EngineAsker:
         return self._max_model_len - max_new_tokens - len(self._tokenizer.encode(prompt("")))
 
 
+_SUMMED = ("prompt_tokens", "output_tokens", "evicted_entries", "preemptions", "queue_s", "prefill_s", "decode_s")
+_OF_THE_LARGEST = tuple(f"kv_bytes_{name}" for name in ("full", "after_prefill", "peak", "final", "transient"))
+
+
 def total(memory: Sequence[MemoryStats]) -> MemoryStats:
-    """The statistics of all prompts of one document as one: sums, and ratios weighted by entries."""
+    """The statistics of all prompts of one document as one.
+
+    Tokens, entries and shares of time are sums, and ratios are weighted by entries. Bytes are those of the prompt with
+    the most: prompts are answered as there is room, some of them beside each other and others when those are gone, so a
+    sum would be bytes that nobody held.
+    """
     if not memory:
         return MemoryStats()
     kept_per_layer = tuple(map(sum, zip(*(item.kept_per_layer for item in memory), strict=True)))
@@ -101,25 +117,9 @@ def total(memory: Sequence[MemoryStats]) -> MemoryStats:
     if len(known) == len(shares):
         lost = sum(share * item.evicted_entries for share, item in zip(known, memory, strict=True))
         mass = lost / evicted if evicted else 0.0
-    summed = {
-        name: sum(getattr(item, name) for item in memory)
-        for name in (
-            "prompt_tokens",
-            "output_tokens",
-            "kv_bytes_full",
-            "kv_bytes_after_prefill",
-            "kv_bytes_peak",
-            "kv_bytes_final",
-            "kv_bytes_transient",
-            "evicted_entries",
-            "preemptions",
-            "queue_s",
-            "prefill_s",
-            "decode_s",
-        )
-    }
     return MemoryStats(
-        **summed,
+        **{name: sum(getattr(item, name) for item in memory) for name in _SUMMED},
+        **{name: max(getattr(item, name) for item in memory) for name in _OF_THE_LARGEST},
         kept_per_layer=kept_per_layer,
         kept_ratio=kept / full if full else 1.0,
         evicted_attention_mass=mass,

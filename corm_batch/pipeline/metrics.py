@@ -74,14 +74,14 @@ SUMMED = {
     "evicted_entries": _summed("evicted_entries", "cache entries that left"),
     "preemptions": _summed("preemptions", "times pages were moved to host memory to make room"),
     "queue_s": _summed("queue_s", "seconds waiting inside a replica"),
-    "prefill_s": _summed("prefill_s", "seconds in prefill"),
-    "decode_s": _summed("decode_s", "seconds from the first token to the last"),
+    "prefill_s": _summed("prefill_s", "seconds of passes that read prompts, shared out by tokens"),
+    "decode_s": _summed("decode_s", "seconds of steps that write answers, shared out to the documents in them"),
 }
 """Column of the memory table -> its sum."""
 ANSWER_S = Metric(
     "corm_batch_answer_s",
     "histogram",
-    "seconds of one answered document in a replica: queue, prefill and decode",
+    "seconds of one answered document in a replica, from when it came to its answer",
     bounds=_SECONDS_BOUNDS,
 )
 KEPT_RATIO = Metric(
@@ -178,7 +178,7 @@ class JobMetrics:
         for column, metric in SUMMED.items():
             self._sums[metric, ""] += memory[column]
         self._sums[KV_BYTES_KEPT, ""] += memory["kept_ratio"] * memory["kv_bytes_full"]
-        self._observed.append((ANSWER_S, memory["queue_s"] + memory["prefill_s"] + memory["decode_s"]))
+        self._observed.append((ANSWER_S, memory["elapsed_s"]))
         self._observed.append((KEPT_RATIO, memory["kept_ratio"]))
 
     def _set(self, metric: Metric, value: float, tag: str = "") -> None:

@@ -18,7 +18,7 @@ from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError
 from corm_batch.output.rows import DocumentRow, RowBuilder
-from corm_batch.pipeline.asker import EngineAsker, total
+from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
 from corm_batch.tasks.base import Task
 from corm_batch.text.tokenize import PromptTokenizer
@@ -120,7 +120,7 @@ class EngineActor:
         try:
             async with asyncio.timeout(limit_s):
                 result = await self._settings.task.run(document, asker)
-            return self._rows.answered(document, result, total(asker.memory))
+            return self._rows.answered(document, result, asker.spent())
         except TimeoutError:
             await self._engine.check(self._settings.patience_s)
             error: Exception = DocumentError(f"not answered within its time limit of {limit_s:.0f} s")
@@ -132,4 +132,4 @@ class EngineActor:
 
 def _spent(asker: EngineAsker) -> MemoryStats | None:
     """The statistics of what was answered before the document failed."""
-    return total(asker.memory) if asker.memory else None
+    return asker.spent() if asker.memory else None

@@ -85,6 +85,23 @@ def test_memory_figures_are_those_of_the_pages_held(policy, tiny_llama):
         assert 0 < memory.evicted_attention_mass < 1
 
 
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_documents_share_the_time_of_the_steps_they_are_in(prefill, tiny_llama):
+    """Of documents read in one pass the longer ones took more of it; together they took what the engine spent."""
+    engine = make(tiny_llama, {"name": "full"}, prefill=prefill, chunk_size=64)
+    sampling = SamplingParams(max_new_tokens=12, ignore_eos=True)
+    answers = list(engine.run(Request(str(size), [5] * size, sampling) for size in (50, 100, 150, 200)))
+    memory = {answer.id: answer.memory for answer in answers}
+    stats = engine.stats
+    assert 0 < sum(one.prefill_s for one in memory.values()) <= stats.prefill_s
+    assert 0 < sum(one.decode_s for one in memory.values()) <= stats.decode_s
+    assert memory["100"].prefill_s > memory["50"].prefill_s
+    if prefill == "exact":
+        assert memory["100"].prefill_s == pytest.approx(2 * memory["50"].prefill_s)
+    for one in memory.values():
+        assert one.elapsed_s + 1e-9 >= one.queue_s + one.prefill_s + one.decode_s
+
+
 def test_evicted_attention_mass_is_the_attention_the_window_gave_to_what_left(tiny_llama):
     """Against the dense attention map of the last `window` rows of the prompt."""
     window, ids = 12, [(i * i + 3 * i) % 199 for i in range(60)]

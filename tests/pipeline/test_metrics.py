@@ -55,6 +55,7 @@ def answered(rows, doc_id="a"):
         queue_s=1.0,
         prefill_s=2.0,
         decode_s=3.0,
+        elapsed_s=6.0,
     )
     return rows.answered(Document(doc_id, "text"), TaskResult("out"), memory)
 
