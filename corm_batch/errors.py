@@ -5,12 +5,18 @@ CormBatchError
 ├─ SourceError                   a file or row group cannot be read
 ├─ OutputError                   a part cannot be written
 ├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
-├─ DocumentError                 one document failed: it becomes its row, the job goes on
+├─ DocumentError                 one document cannot be asked about: a failed row, the job goes on
+├─ AnswerError                   what the model answered cannot be used: a failed row that keeps the answer
 ├─ UnsupportedModelError         the model needs an attention feature the engine would get wrong
 ├─ ModelLoadError                the model cannot be found or read
 ├─ RankError                     a process of a tensor-parallel engine failed: which, why
 └─ LeaseError                    another driver holds this output: who, since when
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class CormBatchError(Exception):
@@ -44,7 +50,21 @@ class CapacityError(CormBatchError):
 
 
 class DocumentError(CormBatchError):
-    """One document cannot be answered; the job records why in its row and goes on."""
+    """One document cannot be asked about; the job records why in its row and goes on."""
+
+
+class AnswerError(CormBatchError):
+    """What the model answered cannot be used; the document's row keeps all of it and says why.
+
+    Attributes:
+        output: what was answered; None for everything the model wrote about the document.
+        columns: the task's columns that are right all the same.
+    """
+
+    def __init__(self, message: str, *, output: str | None = None, columns: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.output = output
+        self.columns = dict(columns or {})
 
 
 class UnsupportedModelError(CormBatchError):

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import MemoryStats
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError
+from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
 _SHARED = ("prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s", "elapsed_s")
@@ -54,36 +55,81 @@ class RowBuilder:
         """The builder of one replica, whose `constants` join those of the run."""
         return replace(self, constants={**self.constants, **constants})
 
-    def answered(self, document: Document, result: TaskResult, memory: MemoryStats) -> DocumentRow:
-        """The row of a document with an answer.
+    def answered(
+        self, document: Document, result: TaskResult, memory: MemoryStats, transcript: Transcript | None = None
+    ) -> DocumentRow:
+        """The row of a document with an answer, of which `transcript` is all the model wrote.
 
         Raises:
-            DocumentError: the task's columns do not have the types it declared.
+            AnswerError: the task's columns do not have the types it declared.
         """
+        transcript = transcript or Transcript()
         values = {
             **self._identity(document, "ok"),
             **result.columns,
             "output": _clean(result.output),
             "finish_reason": result.finish_reason,
             "pieces": result.pieces,
+            "truncated": transcript.truncated,
+            "repetition": transcript.repetition,
+            "reasoning_content": _clean(transcript.reasoning) or None,
+            "failed_fields": [
+                {"field": name, "reason": _clean(reason)} for name, reason in result.failed_fields.items()
+            ]
+            or None,
         }
         row = self._row(document, values, memory)
-        try:
-            pa.RecordBatch.from_pylist([_storable(row.result)], schema=self.result_schema)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DocumentError(f"the task's columns cannot be stored: {error}") from error
+        if problem := self._problem(row.result):
+            raise AnswerError(f"the task's columns cannot be stored: {problem}")
         return row
 
     def failed(
-        self, document: Document, error_type: str, message: str, memory: MemoryStats | None = None
+        self,
+        document: Document,
+        error_type: str,
+        message: str,
+        memory: MemoryStats | None = None,
+        transcript: Transcript | None = None,
     ) -> DocumentRow:
-        """The row of a document without an answer; `memory` is what was spent on it."""
+        """The row of a document without an answer.
+
+        Args:
+            document, error_type, message: which, and why.
+            memory: what was spent on it.
+            transcript: what the model wrote about it all the same.
+        """
         values = {
             **self._identity(document, "failed"),
             "error_type": error_type,
             "error_message": _clean(message) or error_type,
         }
+        if transcript is not None and transcript.answers:
+            values |= {
+                "output": _clean(transcript.text),
+                "finish_reason": transcript.finish_reason,
+                "pieces": len(transcript.answers),
+                "truncated": transcript.truncated,
+                "repetition": transcript.repetition,
+            }
         return self._row(document, values, memory)
+
+    def unusable(
+        self, document: Document, error: AnswerError, memory: MemoryStats | None, transcript: Transcript
+    ) -> DocumentRow:
+        """The failed row of a document whose answer cannot be used: what of it is right is kept beside all of it."""
+        row = self.failed(document, type(error).__name__, str(error), memory, transcript)
+        kept = {**row.result, **error.columns}
+        if error.output is not None:
+            kept["output"] = _clean(error.output)
+        return row if self._problem(kept) else replace(row, result=kept)
+
+    def _problem(self, result: Mapping[str, Any]) -> str | None:
+        """Why a row of the results cannot be stored; None when it can."""
+        try:
+            pa.RecordBatch.from_pylist([_storable(result)], schema=self.result_schema)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            return str(error)
+        return None
 
     def _identity(self, document: Document, status: str) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from corm_batch.engine.request import MemoryStats, Request, SamplingParams
 from corm_batch.errors import DocumentError
+from corm_batch.output.transcript import Transcript
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Answer, Prompt
 from corm_batch.text.tokenize import PromptTokenizer
@@ -22,6 +23,7 @@ class EngineAsker:
 
     Attributes:
         memory: the statistics of every prompt answered so far.
+        transcript: what the model wrote so far.
     """
 
     def __init__(self, doc_id: str, tokenizer: PromptTokenizer, engine: EngineThread, max_model_len: int) -> None:
@@ -32,6 +34,7 @@ class EngineAsker:
         self._asked = 0
         self._started = time.monotonic()
         self.memory: list[MemoryStats] = []
+        self.transcript = Transcript()
 
     async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
         """One answer.
@@ -58,6 +61,7 @@ class EngineAsker:
             raise completion.error
         self.memory.append(completion.memory)
         text = self._tokenizer.decode(completion.token_ids, stop)
+        self.transcript.add(text, "", completion.finish_reason, completion.token_ids)
         return Answer(text=text, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
 
     def spent(self) -> MemoryStats:
@@ -86,7 +90,9 @@ class EngineAsker:
         """
         room = self._room(prompt, max_new_tokens)
         ends = self._tokenizer.token_ends(text)
-        return cut_beginning(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
+        beginning = cut_beginning(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
+        self.transcript.truncated |= len(beginning) < len(text)
+        return beginning
 
     def _room(self, prompt: Callable[[str], Prompt], max_new_tokens: int) -> int:
         """Tokens left for text."""

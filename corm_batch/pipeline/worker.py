@@ -16,7 +16,7 @@ from typing import Protocol
 from corm_batch.data.document import Document
 from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
@@ -120,14 +120,16 @@ class EngineActor:
         try:
             async with asyncio.timeout(limit_s):
                 result = await self._settings.task.run(document, asker)
-            return self._rows.answered(document, result, asker.spent())
+            return self._rows.answered(document, result, asker.spent(), asker.transcript)
         except TimeoutError:
             await self._engine.check(self._settings.patience_s)
             error: Exception = DocumentError(f"not answered within its time limit of {limit_s:.0f} s")
+        except AnswerError as unusable:
+            return self._rows.unusable(document, unusable, _spent(asker), asker.transcript)
         except Exception as caught:  # one bad document is one failed row, whatever is wrong with it
             self._engine.raise_if_broken()
             error = caught
-        return self._rows.failed(document, type(error).__name__, str(error), _spent(asker))
+        return self._rows.failed(document, type(error).__name__, str(error), _spent(asker), asker.transcript)
 
 
 def _spent(asker: EngineAsker) -> MemoryStats | None:

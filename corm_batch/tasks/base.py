@@ -52,6 +52,7 @@ class Asker(Protocol):
 
         Raises:
             DocumentError: the prompt does not fit, or the engine could not answer it.
+            AnswerError: the model wrote, but no answer.
         """
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
@@ -71,14 +72,16 @@ class TaskResult:
     Attributes:
         output: the answer, as text.
         columns: the task's own columns, named as in `Task.result_fields`.
-        finish_reason: of the last answer.
+        finish_reason: "length" when an answer it rests on was cut off, else "stop".
         pieces: prompts asked in all.
+        failed_fields: columns that are null because their answer cannot be used, with what was found and why not.
     """
 
     output: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = "stop"
     pieces: int = 1
+    failed_fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class Task(Plugin, kind="task", package="corm_batch.tasks"):
@@ -113,5 +116,6 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         """Answer one document.
 
         Raises:
-            DocumentError: it cannot be answered; the message becomes its row.
+            DocumentError: it cannot be asked about; the message becomes its row.
+            AnswerError: what was answered cannot be used; so does this message, beside the answer.
         """

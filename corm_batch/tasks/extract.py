@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.fields import ABSENT, Fields, check_schema, from_answer, parse_object
 from corm_batch.tasks.overflow import ask_all, pieces, text_of
@@ -69,7 +69,7 @@ class Extract(Task, name="extract"):
         return self._fields.columns
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
-        """Read the fields out of one document; DocumentError when they do not satisfy the schema."""
+        """Read the fields out of one document; AnswerError when they do not satisfy the schema."""
         collect = self._each if self.ask == "each" else self._together
         found, answers = await collect(text_of(document), asker)
         fields = self._fields
@@ -86,7 +86,7 @@ class Extract(Task, name="extract"):
         records = [record for answer in answers if (record := parse_object(answer.text)) is not None]
         if not records:
             cut = " (cut off at task.max_new_tokens)" if answers[0].finish_reason == "length" else ""
-            raise DocumentError(f"the answer holds no JSON object{cut}: {answers[0].text[:200]!r}")
+            raise AnswerError(f"the answer holds no JSON object{cut}: {answers[0].text[:200]!r}")
         names = self._fields.properties
         return {name: [record[name] for record in records if name in record] for name in names}, answers
 

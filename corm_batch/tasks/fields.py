@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 
 from corm_batch.data.schema import column
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError
 
 ABSENT = object()
 _ARROW_TYPES = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -75,10 +75,10 @@ class Fields:
         """Column values of `record`, null where it lacks a field.
 
         Raises:
-            DocumentError: the schema, or the column's type, does not allow a value; field, value and rule.
+            AnswerError: the schema, or the column's type, does not allow a value; field, value and rule.
         """
         if problems := sorted(self._validator.iter_errors(record), key=lambda error: error.json_path):
-            raise DocumentError("; ".join(map(_described, problems)))
+            raise AnswerError("; ".join(map(_described, problems)))
         return {field.name: self._cell(field, record.get(field.name)) for field in self.columns}
 
     @staticmethod
@@ -94,7 +94,7 @@ class Fields:
                 cell = int(value) if field.type == pa.int64() else value
             return pa.scalar(cell, field.type).as_py()
         except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
-            raise DocumentError(f"field {field.name}: {_short(value)} does not fit {field.type}: {error}") from error
+            raise AnswerError(f"field {field.name}: {_short(value)} does not fit {field.type}: {error}") from error
 
 
 def parse_object(answer: str) -> dict[str, Any] | None:

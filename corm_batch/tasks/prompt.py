@@ -11,7 +11,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, pieces, text_of
 
@@ -84,7 +84,7 @@ class PromptTask(Task, name="prompt"):
         while len(answers) > 1:
             groups = self._grouped(answers, document, asker)
             if len(groups) == len(answers):
-                raise DocumentError(f"no two of the {asked} windows' answers fit one prompt of task.reduce_template")
+                raise AnswerError(f"no two of the {asked} windows' answers fit one prompt of task.reduce_template")
             answers = await ask_all(self, asker, groups)
             asked += len(answers)
         return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError
 from corm_batch.tasks.base import Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, pieces, text_of
 
@@ -30,7 +30,7 @@ class Summarize(Task, name="summarize"):
     )
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
-        """Summarise one document; DocumentError when its windows' summaries are no shorter than the windows."""
+        """Summarise one document; AnswerError when its windows' summaries are no shorter than the windows."""
         text, instruction, asked = text_of(document), self.instruction, 0
         while True:
 
@@ -43,7 +43,7 @@ class Summarize(Task, name="summarize"):
                 return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)
             summaries = "\n\n".join(answer.text for answer in answers).strip()
             if not 0 < len(summaries) < len(text):
-                raise DocumentError(
+                raise AnswerError(
                     f"{len(answers)} windows, {len(text)} characters in all, were summarised in {len(summaries)} "
                     "characters: that leads to no summary (a smaller task.max_new_tokens may)"
                 )

@@ -3,7 +3,8 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import MemoryStats
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError
+from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
 
@@ -43,5 +44,43 @@ def test_failure_without_a_message_says_its_type(rows):
 
 @pytest.mark.parametrize("value", ["seven", 2**70, {"a": 1}])
 def test_column_of_another_type_than_declared_fails_the_document(rows, value):
-    with pytest.raises(DocumentError, match="cannot be stored"):
+    with pytest.raises(AnswerError, match="cannot be stored"):
         rows.answered(Document("a", "text"), TaskResult("out", {"score": value}), MemoryStats())
+
+
+def transcript(*answers, truncated=False):
+    said = Transcript(truncated=truncated)
+    for number, answer in enumerate(answers):
+        said.add(answer, "", "length" if number == 0 else "stop", (1, 2) * 20 if number == 0 else (1, 2, 3))
+    return said
+
+
+def test_answered_row_is_marked(rows):
+    said = Transcript(truncated=True)
+    said.add("<think>hm</think>out", "hm", "stop", (1, 2, 3, 4, 5))
+    result, _ = stored(rows, rows.answered(Document("a", "text"), TaskResult("out"), MemoryStats(), said))
+    assert (result["truncated"], result["repetition"], result["reasoning_content"]) == (True, 0.0, "hm")
+    assert result["failed_fields"] is None
+    partly = TaskResult("out", {"score": None}, failed_fields={"score": "no number: \ud800"})
+    result, _ = stored(rows, rows.answered(Document("a", "text"), partly, MemoryStats()))
+    assert result["failed_fields"] == [{"field": "score", "reason": "no number: ?"}]
+    assert (result["truncated"], result["reasoning_content"]) == (False, None)
+
+
+def test_failed_row_keeps_everything_the_model_wrote(rows):
+    said = transcript("first", "sec\ud800nd", truncated=True)
+    row = rows.failed(Document("a", "text"), "ValueError", "bad", MemoryStats(), said)
+    result, _ = stored(rows, row)
+    assert (result["status"], result["output"]) == ("failed", "first\n\nsec?nd")
+    assert (result["finish_reason"], result["pieces"], result["truncated"]) == ("length", 2, True)
+    assert result["repetition"] > 0.9
+
+
+def test_failed_row_of_an_unusable_answer_keeps_what_of_it_is_right(rows):
+    document, said = Document("a", "text"), transcript("all of it")
+    error = AnswerError("no title", output="the answer", columns={"score": 7})
+    result, _ = stored(rows, rows.unusable(document, error, MemoryStats(), said))
+    assert (result["status"], result["error_type"], result["error_message"]) == ("failed", "AnswerError", "no title")
+    assert (result["output"], result["score"]) == ("the answer", 7)
+    result, _ = stored(rows, rows.unusable(document, AnswerError("no", columns={"score": "x"}), None, said))
+    assert (result["output"], result["score"]) == ("all of it", None)

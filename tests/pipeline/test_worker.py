@@ -3,9 +3,10 @@ import asyncio
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.errors import AnswerError
 from corm_batch.pipeline.engine_thread import BrokenEngineError
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
-from corm_batch.tasks.base import Task
+from corm_batch.tasks.base import Prompt, Task
 from tests.fakes import scripted
 
 
@@ -69,3 +70,25 @@ def test_memory_of_several_prompts_is_summed(process):
     assert row.result["pieces"] > 2
     assert row.memory["prompt_tokens"] == row.result["prompt_tokens"] > 512
     assert row.memory["kept_ratio"] == pytest.approx(0.25)
+
+
+def test_what_was_answered_before_a_failure_is_in_the_row(process):
+    class Picky(Task):
+        """Asks twice, and likes neither answer."""
+
+        async def run(self, document, asker):
+            await asker.ask(Prompt(document.text, "First?"), self.sampling)
+            asker.truncate(document.text, lambda text: Prompt(text, "Cut."), 400)
+            await asker.ask(Prompt("Other.", "Second?"), self.sampling)
+            if document.doc_id == "a":
+                raise AnswerError("no good", output="the first")
+            raise ValueError("no good")
+
+    mine, all_of_it = process(Document("a", "One two. " * 99), Document("b", "One."), task=Picky(max_new_tokens=3))
+    assert (mine.result["error_type"], mine.result["output"]) == ("AnswerError", "the first")
+    assert (mine.result["truncated"], all_of_it.result["truncated"]) == (True, False)
+    assert (all_of_it.result["status"], all_of_it.result["error_type"]) == ("failed", "ValueError")
+    assert all_of_it.result["output"].startswith("One")
+    assert "\n\nOther" in all_of_it.result["output"]
+    assert (all_of_it.result["finish_reason"], all_of_it.result["pieces"]) == ("length", 2)
+    assert all_of_it.memory["prompt_tokens"] > 0

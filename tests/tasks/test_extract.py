@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import AnswerError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.extract import Extract
 
@@ -47,12 +47,12 @@ def test_each_asks_every_question_and_converts_the_answer(fake_asker, answer):
     ],
 )
 def test_together_that_does_not_validate_says_why(reply, said, fake_asker, answer):
-    with pytest.raises(DocumentError, match=said):
+    with pytest.raises(AnswerError, match=said):
         answer(together(), fake_asker(lambda prompt: reply), "text")
 
 
 def test_each_that_does_not_validate_says_why(fake_asker, answer):
-    with pytest.raises(DocumentError, match=r'field year: "long ago" breaks type: "integer"'):
+    with pytest.raises(AnswerError, match=r'field year: "long ago" breaks type: "integer"'):
         answer(each(), fake_asker(lambda prompt: "long ago"), "text")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.prompt import PromptTask
 
@@ -51,7 +51,7 @@ def test_windows_are_asked_and_their_answers_combined_group_by_group(fake_asker,
 def test_answers_too_long_to_combine_end_with_a_reason(fake_asker, answer):
     task = prompt_task("{{ text }}", reduce_template="{{ outputs }}", overflow="map_reduce", max_new_tokens=20)
     asker = fake_asker(lambda prompt: "z" * 15, context=45)
-    with pytest.raises(DocumentError, match="no two of the 3 windows' answers fit"):
+    with pytest.raises(AnswerError, match="no two of the 3 windows' answers fit"):
         answer(task, asker, "x" * 60)
 
 

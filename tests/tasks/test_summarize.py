@@ -1,6 +1,6 @@
 import pytest
 
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import AnswerError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.summarize import Summarize
 
@@ -28,12 +28,12 @@ def test_windows_are_summarised_then_their_summaries_until_one_prompt_holds_them
 
 def test_summaries_that_do_not_shrink_end_with_a_reason(fake_asker, answer):
     asker = fake_asker(lambda prompt: "x" * 30, context=83)
-    with pytest.raises(DocumentError, match=r"3 windows, 60 characters.*max_new_tokens"):
+    with pytest.raises(AnswerError, match=r"3 windows, 60 characters.*max_new_tokens"):
         answer(Summarize(instruction="map", reduce_instruction="map", max_new_tokens=60), asker, "y" * 60)
 
 
 def test_windows_without_any_summary_end_with_a_reason(fake_asker, answer):
-    with pytest.raises(DocumentError, match="summarised in 0 characters"):
+    with pytest.raises(AnswerError, match="summarised in 0 characters"):
         answer(Summarize(instruction="map", max_new_tokens=10), fake_asker(lambda prompt: " ", context=50), "y" * 60)
 
 
