@@ -1,6 +1,6 @@
 """What the quick start's policy frees and what that costs, held on needle cases over books the model never saw.
 
-tests/jobs/needles.parquet holds the 160 cases that fit the model; infra/evaluate_settings.py runs them all. Of the 128
+tests/jobs/needles.parquet holds the 160 cases that fit the model; infra/measure/settings.py runs them all. Of the 128
 that ask for a single fact 24 are run here, whatever they answer: every kind at every length, at depths that differ.
 """
 

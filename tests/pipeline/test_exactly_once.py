@@ -17,7 +17,7 @@ from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
-from infra.chaos_faults import descendants
+from infra.chaos.faults import descendants
 from tests.conftest import ROOT
 from tests.fakes import scripted
 from tests.until import until

@@ -1,0 +1,100 @@
+"""Measure the driver alone: list, plan and resume an archive, and hand out documents to an engine that does nothing.
+
+    python -m infra.measure.driver                    # a million documents
+    python -m infra.measure.driver --documents 5000 --fed 500 --output /tmp/driver.json
+
+Every phase runs in a process of its own, whose peak of memory is taken. Writes infra/measure/results/driver.json and
+prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from corm_batch.data.document import Document
+from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.rows import RowBuilder
+from corm_batch.pipeline.driver import run_job
+from corm_batch.pipeline.intake import Intake
+from corm_batch.pipeline.model import revision_hash
+from corm_batch.pipeline.plan import plan_job
+from infra.measure.no_op_job import ROOT, commit_history, load_no_op, measured, no_op_spec, write_archive
+from infra.measure.record import begin_record, write_record
+
+
+def build(place: Path, documents: int) -> dict[str, Any]:
+    """The archive and the parts of a run that answered all of it."""
+    write_archive(place, documents)
+    commit_history(no_op_spec(place), documents)
+    sizes = [file.stat().st_size for file in (place / "archive").iterdir()]
+    return {
+        "files": len(sizes),
+        "archive_bytes": sum(sizes),
+        "parts": len(list((place / "out/results").iterdir())),
+    }
+
+
+def list_splits(place: Path) -> dict[str, Any]:
+    """What a run does first: every file's footer."""
+    splits = no_op_spec(place).source.splits()
+    return {"splits": len(splits), "documents": sum(split.num_rows for split in splits)}
+
+
+def plan(place: Path) -> dict[str, Any]:
+    """`corm-batch plan`."""
+    found = plan_job(no_op_spec(place))
+    return {"documents": found.documents, "documents_read": found.measured, "done_of_these": found.done}
+
+
+def resume(place: Path) -> dict[str, Any]:
+    """A run that finds everything done: the ledger, and every document of the archive held against it."""
+    spec = no_op_spec(place)
+    fingerprint = spec.fingerprint(revision_hash(spec.model))
+    rows = RowBuilder("run", fingerprint, result_schema(spec.task.result_fields, {}), memory_schema({}), {})
+    ledger = Ledger.read(spec.output.uri, fingerprint)
+    intake = Intake(spec.source, spec.task, spec.source.splits(), ledger, rows, retry_failed=False)
+    counts = Counter("todo" if isinstance(item, Document) else item for item in intake)
+    return {str(state): count for state, count in counts.items()}
+
+
+def feed(place: Path) -> dict[str, Any]:
+    """A whole run on two replicas that do nothing: seconds from the first row to the last, and of everything."""
+    times: list[float] = []
+
+    def note(event: Any) -> None:
+        if event.kind == "document":
+            times.append(event.progress.seconds)
+
+    summary = run_job(no_op_spec(place, replicas=2), load_model=load_no_op, on_event=note)
+    return {
+        "ok": summary.ok,
+        "run_s": round(summary.seconds, 2),
+        "documents_per_s": round((len(times) - 1) / (times[-1] - times[0])),
+    }
+
+
+def main() -> None:
+    """Measure, write and show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=1_000_000, help="of the archive that is planned and resumed")
+    parser.add_argument("--fed", type=int, default=20_000, help="documents that are handed out")
+    parser.add_argument("--output", type=Path, default=ROOT / "infra/measure/results/driver.json")
+    arguments = parser.parse_args()
+    record = begin_record("driver", documents=arguments.documents)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "large")
+        record["build"] = measured(build, place, arguments.documents)
+        for phase in (list_splits, plan, resume):
+            record[phase.__name__] = measured(phase, place)
+        write_archive(Path(folder, "fed"), arguments.fed)
+        record["feed"] = measured(feed, Path(folder, "fed"))
+    write_record(record, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A job whose engine does nothing, over an archive of any size: what is left is the driver's own work."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corm_batch.data.document import Document
+from corm_batch.data.filesystem import write_whole
+from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.engine.request import Completion, MemoryStats, Request
+from corm_batch.engine.shape import ModelShape
+from corm_batch.output.parts import encode_part, folder, part_name
+from corm_batch.pipeline.model import revision_hash
+from corm_batch.pipeline.worker import Model
+from corm_batch.spec import JobSpec
+from corm_batch.tasks.base import Prompt
+
+ROOT = Path(__file__).parents[2]
+EARLIER_RUN = "20000101T000000Z-000000"  # runs sort by their ids
+ROWS_PER_FILE, ROWS_PER_GROUP = 10_000, 1_000
+TEXT = "A sentence of a document that nobody reads. " * 9
+
+
+class NoOpEngine:
+    """Answers every request in the next step, with one token."""
+
+    shape = ModelShape(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, max_model_len=1 << 20, vocab_size=64)
+    max_model_len = 1 << 20
+
+    def __init__(self) -> None:
+        self._live: list[str] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._live)
+
+    def add(self, request: Request) -> None:
+        """Take a request."""
+        self._live.append(request.id)
+
+    def cancel(self, request_id: str) -> None:
+        """Nothing takes long enough to be given up."""
+
+    def step(self) -> list[Completion]:
+        """Answer all there are."""
+        live, self._live = self._live, []
+        memory = MemoryStats(prompt_tokens=2, output_tokens=1, kv_bytes_full=384, kept_per_layer=(3, 3))
+        return [Completion(name, (1,), "stop", None, 0.0, memory) for name in live]
+
+
+class NoOpTokenizer:
+    """Two tokens whatever the text."""
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of any prompt."""
+        return (1, 2)
+
+    def stop_check(self, stop: Sequence[str]) -> None:
+        """No answer is ever stopped."""
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The answer."""
+        return "yes"
+
+
+def load_no_op(mark: Path | None = None) -> Model:
+    """What `run_job(load_model=...)` takes; `mark` is a file that is touched when an engine starts."""
+    if mark is not None:
+        mark.touch()
+    return Model(engine=NoOpEngine(), tokenizer=NoOpTokenizer(), pool_tokens=1 << 30)  # type: ignore[arg-type]
+
+
+def text_of(number: int, changed: int) -> str:
+    """The text of one document; those below `changed` say something else."""
+    return f"{number} {'changed' if number < changed else 'as it was'}. {TEXT}"
+
+
+def write_archive(place: Path, documents: int, changed: int = 0) -> None:
+    """Parquet files of so many documents, `changed` of which differ from `changed=0`, and a model without weights."""
+    (place / "archive").mkdir(parents=True, exist_ok=True)
+    no_weights = shutil.ignore_patterns("*.safetensors", "*.md")
+    shutil.copytree(ROOT / "jobs/quickstart/model", place / "model", ignore=no_weights, dirs_exist_ok=True)
+    for file, numbers in enumerate(batched_range(documents, ROWS_PER_FILE)):
+        texts = [text_of(number, changed) for number in numbers]
+        table = pa.table({"doc_id": [f"document-{number:09d}" for number in numbers], "text": texts})
+        pq.write_table(table, place / "archive" / f"{file:05d}.parquet", row_group_size=ROWS_PER_GROUP)
+
+
+def commit_history(spec: JobSpec, documents: int) -> None:
+    """The parts of a run that answered every document of the archive, as its driver would have written them."""
+    fingerprint = spec.fingerprint(revision_hash(spec.model))
+    for part, numbers in enumerate(batched_range(documents, spec.output.part_documents)):
+        schemas = {"memory": memory_schema({}), "results": result_schema(spec.task.result_fields, {})}
+        rows: list[dict[str, Any]] = [
+            {
+                "doc_id": f"document-{number:09d}",
+                "run_id": EARLIER_RUN,
+                "content_sha256": Document("", text_of(number, 0)).content_sha256,
+                "fingerprint": fingerprint,
+                "status": "ok",
+                "output": "yes",
+                "prompt_tokens": 2,
+                "output_tokens": 1,
+                "committed_at": datetime.now(UTC),
+            }
+            for number in numbers
+        ]
+        for table, schema in schemas.items():
+            name = part_name(EARLIER_RUN, part, spec.output.format)
+            content = encode_part(pa.Table.from_pylist(rows, schema=schema), spec.output.format)
+            write_whole(f"{folder(spec.output.uri, table)}/{name}", content)
+
+
+def batched_range(stop: int, size: int) -> list[range]:
+    """Ranges of at most `size` numbers that make up `range(stop)`."""
+    return [range(start, min(start + size, stop)) for start in range(0, stop, size)]
+
+
+def no_op_spec(place: Path, replicas: int = 1) -> JobSpec:
+    """The job over `place/archive` that writes to `place/out`."""
+    return JobSpec.from_mapping(
+        {
+            "name": "no-op",
+            "model": {"name": str(place / "model"), "dtype": "float32", "device": "cpu"},
+            "source": {"name": "parquet", "uri": str(place / "archive")},
+            "task": {"name": "summarize", "max_new_tokens": 1},
+            "policy": {"name": "full"},
+            "engine": {"max_sequences": 64},
+            "cluster": {"replicas": replicas, "cpus_per_replica": 1, "look_ahead": 1024},
+            "output": {"uri": str(place / "out")},
+        }
+    )
+
+
+def measured(call: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What `call` returns in a process of its own, with its seconds and its MiB: of the imports, and at most."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, call, arguments).result()
+
+
+def _measured(call: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    before, started = _peak_mib(), time.perf_counter()
+    result = call(*arguments)
+    seconds = time.perf_counter() - started
+    return {**result, "seconds": round(seconds, 2), "mib_before": before, "mib_peak": _peak_mib()}
+
+
+def _peak_mib() -> int:
+    """The most this process has held, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,0 +1,136 @@
+"""The README's performance table, generated from the results of `corm-batch bench` in infra/measure/results.
+
+    python -m infra.measure.performance_table
+
+What stands between the two markers in README.md is replaced. Every .json in infra/measure/results is read; what is no
+result of the benchmark or of infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill
+and engine on one device, the later one wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from corm_batch.bench.result import BenchResult, Row
+from corm_batch.bench.workload import WORKLOADS
+from corm_batch.cli.bench import HEADS, row_cells
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+
+
+def read_records(folder: Path, key: str, start: str) -> dict[str, dict[str, Any]]:
+    """Objects in the folder's .json files whose `key` begins with `start`, by file name."""
+    contents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {
+        name: found
+        for name, found in contents.items()
+        if isinstance(found, dict) and str(found.get(key, "")).startswith(start)
+    }
+
+
+def read_results(folder: Path) -> dict[str, BenchResult]:
+    """Results of the benchmark by file name, the oldest first.
+
+    Raises:
+        pydantic.ValidationError: a file says it is such a result and is not.
+    """
+    records = read_records(folder, "schema_version", "corm-batch bench")
+    results = {name: BenchResult.model_validate(record) for name, record in records.items()}
+    return dict(sorted(results.items(), key=lambda item: (item[1].date, item[0])))
+
+
+def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
+    """What infra/measure/vllm.py wrote, by file name."""
+    return read_records(folder, "engine", "vllm")
+
+
+def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:
+    """By workload, prefill and engine, workloads in the benchmark's own order; `results` the oldest first."""
+    newest = {(row.workload, row.prefill, row.engine): (result, row) for result in results for row in result.rows}
+    places = {name: place for place, name in enumerate(WORKLOADS)}
+    return dict(sorted(newest.items(), key=lambda item: (places.get(item[0][0], len(places)), item[0])))
+
+
+def performance(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
+    """One table a device, what was measured how below it, and what stands beside vLLM."""
+    devices = dict.fromkeys(result.device for result in results.values())
+    tables = [
+        device_table(device, {name: found for name, found in results.items() if found.device == device})
+        for device in devices
+    ]
+    return "\n\n".join([*tables, *(vllm_table(name, record, results) for name, record in vllm.items())])
+
+
+def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult]) -> str:
+    """Documents an hour of vLLM, and how many times as many this package answered on a device of the same name."""
+    lines = [
+        f"Beside {record['engine']} with a bfloat16 cache "
+        f"([{name}](infra/measure/results/{name}); `infra/measure/vllm.py`):",
+        "",
+        table_line(["workload", "vLLM documents/h", "engine", "prefill", "documents/h", "times vLLM"]),
+        table_line(["---"] * 6),
+    ]
+    newest = newest_rows(result for result in results.values() if result.device == record["device"])
+    for row in record["rows"]:
+        theirs = row["documents_per_hour"]
+        for (workload, prefill, engine), (_, ours) in newest.items():
+            if workload == row["workload"] and ours.figures is not None:
+                rate = ours.figures.documents_per_hour
+                cells = f"`{workload}`", f"{theirs:,.0f}", engine, prefill, f"{rate:,.0f}", f"{rate / theirs:.2f}"
+                lines.append(table_line(cells))
+    return "\n".join(lines)
+
+
+def device_table(device: str, results: dict[str, BenchResult]) -> str:
+    """A device's rows; under them what to know and where the figures are."""
+    found = newest_rows(results.values())
+    lines = [table_line(["workload", "prefill", *HEADS]), table_line(["---"] * (len(HEADS) + 2))]
+    reasons = []
+    for (workload, prefill, engine), (result, row) in found.items():
+        lines.append(table_line([f"`{workload}`", prefill, *row_cells(result, row)]))
+        if row.reason is not None:
+            reasons.append(f"{workload}, {engine}: {row.reason}.")
+    notes = [*dict.fromkeys(result.note for result in results.values()), *reasons]
+    sources = [
+        f"[{name}](infra/measure/results/{name}): `{result.command}`, {result.date[:10]}"
+        for name, result in results.items()
+    ]
+    return "\n".join([f"{device}:", "", *lines, "", " ".join(notes), "", *(f"* {source}" for source in sources)])
+
+
+def table_line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def replaced(readme: str, table: str) -> str:
+    """`readme` with `table` between its markers.
+
+    Raises:
+        ValueError: it does not hold both markers once, in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"expected {BEGIN} and, after it, {END}, once each")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrite the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "infra/measure/results")
+    options = parser.parse_args(arguments)
+    readme = options.readme.read_text(encoding="utf-8")
+    table = performance(read_results(options.results), read_vllm(options.results))
+    options.readme.write_text(replaced(readme, table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""What a model of this project answers through the engine, policy by policy, on texts that its training never saw.
+
+    python -m infra.training.evaluate MODEL
+    python -m infra.training.evaluate MODEL --cases 2 --lengths 512
+    python -m infra.training.evaluate MODEL --policy 'short={"name": "corm", "window": 64, "recent": 64}'
+
+Facts planted in books, SQuAD alone and planted, summaries and perplexity; greedy, exact prefill, float32 on a CPU and
+bfloat16 on a GPU. Writes a JSON record and, beside it, summaries to read; prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from corm_batch import Engine, KVPolicy, Request, SamplingParams
+from corm_batch.engine.request import MemoryStats
+from infra.training.cases import Case, draw_cases, read
+from infra.training.compose import DOCUMENT
+from infra.training.report import tables
+from infra.training.scores import best, degenerate, rouge_l, share, squad_exact, squad_f1, words
+
+POLICIES: dict[str, Mapping[str, Any]] = {
+    "full": {"name": "full"},
+    "paper": {"name": "corm", "window": 256, "recent": 256, "tau": 1.0},
+}
+WINDOWS = (2048, 8192)
+"""Tokens of the perplexity windows."""
+SAMPLES = 12
+"""Summaries of each task to read."""
+CONFIG = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "intermediate_size", "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+CUDA_ENGINE: dict[str, Any] = {"max_sequences": 1024, "step_token_budget": 65536, "kv_memory": "32GiB"}
+"""A small model on a large card: what limits it is the number of steps; three policies fit side by side."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the engine made of a case: the text without `<|end|>` and blanks around it, and what it cost."""
+
+    case: Case
+    text: str
+    ended: bool
+    memory: MemoryStats
+
+
+def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Case]) -> list[Outcome]:
+    """Outcomes of the cases, in their order; the longest prompts run first.
+
+    Raises:
+        Exception: whatever made the engine give up on a case.
+    """
+    order = sorted(range(len(cases)), key=lambda index: -len(cases[index].prompt))
+    requests = (
+        Request(str(i), cases[i].prompt.tolist(), SamplingParams(max_new_tokens=cases[i].max_new_tokens)) for i in order
+    )
+    outcomes = {}
+    for done in engine.run(requests):
+        if done.error is not None:
+            raise done.error
+        ended = done.finish_reason == "stop"
+        text = tokenizer.decode(list(done.token_ids[: -1 if ended else None]), skip_special_tokens=False)
+        outcomes[int(done.id)] = Outcome(cases[int(done.id)], text.strip(), ended, done.memory)
+    return [outcomes[index] for index in range(len(cases))]
+
+
+def score(group: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The scores that fit a group, of the outcomes of one task."""
+    pairs = [(outcome.text, outcome.case.answers) for outcome in outcomes]
+    if group.startswith("facts"):
+        return {"exact": share(text == answers[0].strip() for text, answers in pairs)}
+    if group.startswith("squad"):
+        return {
+            "exact": share(best(squad_exact, text, answers) for text, answers in pairs),
+            "f1": fmean(best(squad_f1, text, answers) for text, answers in pairs),
+        }
+    return {
+        "rouge_l": fmean(best(rouge_l, text, answers) for text, answers in pairs),
+        "words": fmean(len(words(text)) for text, _ in pairs),
+        "degenerate": share(degenerate(text) for text, _ in pairs),
+        "ended": share(outcome.ended for outcome in outcomes),
+    }
+
+
+def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
+    """Means over the cases of what was kept at the end, overall and by layer, and shares of the bytes of all."""
+    full = sum(m.kv_bytes_full for m in memory)
+    prompts = sum(m.kv_bytes_full * m.prompt_tokens / (m.prompt_tokens + m.output_tokens - 1) for m in memory)
+    masses = [m.evicted_attention_mass for m in memory]
+    layers = [[m.kept_ratio * kept / fmean(m.kept_per_layer) for kept in m.kept_per_layer] for m in memory]
+    return {
+        "prompt_tokens": fmean(m.prompt_tokens for m in memory),
+        "kept_ratio": fmean(m.kept_ratio for m in memory),
+        "kept_by_layer": [fmean(layer) for layer in zip(*layers, strict=True)],
+        "kv_bytes_full": full,
+        "freed_after_prefill": 1 - sum(m.kv_bytes_after_prefill for m in memory) / prompts,
+        "freed_at_peak": 1 - sum(m.kv_bytes_peak for m in memory) / full,
+        "evicted_attention_mass": None if None in masses else fmean(masses),
+        "preemptions": sum(m.preemptions for m in memory),
+    }
+
+
+def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[Case]) -> dict[str, Any]:
+    """Scores by task, the cost, and the first summaries of each task to read."""
+    started = time.monotonic()
+    outcomes = answer(engine, tokenizer, cases)
+    seconds = time.monotonic() - started
+    print(f"{group}: {len(cases)} cases in {seconds:.1f} s", flush=True)
+    tasks: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        tasks.setdefault(outcome.case.task, []).append(outcome)
+    samples = [o for found in tasks.values() for o in found[:SAMPLES]] if group == "summaries" else []
+    if group.startswith("facts"):
+        tasks["all"] = outcomes
+    return {
+        "seconds": round(seconds, 1),
+        "scores": {task: score(group, found) for task, found in tasks.items()},
+        "memory": cost([outcome.memory for outcome in outcomes]),
+        "samples": [
+            {
+                "task": outcome.case.task,
+                "document": tokenizer.decode(outcome.case.prompt[1:200].tolist()),
+                "expected": outcome.case.answers,
+                "got": outcome.text,
+            }
+            for outcome in samples
+        ],
+    }
+
+
+def run_policy(
+    asked: argparse.Namespace, policy: KVPolicy, tokenizer: Tokenizer, cases: Sequence[Case]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every group of cases through one engine, each as it is done."""
+    dtype, settings = DTYPES[asked.device], CUDA_ENGINE if asked.device == "cuda" else {}
+    engine = Engine.from_pretrained(asked.model, policy=policy, dtype=dtype, device=asked.device, **settings)
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    for group, found in groups.items():
+        yield group, run_group(engine, tokenizer, group, found)
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, tokenizer: Tokenizer, count: int, length: int) -> dict[str, float]:
+    """Of the first `count` books, over whole windows of `length` tokens that start with `<|document|>`."""
+    start, losses = tokenizer.token_to_id(DOCUMENT), []
+    for row in [row for row in read("books") if row["kind"] == "perplexity"][:count]:
+        book = tokenizer.encode(row["text"], add_special_tokens=False).ids
+        for first in range(0, len(book) - length + 2, length - 1):
+            ids = torch.tensor([[start, *book[first : first + length - 1]]], device=model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            losses.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item())
+    found = {"perplexity": math.exp(fmean(losses)), "windows": len(losses)}
+    print(f"perplexity at {length} tokens: {found}", flush=True)
+    return found
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="folder of the model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
+    parser.add_argument("--cases", type=int, default=100, help="of each task and length; five times as many questions")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192], help="tokens, answer included")
+    parser.add_argument("--policy", action="append", default=[], metavar="NAME=JSON", help="one more policy")
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--groups", nargs="+", help="only these groups of cases, such as 'squad planted'")
+    parser.add_argument("--output", type=Path, default=Path("evaluation.json"))
+    return parser.parse_args()
+
+
+def write(path: Path, record: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
+    """The record as it is by now, and beside it the summaries to read."""
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(samples, indent=2, ensure_ascii=False) + "\n"
+    path.with_suffix(".samples.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Evaluate, write the record and print it."""
+    asked = arguments()
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    specs = {name: POLICIES[name] for name in asked.policies} | {
+        name: json.loads(policy) for name, _, policy in (p.partition("=") for p in asked.policy)
+    }
+    policies = {name: KVPolicy.from_spec(spec) for name, spec in specs.items()}
+    tokenizer = Tokenizer.from_file(f"{asked.model}/tokenizer.json")
+    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=DTYPES[asked.device], attn_implementation="sdpa")
+    model.to(asked.device).eval()
+    context = model.config.max_position_embeddings
+    windows = {str(size): perplexity(model, tokenizer, asked.cases, size) for size in WINDOWS if size <= context}
+    results: dict[str, Any] = {"perplexity": windows, "policies": {}}
+    drawn = draw_cases(tokenizer, asked.lengths, asked.cases)
+    cases = [case for case in drawn if len(case.prompt) + case.max_new_tokens <= context]
+    print(f"{len(cases)} cases; {len(drawn) - len(cases)} more do not fit {context} tokens", flush=True)
+    cases = [case for case in cases if not asked.groups or case.group in asked.groups]
+    record = {
+        "command": shlex.join(["python", "-m", "infra.training.evaluate", *sys.argv[1:]]),
+        "model": {name: getattr(model.config, name) for name in CONFIG} | {"parameters": model.num_parameters()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "device": torch.cuda.get_device_name() if asked.device == "cuda" else f"cpu {platform.machine()}",
+        "dtype": DTYPES[asked.device],
+        "policies": specs,
+        "results": results,
+    }
+    samples: dict[str, list[dict[str, Any]]] = {}
+    write(asked.output, record, samples)
+    for name, policy in policies.items():
+        print(f"policy {name}", flush=True)
+        for group, found in run_policy(asked, policy, tokenizer, cases):
+            samples.setdefault(name, []).extend(found.pop("samples"))
+            results["policies"].setdefault(name, {})[group] = found
+            write(asked.output, record, samples)
+    print(*tables(results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

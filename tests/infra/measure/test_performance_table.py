@@ -1,0 +1,70 @@
+"""The README's table from results on disk."""
+
+import json
+
+import pytest
+
+from infra.measure.performance_table import BEGIN, END, main, performance, read_results, read_vllm, replaced
+
+
+@pytest.fixture
+def folder(tmp_path, make_result, make_row):
+    """An old result, a newer one of full alone, one of another device, and files that are none."""
+    later = make_result(date="2026-01-03T00:00:00+00:00", rows=[make_row("full", 4600.0)])
+    results = {"a": later, "b": make_result(), "c": make_result(device="CPU")}
+    for name, result in results.items():
+        (tmp_path / f"{name}.json").write_text(result.model_dump_json())
+    (tmp_path / "other.json").write_text('{"rows": []}')
+    (tmp_path / "list.json").write_text("[1]")
+    return tmp_path
+
+
+def test_results_are_found_the_oldest_first(folder):
+    assert list(read_results(folder)) == ["b.json", "c.json", "a.json"]
+
+
+def test_table(folder):
+    lines = performance(read_results(folder), {}).splitlines()
+    assert lines[:2] == ["Card:", ""]
+    rows = [line for line in lines if line.startswith("| `small`")]
+    assert rows[0] == (
+        "| `small` | exact | corm | 9,000 | 12.0k | 310 | 15.0k | 33.2 | 5 | 3.0 MiB | 25.0% | 1.0 GiB | 50.0% | - |"
+    )
+    assert rows[1].startswith("| `small` | exact | full | 4,600 |")
+    assert rows[2] == "| `small` | exact | generate |" + " - |" * 11
+    assert rows[3].endswith("| 50.0% | - |")
+    assert rows[4].endswith("| 50.0% | 2.00x |")
+    assert "small, generate: out of memory: 70 GiB." in "\n".join(lines)
+    assert "* [b.json](infra/measure/results/b.json): `corm-batch bench --workload small`, 2026-01-02" in lines
+    assert lines.index("CPU:") > lines.index(rows[2])
+
+
+def test_what_vllm_does_stands_beside_it(folder):
+    record = {"engine": "vllm 1.2", "device": "Card", "rows": [{"workload": "small", "documents_per_hour": 3000.0}]}
+    (folder / "v.json").write_text(json.dumps(record))
+    lines = performance(read_results(folder), read_vllm(folder)).splitlines()
+    assert (
+        "Beside vllm 1.2 with a bfloat16 cache ([v.json](infra/measure/results/v.json); `infra/measure/vllm.py`):"
+        in lines
+    )
+    assert lines[-2:] == [
+        "| `small` | 3,000 | corm | exact | 9,000 | 3.00 |",
+        "| `small` | 3,000 | full | exact | 4,600 | 1.53 |",
+    ]
+
+
+def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        main(["--readme", str(readme), "--results", str(folder)])
+        text = readme.read_text()
+        assert text.startswith(f"before\n{BEGIN}\n\nCard:\n")
+        assert text.endswith(f"\n\n{END}\nafter\n")
+        assert "old" not in text
+
+
+@pytest.mark.parametrize("readme", ["nothing", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_markers_must_be_there_once(readme):
+    with pytest.raises(ValueError, match="once each"):
+        replaced(readme, "table")
