@@ -148,21 +148,26 @@ class ScheduleServer:
         self._say(f"{name}: {schedule.cron} {schedule.time_zone}, next {_local(schedule, entry.next_due)}")
 
     def _next_due(self, entry: _Entry) -> datetime | None:
-        return next_due(entry.schedule.cron, entry.schedule.time_zone, entry.state.considered_until)
+        """The first due time that is not dealt with; whatever was, is never due again."""
+        until = entry.state.considered_until
+        due = next_due(entry.schedule.cron, entry.schedule.time_zone, until)
+        return due if due is not None and due > until else None
 
     def _run_due(self, entry: _Entry, now: datetime) -> None:
         """Start the run for the latest due time, or skip it while the last run goes on."""
         schedule, state, first = entry.schedule, entry.state, entry.next_due
-        missed = first is not None and first <= now
-        due = latest_due(schedule.cron, schedule.time_zone, now) if missed else state.last_due
-        if due is None:
+        if first is not None and first <= now:
+            due = _latest(schedule, first, now)
+        elif state.last_due is not None:
+            first, due = None, state.last_due
+        else:
             return
         if entry.process is not None:
             self._record(entry, state.considered(due))
             self._say(f"{schedule.name}: skipped {_local(schedule, due)}: its last run still goes on")
             return
         self._record(entry, state.started(due, now))  # first of all: whatever happens now, it is not run again
-        self._say(f"{schedule.name}: {_reason(entry, first if missed else None, due, now)}")
+        self._say(f"{schedule.name}: {_reason(entry, first, due, now)}")
         entry.unfinished = False
         try:
             entry.process = self._start(schedule)
@@ -214,6 +219,12 @@ class ScheduleServer:
                 self._say(f"{key}: {error}")
         else:
             self._told.pop(key, None)
+
+
+def _latest(schedule: Schedule, first: datetime, now: datetime) -> datetime:
+    """The last of the due times from `first` to `now`: never before `first`, so that what is dealt with advances."""
+    latest = latest_due(schedule.cron, schedule.time_zone, now)
+    return latest if latest is not None and first <= latest <= now else first
 
 
 def _reason(entry: _Entry, first: datetime | None, due: datetime, now: datetime) -> str:

@@ -1,14 +1,17 @@
 """Schedules, and a world for servers in which time passes as the test says and jobs are stand-ins."""
 
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.schedule.registry import ScheduleRegistry
-from corm_batch.schedule.schedule import Schedule
+from corm_batch.schedule.schedule import RunState, Schedule
 from corm_batch.schedule.server import ScheduleServer
+from tests.schedule.oracle import MINUTE
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2026, 6, 1, tzinfo=UTC)
@@ -47,6 +50,30 @@ class Job:
         return self.poll()
 
 
+class MemoryRegistry:
+    """A registry of one process, for worlds in which years pass."""
+
+    uri = "memory"
+
+    def __init__(self):
+        self.schedules, self.states = {}, {}
+
+    def add(self, schedule):
+        self.schedules[schedule.name] = schedule
+
+    def names(self):
+        return sorted(self.schedules)
+
+    def schedule(self, name):
+        return self.schedules[name]
+
+    def state(self, schedule):
+        return self.states.get(schedule.name, RunState(considered_until=schedule.added_at))
+
+    def write_state(self, name, state):
+        self.states[name] = state
+
+
 class World:
     """The clock, the jobs that were started as (name, time), and the log."""
 
@@ -59,6 +86,10 @@ class World:
         self.runs = []
         self.log = []
 
+    def wake_up(self, now):
+        """When a server that sleeps at `now` looks at the clock again."""
+        return now + self.step
+
     def start(self, schedule):
         self.runs.append((schedule.name, self.now))
         return Job(self, self.now + timedelta(seconds=self.job_s), self.code)
@@ -68,7 +99,7 @@ class World:
         stop = StopSignals()
 
         def sleep(seconds):
-            self.now += self.step
+            self.now = self.wake_up(self.now)
             if self.now >= until:
                 if not clean:
                     raise SystemExit
@@ -84,6 +115,46 @@ class World:
 
     def state(self, name="nightly"):
         return self.registry.state(self.registry.schedule(name))
+
+
+class DueWorld(World):
+    """A world with one schedule an expression, whose clock jumps: to what is due by the oracle, and beside it.
+
+    Args:
+        clock: what `zone` shows from beginning to end.
+        zone, crons: of the schedules.
+    """
+
+    def __init__(self, clock, zone, crons):
+        super().__init__(MemoryRegistry())
+        self.now, self.job_s = clock.start, 20
+        self.due = {cron: clock.due(cron) for cron in crons}
+        self.ran = {cron: [] for cron in crons}
+        beside = [timedelta(seconds=seconds) for seconds in (-60, -1, 0, 30)]
+        due = set().union(*self.due.values())
+        self.moments = sorted({time + offset for time, offset in product(due, beside)} | {clock.end + MINUTE})
+        for number, cron in enumerate(crons):
+            self.registry.add(make_schedule(name=f"cron-{number}", cron=cron, time_zone=zone, added_at=clock.start))
+
+    def wake_up(self, now):
+        return self.moments[bisect_right(self.moments, now)]
+
+    def start(self, schedule):
+        self.ran[schedule.cron].append((self.state(schedule.name).last_due, self.now))
+        return super().start(schedule)
+
+    def serve_all(self):
+        """Serve to the end of the clock."""
+        self.serve(self.moments[-1])
+
+    def difference(self, cron):
+        """What was not started when it was due, or started when it was not; None where all is right."""
+        due, ran = {(time, time) for time in self.due[cron]}, self.ran[cron]
+        if sorted(due) == ran:
+            return None
+        return (
+            f"{len(ran)} starts of {len(due)} due, wrong first at {min(due.symmetric_difference(ran), default='twice')}"
+        )
 
 
 @pytest.fixture

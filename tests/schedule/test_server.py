@@ -1,6 +1,5 @@
 """ScheduleServer in a world whose clock the test turns: once, on time, never twice at a time, across restarts."""
 
-import tempfile
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 from corm_batch.errors import LeaseError, OutputError, SourceError
 from corm_batch.schedule import server
 from corm_batch.schedule.cron import due_after
-from corm_batch.schedule.registry import ScheduleRegistry
 from corm_batch.schedule.server import start_job
-from tests.schedule.conftest import START, World, make_schedule
+from tests.schedule.conftest import START, DueWorld, MemoryRegistry, World, make_schedule
+from tests.schedule.oracle import SPARSE_CRONS, TURNING_ZONES, WallClock, changes
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -211,6 +210,36 @@ def test_a_clock_set_back_runs_nothing_twice(world):
     assert times(world) == [START + hours * HOUR for hours in (1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize("zone", TURNING_ZONES)
+def test_starts_exactly_what_is_due(zone):
+    """Two days about each clock change of a year; `python -m infra.check_zones --serve`: two whole years."""
+    for change in changes(zone, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)):
+        world = DueWorld(WallClock(zone, change - DAY, change + DAY), zone, SPARSE_CRONS)
+        world.serve_all()
+        assert [told for cron in SPARSE_CRONS if (told := world.difference(cron))] == []
+
+
+@pytest.mark.parametrize(
+    "latest", [lambda *_: None, lambda cron, zone, now: now - DAY, lambda cron, zone, now: now + DAY]
+)
+def test_whatever_the_latest_is_said_to_be_no_due_time_runs_twice(monkeypatch, latest):
+    world = World(MemoryRegistry())
+    monkeypatch.setattr(server, "latest_due", latest)
+    world.registry.add(make_schedule(cron="*/30 0 * * *"))
+    world.serve(START + 2 * DAY)
+    assert times(world) == [START + number * DAY + half * HOUR / 2 for number in (0, 1) for half in (0, 1)][1:]
+
+
+@pytest.mark.parametrize("off", [-DAY, 0 * DAY])
+def test_a_next_due_time_that_is_past_is_no_due_time(monkeypatch, off):
+    world = World(MemoryRegistry())
+    monkeypatch.setattr(server, "next_due", lambda cron, zone, after: after + off)
+    world.registry.add(make_schedule(cron="*/30 0 * * *"))
+    world.serve(START + DAY / 4)
+    assert times(world) == []
+    assert "nightly: */30 0 * * * UTC, next never" in world.log
+
+
 crons = st.sampled_from(
     ["*/7 * * * *", "0 * * * *", "15,45 1-3 * * *", "30 2 * * *", "0 0 * * SUN", "0 3 25 * MON", "59 23 * * *"]
 )
@@ -218,22 +247,20 @@ zones = st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America
 begins = st.sampled_from([datetime(2026, *day, 6, tzinfo=UTC) for day in ((3, 27), (4, 3), (10, 23), (10, 30))])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(crons, zones, begins, st.lists(st.tuples(st.integers(10, 1000), st.integers(0, 1500)), min_size=1, max_size=3))
 def test_every_due_time_runs_once(cron, zone, begin, periods):
     """Served and not served by turns, in minutes: what is due while serving runs then, the rest once at its start."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "RELOAD_S", 6 * 3600.0)
-        world = World(ScheduleRegistry(folder))
-        world.now, world.job_s = begin, 1
-        world.registry.add(make_schedule(cron=cron, time_zone=zone, added_at=begin))
-        expected, dealt_with = [], begin
-        for served, away in periods:
-            start, end = world.now, world.now + timedelta(minutes=served)
-            world.serve(end)
-            due = list(takewhile(lambda time: time < end, due_after(cron, zone, dealt_with)))  # noqa: B023
-            missed = [time for time in due if time <= start]
-            expected += [start] * bool(missed) + due[len(missed) :]
-            dealt_with = max([dealt_with, *due])
-            world.now = end + timedelta(minutes=away)
+    world = World(MemoryRegistry())
+    world.now, world.job_s = begin, 1
+    world.registry.add(make_schedule(cron=cron, time_zone=zone, added_at=begin))
+    expected, dealt_with = [], begin
+    for served, away in periods:
+        start, end = world.now, world.now + timedelta(minutes=served)
+        world.serve(end)
+        due = list(takewhile(lambda time: time < end, due_after(cron, zone, dealt_with)))  # noqa: B023
+        missed = [time for time in due if time <= start]
+        expected += [start] * bool(missed) + due[len(missed) :]
+        dealt_with = max([dealt_with, *due])
+        world.now = end + timedelta(minutes=away)
     assert times(world) == expected
