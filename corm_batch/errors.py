@@ -3,6 +3,7 @@
 CormBatchError
 ├─ SpecError (also ValueError)   the YAML or an argument is wrong: field path, value given, what is allowed
 ├─ SourceError                   a file or row group cannot be read
+│  └─ DamagedPartError           a file that a job has written is not whole: which, and what to do
 ├─ OutputError                   a part cannot be written
 ├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
 ├─ DocumentError                 one document cannot be asked about: a failed row, the job goes on
@@ -29,6 +30,10 @@ class SpecError(CormBatchError, ValueError):
 
 class SourceError(CormBatchError):
     """Documents cannot be read."""
+
+
+class DamagedPartError(SourceError):
+    """A file that a job has written can be fetched and is not whole; the message says which and what to do."""
 
 
 class OutputError(CormBatchError):

@@ -15,12 +15,24 @@ import pkgutil
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from enum import Enum, auto
+from typing import Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corm_batch.errors import SpecError
 
+INITIAL_VERSION = 1
+
+
+class Mark(Enum):
+    """What is said of a field where it is declared, as `Annotated[type, mark]`."""
+
+    SAME_ANSWERS = auto()
+    """It says where, how fast or in how much room, never what is answered; every field without it counts."""
+
+
+SAME_ANSWERS: Final[Literal[Mark.SAME_ANSWERS]] = Mark.SAME_ANSWERS
 _SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -60,13 +72,19 @@ def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 
 class Plugin(BaseModel):
-    """A frozen value whose fields are its settings, found by `name` in its kind's package."""
+    """A frozen value whose fields are its settings, found by `name` in its kind's package.
+
+    Attributes:
+        version: raised when the same settings are to give other answers than before, which has all documents answered
+            under the former version answered again. A new field whose default does what was done before needs none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     package: ClassVar[str] = ""
+    version: ClassVar[int] = INITIAL_VERSION
     _plugins: ClassVar[dict[str, type[Plugin]]] = {}
 
     def __init_subclass__(cls, *, name: str = "", kind: str = "", package: str = "", **kwargs: Any) -> None:

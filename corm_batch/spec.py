@@ -6,8 +6,6 @@ spec's, and are absolute once loaded. Secrets have no place in a spec: a URI tha
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -31,11 +29,10 @@ from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
-from corm_batch.registry import describe, shown
+from corm_batch.registry import SAME_ANSWERS, describe, shown
 from corm_batch.tasks.base import Task
 
 _PLUGINS: dict[str, Any] = {"source": Source, "task": Task, "policy": KVPolicy}
-_ENGINE_CHANGES_ANSWERS = ("prefill", "chunk_size", "max_model_len", "compact_every")
 
 
 def _resolve_model(name: str) -> str:
@@ -58,7 +55,9 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of weights and cache")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    device: Annotated[Literal["auto", "cpu", "cuda"], SAME_ANSWERS] = Field(
+        "auto", description="auto: cuda where there is one"
+    )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     document_role: Literal["user", "document"] = Field(
         "user", description="chat role of the document; user: in one message with the instruction"
@@ -154,14 +153,16 @@ class OutputSection(Section):
 class JobSpec(Section):
     """A whole job."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="letters, digits, '.', '_' and '-'")
+    name: Annotated[str, SAME_ANSWERS] = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="letters, digits, '.', '_' and '-'"
+    )
     model: ModelSection
-    source: Source
+    source: Annotated[Source, SAME_ANSWERS]
     task: Task
     policy: KVPolicy = Field(default={"name": "corm"}, validate_default=True)
     engine: EngineConfig = EngineConfig()
-    cluster: ClusterSection = ClusterSection()
-    output: OutputSection
+    cluster: Annotated[ClusterSection, SAME_ANSWERS] = ClusterSection()
+    output: Annotated[OutputSection, SAME_ANSWERS]
 
     @field_validator("source", "task", "policy", mode="before")
     @classmethod
@@ -228,23 +229,6 @@ class JobSpec(Section):
     def to_yaml(self) -> str:
         """The complete spec, every default written out; `load` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-    def fingerprint(self, model_revision_hash: str) -> str:
-        """Hash of everything that changes an answer; a document answered under another one is answered again.
-
-        Args:
-            model_revision_hash: says which weights were loaded (the hub's commit, a hash over a folder's files). Where
-                a folder lies is therefore left out, as are source, output and cluster.
-        """
-        model = self.model.model_dump(mode="json", exclude={"device", "name"})
-        name = self.model.name if self.model.is_hub_id else None
-        content = {
-            "model": {**model, "name": name, "hash": model_revision_hash},
-            "task": self.task.to_spec(),
-            "policy": self.policy.to_spec(),
-            "engine": self.engine.model_dump(mode="json", include=set(_ENGINE_CHANGES_ANSWERS)),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class _UniqueKeys(yaml.SafeLoader):

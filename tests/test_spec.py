@@ -216,53 +216,6 @@ def test_relative_paths_count_from_the_current_directory(tmp_path, monkeypatch):
     assert not spec(model={"name": "s3://bucket/model"}).model.is_hub_id
 
 
-CHANGES_ANSWERS = [
-    {"model": {"name": "org/other"}},
-    {"model": {"name": "org/model", "revision": "v2"}},
-    {"model": {"name": "org/model", "dtype": "float32"}},
-    {"model": {"name": "org/model", "document_role": "document"}},
-    {"model": {"name": "org/model", "system": "Be brief."}},
-    {"task": {"name": "summarize", "instruction": "Sum up."}},
-    {"task": {"name": "summarize", "max_new_tokens": 5}},
-    {"task": {"name": "summarize", "temperature": 0.5}},
-    {"task": {"name": "summarize", "seed": 1}},
-    {"task": {"name": "summarize", "stop": ["x"]}},
-    {"task": {"name": "summarize", "overflow": "truncate"}},
-    {"policy": {"name": "full"}},
-    {"policy": {"name": "corm", "window": 128}},
-    {"engine": {"prefill": "streaming"}},
-    {"engine": {"chunk_size": 512}},
-    {"engine": {"max_model_len": 4096}},
-    {"engine": {"compact_every": 7}},
-]
-CHANGES_NOTHING = [
-    {"name": "other"},
-    {"model": {"name": "org/model", "device": "cpu"}},
-    {"source": {"name": "jsonl", "uri": "elsewhere"}},
-    {"output": {"uri": "elsewhere", "format": "arrow", "part_documents": 5}},
-    {"cluster": {"replicas": 8, "look_ahead": 5}},
-    {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
-    {"engine": {"tensor_parallel": 2}},
-]
-
-
-@pytest.mark.parametrize("sections", CHANGES_ANSWERS, ids=str)
-def test_fingerprint_follows_what_changes_an_answer(sections):
-    assert spec(**sections).fingerprint("abc") != spec().fingerprint("abc")
-
-
-@pytest.mark.parametrize("sections", CHANGES_NOTHING, ids=str)
-def test_fingerprint_leaves_out_where_and_how_fast(sections):
-    assert spec(**sections).fingerprint("abc") == spec().fingerprint("abc")
-
-
-def test_fingerprint_follows_the_weights_not_the_folder():
-    assert spec().fingerprint("abc") != spec().fingerprint("abd")
-    here, there = spec(model={"name": "/here"}), spec(model={"name": "s3://bucket/there"})
-    assert here.fingerprint("abc") == there.fingerprint("abc")
-    assert len(here.fingerprint("abc")) == 64
-
-
 SCALARS = (
     st.none()
     | st.booleans()

@@ -44,13 +44,15 @@ def event_json(event: Event) -> dict[str, Any]:
     if event.row is not None:
         result = event.row.result
         about = {name: result.get(name) for name in ("doc_id", "status", "error_type", "error_message")}
-    return {"event": event.kind, "message": event.message, **about, **progress_json(event.progress)}
+    return {"event": event.kind, "message": event.message, **event.details, **about, **progress_json(event.progress)}
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
     """The counts of a run, with those that are worked out from others."""
     return {
         **vars(progress),
+        "skipped_ok": progress.skipped_ok,
+        "left": progress.left,
         "tokens_per_s": _tokens_per_s(progress),
         "kept_ratio": progress.kept_ratio,
         "bytes_saved": progress.bytes_saved,
@@ -82,8 +84,8 @@ class _Lines:
 
 def _live_lines(name: str, live: Live) -> OnEvent:
     def show(event: Event) -> None:
-        if event.kind == "loss":
-            live.console.print(_loss(event), soft_wrap=True)
+        if event.kind in ("loss", "notice"):
+            live.console.print(_told(event), soft_wrap=True)
         live.update(_Lines(name, event.progress))
 
     return show
@@ -95,8 +97,8 @@ def _plain_lines(name: str, console: Console) -> OnEvent:
     def show(event: Event) -> None:
         nonlocal shown
         progress = event.progress
-        if event.kind == "loss":
-            console.print(_loss(event), soft_wrap=True)
+        if event.kind in ("loss", "notice"):
+            console.print(_told(event), soft_wrap=True)
             return
         silent_s = _SECONDS_BETWEEN_LINES if shown and shown.documents < progress.documents else _SECONDS_OF_SILENCE
         if shown is None or progress.seconds - shown.seconds >= silent_s:
@@ -106,14 +108,23 @@ def _plain_lines(name: str, console: Console) -> OnEvent:
     return show
 
 
-def _loss(event: Event) -> str:
+def before_text(progress: Progress) -> str:
+    """`10 done before`, and how many of them failed, if any did."""
+    failed = f" ({progress.skipped_ok} ok, {progress.skipped_failed} failed)" if progress.skipped_failed else ""
+    return f"{progress.skipped} done before{failed}"
+
+
+def _told(event: Event) -> str:
+    """What is said at once, on a line of its own."""
+    if event.kind == "notice":
+        return one_line(event.message, 1000)
     return f"a replica was lost and is replaced: {one_line(event.message, 300)}"
 
 
 def _counts(progress: Progress) -> str:
     """`12 of 27 documents, 1 failed, 3 done before, ETA 2m10s`."""
     of_total = "" if progress.total is None else f" of {progress.total - progress.skipped}"
-    before = f", {progress.skipped} done before" if progress.skipped else ""
+    before = f", {before_text(progress)}" if progress.skipped else ""
     eta = seconds_text(_eta_s(progress))
     return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}, ETA {eta}"
 
@@ -136,7 +147,6 @@ def _tokens_per_s(progress: Progress) -> float:
 
 def _eta_s(progress: Progress) -> float | None:
     """Seconds left at the pace so far; None before the first answer or without a total."""
-    if progress.total is None or not progress.ok:
+    if progress.left is None or not progress.ok:
         return None
-    left = progress.total - progress.skipped - progress.documents
-    return progress.seconds / progress.documents * max(0, left)
+    return progress.seconds / progress.documents * progress.left

@@ -10,8 +10,9 @@ from rich.console import Console
 from corm_batch.cli.answers import Expected, print_answers
 from corm_batch.cli.console import error_console, output_console, print_json
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
-from corm_batch.cli.progress import progress_json, show_progress
+from corm_batch.cli.progress import before_text, progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_totals
+from corm_batch.errors import SourceError
 from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def run(
 ) -> None:
     """Answer every document that is not done yet.
 
-    Exit codes: 0 every document of this run ok, 3 finished with failed documents, 2 the spec or an argument is wrong,
-    1 the job itself failed, 130 interrupted after what was finished is committed.
+    Exit codes: 0 every document ok, 3 finished with failed documents, of this run or of an earlier one, 2 the spec or
+    an argument is wrong, 1 the job itself failed, 130 interrupted after what was finished is committed.
     """
     from corm_batch.spec import JobSpec
 
@@ -53,28 +54,43 @@ def run(
 def _exit_code(summary: JobSummary) -> int:
     if summary.interrupted:
         return 130
-    return 3 if summary.failed else 0
+    return 3 if summary.failed or summary.skipped_failed else 0
 
 
 def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:
     """Everything the output holds now, whichever run answered it."""
+    try:
+        _print_output(console, summary.output_uri, expected)
+    except SourceError as error:  # the answers of this run are safe all the same
+        error_console().print(f"corm-batch: what is there cannot be shown: {error}", soft_wrap=True)
+    _print_summary(console, summary)
+
+
+def _print_output(console: Console, uri: str, expected: Expected | None) -> None:
     from corm_batch.output.ledger import read_results
     from corm_batch.report.job_report import read_report
 
-    uri = summary.output_uri
     if figures := read_report(uri):
         if figures.ok + figures.failed <= _SMALL_JOB:
             print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
         print_failures(console, figures)
         verdict = [("answers", expected.verdict(read_results(uri)))] if expected is not None else []
         print_totals(console, "Totals", figures, verdict)
-    _print_summary(console, summary)
+
+
+def _left(summary: JobSummary) -> str:
+    """What an interrupted run has not come to."""
+    if not summary.interrupted:
+        return ""
+    number = "how many the source cannot say" if summary.left is None else str(summary.left)
+    return f"; left for the next run: {number}"
 
 
 def _print_summary(console: Console, summary: JobSummary) -> None:
     console.print(
-        f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {summary.skipped} done before, "
-        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}"
+        f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {before_text(summary)}, "
+        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}{_left(summary)}",
+        soft_wrap=True,
     )
     for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):
         console.print(f"  {summary.output_uri.rstrip('/')}/{folder}  {content}", soft_wrap=True)

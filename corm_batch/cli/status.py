@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from corm_batch.cluster.ray_jobs import RayJobs, SubmittedJob
 
 _SHOWN = 20
+_BEFORE = r"(?P<before>\d+) done before(?: \(\d+ ok, (?P<before_failed>\d+) failed\))?"
 _COUNTS = re.compile(  # a whole line of cli/progress.py, and no row of a table, which may begin with any text
     r"^\S+: (?P<answered>\d+)(?: of (?P<todo>\d+))? documents, (?P<failed>\d+) failed"
-    r"(?:, (?P<before>\d+) done before)?, ETA [^|\n]+\n",
+    rf"(?:, {_BEFORE})?, ETA [^|\n]+\n",
     re.MULTILINE,
 )
 _SUMMARY = re.compile(  # the last word of cli/run.py
-    r"^Run \S+: (?P<ok>\d+) ok, (?P<failed>\d+) failed, (?P<before>\d+) done before, ", re.MULTILINE
+    rf"^Run \S+: (?P<ok>\d+) ok, (?P<failed>\d+) failed, {_BEFORE}, ", re.MULTILINE
 )
 
 
 @dataclass(frozen=True)
 class Documents:
-    """How far a job is: documents done (failed ones and those of earlier runs too), failed in this run, and in all.
+    """How far a job is: documents done (failed ones too), failed, and in all, those of earlier runs among them.
 
     `total` is None when the source cannot say.
     """
@@ -50,16 +51,21 @@ class Documents:
         for line in _COUNTS.finditer(log):
             before = int(line["before"] or 0)
             total = None if line["todo"] is None else int(line["todo"]) + before
-            found = cls(int(line["answered"]) + before, int(line["failed"]), total)
+            found = cls(int(line["answered"]) + before, _failed(line), total)
         for line in _SUMMARY.finditer(log):
-            ok, failed, before = map(int, line.groups())
-            found = cls(ok + failed + before, failed, found.total if found else None)
+            done = sum(int(line[name]) for name in ("ok", "failed", "before"))
+            found = cls(done, _failed(line), found.total if found else None)
         return found
 
     @property
     def text(self) -> str:
         """`12 of 27`."""
         return str(self.done) if self.total is None else f"{self.done} of {self.total}"
+
+
+def _failed(line: re.Match[str]) -> int:
+    """Failed documents of this run and of earlier ones."""
+    return int(line["failed"]) + int(line["before_failed"] or 0)
 
 
 def status(

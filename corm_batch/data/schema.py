@@ -17,7 +17,7 @@ def column(
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
 
-_DOC_ID = column("doc_id", pa.string(), "the document's id, unique in the source", nullable=False)
+DOC_ID = column("doc_id", pa.string(), "the document's id, unique in the source", nullable=False)
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _SECONDS = (
     column("queue_s", pa.float64(), "waiting for room in the engine", unit="seconds"),
@@ -31,7 +31,7 @@ _TOKENS = (
 )
 
 RESULT_FIELDS: tuple[pa.Field, ...] = (
-    _DOC_ID,
+    DOC_ID,
     column("content_sha256", pa.string(), "hash of what the document said", nullable=False),
     column("fingerprint", pa.string(), "hash of everything in the spec that changes the answer", nullable=False),
     _RUN_ID,
@@ -55,7 +55,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
 )
 
 MEMORY_FIELDS: tuple[pa.Field, ...] = (
-    _DOC_ID,
+    DOC_ID,
     _RUN_ID,
     *_TOKENS,
     column(

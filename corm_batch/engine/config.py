@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
+from corm_batch.registry import SAME_ANSWERS
+
 
 class EngineConfig(BaseModel):
-    """Settings of one engine; none of them changes which documents are answered, `prefill` and `chunk_size` may change
-    what is kept."""
+    """Settings of one engine. Those without the mark may change what is kept, and with it the answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefill: Literal["exact", "streaming"] = Field(
         "exact", description="exact: the whole prompt at once, attention not approximated; streaming: chunk after chunk"
     )
-    page_size: int = Field(16, ge=1, le=1024, description="entries a page")
-    kv_memory: ByteSize | None = Field(None, description="bytes of the page pool, such as 512MiB; default: measured")
-    memory_fraction: float = Field(
+    page_size: Annotated[int, SAME_ANSWERS] = Field(16, ge=1, le=1024, description="entries a page")
+    kv_memory: Annotated[ByteSize | None, SAME_ANSWERS] = Field(
+        None, description="bytes of the page pool, such as 512MiB; default: measured"
+    )
+    memory_fraction: Annotated[float, SAME_ANSWERS] = Field(
         0.95, gt=0, le=1, description="share of what the largest forward pass leaves free that the pool may take"
     )
     max_model_len: int | None = Field(None, ge=2, description="tokens of prompt plus answer; default: the model's")
-    max_sequences: int = Field(256, ge=1, description="documents in flight at most")
-    step_token_budget: int = Field(16384, ge=1, description="prompt tokens packed into one forward")
+    max_sequences: Annotated[int, SAME_ANSWERS] = Field(256, ge=1, description="documents in flight at most")
+    step_token_budget: Annotated[int, SAME_ANSWERS] = Field(
+        16384, ge=1, description="prompt tokens packed into one forward"
+    )
     chunk_size: int = Field(2048, ge=1, description="tokens of one document a streaming forward takes")
-    tensor_parallel: int = Field(1, ge=1, description="GPUs of one machine that share each replica")
+    tensor_parallel: Annotated[int, SAME_ANSWERS] = Field(  # but under a policy that counts the heads of a rank
+        1, ge=1, description="GPUs of one machine that share each replica"
+    )
     compact_every: int | None = Field(
         None, ge=1, description="decode steps between compactions; default: window / 2, at most 128"
     )

@@ -14,12 +14,13 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.filesystem import list_files, read_whole, reading
+from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
+from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
 from corm_batch.output.ledger import digest
 from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
-from corm_batch.output.parts import Table, read_ahead, read_part
+from corm_batch.output.parts import Table, folder, read_ahead, read_fields
 
 EXCERPT = 200  # characters of an answer that are kept
 _RESULTS = [
@@ -96,8 +97,10 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     """Read what is committed at `output_uri`; None when nothing is.
 
     Raises:
+        SpecError: no such kind of place.
         SourceError: a part or a run's record cannot be read, or is none.
     """
+    output_uri = resolve_uri(output_uri)
     newest, memory_of = newest_rows(output_uri), memory_parts(output_uri)
     no_memory = _schema("memory", ["doc_id", *_MEMORY]).empty_table()
 
@@ -120,12 +123,7 @@ def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
 
 def _read(uri: str, table: Table, columns: list[str]) -> pa.Table:
     """`columns` of one part, of the table's types, compact."""
-    try:
-        part = read_part(uri, columns).select(columns)
-    except KeyError as error:
-        raise SourceError(f"{uri}: no part of a job's {table}: {error.args[0]}") from error
-    with reading(uri):
-        return part.cast(_schema(table, columns))
+    return read_fields(uri, list(_schema(table, columns)))
 
 
 def _read_results(uri: str, answers: bool) -> pa.Table:
@@ -146,7 +144,7 @@ def _commit(part: pa.Table) -> Commit:
 
 def _recorded(output_uri: str) -> RunRecord:
     """All records in one."""
-    found = [_record(uri) for uri in list_files(f"{output_uri.rstrip('/')}/_job/runs/", (".json",))]
+    found = [_record(uri) for uri in list_files(f"{folder(output_uri, '_job')}/runs/", (".json",))]
     return RunRecord(
         documents=sum(run.documents for run in found),
         tokens=sum(run.tokens for run in found),
@@ -161,4 +159,4 @@ def _record(uri: str) -> RunRecord:
         run = json.loads(content)
         return RunRecord(int(run["ok"]), int(run["prompt_tokens"] + run["output_tokens"]), float(run["seconds"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{uri}: no record of a run: {error}") from error
+        raise SourceError(f"{uri}: no record of a run: {error}. Delete it: only its figures are lost") from error

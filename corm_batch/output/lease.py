@@ -1,7 +1,8 @@
 """Lease: one driver per output, held by an object that is created conditionally and renewed.
 
-A lease is free again when it was not renewed for `STALE_S`, or when its process is gone from this very machine. Who may
-wait takes it then, and gives up only when its holder shows that it lives.
+A lease is free when its process is gone from this very machine. Else only watching tells: who has seen it unchanged for
+`STALE_S` by its own clock takes it, and gives up as soon as its holder shows that it lives. What the lease says of time
+is for people, as two machines' clocks may differ by more than that.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from corm_batch.data.filesystem import create_exclusive, delete, read_whole, write_whole
 from corm_batch.errors import CormBatchError, LeaseError, SourceError
+from corm_batch.output import clock
 
 RENEW_S = 20.0
 STALE_S = 120.0  # a write that begins when the lease was just checked ends before (data/patience.py)
@@ -48,6 +49,7 @@ class Lease:
         self._may_wait = may_wait
         self._token = uuid.uuid4().hex
         self._since = ""
+        self._renewals = 0
         self._away = False
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -59,22 +61,27 @@ class Lease:
             LeaseError: another driver holds it: who, since when, and when it is free if that one is dead.
             OutputError: the output cannot be written.
         """
-        first: dict[str, Any] | None = None
-        looked_at = 0.0
+        watched: dict[str, Any] | None = None
+        since, told = 0.0, False
         while not self._create():
             holder = self._read()
             if holder is None:
                 continue  # it was given back just now
-            if _is_over(holder) or (holder == first and time.monotonic() - looked_at > STALE_S):
-                delete(self._uri)
-                continue
-            if first is not None and holder != first:
+            if watched is None:
+                watched, since = holder, time.monotonic()
+            elif holder != watched:
                 raise LeaseError(f"{self._uri}: {_held(holder)}. It lives: wait for its end, or stop it")
+            left_s = STALE_S - (time.monotonic() - since)
+            if _is_gone(holder) or left_s < 0:
+                delete(self._uri)
+                watched = None
+                continue
+            free = f"If that process is dead, the output is free in {left_s:.0f} s"
             if not self._may_wait():
-                raise LeaseError(f"{self._uri}: {_held(holder)}. {_free(holder)}")
-            if first is None:
-                first, looked_at = holder, time.monotonic()
-                _log.warning("%s: %s. Waiting for a sign of life. %s", self._uri, _held(holder), _free(holder))
+                raise LeaseError(f"{self._uri}: {_held(holder)}. {free}")
+            if not told:
+                told = True
+                _log.warning("%s: %s. Waiting for a sign of life. %s", self._uri, _held(holder), free)
             time.sleep(_LOOK_S)
         self._renewer.start()
         return self
@@ -108,7 +115,7 @@ class Lease:
 
     def _create(self) -> bool:
         """Whether the conditional create was ours; read back, because a slow store may deny a success."""
-        self._since = _now()
+        self._since = _time()
         if create_exclusive(self._uri, self._content()):
             return True
         holder = self._read()
@@ -131,6 +138,7 @@ class Lease:
         while not self._stop.wait(RENEW_S):
             try:
                 self.check()
+                self._renewals += 1
                 write_whole(self._uri, self._content())
                 self._away = False
             except LeaseError as error:
@@ -147,15 +155,15 @@ class Lease:
             "pid": os.getpid(),
             "user": _user(),
             "since": self._since,
-            "renewed_at": time.time(),
+            "renewed_at": _time(),
+            "renewals": self._renewals,  # what is renewed has changed, whatever the clock says
         }
         return json.dumps(holder, indent=1).encode()
 
 
-def _is_over(holder: dict[str, Any]) -> bool:
-    """Whether the holder is gone: not renewed for long, or a dead process of this machine."""
-    renewed_at = holder.get("renewed_at")
-    if not isinstance(renewed_at, int | float) or time.time() - renewed_at > STALE_S:
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder is a dead process of this machine, or what is there was never a lease."""
+    if not isinstance(holder.get("token"), str):
         return True
     pid = holder.get("pid")
     return holder.get("machine") == _machine() and isinstance(pid, int) and not _is_alive(pid)
@@ -194,17 +202,8 @@ def _who(holder: dict[str, Any]) -> str:
 
 
 def _held(holder: dict[str, Any]) -> str:
-    return f"this output is held by {_who(holder)}, renewed {_age_s(holder):.0f} s ago"
+    return f"this output is held by {_who(holder)}"
 
 
-def _free(holder: dict[str, Any]) -> str:
-    return f"If that process is dead, the output is free in {max(0.0, STALE_S - _age_s(holder)):.0f} s"
-
-
-def _age_s(holder: dict[str, Any]) -> float:
-    """Seconds since the last renewal, by the clocks of two machines."""
-    return max(0.0, time.time() - float(holder["renewed_at"]))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _time() -> str:
+    return clock.now().isoformat(timespec="seconds")

@@ -1,76 +1,195 @@
 """Ledger: what the committed results say is done. The parts are the checkpoint; there is no other record.
 
-A document is done when the newest row of its id is about the same content under the same fingerprint.
+A document is done when the newest row of its id is about the same content under the same settings. A part that is
+damaged says nothing: its documents are answered again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
 from corm_batch.data.document import Document
+from corm_batch.data.filesystem import list_files
+from corm_batch.data.schema import RESULT_FIELDS, memory_schema, result_schema
+from corm_batch.data.uri import resolve_uri
+from corm_batch.errors import DamagedPartError, SourceError
 from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_part
+from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
+from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]
 _COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status"]
-_OK, _FAILED = b"+", b"-"
+_MARK_BYTES = 4
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Who wrote rows: the job's name and settings, None where no metadata tells, and whether its rows stand."""
+
+    job: str | None
+    settings: AnswerSettings | None
+    done: bool
+
+
+@dataclass(frozen=True)
+class EarlierRows:
+    """Newest rows of an output that another job, or other settings, left there.
+
+    Attributes:
+        job: the name of the job that wrote them; None when their parts do not tell.
+        ok, failed: how many.
+        done: whether they stand, being answered under the same settings.
+        changes: what was set otherwise; empty when they stand, or when their parts do not tell.
+    """
+
+    job: str | None
+    ok: int
+    failed: int
+    done: bool
+    changes: tuple[Change, ...]
+
+    @property
+    def text(self) -> str:
+        """What becomes of them and why, in one line."""
+        one = self.ok + self.failed == 1
+        rows = "1 row" if one else f"{self.ok + self.failed} rows"
+        failed = f" ({self.failed} failed)" if self.failed else ""
+        are, they = ("is", "it") if one else ("are", "they")
+        by = f"of the job {self.job}" if self.job is not None else "of a job that no part names"
+        if self.done:
+            return f"{rows}{failed} here {are} {by}, under the same settings: {they} {are} not answered again"
+        why = "; ".join(change.text for change in self.changes) or "no part says which"
+        again = "what the source has of them is answered again"
+        return f"{rows}{failed} here, {by}, {are} under other settings ({why}): {again}"
 
 
 class Ledger:
-    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document."""
+    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document.
 
-    def __init__(self, fingerprint: str) -> None:
-        """An empty ledger for a job of this fingerprint."""
-        self._fingerprint = fingerprint
-        self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content and its mark
+    Attributes:
+        damaged: one line for each part of the results that cannot be read and was left out.
+    """
+
+    def __init__(self, settings: AnswerSettings, job: str) -> None:
+        """An empty ledger for a job of these settings and this name."""
+        self._settings, self._job = settings, job
+        self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content, writer and status
+        self._writers: list[_Writer] = []
+        self._numbers: dict[tuple[bytes, ...], int] = {}  # what tells a writer -> its place in the list
+        self.damaged: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, output_uri: str, fingerprint: str) -> Ledger:
+    def read(cls, output_uri: str, settings: AnswerSettings, job: str) -> Ledger:
         """The ledger of what is committed under `output_uri`.
 
         Raises:
-            SourceError: a part cannot be read.
+            SourceError: a part cannot be fetched, or is none of a job's results.
         """
-        ledger = cls(fingerprint)
-        for part in read_ahead(partial(read_part, columns=_COLUMNS), list_parts(folder(output_uri, "results"))):
-            columns = part.to_pydict()
-            for doc_id, content, print_, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
-                ledger._newest[digest(doc_id)] = digest(content, print_) + (_OK if status == "ok" else _FAILED)
+        ledger = cls(settings, job)
+        for part in read_ahead(_read, list_parts(folder(output_uri, "results"))):
+            if isinstance(part, DamagedPartError):
+                ledger.damaged += (str(part),)
+            else:
+                ledger._add(part)
         return ledger
 
     def state(self, document: Document) -> State:
-        """What the newest row says of this document; "new" when it is about another content or fingerprint."""
+        """What the newest row says of this document; "new" when it is about another content or other settings."""
         newest = self._newest.get(digest(document.doc_id))
-        if newest is None or newest[:-1] != digest(document.content_sha256, self._fingerprint):
+        if newest is None or newest[:-_MARK_BYTES] != digest(document.content_sha256):
             return "new"
-        return "ok" if newest[-1:] == _OK else "failed"
+        number, failed = _mark(newest)
+        if not self._writers[number].done:
+            return "new"
+        return "failed" if failed else "ok"
+
+    def earlier(self) -> tuple[EarlierRows, ...]:
+        """The rows that another job or other settings left here, most rows first."""
+        counts: Counter[tuple[str | None, bool, tuple[Change, ...], bool]] = Counter()
+        for (number, failed), rows in Counter(map(_mark, self._newest.values())).items():
+            writer = self._writers[number]
+            changes = self._settings.changes(writer.settings) if writer.settings is not None else ()
+            counts[writer.job, writer.done, changes, failed] += rows
+        found = [
+            EarlierRows(job, counts[job, done, changes, False], counts[job, done, changes, True], done, changes)
+            for job, done, changes in dict.fromkeys(key[:3] for key in counts)
+            if not done or job not in (self._job, None)
+        ]
+        return tuple(sorted(found, key=lambda rows: -(rows.ok + rows.failed)))
+
+    def _add(self, part: pa.Table) -> None:
+        columns = part.to_pydict()
+        numbers: dict[str, int] = {}
+        for doc_id, content, fingerprint, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
+            if fingerprint not in numbers:
+                numbers[fingerprint] = self._number(fingerprint, part.schema.metadata or {})
+            mark = 2 * numbers[fingerprint] + (status != "ok")
+            self._newest[digest(doc_id)] = digest(content) + mark.to_bytes(_MARK_BYTES, "big")
+
+    def _number(self, fingerprint: str, metadata: Mapping[bytes, bytes]) -> int:
+        """The number of the writer of rows with `fingerprint` in a part with this metadata.
+
+        Metadata speaks for the rows whose fingerprint it names: somebody may have put parts together.
+        """
+        if metadata.get(b"corm_batch.fingerprint") != fingerprint.encode():
+            metadata = {}
+        key = (fingerprint.encode(), *(metadata.get(name.encode(), b"") for name in ("corm_batch.job", *SETTINGS)))
+        if key not in self._numbers:
+            self._numbers[key] = len(self._writers)
+            settings = AnswerSettings.of_part(metadata)
+            stands = self._settings.fingerprint == fingerprint if settings is None else self._settings.same_as(settings)
+            self._writers.append(_Writer(key[1].decode() or None, settings, stands))
+        return self._numbers[key]
 
 
 def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
-    """The newest row of every document, in no particular order.
+    """The newest row of every document, in no particular order; no rows when nothing is committed yet.
 
     Args:
-        output_uri: where the job wrote.
-        memory: add the columns of the memory table.
+        output_uri: where the job wrote: a folder, local or s3://.
+        memory: add the columns of the memory table; null where a part of it is gone.
 
     Raises:
-        SourceError: a part cannot be read.
+        SpecError: no such kind of place.
+        SourceError: no job has written there, or a part cannot be read. A damaged part (DamagedPartError) is not left
+            out: the row before, of the same document, would be taken for its newest.
     """
-    newest = newest_rows(output_uri)
-    memory_of = memory_parts(output_uri) if memory else {}
+    uri = resolve_uri(output_uri)
+    newest = newest_rows(uri)
+    if not newest and not list_files(f"{folder(uri, '_job')}/"):
+        raise SourceError(f"{output_uri}: no job has written there; expected the output.uri of a job")
+    memory_of = memory_parts(uri) if memory else {}
+    no_memory, empty = memory_schema({}).empty_table(), result_schema((), {}).empty_table()
 
-    def read(uri: str) -> pa.Table:
-        rows = read_part(uri).filter(newest[uri])
-        return with_memory(rows, read_part(memory_of[uri])) if uri in memory_of else rows
+    def read(part: str) -> pa.Table:
+        rows = read_part(part).filter(newest[part])
+        if not memory:
+            return rows
+        return with_memory(rows, read_part(memory_of[part]) if part in memory_of else no_memory)
 
-    parts = list(read_ahead(read, newest))
-    return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    parts = list(read_ahead(read, newest)) or [with_memory(empty, no_memory) if memory else empty]
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 def digest(*parts: str) -> bytes:
     """16 bytes that stand for these texts where there are too many to hold."""
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _read(uri: str) -> pa.Table | DamagedPartError:
+    try:
+        return read_fields(uri, [field for field in RESULT_FIELDS if field.name in _COLUMNS])
+    except DamagedPartError as error:
+        return error
+
+
+def _mark(newest: bytes) -> tuple[int, bool]:
+    """The number of the row's writer, and whether the row is a failed one."""
+    number, failed = divmod(int.from_bytes(newest[-_MARK_BYTES:], "big"), 2)
+    return number, bool(failed)

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.filesystem import reading
-from corm_batch.errors import SourceError
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_part
+from corm_batch.data.schema import DOC_ID
+from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 
 
 def newest_rows(output_uri: str) -> dict[str, pa.Array]:
@@ -38,8 +37,9 @@ def memory_parts(output_uri: str) -> dict[str, str]:
     Raises:
         SourceError: the folder cannot be listed.
     """
-    results, memory = folder(output_uri, "results"), folder(output_uri, "memory")
-    return {f"{results}{uri.removeprefix(memory)}": uri for uri in list_parts(memory)}
+    memory = {uri.rpartition("/")[2]: uri for uri in list_parts(folder(output_uri, "memory"))}
+    results = {uri: memory.get(uri.rpartition("/")[2]) for uri in list_parts(folder(output_uri, "results"))}
+    return {uri: of_it for uri, of_it in results.items() if of_it is not None}
 
 
 def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
@@ -53,9 +53,4 @@ def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
 
 def _doc_ids(uri: str) -> pa.Array:
     """The ids in one part."""
-    try:
-        ids = read_part(uri, ["doc_id"])["doc_id"]
-    except KeyError as error:
-        raise SourceError(f"{uri}: no part of a job's results: {error.args[0]}") from error
-    with reading(uri):
-        return ids.cast(pa.string()).combine_chunks()
+    return read_fields(uri, [DOC_ID])["doc_id"].combine_chunks()

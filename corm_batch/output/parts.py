@@ -1,26 +1,38 @@
-"""Parts: the files a job publishes, each written whole. Knows nothing of what their rows mean."""
+"""Parts: the files a job publishes, each written whole. Knows nothing of what their rows mean.
+
+A part that can be fetched and not be read is damaged; page checksums find what changed on a disk. Whoever reads rows
+refuses it, because the row before of the same document would be taken for its newest; a run answers its documents
+again. It stays where it is until somebody deletes it.
+"""
 
 from __future__ import annotations
 
+import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from corm_batch.data.filesystem import list_files, open_file, reading
+from corm_batch.data.filesystem import list_files, open_file, read_whole, reading
+from corm_batch.errors import DamagedPartError, SourceError
 
 T = TypeVar("T")
 PartFormat = Literal["parquet", "arrow"]
 Table = Literal["results", "memory"]
+_REMEDIES: dict[Table, str] = {
+    "results": "Delete it: the next run of the job answers its documents again",
+    "memory": "Delete it: nothing but what its documents' caches took is lost. If the part of the same name in "
+    "results/ goes too, the next run of the job makes both again",
+}
 _READ_AT_ONCE = 16  # a part on S3 is a few requests, each of which takes its time
 
 
-def folder(output_uri: str, table: Table) -> str:
-    """Where the parts of one table lie."""
-    return f"{output_uri.rstrip('/')}/{table}"
+def folder(output_uri: str, name: Table | Literal["_job"]) -> str:
+    """Where the parts of one table lie, or what the job says of itself."""
+    return f"{output_uri.rstrip('/')}/{name}"
 
 
 def part_name(run_id: str, number: int, part_format: PartFormat) -> str:
@@ -32,7 +44,7 @@ def encode_part(table: pa.Table, part_format: PartFormat) -> bytes:
     """The whole file in memory, zstd-compressed."""
     sink = pa.BufferOutputStream()
     if part_format == "parquet":
-        parquet.write_table(table, sink, compression="zstd")
+        parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
     else:
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_file(sink, table.schema, options=options) as writer:
@@ -47,24 +59,57 @@ def list_parts(folder_uri: str) -> list[str]:
     Raises:
         SourceError: the folder cannot be listed.
     """
-    return [uri for uri in list_files(f"{folder_uri}/", (".parquet", ".arrow")) if "/part-" in uri]
+    uris = list_files(f"{folder_uri}/", (".parquet", ".arrow"))
+    return [uri for uri in uris if uri.rpartition("/")[2].startswith("part-")]
 
 
 def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part; only `columns` where given.
+    """The rows of one part; only those of `columns` that it has, where given.
 
     Raises:
-        SourceError: the part cannot be read.
+        DamagedPartError: it can be fetched, and is not whole.
+        SourceError: it cannot be fetched.
     """
-    with reading(uri), open_file(uri) as file:
-        if uri.endswith(".parquet"):
-            return parquet.ParquetFile(file).read(columns=columns)
-        part = pa.ipc.open_file(file)
-        if columns is not None:
-            wanted = [part.schema.names.index(name) for name in columns if name in part.schema.names]
-            part = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted))
-        table = part.read_all()
-    return table.select(columns) if columns is not None else table
+    try:
+        with reading(uri), open_file(uri) as file:
+            return _decode(uri, file, columns)
+    except SourceError:
+        content = read_whole(uri)
+    try:
+        return _decode(uri, io.BytesIO(content), columns)
+    except (pa.ArrowException, OSError) as error:
+        remedy = _REMEDIES["memory" if uri.rpartition("/")[0].endswith("/memory") else "results"]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise DamagedPartError(f"{uri}: damaged: {reason}. {remedy}") from error
+
+
+def _decode(uri: str, file: BinaryIO, columns: list[str] | None) -> pa.Table:
+    if uri.endswith(".parquet"):
+        return parquet.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+    part = pa.ipc.open_file(file)
+    if columns is None:
+        return part.read_all()
+    found = [name for name in columns if name in part.schema.names]
+    wanted = pa.ipc.IpcReadOptions(included_fields=[part.schema.names.index(name) for name in found])
+    return pa.ipc.open_file(file, options=wanted).read_all().select(found)
+
+
+def read_fields(uri: str, fields: Sequence[pa.Field]) -> pa.Table:
+    """These columns of one part, of their types; what an earlier version did not write yet is null.
+
+    Raises:
+        DamagedPartError: it can be fetched, and is not whole.
+        SourceError: it cannot be fetched, or is no part of a job: it lacks what is in every part, or has it otherwise.
+    """
+    part = read_part(uri, [field.name for field in fields])
+    if missing := [field.name for field in fields if not field.nullable and field.name not in part.column_names]:
+        raise SourceError(f"{uri}: no part of a job, for it has no column {missing[0]!r}; move it away")
+    columns = [
+        part[field.name] if field.name in part.column_names else pa.nulls(part.num_rows, field.type) for field in fields
+    ]
+    with reading(uri):
+        found = pa.table(columns, names=[field.name for field in fields], metadata=part.schema.metadata)
+        return found.cast(pa.schema(fields, metadata=part.schema.metadata))
 
 
 def read_ahead(read: Callable[[str], T], uris: Iterable[str]) -> Iterator[T]:

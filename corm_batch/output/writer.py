@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from corm_batch.data.filesystem import write_whole
+from corm_batch.output import clock
 from corm_batch.output.lease import Lease
 from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.rows import DocumentRow, RowBuilder
@@ -54,7 +54,7 @@ class PartWriter:
         if not self._rows:
             return 0
         self._lease.check()
-        now = datetime.now(UTC)
+        now = clock.now()
         results = [{**row.result, "committed_at": now} for row in self._rows]
         self._publish("memory", [row.memory for row in self._rows], self._builder.memory_schema)
         self._publish("results", results, self._builder.result_schema)

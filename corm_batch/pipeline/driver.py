@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 from corm_batch.cluster.connection import connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.output import clock
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow, RowBuilder
+from corm_batch.output.run_id import start_run
+from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.metrics import JobMetrics
 from corm_batch.pipeline.model import model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
-from corm_batch.pipeline.progress import Event, JobSummary, OnEvent, Progress
+from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.pipeline.worker import LoadModel, WorkerSettings
 from corm_batch.spec import JobSpec
@@ -64,34 +65,33 @@ def run_job(
         CormBatchError: the job itself failed; what was committed before is safe and a rerun goes on from there.
     """
     splits = spec.source.splits(spec.task.source_columns)
-    rows = _row_builder(spec, revision_hash(spec.model))
-    settings = WorkerSettings(
-        load_model=load_model or model_loader(spec),
-        task=spec.task,
-        rows=rows,
-        document_timeout_s=spec.cluster.document_timeout_s,
-        patience_s=patience_s,
-    )
+    model_hash = revision_hash(spec.model)
+    answer_settings = AnswerSettings.of(spec, model_hash)
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
-        ledger = Ledger.read(spec.output.uri, rows.fingerprint)
+        rows = _row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))
+        settings = WorkerSettings(
+            load_model=load_model or model_loader(spec),
+            task=spec.task,
+            rows=rows,
+            document_timeout_s=spec.cluster.document_timeout_s,
+            patience_s=patience_s,
+        )
+        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name)
         intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
+        run.tell(ledger)
         return run.main(cluster)
 
 
-def _row_builder(spec: JobSpec, model_hash: str) -> RowBuilder:
+def _row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings, run_id: str) -> RowBuilder:
     """What makes the rows of this run, with everything about the run that readers may ask the files for."""
-    now = datetime.now(UTC)
-    run_id = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    fingerprint = spec.fingerprint(model_hash)
     metadata = {
         "corm_batch.job": spec.name,
         "corm_batch.run_id": run_id,
-        "corm_batch.spec": spec.to_yaml(),
-        "corm_batch.model_hash": model_hash,
-        "corm_batch.fingerprint": fingerprint,
+        **dict(zip(SETTINGS, (answer_settings.to_metadata(), spec.to_yaml(), model_hash), strict=True)),
+        "corm_batch.fingerprint": answer_settings.fingerprint,
         "corm_batch.versions": json.dumps(_versions()),
     }
     constants = {
@@ -100,7 +100,7 @@ def _row_builder(spec: JobSpec, model_hash: str) -> RowBuilder:
         "page_size": spec.engine.page_size,
     }
     results = result_schema(spec.task.result_fields, metadata)
-    return RowBuilder(run_id, fingerprint, results, memory_schema(metadata), constants)
+    return RowBuilder(run_id, answer_settings.fingerprint, results, memory_schema(metadata), constants)
 
 
 def _versions() -> dict[str, str]:
@@ -126,15 +126,22 @@ class _Run:
         self._lease = lease
         self._stop = stop
         self._on_event = on_event
-        self._items: Iterator[Document | DocumentRow | Literal["done"]] = iter(intake)
+        self._items: Iterator[Document | DocumentRow | Literal["ok", "failed"]] = iter(intake)
         self._read_all = False
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
 
+    def tell(self, ledger: Ledger) -> None:
+        """Say what is at the output that does not stand, or is another job's, before any work."""
+        for damaged in ledger.damaged:
+            self._emit("notice", message=f"{damaged}, as this one does")
+        for rows in ledger.earlier():
+            self._emit("notice", message=rows.text, details=asdict(rows))
+
     def main(self, cluster: ExitStack) -> JobSummary:
         """From the first document to the record of the run; the cluster is entered when there is something to do."""
-        started_at = datetime.now(UTC)
+        started_at = clock.now()
         self._write_job_file("spec.yaml", self._spec.to_yaml())
         self._emit("start")
         try:
@@ -150,7 +157,7 @@ class _Run:
         record = {
             **asdict(summary),
             "started_at": started_at.isoformat(),
-            "ended_at": datetime.now(UTC).isoformat(),
+            "ended_at": clock.now().isoformat(),
             "fingerprint": self._settings.rows.fingerprint,
             "versions": _versions(),
         }
@@ -210,7 +217,7 @@ class _Run:
             elif isinstance(item, DocumentRow):
                 self._take(item)
             else:
-                self._progress = replace(self._progress, skipped=self._progress.skipped + 1)
+                self._progress = self._progress.with_skipped(item)
         if self._progress.skipped > skipped:
             self._emit("skip")
         return document
@@ -231,12 +238,13 @@ class _Run:
 
     def _emit(
         self,
-        kind: Literal["start", "document", "skip", "loss", "commit", "tick"],
+        kind: EventKind,
         row: DocumentRow | None = None,
         message: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
-        event = Event(kind, self._progress, row, message)
+        event = Event(kind, self._progress, row, message, details or {})
         self._metrics.record(event)
         self._on_event(event)
 

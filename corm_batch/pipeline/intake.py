@@ -37,8 +37,8 @@ class Intake:
         counts = [split.num_rows for split in self._splits]
         return None if any(count < 0 for count in counts) else sum(counts)
 
-    def __iter__(self) -> Iterator[Document | DocumentRow | Literal["done"]]:
-        """For each row of the source: a document to answer, its failed row, or "done" when an earlier run has it.
+    def __iter__(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
+        """For each row of the source: a document to answer, its failed row, or how an earlier run has ended it.
 
         Raises:
             SourceError: a split cannot be read.
@@ -47,15 +47,16 @@ class Intake:
             for document in self._source.read(split, self._columns):
                 yield self._sort(document)
 
-    def _sort(self, document: Document) -> Document | DocumentRow | Literal["done"]:
+    def _sort(self, document: Document) -> Document | DocumentRow | Literal["ok", "failed"]:
         problem = document.problem
         if times := self._times_seen(document.doc_id):
             problem = (
                 f"an earlier row has the id {document.doc_id!r} too; this one is {document.origin} and was not answered"
             )
             document = replace(document, doc_id=f"{document.doc_id}#duplicate-{times}")
-        if self._ledger.state(document) in self._done:
-            return "done"
+        state = self._ledger.state(document)
+        if state != "new" and state in self._done:
+            return state
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
 
     def _times_seen(self, doc_id: str) -> int:

@@ -19,6 +19,7 @@ from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError
 from corm_batch.output.ledger import Ledger, State
+from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
 from corm_batch.spec import JobSpec, ModelSection
 
@@ -99,7 +100,7 @@ def plan_job(spec: JobSpec) -> JobPlan:
     """
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
-    ledger = Ledger.read(spec.output.uri, spec.fingerprint(revision_hash(spec.model)))
+    ledger = Ledger.read(spec.output.uri, AnswerSettings.of(spec, revision_hash(spec.model)), spec.name)
     splits = spec.source.splits(spec.task.source_columns)
     measured = _measure(spec, splits, ledger)
     rate = _chars_per_token(spec.model, path, measured.texts)

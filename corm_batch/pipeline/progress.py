@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from corm_batch.output.rows import DocumentRow
+
+EventKind = Literal["notice", "start", "document", "skip", "loss", "commit", "tick"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Progress:
         total: documents of the source; None when it cannot say without reading all of them.
         ok, failed: documents with a row of this run.
         skipped: documents that an earlier run has done.
+        skipped_failed: of these, those it could not answer.
         prompt_tokens, output_tokens: of the answered documents.
         kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
         kv_bytes_peak: what they held at most, summed over documents.
@@ -28,6 +31,7 @@ class Progress:
     ok: int = 0
     failed: int = 0
     skipped: int = 0
+    skipped_failed: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     kv_bytes_full: int = 0
@@ -41,6 +45,16 @@ class Progress:
         return self.ok + self.failed
 
     @property
+    def skipped_ok(self) -> int:
+        """Documents that an earlier run has answered."""
+        return self.skipped - self.skipped_failed
+
+    @property
+    def left(self) -> int | None:
+        """Documents without a row; None when the source cannot say how many it has."""
+        return None if self.total is None else max(0, self.total - self.skipped - self.documents)
+
+    @property
     def kept_ratio(self) -> float:
         """Entries stored at the end over entries of uncompressed caches; 1 while nothing is answered."""
         return self.kept_bytes / self.kv_bytes_full if self.kv_bytes_full else 1.0
@@ -49,6 +63,10 @@ class Progress:
     def bytes_saved(self) -> int:
         """Full minus peak, summed over documents."""
         return self.kv_bytes_full - self.kv_bytes_peak
+
+    def with_skipped(self, state: Literal["ok", "failed"]) -> Progress:
+        """The counts with one more document that an earlier run has done."""
+        return replace(self, skipped=self.skipped + 1, skipped_failed=self.skipped_failed + (state == "failed"))
 
     def with_row(self, row: DocumentRow) -> Progress:
         """The counts with one more document."""
@@ -86,17 +104,20 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: "start" when documents begin to be read, "document" for each row, "skip" when done documents were passed
+        kind: "notice" of what a run finds at its output and does about it, before anything else; "start" when documents
+            begin to be read, "document" for each row, "skip" when done documents were passed
             over, "loss" when a replica died, "commit" when a part is safe, "tick" now and then while nothing happens.
         progress: the counts after it.
         row: the document's, of kind "document".
-        message: of kind "loss": why; of kind "commit": how many documents.
+        message: of kind "notice": all of it; of kind "loss": why; of kind "commit": how many documents.
+        details: of kind "notice" about rows: how many, and what was set otherwise, as JSON.
     """
 
-    kind: Literal["start", "document", "skip", "loss", "commit", "tick"]
+    kind: EventKind
     progress: Progress
     row: DocumentRow | None = None
     message: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 OnEvent = Callable[[Event], None]

@@ -13,7 +13,7 @@ one comparison in every kernel. Steps and positions are 1-based inside their own
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,7 +25,13 @@ from corm_batch.registry import Plugin
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
-    """Which cached entries survive; as it stands, all of them."""
+    """Which cached entries survive; as it stands, all of them.
+
+    Attributes:
+        engine_fields: fields of EngineConfig marked as changing no answer that change what this policy keeps.
+    """
+
+    engine_fields: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def reduction(self) -> Reduction | None:

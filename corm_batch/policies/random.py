@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +22,8 @@ class Random(KVPolicy, name="random"):
     Each entry draws its fate from a hash of (seed, layer, kv head, position), so a rerun keeps the same ones. No paper;
     Random Attention (arXiv 2609.03430) shows why a comparison needs it.
     """
+
+    engine_fields: ClassVar[frozenset[str]] = frozenset({"tensor_parallel"})  # each rank counts its kv heads from 0
 
     keep_ratio: float = Field(0.5, ge=0.0, le=1.0, description="share of the older entries that stay")
     recent: int = Field(256, ge=1, description="newest entries that never leave")

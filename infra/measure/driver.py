@@ -19,6 +19,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import RowBuilder
+from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.model import revision_hash
@@ -54,9 +55,9 @@ def plan(place: Path) -> dict[str, Any]:
 def resume(place: Path) -> dict[str, Any]:
     """A run that finds everything done: the ledger, and every document of the archive held against it."""
     spec = no_op_spec(place)
-    fingerprint = spec.fingerprint(revision_hash(spec.model))
-    rows = RowBuilder("run", fingerprint, result_schema(spec.task.result_fields, {}), memory_schema({}), {})
-    ledger = Ledger.read(spec.output.uri, fingerprint)
+    now = AnswerSettings.of(spec, revision_hash(spec.model))
+    rows = RowBuilder("run", now.fingerprint, result_schema(spec.task.result_fields, {}), memory_schema({}), {})
+    ledger = Ledger.read(spec.output.uri, now, spec.name)
     intake = Intake(spec.source, spec.task, spec.source.splits(), ledger, rows, retry_failed=False)
     counts = Counter("todo" if isinstance(item, Document) else item for item in intake)
     return {str(state): count for state, count in counts.items()}

@@ -3,6 +3,7 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from corm_batch.cli.progress import show_progress
@@ -51,6 +52,20 @@ def test_a_lost_replica_is_told_at_once():
     assert line == "a replica was lost and is replaced: killed by [2Jsignal 9\n"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_found_at_the_output_is_told_at_once(terminal):
+    notice = Event("notice", Progress(), message="27 rows here are\nunder \x1b[2Jother settings", details={"ok": 27})
+    lines = shown([notice, Event("start", Progress(total=30))], terminal=terminal).splitlines()
+    assert "27 rows here are under [2Jother settings" in lines[0]
+
+
+def test_ok_and_failed_of_earlier_runs_are_counted_apart():
+    progress = Progress(total=30, ok=9, failed=1, skipped=10, skipped_failed=3, seconds=20.0)
+    assert "10 of 20 documents, 1 failed, 10 done before (7 ok, 3 failed), ETA 20.0s" in shown(
+        [Event("start", progress)]
+    )
+
+
 def test_a_source_that_cannot_count():
     assert "10 documents, 1 failed, 10 done before, ETA -" in shown(
         [Event("start", Progress(**(vars(HALFWAY) | {"total": None})))]
@@ -68,9 +83,20 @@ def test_live_lines_fit_80_columns():
 def test_json_lines(capsys):
     row = DocumentRow(result={"doc_id": "a", "status": "failed", "error_type": "DocumentError"}, memory={})
     with show_progress("papers", Console(file=io.StringIO()), as_json=True) as on_event:
-        for event in (Event("start", Progress(total=30)), Event("tick", HALFWAY), Event("document", HALFWAY, row)):
+        notice = Event(
+            "notice", Progress(), message="rows", details={"job": "a", "changes": [{"path": "policy.window"}]}
+        )
+        for event in (
+            notice,
+            Event("start", Progress(total=30)),
+            Event("tick", HALFWAY),
+            Event("document", HALFWAY, row),
+        ):
             on_event(event)
-    start, document = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (start["event"], start["total"], start["eta_s"]) == ("start", 30, None)
+    told, start, document = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (told["event"], told["message"], told["job"]) == ("notice", "rows", "a")
+    assert told["changes"] == [{"path": "policy.window"}]
+    assert (start["event"], start["total"], start["eta_s"], start["left"]) == ("start", 30, None, 30)
+    assert (document["skipped"], document["skipped_ok"], document["skipped_failed"]) == (10, 10, 0)
     assert (document["event"], document["doc_id"], document["status"]) == ("document", "a", "failed")
     assert (document["tokens_per_s"], document["bytes_saved"], document["kept_ratio"]) == (1550.0, 3 * 2**30, 0.25)

@@ -67,11 +67,70 @@ def test_json_ends_with_the_summary(corm_batch, write_job, fake_job):
 
 
 @pytest.mark.parametrize(
-    ("summary", "code"), [(JobSummary(ok=1), 0), (JobSummary(ok=1, failed=1), 3), (JobSummary(interrupted=True), 130)]
+    ("summary", "code"),
+    [
+        (JobSummary(ok=1), 0),
+        (JobSummary(ok=1, failed=1), 3),
+        (JobSummary(ok=1, skipped=3), 0),
+        (JobSummary(ok=1, skipped=3, skipped_failed=1), 3),
+        (JobSummary(interrupted=True), 130),
+    ],
 )
 def test_exit_codes(corm_batch, write_job, tmp_path, monkeypatch, summary, code):
     monkeypatch.setattr(driver, "run_job", lambda *args, **kwargs: replace(summary, output_uri=str(tmp_path / "none")))
     assert corm_batch("run", write_job(ROWS)).code == code
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        (
+            JobSummary(total=30, ok=2, failed=1, skipped=10, skipped_failed=3),
+            "10 done before (7 ok, 3 failed), in 0.0s\n",
+        ),
+        (
+            JobSummary(total=30, ok=2, skipped=10, interrupted=True),
+            "interrupted after 0.0s; left for the next run: 18\n",
+        ),
+        (JobSummary(ok=2, interrupted=True), "after 0.0s; left for the next run: how many the source cannot say\n"),
+    ],
+)
+def test_the_last_line_counts_ok_failed_and_what_is_left(corm_batch, write_job, tmp_path, monkeypatch, summary, said):
+    monkeypatch.setattr(driver, "run_job", lambda *args, **kwargs: replace(summary, output_uri=str(tmp_path / "none")))
+    assert said in corm_batch("run", write_job(ROWS)).out
+
+
+@pytest.mark.parametrize("table", ["results", "memory"])
+def test_a_damaged_part_does_not_fail_a_run_that_answered_everything(
+    corm_batch, write_job, fake_job, monkeypatch, table
+):
+    run_job = driver.run_job
+
+    def damaged(*args, **options):
+        summary = run_job(*args, **options)
+        (part,) = Path(summary.output_uri, table).iterdir()
+        part.write_bytes(part.read_bytes()[:200])
+        return replace(summary, failed=0)
+
+    monkeypatch.setattr(driver, "run_job", damaged)
+    result = corm_batch("run", write_job(ROWS))
+    assert result.code == 0
+    assert f"/{table}/part-run-1-000000.parquet: damaged: " in result.err
+    assert "Delete it: " in result.err
+    assert "Run run-1: 2 ok, 0 failed" in result.out
+
+
+def test_answers_are_shown_without_any_memory_part(corm_batch, write_job, fake_job, monkeypatch):
+    run_job = driver.run_job
+
+    def deleted(*args, **options):
+        summary = run_job(*args, **options)
+        shutil.rmtree(Path(summary.output_uri, "memory"))
+        return summary
+
+    monkeypatch.setattr(driver, "run_job", deleted)
+    result = corm_batch("run", write_job(ROWS))
+    assert (result.code, "Documents\n" in result.out) == (3, True)
 
 
 def test_a_job_that_fails_exits_1(corm_batch, write_job, monkeypatch):
@@ -105,5 +164,5 @@ def test_a_real_job_and_its_rerun(corm_batch, write_job, tmp_path):
     assert result.code == 3, result.err
     assert "2 ok, 1 failed, 0 done before" in result.out
     again = corm_batch("run", job, "--set", "engine.kv_memory=64MiB")
-    assert again.code == 0
-    assert "0 ok, 0 failed, 3 done before" in again.out
+    assert again.code == 3
+    assert "0 ok, 0 failed, 3 done before (2 ok, 1 failed), in" in again.out

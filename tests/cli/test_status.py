@@ -46,6 +46,8 @@ def log_of(*progress, summary=None):
             Documents(3, 0, 27),
         ),
         (log_of(summary=JobSummary(run_id="r1", skipped=27)), Documents(27, 0, None)),
+        (log_of(summary=JobSummary(run_id="r1", ok=1, failed=1, skipped=8, skipped_failed=3)), Documents(10, 4, None)),
+        (log_of(Progress(total=27, ok=2, failed=1, skipped=9, skipped_failed=3)), Documents(12, 4, 27)),
     ],
 )
 def test_documents_from_the_log(log, documents):

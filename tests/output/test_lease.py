@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 
 from corm_batch.data.filesystem import read_whole, write_whole
 from corm_batch.errors import LeaseError, OutputError
+from corm_batch.output import clock
 from corm_batch.output import lease as module
 from corm_batch.output.lease import Lease
 
@@ -30,10 +32,12 @@ def test_one_holder_at_a_time(place):
         pass
 
 
-def test_stale_lease_is_taken_over_and_its_old_holder_notices(place):
-    old, new = Lease(place), Lease(place)
+def test_stale_lease_is_taken_over_and_its_old_holder_notices(place, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(module, "STALE_S", 0.3)
+    old, new = Lease(place), Lease(place, lambda: True)
     old.__enter__()
-    overwrite(place, renewed_at=time.time() - module.STALE_S - 1)
+    overwrite(place, machine="another machine")
     with new:
         with pytest.raises(LeaseError, match="was lost to process"):
             old.check()
@@ -57,9 +61,8 @@ def test_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(tmp_path)
 def test_who_may_wait_takes_what_nobody_renews(place, monkeypatch, caplog):
     monkeypatch.setattr(module, "_LOOK_S", 0.02)
     Lease(place).__enter__()
-    an_hour_ahead = time.time() + 3600  # the clock of the dead driver's machine
-    overwrite(place, machine="another machine", renewed_at=an_hour_ahead)
-    with pytest.raises(LeaseError, match=r"renewed 0 s ago\. If that process is dead, the output is free in 120 s"):
+    overwrite(place, machine="another machine")
+    with pytest.raises(LeaseError, match=r"since 20\S+\. If that process is dead, the output is free in 120 s"):
         Lease(place).__enter__()
     monkeypatch.setattr(module, "STALE_S", 0.5)
     started = time.monotonic()
@@ -77,6 +80,20 @@ def test_who_may_wait_is_refused_by_a_driver_that_lives(tmp_path, monkeypatch):
         with pytest.raises(LeaseError, match="It lives"), Lease(str(tmp_path), lambda: True):
             pass
         lease.check()
+
+
+@pytest.mark.parametrize("ahead_s", [-7200, 7200])
+def test_a_lease_is_not_taken_because_clocks_differ(tmp_path, monkeypatch, ahead_s):
+    monkeypatch.setattr(module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(module, "RENEW_S", 0.1)
+    with Lease(str(tmp_path)) as held:
+        overwrite(tmp_path, machine="another machine")
+        clock_here = clock.now()
+        monkeypatch.setattr(clock, "now", lambda: clock_here + timedelta(seconds=ahead_s))  # and it stands still
+        for may_wait in (False, True):
+            with pytest.raises(LeaseError, match="held by process"):
+                Lease(str(tmp_path), lambda may_wait=may_wait: may_wait).__enter__()
+        held.check()
 
 
 def test_waiting_ends_when_the_output_is_given_back_or_the_driver_told_to_stop(tmp_path, monkeypatch):
@@ -116,11 +133,11 @@ def test_renewal(tmp_path, monkeypatch):
         first = content(tmp_path)
         time.sleep(0.5)
         later = content(tmp_path)
-    assert later["renewed_at"] > first["renewed_at"]
+    assert later["renewals"] > first["renewals"]
     assert later["since"] == first["since"]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"[]", b"not json", b'{"renewed_at": "x"}'])
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"not json", b'{"token": 7}'])
 def test_unreadable_lease_is_nobody_s(tmp_path, garbage):
     write_whole(f"{tmp_path}/_job/lease.json", garbage)
     with Lease(str(tmp_path)) as lease:

@@ -1,16 +1,24 @@
 import errno
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.data.filesystem import read_whole, write_whole
+from corm_batch.engine.request import MemoryStats
 from corm_batch.errors import LeaseError, OutputError
+from corm_batch.output import clock
+from corm_batch.output import lease as lease_module
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import read_results
 from corm_batch.output.parts import list_parts
+from corm_batch.output.run_id import start_run
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import OutputSection
+from corm_batch.tasks.base import TaskResult
 
 
 @dataclass
@@ -99,3 +107,37 @@ def test_writes_under_a_real_lease(make, rows, tmp_path):
         writer = make(lease=lease)
         writer.add(rows.failed(Document("a", None), "DocumentError", "no"))
         assert writer.commit() == 1
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_rows_of_a_run_that_was_stopped_in_its_commit_never_win(rows, place, monkeypatch, hours):
+    """It is stopped between the check of its lease and its write, until the run that took over has ended."""
+    monkeypatch.setattr(lease_module, "_LOOK_S", 0.02)
+    monkeypatch.setattr(lease_module, "STALE_S", 0.1)
+    here = clock.now()
+
+    def writer(lease, answer):
+        run = replace(rows, run_id=start_run(place))
+        made = PartWriter(OutputSection(uri=place), run, lease)
+        made.add(run.answered(Document("a", "text"), TaskResult(answer), MemoryStats()))
+        return made
+
+    def stopped():
+        content = json.loads(read_whole(f"{place}/_job/lease.json"))
+        write_whole(f"{place}/_job/lease.json", json.dumps({**content, "machine": "another machine"}).encode())
+        monkeypatch.setattr(clock, "now", lambda: here + timedelta(hours=hours))
+        with Lease(place, lambda: True) as taken:
+            newer = writer(taken, "new")
+            start_run(place)  # and one more, which ends before it commits anything
+            assert newer.commit() == 1
+
+    first = Lease(place).__enter__()
+    older = writer(first, "old")
+    check = first.check
+    monkeypatch.setattr(first, "check", lambda: (check(), stopped()))
+    older.commit()
+    monkeypatch.undo()
+    assert len(list_parts(f"{place}/results")) == 2
+    assert read_results(place)["output"].to_pylist() == ["new"]
+    with pytest.raises(LeaseError, match="was lost to"):
+        first.__exit__(None, None, None)

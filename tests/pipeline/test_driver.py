@@ -1,7 +1,9 @@
 import errno
 import json
 import os
+import shutil
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,17 @@ import ray
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
-from corm_batch.output import lease
+from corm_batch.output import clock, lease
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import read_results
 from corm_batch.output.parts import list_parts, read_part
+from corm_batch.pipeline import driver
 from corm_batch.pipeline.driver import run_job
 from corm_batch.spec import JobSpec
 from tests.conftest import write_documents
 from tests.fakes import scripted
 
+KEPT = Path(__file__).parents[1] / "output" / "data"  # outputs that were written before parts told their settings
 GOOD = {f"d{index}": f"Good document {index}. " * (index + 1) for index in range(6)}
 
 
@@ -64,7 +68,57 @@ def test_nothing_to_do_starts_no_cluster(job, tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
     summary = run_job(job({"a": None, "b": "  "}), load_model=scripted())
     assert (summary.ok, summary.failed) == (0, 2)
-    assert run_job(job({"a": None, "b": "  "}), load_model=scripted()).skipped == 2
+    again = run_job(job({"a": None, "b": "  "}), load_model=scripted())
+    assert (again.skipped, again.skipped_ok, again.skipped_failed, again.left) == (2, 0, 2, 0)
+
+
+def test_an_edited_spec_and_a_damaged_part_are_told_before_any_work(job, tmp_path, monkeypatch):
+    documents = {"a": None, "b": " "}
+    run_job(job(documents), load_model=scripted())
+    events = []
+    summary = run_job(
+        job(documents, policy={"name": "corm", "window": 9}), load_model=scripted(), on_event=events.append
+    )
+    assert summary.failed == 2
+    assert [event.kind for event in events[:2]] == ["notice", "start"]
+    assert "2 rows (2 failed) here, of the job job, are under other settings" in events[0].message
+    assert 'policy.name "full" -> "corm"' in events[0].message
+    assert events[0].details["changes"] == ({"path": "policy.name", "before": '"full"', "now": '"corm"'},)
+
+    newest = Path(max(list_parts(f"{tmp_path}/out/results")))
+    newest.write_bytes(newest.read_bytes()[:-50])
+    events.clear()
+    again = run_job(job(documents, policy={"name": "corm", "window": 9}), load_model=scripted(), on_event=events.append)
+    assert (again.failed, again.skipped) == (2, 0)
+    assert [event.kind for event in events[:3]] == ["notice", "notice", "start"]
+    assert f"{newest}: damaged: " in events[0].message
+    newest.unlink()
+    assert set(rows_of(tmp_path / "out")) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in KEPT.glob("*.yaml")))
+def test_an_output_of_an_earlier_version_is_not_answered_again(name, tmp_path, monkeypatch):
+    shutil.copytree(KEPT / name, tmp_path / "out")
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = JobSpec.load(str(KEPT / f"{name}.yaml"), [f"source.uri={KEPT}/documents.parquet", "output.uri=out"])
+    (part,) = list_parts(str(tmp_path / "out/results"))
+    model_hash = read_part(part).schema.metadata[b"corm_batch.model_hash"].decode()
+    monkeypatch.setattr(driver, "revision_hash", lambda model: model_hash)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
+    summary = run_job(spec)
+    assert (summary.documents, summary.skipped_ok, summary.skipped_failed) == (0, 2, 1)
+
+
+def test_a_clock_that_is_behind_leaves_the_newest_answer_the_newest(job, tmp_path, monkeypatch):
+    here = clock.now()
+    for hours, tokens in ((1, 7), (0, 8), (-1, 9)):
+        monkeypatch.setattr(clock, "now", lambda hours=hours: here + timedelta(hours=hours))
+        edited = job({"a": None}, task={"max_new_tokens": tokens})
+        summary = run_job(edited, load_model=scripted())
+        assert summary.failed == 1
+        assert rows_of(tmp_path / "out")["a"]["run_id"] == summary.run_id
+        assert run_job(edited, load_model=scripted()).skipped == 1
 
 
 @pytest.mark.ray

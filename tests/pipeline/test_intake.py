@@ -22,7 +22,7 @@ class Known(Ledger):
     """A ledger that was told."""
 
     def __init__(self, **states):
-        super().__init__("print-1")
+        super().__init__(None, "job")
         self.states = states
 
     def state(self, document):
@@ -30,7 +30,7 @@ class Known(Ledger):
 
 
 def taken(source, rows, ledger=None, *, retry_failed=False):
-    """What comes out: ids, "done", or (id, message) of a failed row."""
+    """What comes out: ids, how an earlier run ended it, or (id, message) of a failed row."""
     task = Task.from_spec({"name": "summarize"})
     intake = Intake(source, task, [Split("x", 0, 3)], ledger or Known(), rows, retry_failed=retry_failed)
     return [summary(item) for item in intake]
@@ -56,7 +56,7 @@ def test_duplicate_ids_get_rows_of_their_own(rows):
     assert "row 1" in second[1]
 
 
-@pytest.mark.parametrize(("retry_failed", "expected"), [(False, ["done", "done", "c"]), (True, ["done", "b", "c"])])
+@pytest.mark.parametrize(("retry_failed", "expected"), [(False, ["ok", "failed", "c"]), (True, ["ok", "b", "c"])])
 def test_done_documents_are_passed_over(rows, retry_failed, expected):
     source = Memory([Document(name, "text") for name in "abc"])
     assert taken(source, rows, Known(a="ok", b="failed"), retry_failed=retry_failed) == expected

@@ -12,6 +12,7 @@ from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.errors import ModelLoadError, SourceError
+from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
@@ -112,7 +113,7 @@ def test_documents_an_earlier_run_answered(job):
         {
             "doc_id": document.doc_id,
             "content_sha256": content,
-            "fingerprint": spec.fingerprint(revision_hash(spec.model)),
+            "fingerprint": AnswerSettings.of(spec, revision_hash(spec.model)).fingerprint,
             "run_id": "r",
             "status": status,
             "committed_at": datetime.now(UTC),

@@ -1,0 +1,189 @@
+"""AnswerSettings: what counts as a setting, and which rows an edit or an upgrade leaves done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from corm_batch.data.uri import resolve_uri
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.parts import list_parts, read_part
+from corm_batch.output.settings import SETTINGS, AnswerSettings
+from corm_batch.policies.corm import Corm
+from corm_batch.spec import JobSpec
+from tests.test_spec import MINIMAL
+
+DATA = Path(__file__).parent / "data"
+KEPT = sorted(path.stem for path in DATA.glob("*.yaml"))
+
+
+def settings(model_hash="abc", **sections):
+    return AnswerSettings.of(JobSpec.from_mapping({**MINIMAL, **sections}), model_hash)
+
+
+def written(now, *, told=None, **values):
+    """Settings as another version wrote them: with these values; None takes one away."""
+    content = json.loads(now.to_metadata())
+    content["values"] |= {path.replace("__", "."): value for path, value in values.items()}
+    content["values"] = {path: value for path, value in content["values"].items() if value is not None}
+    content["told"] = [path for path in content["told"] if path in content["values"]] + list(told or ())
+    return AnswerSettings.of_part({SETTINGS[0].encode(): json.dumps(content).encode()})
+
+
+CHANGES_ANSWERS = [
+    {"model": {"name": "org/other"}},
+    {"model": {"name": "org/model", "revision": "v2"}},
+    {"model": {"name": "org/model", "dtype": "float32"}},
+    {"model": {"name": "org/model", "document_role": "document"}},
+    {"model": {"name": "org/model", "system": "Be brief."}},
+    {"task": {"name": "summarize", "instruction": "Sum up."}},
+    {"task": {"name": "summarize", "max_new_tokens": 5}},
+    {"task": {"name": "summarize", "temperature": 0.5}},
+    {"task": {"name": "summarize", "seed": 1}},
+    {"task": {"name": "summarize", "stop": ["x"]}},
+    {"task": {"name": "summarize", "overflow": "truncate"}},
+    {"policy": {"name": "full"}},
+    {"policy": {"name": "corm", "window": 128}},
+    {"engine": {"prefill": "streaming"}},
+    {"engine": {"chunk_size": 512}},
+    {"engine": {"max_model_len": 4096}},
+    {"engine": {"compact_every": 7}},
+    {"model": {"name": "org/model", "trust_remote_code": True}},
+    {"policy": {"name": "random"}, "engine": {"tensor_parallel": 2}},
+]
+CHANGES_NOTHING = [
+    {"name": "other"},
+    {"model": {"name": "org/model", "device": "cpu"}},
+    {"source": {"name": "jsonl", "uri": "elsewhere"}},
+    {"output": {"uri": "elsewhere", "format": "arrow", "part_documents": 5}},
+    {"cluster": {"replicas": 8, "look_ahead": 5}},
+    {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
+    {"engine": {"tensor_parallel": 2}},
+]
+
+
+@pytest.mark.parametrize("sections", CHANGES_ANSWERS, ids=str)
+def test_fingerprint_follows_what_changes_an_answer(sections):
+    assert settings(**sections).fingerprint != settings().fingerprint
+
+
+@pytest.mark.parametrize("sections", CHANGES_NOTHING, ids=str)
+def test_fingerprint_leaves_out_where_and_how_fast(sections):
+    assert settings(**sections).fingerprint == settings().fingerprint
+
+
+def test_fingerprint_follows_the_weights_not_the_folder():
+    assert settings().fingerprint != settings("abd").fingerprint
+    here, there = settings(model={"name": "/here"}), settings(model={"name": "s3://bucket/there"})
+    assert here.fingerprint == there.fingerprint
+    assert len(here.fingerprint) == 64
+
+
+def test_what_is_written_down_is_read_again():
+    now = settings(policy={"name": "corm", "window": 64}, task={"name": "summarize", "stop": ["é"]})
+    before = AnswerSettings.of_part({SETTINGS[0].encode(): now.to_metadata().encode()})
+    assert (before.values, before.told, before.fingerprint) == (now.values, now.told, now.fingerprint)
+    assert now.same_as(before)
+    assert now.changes(before) == ()
+    assert now.told == {"model.name": "org/model", "model.hash": "abc", "policy.window": 64, "task.stop": ["é"],
+                        "task.name": "summarize"}  # fmt: skip
+
+
+def test_a_field_that_is_new_leaves_rows_done_at_its_default_alone():
+    before = written(settings(), policy__reach=None, engine__compact_every=None)
+    assert settings().same_as(before)
+    now = settings(policy={"name": "corm", "reach": 48})
+    assert not now.same_as(before)
+    assert [change.text for change in now.changes(before)] == ["policy.reach 0 -> 48"]
+
+
+def test_another_default_leaves_rows_done():
+    before = written(settings(), policy__window=64)  # was the default then
+    assert settings().same_as(before)
+    assert settings(policy={"name": "corm", "window": 256}).same_as(before)
+    (change,) = settings(policy={"name": "corm", "window": 128}).changes(before)
+    assert change.text == "policy.window 64 -> 128"
+
+
+def test_a_value_that_was_set_and_is_the_default_now_leaves_rows_done():
+    before = written(settings(), told=["policy.window"])
+    assert before.told["policy.window"] == 256
+    assert settings().same_as(before)
+
+
+def test_a_setting_that_is_no_longer_known_is_another_one():
+    before = written(settings(), told=["policy.sinks"], policy__sinks=4)
+    assert [change.text for change in settings().changes(before)] == ["policy.sinks 4 -> -"]
+    assert settings().same_as(written(settings(), policy__sinks=0))  # its default, which changed nothing
+
+
+def test_a_version_of_a_plug_in_has_its_rows_answered_again(monkeypatch):
+    before = written(settings())
+    others = written(settings(policy={"name": "full"}))
+    monkeypatch.setattr(Corm, "version", 2)
+    assert [change.text for change in settings().changes(before)] == ["policy.version 1 -> 2"]
+    assert settings().fingerprint != before.fingerprint
+    assert settings().same_as(written(settings()))
+    assert settings(policy={"name": "full"}).same_as(others)
+
+
+def test_changes_are_named_by_path_with_both_values():
+    schema = {"type": "object", "properties": {"year": {"type": "integer"}}}
+    extract = {"name": "extract", "schema": schema}
+    before = written(settings(task=extract, policy={"name": "snapkv", "max_kept": 64}))
+    edited = {
+        **extract,
+        "schema": {**schema, "properties": {"year": {"type": "string"}}},
+        "instruction": "x{schema}" * 50,
+    }
+    now = settings("def", task=edited, model={"name": "org/other"})
+    texts = [change.text for change in now.changes(before)]
+    assert [text.partition(" ")[0] for text in texts] == [
+        "model.hash", "model.name", "policy.name", "task.instruction", "task.schema.properties.year.type"
+    ]  # fmt: skip
+    assert texts[2] == 'policy.name "snapkv" -> "corm"'
+    assert texts[4] == 'task.schema.properties.year.type "integer" -> "string"'
+    assert len(texts[3]) < 200
+    assert [change.text for change in settings().changes(written(settings(task=extract)))] == [
+        'task.name "extract" -> "summarize"'
+    ]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {b"corm_batch.spec": b"{"}, {b"corm_batch.spec": b"name: x", b"corm_batch.model_hash": b"a"}]
+    + [{b"corm_batch.settings": content} for content in (b"[]", b"{", b'{"values": {}, "told": ["a"]}')],
+)
+def test_metadata_that_tells_nothing(metadata):
+    assert AnswerSettings.of_part(metadata) is None
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_an_output_of_an_earlier_version_is_done(name, tmp_path, monkeypatch):
+    """The outputs in data/ were written before settings were; each beside the spec as its user wrote it."""
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = JobSpec.load(str(DATA / f"{name}.yaml"), [f"source.uri={DATA}/documents.parquet"])
+    output = resolve_uri(str(DATA / name))
+    (part,) = list_parts(f"{output}/results")
+    metadata = read_part(part, ["doc_id"]).schema.metadata
+    model_hash = metadata[b"corm_batch.model_hash"].decode()
+    assert SETTINGS[0].encode() not in metadata
+    ledger = Ledger.read(output, AnswerSettings.of(spec, model_hash), spec.name)
+    documents = [
+        document
+        for split in spec.source.splits(spec.task.source_columns)
+        for document in spec.source.read(split, spec.task.source_columns)
+    ]
+    assert [ledger.state(document) for document in documents] == ["ok", "ok", "failed"]
+    assert (ledger.earlier(), ledger.damaged) == ((), ())
+    for other in (AnswerSettings.of(spec, "other weights"), settings(model_hash)):
+        ledger = Ledger.read(output, other, spec.name)
+        assert [ledger.state(document) for document in documents] == ["new"] * 3
+
+
+def test_outputs_of_an_earlier_version_are_of_every_task_and_of_several_policies():
+    specs = [JobSpec.load(str(DATA / f"{name}.yaml")) for name in KEPT]
+    assert {spec.task.name for spec in specs} == {"question_answer", "extract", "prompt", "summarize"}
+    assert {spec.policy.name for spec in specs} >= {"corm", "snapkv", "random", "full"}
+    assert {spec.output.format for spec in specs} == {"parquet", "arrow"}
