@@ -2,6 +2,7 @@
 
     python -m infra.chaos.driver SPEC JOURNAL STEP_S STALE_S
 
+The environment variable CHAOS_CLOCK_S says by how many seconds the wall clock of this driver is ahead.
 Reads one word from standard input: "go" waits for the output while another driver holds it, "rival" gives up at once.
 """
 
@@ -12,11 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 from corm_batch.engine.request import Request
 from corm_batch.errors import LeaseError
-from corm_batch.output import lease
+from corm_batch.output import clock, lease
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.progress import Event, JobSummary
 from corm_batch.pipeline.worker import Model
@@ -26,6 +28,7 @@ from tests.fakes import MODEL, ScriptedEngine
 
 COMPLETE, INTERRUPTED, NO_LEASE = 0, 3, 4
 PATIENCE_S = 2.0
+CLOCK_VARIABLE = "CHAOS_CLOCK_S"
 
 
 def note(journal: str, event: str, **fields: object) -> None:
@@ -73,6 +76,9 @@ def attempt(spec: JobSpec, journal: str, step_s: float) -> JobSummary:
 def main() -> int:
     """The exit code: COMPLETE, INTERRUPTED, or NO_LEASE when the output is, or has become, another driver's."""
     path, journal, step_s, stale_s = sys.argv[1:]
+    shift = timedelta(seconds=float(os.environ.get(CLOCK_VARIABLE, 0.0)))
+    now = clock.now
+    clock.now = lambda: now() + shift
     lease.STALE_S, lease.RENEW_S = float(stale_s), float(stale_s) / 6
     spec = JobSpec.load(path)
     word = sys.stdin.readline().strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from corm_batch.spec import JobSpec
-from infra.chaos.driver import COMPLETE, INTERRUPTED, NO_LEASE, note
+from infra.chaos.driver import CLOCK_VARIABLE, COMPLETE, INTERRUPTED, NO_LEASE, note
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("actor", "node", "driver", "actor", "terminate", "commit", "actor", "elsewhere", "node", "rival", "freeze")
@@ -55,8 +56,15 @@ class Fault:
 class Series:
     """One cluster of nodes with room for one replica each; `run` for every job, `close` at the end."""
 
-    def __init__(self, folder: Path, stale_s: float, nodes: int = 2) -> None:
-        """Start the cluster; leases of its drivers are stale after `stale_s` seconds."""
+    def __init__(self, folder: Path, stale_s: float, nodes: int = 2, clocks_s: float = 0.0) -> None:
+        """Start the cluster.
+
+        Args:
+            folder: for the journal and the specs.
+            stale_s: seconds after which a lease is stale.
+            nodes: with room for one replica each.
+            clocks_s: seconds by which the clocks of one driver and the next differ; the first one's is ahead.
+        """
         self._environment = dict(os.environ)
         self._ray = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)  # sockets need short names
         # a folder of its own: nobody on this machine shall take this for the cluster to join
@@ -65,6 +73,7 @@ class Series:
         self.slowest_stop_s = 0.0
         self._folder = folder
         self._stale_s = stale_s
+        self._clocks = itertools.cycle([clocks_s / 2, -clocks_s / 2])
         self._journal = folder / "journal.jsonl"
         self._processes: list[subprocess.Popen[str]] = []
         self._cluster = Cluster(initialize_head=True, head_node_args=HEAD)
@@ -109,7 +118,8 @@ class Series:
     def _popen(self) -> subprocess.Popen[str]:
         """A driver that has imported everything and waits for its word."""
         command = [sys.executable, "-m", "infra.chaos.driver", self._path, self._journal, self._step_s, self._stale_s]
-        environment = {**os.environ, "RAY_ADDRESS": self._cluster.address}
+        clock_s = str(next(self._clocks))
+        environment = {**os.environ, "RAY_ADDRESS": self._cluster.address, CLOCK_VARIABLE: clock_s}
         log = (self._folder / "drivers.log").open("a")
         self._processes.append(
             subprocess.Popen(

@@ -92,12 +92,12 @@ def committed(spec: JobSpec) -> list[tuple[str, str, Answer]]:
     return [(row["doc_id"], row["run_id"], (row["status"], row["output"], row["error_type"])) for row in rows]
 
 
-def run_series(seed: int, number: int, kills: int, folder: Path) -> tuple[Account, dict[str, Any]]:
+def run_series(seed: int, number: int, kills: int, clocks_s: float, folder: Path) -> tuple[Account, dict[str, Any]]:
     """One undisturbed and one disturbed run, compared; and what else was measured."""
     rng = random.Random(seed)
     texts = documents(number, rng)
     calm, disturbed = job(folder, texts, "calm"), job(folder, texts, "disturbed")
-    series = Series(folder, STALE_S)
+    series = Series(folder, STALE_S, clocks_s=clocks_s)
     try:
         started = time.monotonic()
         series.run(calm, [], step_s=0.0)
@@ -128,6 +128,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, action="append", help="one series each; default: 1, 2 and 3")
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--kills", type=int, default=32)
+    parser.add_argument(
+        "--clocks-s", type=float, default=0.0, help="by so much one driver's clock and the next's differ"
+    )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     found: dict[str, Any] = {
@@ -140,7 +143,7 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|")
     for seed in arguments.seed or [1, 2, 3]:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            result, figures = run_series(seed, arguments.documents, arguments.kills, Path(folder))
+            result, figures = run_series(seed, arguments.documents, arguments.kills, arguments.clocks_s, Path(folder))
         counts = (result.lost, result.duplicated, result.different, result.recomputed, len(result.violations))
         cells = (seed, result.documents, figures["kills"], *counts, figures["disturbed_s"])
         print(f"| {' | '.join(map(str, cells))} |", flush=True)

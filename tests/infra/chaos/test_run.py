@@ -38,7 +38,7 @@ def undisturbed(rows):  # noqa: F811
 def test_nothing_is_lost_or_twice_or_different_while_nodes_come_and_go_and_processes_are_killed(tmp_path, undisturbed):
     texts = documents(40, random.Random())
     spec = job(tmp_path, texts, "out", timeout_s=120.0)
-    series = Series(tmp_path, stale_s=3.0, nodes=1)
+    series = Series(tmp_path, stale_s=3.0, nodes=1, clocks_s=7200.0)
     try:
         series.run(spec, FAULTS, step_s=0.05)
     finally:
