@@ -87,7 +87,11 @@ def test_heavy_libraries_stay_where_they_belong(path):
 def test_every_library_is_a_declared_dependency():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in project["dependencies"]}
-    names = {"yaml": "pyyaml", "triton": "torch"}  # torch brings Triton where it supports the GPU
+    names = {
+        "yaml": "pyyaml",
+        "pydantic_core": "pydantic-core",
+        "triton": "torch",
+    }  # torch brings Triton where it supports the GPU
     for path in FILES:
         for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
             library = module.partition(".")[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Annotated, Any, Literal, Self
 
@@ -13,9 +14,23 @@ from pydantic import AfterValidator, Field, model_validator
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.fields import ABSENT, Fields, check_schema, from_answer, parse_object
-from corm_batch.tasks.overflow import ask_all, pieces, text_of
-from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty, says_something
+from corm_batch.tasks.fields import ITEMS, Fields, Reading
+from corm_batch.tasks.json_answer import CutOffError
+from corm_batch.tasks.json_schema import check_schema
+from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted, pieces, text_of
+from corm_batch.tasks.questions import (
+    ANSWER_FROM_DOCUMENT,
+    QuestionInstruction,
+    by_certainty,
+    certainty,
+    says_something,
+)
+
+_CUT = " (cut off at task.max_new_tokens)"
+_TOGETHER = (
+    "Read the fields of this JSON Schema out of the document above. Reply with one JSON object and nothing else; "
+    "leave out what the document does not state.\n\n{schema}"
+)
 
 
 def _with_schema(instruction: str) -> str:
@@ -29,19 +44,23 @@ class Extract(Task, name="extract"):
     """Fields of a JSON Schema, one column each.
 
     `ask: together` wants one JSON object of all fields in one answer; `ask: each` asks every field's question by itself
-    and turns the answer into the field's type, which small models do far better. Fields the document does not state are
-    null. With `overflow: map_reduce` every window of a long document is asked, and each field takes the value of the
-    window the model was most certain of among those that state one its schema allows. The output is the object as JSON.
+    and turns the answer into the field's type, which small models do far better; it takes numbers strictly, and with
+    `decimal: "."` or `","` in a field's schema also those that could be read in two ways. Fields the document does not
+    state are null; so is one whose answer cannot be used, which `failed_fields` names, unless the schema requires it.
+
+    With `overflow: map_reduce` every window of a long document is asked, and each field takes the value of the window
+    the model was most certain of among those that state one its schema allows. A schema of type array is one column,
+    `items`, of what all windows list; with `ask: each` its questions are those of one object. The output is what was
+    answered: with `ask: each` as a JSON object, by field.
     """
 
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
-        alias="schema", description="a JSON Schema of type object; each of its properties becomes a column"
+        alias="schema", description="a JSON Schema; each property of an object becomes a column, an array one of lists"
     )
     ask: Literal["together", "each"] = "together"
     questions: dict[str, str] = Field({}, description="field to question, for ask: each")
     instruction: Annotated[str, AfterValidator(_with_schema)] = Field(
-        "Read the fields of this JSON Schema out of the document above. Reply with one JSON object and nothing else; "
-        "leave out what the document does not state.\n\n{schema}",
+        _TOGETHER,
         description="for ask: together; {schema} stands for the schema",
     )
     question_instruction: QuestionInstruction = Field(
@@ -51,7 +70,8 @@ class Extract(Task, name="extract"):
     @model_validator(mode="after")
     def _questions_for_each(self) -> Self:
         """With ask: each every field has its question and nothing else has; otherwise there are none."""
-        names = set(self._fields.properties) if self.ask == "each" else set()
+        fields = self._fields
+        names = set((fields.of_item or fields).properties) if self.ask == "each" else set()
         if missing := sorted(names - set(self.questions)):
             raise ValueError(f"ask: each needs a question for every field; questions lacks {', '.join(missing)}")
         if unknown := sorted(set(self.questions) - names):
@@ -69,41 +89,67 @@ class Extract(Task, name="extract"):
         return self._fields.columns
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
-        """Read the fields out of one document; AnswerError when they do not satisfy the schema."""
-        collect = self._each if self.ask == "each" else self._together
-        found, answers = await collect(text_of(document), asker)
+        """Read the fields out of one document.
+
+        Raises:
+            AnswerError: a required field or another rule of the schema is not satisfied, or no field is left.
+        """
         fields = self._fields
-        chosen = {name: fields.choose(name, found[name]) for name in fields.properties}
-        record = {name: value for name, value in chosen.items() if value is not ABSENT}
-        columns = fields.checked(record)
-        finish_reason = "length" if any(answer.finish_reason == "length" for answer in answers) else "stop"
-        return TaskResult(json.dumps(record, ensure_ascii=False), columns, finish_reason, len(answers))
+        found = await (self._each if self.ask == "each" else self._together)(text_of(document), asker, fields)
+        columns, failed = fields.checked(found.chosen, found.output)
+        return TaskResult(found.output, columns, found.finish_reason, found.pieces, failed)
 
-    async def _together(self, text: str, asker: Asker) -> tuple[dict[str, list[Any]], list[Answer]]:
-        """Values of every field, the most certain first, from one answer a window; and the answers."""
+    async def _together(self, text: str, asker: Asker, fields: Fields) -> _Found:
+        """The fields out of one answer a window; the answers are the output."""
+        kind = "array" if fields.is_list else "object"
         instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
-        answers = by_certainty(await ask_all(self, asker, self._prompts(text, instruction, asker)))
-        records = [record for answer in answers if (record := parse_object(answer.text)) is not None]
+        if self.instruction == _TOGETHER:
+            instruction = instruction.replace("one JSON object", f"one JSON {kind}", 1)
+        given = await ask_any(self, asker, self._prompts(text, instruction, asker))
+        answers, failures = parted(given)
+        lost = str(failures[0]) if failures else None
+        records: list[tuple[Answer, dict[str, Reading]]] = []
+        for answer in answers:
+            try:
+                record = fields.read_record(answer.text)
+            except CutOffError as error:
+                lost = f"{error}{_CUT if answer.finish_reason == 'length' else ''}"
+            else:
+                records += [] if record is None else [(answer, record)]
+        output = "\n\n".join(answer.text for answer in answers)
         if not records:
-            cut = " (cut off at task.max_new_tokens)" if answers[0].finish_reason == "length" else ""
-            raise AnswerError(f"the answer holds no JSON object{cut}: {answers[0].text[:200]!r}")
-        names = self._fields.properties
-        return {name: [record[name] for record in records if name in record] for name in names}, answers
+            cut = _CUT if finish_reason_of(answers) == "length" else ""
+            reason = f"{output[:200]!r}" if answers else lost
+            raise AnswerError(f"the answer holds no JSON {kind}{cut}: {reason}", output=output if answers else None)
+        by_field = {name: [record[name] for _, record in records if name in record] for name in fields.properties}
+        chosen: dict[str, Reading | None] = {}
+        if fields.is_list:
+            chosen[ITEMS] = Reading(None, lost) if lost else fields.joined(by_field[ITEMS])
+        else:
+            records.sort(key=lambda pair: certainty(pair[0]), reverse=True)
+            by_field = {name: [record[name] for _, record in records if name in record] for name in fields.properties}
+            chosen |= {name: fields.choose(readings) for name, readings in by_field.items()}
+        return _Found.of(chosen, lost, given, output)
 
-    async def _each(self, text: str, asker: Asker) -> tuple[dict[str, list[Any]], list[Answer]]:
-        """Values of every field, the most certain first, from one answer a field and window; and the answers."""
-        properties = self._fields.properties
-        instructions = {
-            name: self.question_instruction.replace("{question}", self.questions[name]) for name in properties
+    async def _each(self, text: str, asker: Asker, fields: Fields) -> _Found:
+        """The fields out of one answer a field and window; the output is an object of what was answered."""
+        asked = fields.of_item or fields
+        prompts = {
+            name: self._prompts(text, self.question_instruction.replace("{question}", self.questions[name]), asker)
+            for name in asked.properties
         }
-        prompts = {name: self._prompts(text, instruction, asker) for name, instruction in instructions.items()}
-        answers = await ask_all(self, asker, chain.from_iterable(prompts.values()))
-        values, following = {}, iter(answers)
-        for name, schema in properties.items():
-            of_this_field = list(islice(following, len(prompts[name])))
-            stated = filter(says_something, by_certainty(of_this_field))
-            values[name] = [from_answer(answer.text, schema) for answer in stated]
-        return values, answers
+        given = await ask_any(self, asker, chain.from_iterable(prompts.values()))
+        chosen: dict[str, Reading] = {}
+        said, following = {}, iter(given)
+        for name in asked.properties:
+            answers, failures = parted(islice(following, len(prompts[name])))
+            certain = by_certainty(answers)
+            reading = asked.choose([asked.read_field(name, one.text) for one in certain if says_something(one)])
+            said[name] = reading.said if reading else certain[0].text if certain else ""
+            chosen |= _known({name: reading}, str(failures[0]) if failures else None)
+        if fields.of_item:
+            chosen = fields.of_one(chosen)
+        return _Found.of(chosen, None, given, json.dumps(said, ensure_ascii=False))
 
     def _prompts(self, text: str, instruction: str, asker: Asker) -> list[Prompt]:
         """The instruction, put to every window."""
@@ -112,3 +158,39 @@ class Extract(Task, name="extract"):
             return Prompt(piece, instruction)
 
         return [prompt(piece) for piece in pieces(self, asker, text, prompt)]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the answers about one document say.
+
+    Attributes:
+        chosen: a reading of every field that is stated, or that failed.
+        output: the answers.
+        finish_reason, pieces: as in `TaskResult`.
+    """
+
+    chosen: dict[str, Reading]
+    output: str
+    finish_reason: str
+    pieces: int
+
+    @classmethod
+    def of(
+        cls, chosen: Mapping[str, Reading | None], lost: str | None, given: list[Answer | AnswerError], output: str
+    ) -> _Found:
+        """Of what was chosen and `given`; fields that nobody states failed where an answer is `lost`, and so why."""
+        answers, failures = parted(given)
+        reason = "length" if failures else finish_reason_of(answers)
+        return cls(_known(chosen, lost), output, reason, len(given))
+
+
+def _known(chosen: Mapping[str, Reading | None], lost: str | None) -> dict[str, Reading]:
+    """The readings there are; a field without a value failed when it may stand in an answer that is `lost`."""
+    known = {}
+    for name, reading in chosen.items():
+        if lost is not None and (reading is None or reading == Reading(None)):
+            known[name] = Reading(None, lost)
+        elif reading is not None:
+            known[name] = reading
+    return known

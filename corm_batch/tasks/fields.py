@@ -3,158 +3,256 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
 
 from corm_batch.data.schema import column
 from corm_batch.errors import AnswerError
+from corm_batch.tasks.json_answer import json_values
+from corm_batch.tasks.json_schema import constants_of, decimal_of, resolved, types_of, validator
+from corm_batch.tasks.numbers import read_number
 
-ABSENT = object()
+ITEMS = "items"  # the column of an array at the root
 _ARROW_TYPES = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?")
 _TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
-_FORMATS = Draft202012Validator.FORMAT_CHECKER
+_AROUND = " \t\r\n\"'`*_“”„«»"
 
 
-def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` as JSON has it (every key a text), once it is a JSON Schema of an object with properties.
-
-    Raises:
-        ValueError: what is wrong, and where.
-    """
-    try:
-        schema = json.loads(json.dumps(schema))
-        Draft202012Validator.check_schema(schema, format_checker=_FORMATS)
-    except SchemaError as error:
-        raise ValueError(f"no valid JSON Schema: {error.json_path}: {error.message}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"no valid JSON Schema: {error}") from error
-    properties = schema.get("properties")
-    if schema.get("type") != "object" or not properties or not all(isinstance(p, dict) for p in properties.values()):
-        raise ValueError("must have type: object, and properties that each have a schema")
-    if '"$ref":' in json.dumps(schema):
-        raise ValueError("$ref is not supported: write the schema out")
-    return schema
-
-
-class Fields:
-    """The properties of a checked schema.
+class Reading(NamedTuple):
+    """What one answer says of one field.
 
     Attributes:
-        properties: name to schema.
+        value: in JSON's types; None also when there is a problem.
+        problem: what was found and why it cannot be used; None when it can.
+        said: the answer itself, where it was about this field alone.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        self.properties: dict[str, dict[str, Any]] = schema["properties"]
-        self._validator = Draft202012Validator(schema, format_checker=_FORMATS)
+    value: Any
+    problem: str | None = None
+    said: str = ""
 
-    @property
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a checked schema: its properties, or for an array one field, `items`.
+
+    Attributes:
+        schema: as `check_schema` returned it.
+    """
+
+    schema: Mapping[str, Any]
+
+    @cached_property
+    def is_list(self) -> bool:
+        """Whether the schema is one of an array."""
+        return resolved(self.schema, self.schema).get("type") == "array"
+
+    @cached_property
+    def properties(self) -> dict[str, dict[str, Any]]:
+        """Name to schema."""
+        return {ITEMS: dict(self.schema)} if self.is_list else resolved(self.schema, self.schema)["properties"]
+
+    @cached_property
+    def of_item(self) -> Fields | None:
+        """The fields of an array's objects; None when it holds no objects."""
+        item = resolved(self.schema, self.schema).get("items") if self.is_list else None
+        if not isinstance(item, dict):
+            return None
+        item = resolved(item, self.schema)
+        definitions = {key: self.schema[key] for key in ("$defs", "definitions") if key in self.schema}
+        return Fields({**definitions, **item}) if item.get("properties") else None
+
+    @cached_property
     def columns(self) -> list[pa.Field]:
-        """One Arrow column for each field: integers, numbers and booleans as such, all else as text or JSON text."""
+        """One Arrow column for each field: integers, numbers and booleans as such, all else as text or JSON text.
+
+        An array at the root is a column of lists, its objects are structs of such fields.
+        """
+        if self.is_list:
+            item = resolved(self.schema, self.schema).get("items", {})
+            inner = pa.struct(self.of_item.columns) if self.of_item else self._arrow_type(item)
+            return [column(ITEMS, pa.list_(inner), str(self.schema.get("description", ITEMS)))]
         return [
-            column(name, _ARROW_TYPES.get(_json_type(schema), pa.string()), str(schema.get("description", name)))
+            column(name, self._arrow_type(schema), str(resolved(schema, self.schema).get("description", name)))
             for name, schema in self.properties.items()
         ]
 
-    def choose(self, name: str, values: Sequence[Any]) -> Any:
-        """The first of `values` the field's schema allows, null only when all are; ABSENT when none is stated.
+    def read_field(self, name: str, answer: str) -> Reading:
+        """What a plain answer says of a field, in the type its schema wants."""
+        schema, text = self.properties[name], answer.strip()
+        try:
+            value = self._value(schema, text)
+        except ValueError as error:
+            return Reading(None, f"{_short(text)} {error}", answer)
+        return self.judge(name, value)._replace(said=answer)
 
-        When the schema allows none of them it is the first, for `checked` to say why not.
-        """
-        stated = [value for value in values if value is not None]
-        allowed = self._validator.evolve(schema=self.properties[name])
-        choices = [*filter(allowed.is_valid, stated), *stated, *(value for value in values if allowed.is_valid(value))]
-        return choices[0] if choices else ABSENT
+    def read_record(self, answer: str) -> dict[str, Reading] | None:
+        """What an answer in JSON says of the fields it states; None when it holds nothing of the kind.
 
-    def checked(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Column values of `record`, null where it lacks a field.
+        Of several objects it is the last that the schema allows, or the last that states a field at all; the schema
+        itself is none.
 
         Raises:
-            AnswerError: the schema, or the column's type, does not allow a value; field, value and rule.
+            CutOffError: it ends inside its JSON.
         """
-        if problems := sorted(self._validator.iter_errors(record), key=lambda error: error.json_path):
-            raise AnswerError("; ".join(map(_described, problems)))
-        return {field.name: self._cell(field, record.get(field.name)) for field in self.columns}
-
-    @staticmethod
-    def _cell(field: pa.Field, value: Any) -> Any:
-        """`value` as the column holds it."""
-        if value is None:
+        records = [record for value in json_values(answer) for record in self._records(value)]
+        if not records:
             return None
-        try:
-            cell: Any
-            if field.type == pa.string():
-                cell = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            else:
-                cell = int(value) if field.type == pa.int64() else value
-            return pa.scalar(cell, field.type).as_py()
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
-            raise AnswerError(f"field {field.name}: {_short(value)} does not fit {field.type}: {error}") from error
+        named = [record for record in records if record.keys() & self.properties.keys()]
+        readings = [
+            {name: self.judge(name, record[name]) for name in self.properties if self._is_stated(name, record)}
+            for record in named or records[-1:]
+        ]
+        allowed = [reading for reading in readings if not any(one.problem for one in reading.values())]
+        complete = [reading for reading in allowed if not self._broken_rules(_values(reading))]
+        return (complete or readings)[-1]
 
+    def choose(self, readings: Sequence[Reading]) -> Reading | None:
+        """The first reading with a value, or the first with a problem, or the first null; None when there is none."""
+        stated = [one for one in readings if one.value is not None]
+        return next(iter([*stated, *(one for one in readings if one.problem), *readings]), None)
 
-def parse_object(answer: str) -> dict[str, Any] | None:
-    """The first JSON object in `answer`, whatever stands around it (code fences, words); None when there is none."""
-    decoder = json.JSONDecoder(parse_constant=_no_constant)
-    for brace in re.finditer(r"\{", answer):
-        try:
-            found, _ = decoder.raw_decode(answer, brace.start())
-        except ValueError:
-            continue
-        except RecursionError:
-            return None
-        assert isinstance(found, dict)
-        return found
-    return None
+    def joined(self, readings: Sequence[Reading]) -> Reading:
+        """The lists of all readings as one list; a problem when one of them has one."""
+        problem = next((one for one in readings if one.problem), None)
+        return problem or self.judge(ITEMS, [item for one in readings for item in one.value])
 
+    def of_one(self, item: Mapping[str, Reading]) -> dict[str, Reading]:
+        """The list of one object, of which `item` is what was read, and what of that failed."""
+        failed = {name: one for name, one in item.items() if one.problem}
+        good = {name: one.value for name, one in item.items() if one.value is not None}
+        return failed if failed and not good else {**failed, ITEMS: self.judge(ITEMS, [good] if good else [])}
 
-def from_answer(answer: str, schema: Mapping[str, Any]) -> Any:
-    """What a plain answer says, in the type its schema wants; the text itself when it cannot be read so."""
-    text = answer.strip()
-    match _json_type(schema):
-        case "integer" | "number":
-            number = _NUMBER.search(text)
-            return _number(number[0].replace(",", "")) if number else text
-        case "boolean":
-            words = re.findall(r"\w+", text.casefold())
-            return _TRUTHS.get(words[0], text) if words else text
-        case "array" | "object":
-            try:
-                return json.loads(text, parse_constant=_no_constant)
-            except (ValueError, RecursionError):
-                return text
-    return text
+    def checked(self, chosen: Mapping[str, Reading], output: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Column values, null where a field is not stated or failed, and why those failed.
 
+        Raises:
+            AnswerError: a required field failed, another rule of the schema is broken, or no field is left.
+        """
+        good = {name: one.value for name, one in chosen.items() if one.problem is None}
+        failed = {name: one.problem for name, one in chosen.items() if one.problem is not None}
+        columns = {field.name: _cell(field.type, good.get(field.name)) for field in self.columns}
+        problems = self._broken_rules(good)
+        if problems or (failed and all(value is None for value in good.values())):
+            reasons = [*(f"field {name}: {problem}" for name, problem in failed.items()), *problems]
+            raise AnswerError("; ".join(reasons), output=output, columns=columns)
+        return columns, failed
 
-def _json_type(schema: Mapping[str, Any]) -> str:
-    """The one type besides null that `schema` allows; "" when it names none or several."""
-    named = schema.get("type", [])
-    types = [kind for kind in ([named] if isinstance(named, str) else named) if kind != "null"]
-    return types[0] if len(types) == 1 else ""
+    def _arrow_type(self, schema: Any) -> pa.DataType:
+        return _ARROW_TYPES.get(self._json_type(schema), pa.string())
 
+    def _json_type(self, schema: Any) -> str:
+        """The one type besides null that a schema allows; "" when it allows several."""
+        types = types_of(schema, self.schema) - {"null"}
+        if types == {"integer", "number"}:
+            return "number"
+        return next(iter(types)) if len(types) == 1 else ""
 
-def _number(text: str) -> int | float | str:
-    """The number `text` spells, whole where it is; `text` itself when it has too many digits."""
-    try:
-        value = float(text)
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) else value
-    except (ValueError, OverflowError):
+    def _value(self, schema: dict[str, Any], text: str) -> Any:
+        """The value that `text` is; ValueError, as a predicate, when it is not plainly one."""
+        constants = [value for value in constants_of(schema, self.schema) if value is not None]
+        spelled = [value for value in constants if _spelling(value) == _spelling(text)]
+        if text in constants or len(spelled) == 1:
+            return text if text in constants else spelled[0]
+        match self._json_type(schema):
+            case "integer" | "number" as kind:
+                number = read_number(text, decimal_of(schema, self.schema))
+                if not math.isfinite(float(number)):
+                    raise ValueError("is too large")
+                return int(number) if kind == "integer" and number == number.to_integral_value() else float(number)
+            case "boolean":
+                if (word := _spelling(text)) not in _TRUTHS:
+                    raise ValueError("is not plainly yes or no")
+                return _TRUTHS[word]
+            case "array" | "object" as kind:
+                found = [value for value in json_values(text) if isinstance(value, list if kind == "array" else dict)]
+                if not found:
+                    raise ValueError(f"holds no JSON {kind}")
+                return found[-1]
         return text
 
+    def _records(self, value: Any) -> list[dict[str, Any]]:
+        """The record that one JSON value of an answer is, if it is one."""
+        if self.is_list:
+            return [{ITEMS: value}] if isinstance(value, list) else []
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        return [value] if isinstance(value, dict) and value != self.schema else []
 
-def _no_constant(name: str) -> None:
-    """NaN and Infinity are no JSON, though Python reads them."""
-    raise ValueError(name)
+    def _is_stated(self, name: str, record: Mapping[str, Any]) -> bool:
+        """Whether `record` says something of a field; null says nothing where it is not allowed."""
+        if record.get(name) is None:
+            return name in record and bool(self._validator.evolve(schema=self.properties[name]).is_valid(None))
+        return True
+
+    def judge(self, name: str, value: Any) -> Reading:
+        """`value` as a reading: a problem when the field's schema, or its column, does not allow it."""
+        checker = self._validator.evolve(schema=self.properties[name])
+        field = next(field for field in self.columns if field.name == name)
+        try:
+            problems = [_described(error) for error in checker.iter_errors(value)]
+            if not problems:
+                _cell(field.type, value)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
+            problems = [f"{_short(value)} does not fit {field.type}: {error}"]
+        except RecursionError:
+            problems = [f"{_short(value)} is nested too deeply"]
+        return Reading(None, "; ".join(problems)) if problems else Reading(value)
+
+    def _broken_rules(self, record: Mapping[str, Any]) -> list[str]:
+        """Rules about the record as a whole that it breaks; its values are allowed one by one."""
+        if self.is_list:
+            return [] if ITEMS in record else ["no list is stated"]
+        return [f"the object: {_described(error)}" for error in self._validator.iter_errors(record)]
+
+    @cached_property
+    def _validator(self) -> Any:
+        return validator(self.schema)
 
 
-def _described(error: ValidationError) -> str:
-    """Field, value and rule of one violation."""
-    where = error.json_path.removeprefix("$").removeprefix(".") or "the object"
-    return f"field {where}: {_short(error.instance)} breaks {error.validator}: {_short(error.validator_value)}"
+def _values(readings: Mapping[str, Reading]) -> dict[str, Any]:
+    return {name: one.value for name, one in readings.items()}
+
+
+def _spelling(value: Any) -> str:
+    """A constant or an answer as it is compared: no quotes, no full stop, in one case."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.strip(_AROUND).rstrip(".!").rstrip(_AROUND).casefold()
+
+
+def _cell(kind: pa.DataType, value: Any) -> Any:
+    """`value` as a column of this type holds it.
+
+    Raises:
+        pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError: it cannot.
+    """
+    if value is None:
+        return None
+    if pa.types.is_list(kind):
+        return [_cell(kind.value_type, item) for item in value]
+    if pa.types.is_struct(kind):
+        if not isinstance(value, Mapping):
+            raise TypeError("it is no object")
+        return {field.name: _cell(field.type, value.get(field.name)) for field in kind}
+    if kind == pa.string():
+        value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    elif kind == pa.int64():
+        value = int(value)
+    elif kind == pa.float64() and not math.isfinite(float(value)):
+        raise ValueError("it is too large")
+    return pa.scalar(value, kind).as_py()
+
+
+def _described(error: Any) -> str:
+    """Value and rule of one violation, and where inside the field it is."""
+    where = error.json_path.removeprefix("$").removeprefix(".")
+    rule = f"breaks {error.validator}: {_short(error.validator_value)}"
+    return f"{where}: {_short(error.instance)} {rule}" if where else f"{_short(error.instance)} {rule}"
 
 
 def _short(value: Any) -> str:

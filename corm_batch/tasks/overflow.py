@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task
 
 
@@ -32,17 +32,49 @@ def pieces(task: Task, asker: Asker, text: str, prompt: Callable[[str], Prompt])
 
 
 async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer]:
-    """The answers, in the order of `prompts`; the first failure cancels what is still being asked.
+    """The answers, in the order of `prompts`.
 
     Raises:
-        DocumentError: one of them could not be answered.
+        DocumentError: one of them could not be asked; what is still being asked is cancelled.
+        AnswerError: one of them was not answered; all have been asked.
     """
+    answers, failures = parted(await ask_any(task, asker, prompts))
+    if failures:
+        raise failures[0]
+    return answers
+
+
+async def ask_any(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer | AnswerError]:
+    """Like `ask_all`, with the error in the place of an answer that is none."""
+
+    async def ask(prompt: Prompt) -> Answer | AnswerError:
+        try:
+            return await asker.ask(prompt, task.sampling, task.stop)
+        except AnswerError as error:
+            return error
+
     try:
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(asker.ask(prompt, task.sampling, task.stop)) for prompt in prompts]
+            asked = [group.create_task(ask(prompt)) for prompt in prompts]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [answer.result() for answer in asked]
+
+
+def parted(answers: Iterable[Answer | AnswerError]) -> tuple[list[Answer], list[AnswerError]]:
+    """Answers and errors, each in their order."""
+    given, failures = [], []
+    for answer in answers:
+        if isinstance(answer, AnswerError):
+            failures.append(answer)
+        else:
+            given.append(answer)
+    return given, failures
+
+
+def finish_reason_of(answers: Iterable[Answer]) -> str:
+    """ "length" when any of the answers was cut off, else "stop"."""
+    return "length" if any(answer.finish_reason == "length" for answer in answers) else "stop"
 
 
 def text_of(document: Document) -> str:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.overflow import ask_all, pieces, text_of
+from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"
@@ -80,14 +80,14 @@ class PromptTask(Task, name="prompt"):
             return self._render(self.template, document, text=piece)
 
         answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text_of(document), prompt)))
-        asked = len(answers)
+        asked = [*answers]
         while len(answers) > 1:
             groups = self._grouped(answers, document, asker)
             if len(groups) == len(answers):
-                raise AnswerError(f"no two of the {asked} windows' answers fit one prompt of task.reduce_template")
+                raise AnswerError(f"no two of the {len(asked)} windows' answers fit one prompt of task.reduce_template")
             answers = await ask_all(self, asker, groups)
-            asked += len(answers)
-        return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)
+            asked += answers
+        return TaskResult(answers[0].text, finish_reason=finish_reason_of(asked), pieces=len(asked))
 
     def _grouped(self, answers: Sequence[Answer], document: Document, asker: Asker) -> list[Prompt]:
         """Prompts of consecutive answers, each of as many as fit."""

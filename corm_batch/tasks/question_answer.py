@@ -12,8 +12,8 @@ from corm_batch.data.document import Document
 from corm_batch.data.schema import column
 from corm_batch.errors import DocumentError
 from corm_batch.tasks.base import Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.overflow import ask_all, pieces, text_of
-from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty
+from corm_batch.tasks.overflow import ask_any, parted, pieces, text_of
+from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty, says_something
 
 
 class QuestionAnswer(Task, name="question_answer"):
@@ -50,17 +50,25 @@ class QuestionAnswer(Task, name="question_answer"):
         )
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
-        """Answer the question from one document; DocumentError when its row holds no question."""
+        """Answer the question from one document.
+
+        Raises:
+            DocumentError: its row holds no question.
+            AnswerError: the model wrote, but no answer.
+        """
         question = self._question(document)
         instruction = self.instruction.replace("{question}", question)
 
         def prompt(piece: str) -> Prompt:
             return Prompt(piece, instruction)
 
-        answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text_of(document), prompt)))
-        best = by_certainty(answers)[0]
+        texts = pieces(self, asker, text_of(document), prompt)
+        answers, failures = parted(await ask_any(self, asker, map(prompt, texts)))
+        best = next(iter(by_certainty(answers)), None)
+        if best is None or (failures and not says_something(best)):  # the answer may stand in what was not answered
+            raise failures[0]
         columns = {"question": question, "mean_logprob": best.mean_logprob}
-        return TaskResult(best.text, columns, best.finish_reason, len(answers))
+        return TaskResult(best.text, columns, best.finish_reason, len(texts))
 
     def _question(self, document: Document) -> str:
         """What to ask of this document."""

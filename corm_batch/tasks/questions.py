@@ -32,4 +32,9 @@ def says_something(answer: Answer) -> bool:
 
 def by_certainty(answers: list[Answer]) -> list[Answer]:
     """Those that say something first, and among equals the one the model was most certain of."""
-    return sorted(answers, key=lambda answer: (says_something(answer), answer.mean_logprob), reverse=True)
+    return sorted(answers, key=certainty, reverse=True)
+
+
+def certainty(answer: Answer) -> tuple[bool, float]:
+    """What `by_certainty` sorts by."""
+    return says_something(answer), answer.mean_logprob

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError
-from corm_batch.tasks.base import Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.overflow import ask_all, pieces, text_of
+from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 
 
 class Summarize(Task, name="summarize"):
@@ -31,16 +31,16 @@ class Summarize(Task, name="summarize"):
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Summarise one document; AnswerError when its windows' summaries are no shorter than the windows."""
-        text, instruction, asked = text_of(document), self.instruction, 0
+        text, instruction, asked = text_of(document), self.instruction, list[Answer]()
         while True:
 
             def prompt(piece: str, instruction: str = instruction) -> Prompt:
                 return Prompt(piece, instruction)
 
             answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
-            asked += len(answers)
+            asked += answers
             if len(answers) == 1:
-                return TaskResult(answers[0].text, finish_reason=answers[0].finish_reason, pieces=asked)
+                return TaskResult(answers[0].text, finish_reason=finish_reason_of(asked), pieces=len(asked))
             summaries = "\n\n".join(answer.text for answer in answers).strip()
             if not 0 < len(summaries) < len(text):
                 raise AnswerError(

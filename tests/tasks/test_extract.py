@@ -1,6 +1,10 @@
 import json
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import BaseModel, Field, TypeAdapter
 
 from corm_batch.errors import AnswerError, SpecError
 from corm_batch.tasks.base import Task
@@ -24,16 +28,17 @@ def test_together_reads_one_object_out_of_one_answer(fake_asker, answer):
     asker = fake_asker(lambda prompt: 'Here:\n```json\n{"year": 1999, "city": "Ulm", "extra": [1]}\n```')
     result = answer(together(), asker, "text")
     assert result.columns == {"year": 1999, "city": "Ulm", "open": None}
-    assert json.loads(result.output) == {"year": 1999, "city": "Ulm"}
-    assert result.pieces == 1
+    assert result.output == 'Here:\n```json\n{"year": 1999, "city": "Ulm", "extra": [1]}\n```'
+    assert (result.pieces, result.failed_fields) == (1, {})
     assert json.loads(asker.prompts[0].instruction) == SCHEMA
 
 
 def test_each_asks_every_question_and_converts_the_answer(fake_asker, answer):
-    replies = {"Which year?": "In 1,999.", "Which city?": "Not stated.", "Open?": "Yes."}
+    replies = {"Which year?": "1 999.", "Which city?": "Not stated.", "Open?": "Yes."}
     asker = fake_asker(lambda prompt: replies[prompt.instruction])
     result = answer(each(), asker, "text")
     assert result.columns == {"year": 1999, "city": None, "open": True}
+    assert json.loads(result.output) == {"year": "1 999.", "city": "Not stated.", "open": "Yes."}
     assert result.pieces == asker.most_in_flight == 3
 
 
@@ -43,24 +48,133 @@ def test_each_asks_every_question_and_converts_the_answer(fake_asker, answer):
         ('{"year": "soon"}', r'field year: "soon" breaks type: "integer"'),
         ('{"city": "Ulm"}', r'breaks required: \["year"\]'),
         ("I cannot tell.", r"no JSON object: 'I cannot tell\.'"),
+        (json.dumps(SCHEMA), "no JSON object"),
         ('{"year": 1999, "city": "' + "x" * 300, r"no JSON object \(cut off at task\.max_new_tokens\)"),
     ],
 )
 def test_together_that_does_not_validate_says_why(reply, said, fake_asker, answer):
-    with pytest.raises(AnswerError, match=said):
+    with pytest.raises(AnswerError, match=said) as caught:
         answer(together(), fake_asker(lambda prompt: reply), "text")
+    assert caught.value.output == reply[:256]
 
 
 def test_each_that_does_not_validate_says_why(fake_asker, answer):
-    with pytest.raises(AnswerError, match=r'field year: "long ago" breaks type: "integer"'):
+    with pytest.raises(AnswerError, match=r'field year: "long ago" is not written in digits') as caught:
         answer(each(), fake_asker(lambda prompt: "long ago"), "text")
+    assert json.loads(caught.value.output) == dict.fromkeys(PROPERTIES, "long ago")
+    assert caught.value.columns == {"year": None, "city": "long ago", "open": None}
+
+
+def test_a_bad_optional_field_fails_alone(fake_asker, answer):
+    replies = {"Which year?": "1999", "Which city?": "Ulm", "Open?": "On Sundays"}
+    result = answer(each(), fake_asker(lambda prompt: replies[prompt.instruction]), "text")
+    assert result.columns == {"year": 1999, "city": "Ulm", "open": None}
+    assert result.failed_fields == {"open": '"On Sundays" is not plainly yes or no'}
+    assert json.loads(result.output)["open"] == "On Sundays"
+    reply = '{"year": 1999, "city": 7, "open": true}'
+    result = answer(together(), fake_asker(lambda prompt: reply), "text")
+    assert result.columns == {"year": 1999, "city": None, "open": True}
+    assert (result.output, result.failed_fields) == (reply, {"city": '7 breaks type: "string"'})
+
+
+def test_fields_that_an_unanswered_window_may_state_failed(fake_asker, answer):
+    def reply(prompt):
+        if prompt.text[0] == "a":
+            return "1999" if prompt.instruction == "Which year?" else "Not stated."
+        return AnswerError("no end") if prompt.instruction != "Which city?" else "Not stated."
+
+    result = answer(each(max_new_tokens=11), fake_asker(reply, context=72), "a" * 50 + "b" * 30)
+    assert result.columns == {"year": 1999, "city": None, "open": None}
+    assert (result.failed_fields, result.finish_reason, result.pieces) == ({"open": "no end"}, "length", 6)
+
+
+def test_together_without_the_end_of_one_window(fake_asker, answer):
+    replies = {"a": '{"year": 1999, "open": true}', "b": '{"city": "' + "x" * 200}
+    asker = fake_asker(lambda prompt: replies[prompt.text[0]], context=len(json.dumps(SCHEMA)) + 150)
+    result = answer(together(max_new_tokens=100), asker, "a" * 50 + "b" * 50)
+    assert result.columns == {"year": 1999, "city": None, "open": True}
+    assert result.failed_fields == {"city": "the answer ends inside its JSON (cut off at task.max_new_tokens)"}
+    assert result.finish_reason == "length"
+    with pytest.raises(AnswerError, match=r"holds no JSON object: no end") as caught:
+        answer(together(), fake_asker(lambda prompt: AnswerError("no end")), "text")
+    assert caught.value.output is None
+
+
+LIST = {"type": "array", "items": {"$ref": "#/$defs/Gate"}, "$defs": {"Gate": {"type": "object", "properties": {
+    "code": {"type": "integer"}, "kind": {"enum": ["Blue", "Red"]}}}}}  # fmt: skip
+
+
+def test_a_list_is_what_all_windows_list(fake_asker, answer):
+    replies = {"a": ('[{"code": 1}, {"code": 2}]', -2.0), "b": ("Nothing.", -0.1), "c": ('[{"code": 2},]', -0.5)}
+    task = together(schema=LIST, max_new_tokens=40)
+    asker = fake_asker(lambda prompt: replies[prompt.text[0]], context=len(json.dumps(LIST)) + 90)
+    result = answer(task, asker, "a" * 50 + "b" * 50 + "c" * 50)
+    assert [gate["code"] for gate in result.columns["items"]] == [1, 2, 2]
+    assert (str(task.result_fields[0].type), result.pieces) == ("list<item: struct<code: int64, kind: string>>", 3)
+    replies["b"] = AnswerError("no end")
+    with pytest.raises(AnswerError, match="field items: no end"):  # what it would have listed is missing
+        answer(task, asker, "a" * 50 + "b" * 50)
+    default = Task.from_spec({"name": "extract", "schema": LIST})
+    asker = fake_asker(lambda prompt: "[]")
+    assert answer(default, asker, "text").columns == {"items": []}
+    assert "one JSON array and" in asker.prompts[0].instruction
+    with pytest.raises(AnswerError, match=r"holds no JSON array: 'None'"):
+        answer(task, fake_asker(lambda prompt: "None"), "text")
+
+
+def test_each_reads_the_one_object_of_a_list(fake_asker, answer):
+    task = each(schema=LIST, questions={"code": "Code?", "kind": "Kind?"})
+    replies = {"Code?": "4711", "Kind?": "green"}
+    result = answer(task, fake_asker(lambda prompt: replies[prompt.instruction]), "text")
+    assert result.columns == {"items": [{"code": 4711, "kind": None}]}
+    assert list(result.failed_fields) == ["kind"]
+    assert answer(task, fake_asker(lambda prompt: "Not stated."), "text").columns == {"items": []}
+    with pytest.raises(AnswerError, match=r"field code: .*field kind: .*no list is stated"):
+        answer(task, fake_asker(lambda prompt: "who knows"), "text")
+    plain = each(schema={"type": "array", "items": {"type": "integer"}}, questions={"items": "Codes?"})
+    assert answer(plain, fake_asker(lambda prompt: "[1, 2]"), "text").columns == {"items": [1, 2]}
+
+
+class Color(StrEnum):
+    BLUE = "blue"
+    RED = "red"
+
+
+class Gate(BaseModel):
+    """A gate."""
+
+    code: int | None = None
+    color: Color
+    size: Annotated[float, Field(gt=0, description="metres", json_schema_extra={"decimal": ","})]
+    opened: date | None = None
+    grade: Literal[1, 2] = 1
+    tags: list[str] = []
+    inner: "Gate | None" = None
+
+
+def test_what_pydantic_writes_works(fake_asker, answer):
+    task = together(schema=Gate.model_json_schema())
+    types = {field.name: str(field.type) for field in task.result_fields}
+    assert types == {"code": "int64", "color": "string", "size": "double", "opened": "string", "grade": "int64",
+                     "tags": "string", "inner": "string"}  # fmt: skip
+    gate = {"code": None, "color": "blue", "size": 2, "grade": 2, "inner": {"color": "red", "size": 1}}
+    result = answer(task, fake_asker(lambda prompt: json.dumps(gate)), "text")
+    assert (result.columns["color"], result.columns["grade"], result.columns["code"]) == ("blue", 2, None)
+    assert json.loads(result.columns["inner"]) == gate["inner"]
+    questions = dict.fromkeys(types, "?") | {"size": "size?", "color": "color?"}
+    replies = {"?": "Not stated.", "size?": "1.234", "color?": "Red."}
+    result = answer(each(schema=Gate.model_json_schema(), questions=questions),
+                    fake_asker(lambda prompt: replies[prompt.instruction]), "text")  # fmt: skip
+    assert (result.columns["size"], result.columns["color"]) == (1234.0, "red")
+    gates = together(schema=TypeAdapter(list[Gate]).json_schema())
+    assert str(gates.result_fields[0].type).startswith("list<item: struct<code: int64, color: string, size: double")
 
 
 def test_together_takes_each_field_from_the_most_certain_window_that_has_it(fake_asker, answer):
     replies = {
         "a": ('{"year": null, "city": "Bonn"}', -0.1),
         "b": ('{"year": 1999, "city": "Ulm"}', -0.5),
-        "c": ('{"year": "maybe", "open": true}', -0.2),
+        "c": ('{"year": "maybe", "open": true,}', -0.2),
         "d": ("nothing here", -0.01),
     }
     instruction = "{schema}"

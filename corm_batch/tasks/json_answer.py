@@ -1,0 +1,74 @@
+"""JSON in an answer, whatever stands around it: code fences, words, drafts. Knows nothing of schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_OPENING = re.compile(r"[{\[]")
+_BEGUN = re.compile(r'\{\s*"|\[\s*[\["{]')  # what shows that an object or list was meant
+_MOST_REPAIRS = 200
+_MOST_DIGITS = 400  # of an integer: Python refuses to read many more
+
+
+class CutOffError(ValueError):
+    """The answer ends inside its JSON."""
+
+
+def json_values(answer: str) -> list[Any]:
+    """The objects and lists in `answer`, in order; of nested ones the outermost.
+
+    Raw line breaks inside texts and commas before a closing bracket are read.
+
+    Raises:
+        CutOffError: the last of them has no end.
+    """
+    decoder = json.JSONDecoder(strict=False, parse_int=_integer, parse_constant=_no_constant)
+    values, position = [], 0
+    while opening := _OPENING.search(answer, position):
+        start = opening.start()
+        try:
+            value, position, answer = _decode(decoder, answer, start)
+            values.append(value)
+        except json.JSONDecodeError as error:
+            ended = error.pos >= len(answer.rstrip()) or error.msg.startswith("Unterminated string")
+            if ended and _BEGUN.match(answer, start):
+                raise CutOffError("the answer ends inside its JSON") from error
+            position = start + 1
+        except ValueError:  # no constant of JSON
+            position = start + 1
+        except RecursionError:
+            break
+    return values
+
+
+def _decode(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int, str]:
+    """The value that begins at `start`, where it ends, and the text without its trailing commas."""
+    for _ in range(_MOST_REPAIRS):
+        try:
+            return *decoder.raw_decode(text, start), text
+        except json.JSONDecodeError as error:
+            comma = _trailing_comma(text, error.pos)
+            if comma is None:
+                raise
+            text = f"{text[:comma]} {text[comma + 1 :]}"
+    return *decoder.raw_decode(text, start), text
+
+
+def _trailing_comma(text: str, position: int) -> int | None:
+    """Where the comma stands that made the decoder fail at `position`, if one before a closing bracket did."""
+    comma = position if text[position : position + 1] == "," else len(text[:position].rstrip()) - 1
+    if comma < 0 or text[comma] != ",":
+        return None
+    return comma if re.compile(r",\s*[}\]]").match(text, comma) else None
+
+
+def _integer(digits: str) -> int | str:
+    """The integer; its digits when there are too many to be one."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity are no JSON, though Python reads them."""
+    raise ValueError(name)
