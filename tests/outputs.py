@@ -42,11 +42,11 @@ def failed(doc_id, error_type="DocumentError", message="is empty", **changes):
     return answered(doc_id, **_FAILURE, kept_per_layer=None, error_type=error_type, error_message=message) | changes
 
 
-def commit(output, rows, *, run_id=RUN, number=0, after_s=60, part_format="parquet"):
+def commit(output, rows, *, run_id=RUN, number=0, after_s=60, part_format="parquet", metadata=None):
     """Publish a part, `after_s` seconds after START; returns the output."""
     at = START + timedelta(seconds=after_s)
     rows = [{**row, "run_id": run_id, "committed_at": at} for row in rows]
-    for table, schema in (("memory", memory_schema({})), ("results", result_schema([], {}))):
+    for table, schema in (("memory", memory_schema({})), ("results", result_schema([], metadata or {}))):
         content = encode_part(pa.Table.from_pylist(rows, schema=schema), part_format)
         write_whole(f"{folder(str(output), table)}/{part_name(run_id, number, part_format)}", content)
     return str(output)

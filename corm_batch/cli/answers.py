@@ -10,6 +10,7 @@ from rich.console import Console
 
 from corm_batch.cli.console import excerpt, label, number, print_table
 from corm_batch.errors import SourceError, SpecError
+from corm_batch.report.totals import answer_text, status_text
 from corm_batch.report.units import bytes_change_text, count_text, one_line, percent_text
 
 if TYPE_CHECKING:
@@ -53,14 +54,18 @@ class Expected:
         return f"{sum(known)} of {len(known)} equal what is expected"
 
 
-def print_answers(console: Console, rows: Sequence[Mapping[str, Any]], expected: Expected | None) -> None:
+def print_answers(
+    console: Console, rows: Sequence[Mapping[str, Any]], expected: Expected | None = None, documents: int | None = None
+) -> None:
     """One line a document: tokens, bytes, status, answer or error, and the right answer.
 
-    The status of an answer is `exact` or `differs` where the right one is known, else `ok`.
+    The status of an answer is `exact` or `differs` where the right one is known, else that of `status_text`; of how
+    many `documents` these are some is said where it is given.
     """
+    title = "Documents" if documents in (None, len(rows)) else f"Documents, the first {len(rows)} of {documents:,}"
     columns = [excerpt("document"), *map(number, ("tokens", "KV full -> peak", "saved")), label("status")]
     columns += [excerpt("answer")] if expected is None else [excerpt("answer"), excerpt("expected")]
-    print_table(console, "Documents", columns, [_cells(row, expected) for row in rows])
+    print_table(console, title, columns, [_cells(row, expected) for row in rows])
 
 
 def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:
@@ -72,8 +77,8 @@ def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:
         "-" if row["prompt_tokens"] is None else count_text(row["prompt_tokens"] + row["output_tokens"]),
         "-" if full is None else bytes_change_text(full, peak),
         percent_text(1 - peak / full if full else None),
-        row["status"] if match is None else "exact" if match else "differs",
-        one_line(row["output"] or "" if ok else f"{row['error_type']}: {row['error_message']}", _MAX_CELL),
+        status_text(row) if match is None else "exact" if match else "differs",
+        one_line(answer_text(row), _MAX_CELL),
     ]
     if expected is not None:
         cells.append(one_line(expected.answers.get(row["doc_id"], "-"), _MAX_CELL))

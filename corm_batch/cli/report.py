@@ -12,15 +12,21 @@ from rich.console import Console
 from corm_batch.cli.console import excerpt, label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson
 from corm_batch.errors import SpecError
+from corm_batch.report.settings import differences
 from corm_batch.report.totals import compared_rows, outcome_text, shared_rows, totals_rows
 from corm_batch.report.units import count_text, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from corm_batch.output.committed import Committed
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.job_report import JobReport
+    from corm_batch.report.settings import SettingDifference
 
-_BAR_WIDTH, _DIFFERING = 30, 20
+_BAR_WIDTH, _DIFFERING, _MESSAGES = 30, 20, 3
+_SMALL_JOB, _ANSWERS, _CHARS = 50, 20, 300
+_PAGE_ANSWERS, _PAGE_CHARS = 500, 300_000
 
 
 def report(
@@ -36,11 +42,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
+    from corm_batch.cli.answers import print_answers
+    from corm_batch.report.answers import answers_of
     from corm_batch.report.job_report import build_report
 
     page = _page_uri(html) if html is not None else None
     committed = _read(output, answers=compare is not None)
-    figures = build_report(committed.rows, committed.recorded)
+    figures = build_report(committed)
     comparison = _compare(committed, compare) if compare is not None else None
     if page is not None:
         _write_page(page, output, committed, figures, compare, comparison)
@@ -48,7 +56,9 @@ def report(
         print_json(_as_json(figures, comparison))
         return
     console = output_console()
+    print_answers(console, answers_of(_uri("", output), _first(committed.rows), _CHARS), None, figures.documents)
     print_totals(console, output, figures)
+    _print_differences(console, "Settings that are not the same for all rows", differences(figures.jobs), ("values",))
     _print_layers(console, figures)
     print_failures(console, figures)
     _print_slowest(console, figures)
@@ -94,10 +104,14 @@ def _write_page(
     page: str, output: str, committed: Committed, figures: JobReport, other: str | None, comparison: Comparison | None
 ) -> None:
     from corm_batch.data.filesystem import write_whole
+    from corm_batch.report.answers import answers_of
+    from corm_batch.report.document_figures import evenly
     from corm_batch.report.job_details import build_details
     from corm_batch.report.page.page import render_page
 
-    content = render_page(output, figures, build_details(committed), other or "", comparison)
+    shown = evenly(committed.rows.sort_by("doc_id"), _PAGE_ANSWERS)
+    answers = answers_of(_uri("", output), shown, max(_CHARS, _PAGE_CHARS // max(1, shown.num_rows)))
+    content = render_page(output, figures, build_details(committed), answers, other or "", comparison)
     write_whole(page, content.encode("utf-8"))
 
 
@@ -114,6 +128,17 @@ def print_totals(console: Console, title: str, figures: JobReport, more: Sequenc
     print_table(console, title, [label(""), prose("")], [*totals_rows(figures), *more], heads=False)
 
 
+def _print_differences(console: Console, title: str, found: Sequence[SettingDifference], sides: Sequence[str]) -> None:
+    rows = [(one_line(one.path, 60), *(one_line(value, 120) for value in one.values)) for one in found]
+    if rows:
+        print_table(console, title, [label("setting"), *map(prose, sides)], rows)
+
+
+def _first(rows: pa.Table) -> pa.Table:
+    """All rows of a small job; of a large one the oldest."""
+    return rows.slice(0, _ANSWERS) if rows.num_rows > _SMALL_JOB else rows
+
+
 def _print_layers(console: Console, figures: JobReport) -> None:
     rows = [
         (str(layer), percent_text(kept), "#" * round(_BAR_WIDTH * min(1.0, kept)))
@@ -124,15 +149,18 @@ def _print_layers(console: Console, figures: JobReport) -> None:
 
 
 def print_failures(console: Console, figures: JobReport) -> None:
-    """Failed documents by error type, with examples; nothing when there are none."""
+    """Failed documents by error type and message; nothing when there are none."""
     rows = [
-        (group.error_type, f"{group.documents:,}", one_line(doc_id, 40), one_line(message, 120))
+        (group.error_type, f"{message.documents:,}", one_line(message.doc_ids[0], 40), one_line(message.text, 120))
         for group in figures.failures
-        for doc_id, message in group.examples
+        for message in group.messages[:_MESSAGES]
     ]
     if rows:
         columns = [label("error type"), number("documents"), excerpt("for example"), prose("message")]
-        print_table(console, "Failures", columns, rows)
+        print_table(console, f"Failures, {figures.failed:,} in all", columns, rows)
+    shown = sum(message.documents for group in figures.failures for message in group.messages[:_MESSAGES])
+    if shown < figures.failed:
+        console.print(f"{figures.failed - shown:,} of rarer messages; report --html shows more\n", soft_wrap=True)
 
 
 def _print_slowest(console: Console, figures: JobReport) -> None:
@@ -152,7 +180,8 @@ def _print_slowest(console: Console, figures: JobReport) -> None:
 
 
 def print_comparison(console: Console, title: str, comparison: Comparison) -> None:
-    """Two outputs in all, and the first documents that they do not answer alike."""
+    """Two outputs in all, what is set otherwise, and the first documents that they do not answer alike."""
+    _print_differences(console, "Settings that differ", comparison.settings, ("here", "there"))
     counts = [(name, f"{count:,}") for name, count in shared_rows(comparison)]
     print_table(console, title, [label(""), number("documents")], counts)
     columns = [label(""), number("here"), number("there")]

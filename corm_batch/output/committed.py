@@ -7,12 +7,15 @@ beginning when two outputs are to be compared. Knows nothing of the figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
@@ -34,6 +37,10 @@ _RESULTS = [
     "queue_s",
     "prefill_s",
     "decode_s",
+    "elapsed_s",
+    "finish_reason",
+    "truncated",
+    "repetition",
     "committed_at",
 ]
 _MEMORY = [
@@ -47,8 +54,11 @@ _MEMORY = [
     "policy",
 ]
 _ANSWERS = ["content_sha256", "output"]
+_DESCRIBED = ("corm_batch.job", "corm_batch.spec", "corm_batch.model_hash", "corm_batch.versions")
 _COMPACT = {  # what repeats, and counts of far less than 2^31 entries, in the room that they need
-    **dict.fromkeys(("run_id", "status", "error_type", "policy"), pa.dictionary(pa.int32(), pa.string())),
+    **dict.fromkeys(
+        ("run_id", "status", "error_type", "policy", "finish_reason"), pa.dictionary(pa.int32(), pa.string())
+    ),
     "kept_per_layer": pa.list_(pa.int32()),
 }
 
@@ -65,16 +75,34 @@ class Commit:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run that came to its end wrote of itself.
+    """What one run that came to its end wrote of itself; a killed one left no record.
 
     Attributes:
-        documents, tokens: answered in it; tokens read and written.
+        run_id: names its rows.
+        documents: rows that it wrote, answered or failed.
         seconds: wall time from the first document to the end, start of the replicas included.
+        failed_files: (URI, error) of files that it could not read, or not to their end.
     """
 
+    run_id: str
     documents: int
-    tokens: int
     seconds: float
+    failed_files: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What parts say of the job that wrote them.
+
+    Attributes:
+        name: the job's name; "-" where the parts do not tell.
+        settings: its whole spec by section, with `model.hash` and `versions` of the packages; empty likewise.
+        documents: newest rows that it wrote.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -85,12 +113,14 @@ class Committed:
         rows: the newest row of every document, oldest first, with the columns of both tables that figures need; with
             `content_sha256`, `answer` (the beginning) and `answer_digest` when answers were asked for.
         commits: every part, oldest first, also those whose rows a later one replaced.
-        recorded: the records of all runs that came to their end in one; a killed run left none.
+        records: those of the runs that came to their end, by their ids.
+        jobs: who wrote the rows, most rows first.
     """
 
     rows: pa.Table
     commits: tuple[Commit, ...]
-    recorded: RunRecord
+    records: tuple[RunRecord, ...]
+    jobs: tuple[JobSettings, ...]
 
 
 def read_committed(output_uri: str, *, answers: bool = False) -> Committed | None:
@@ -104,16 +134,39 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     newest, memory_of = newest_rows(output_uri), memory_parts(output_uri)
     no_memory = _schema("memory", ["doc_id", *_MEMORY]).empty_table()
 
-    def read(uri: str) -> tuple[Commit, pa.Table]:
-        part = _read_results(uri, answers)
-        memory = _read(memory_of[uri], "memory", ["doc_id", *_MEMORY]) if uri in memory_of else no_memory
-        return _commit(part), with_memory(part.filter(newest[uri]), memory)
+    def read(uri: str) -> tuple[Commit, pa.Table, tuple[bytes, ...]]:
+        part, job = _read_results(uri, answers)
+        memory = _read(memory_of[uri], "memory", ["doc_id", *_MEMORY])[0] if uri in memory_of else no_memory
+        return _commit(part), with_memory(part.filter(newest[uri]), memory), job
 
     parts = list(read_ahead(read, newest))
     if not parts:
         return None
-    commits, rows = zip(*parts, strict=True)
-    return Committed(pa.concat_tables(rows), commits, _recorded(output_uri))
+    commits, rows, jobs = zip(*parts, strict=True)
+    records = tuple(_record(uri) for uri in list_files(f"{folder(output_uri, '_job')}/runs/", (".json",)))
+    return Committed(pa.concat_tables(rows), commits, records, _jobs(zip(jobs, map(len, rows), strict=True)))
+
+
+def read_answers(output_uri: str, doc_ids: Collection[str], limit: int) -> dict[str, str]:
+    """What the newest rows of these documents say, failed ones too, at most `limit` characters of each.
+
+    Raises:
+        SourceError: a part cannot be read.
+    """
+    output_uri = resolve_uri(output_uri)
+    newest, wanted, found = newest_rows(output_uri), pa.array(doc_ids, pa.string()), {}
+
+    def read(uri: str) -> dict[str, str]:
+        part = read_fields(uri, list(_schema("results", ["doc_id", "output"]))).filter(newest[uri])
+        part = part.filter(pc.and_(pc.is_in(part["doc_id"], wanted), pc.is_valid(part["output"])))
+        shortened = pc.utf8_slice_codeunits(part["output"], 0, limit)
+        return dict(zip(part["doc_id"].to_pylist(), shortened.to_pylist(), strict=True))
+
+    for part in read_ahead(read, newest):
+        found.update(part)
+        if len(found) == len(doc_ids):
+            break
+    return found
 
 
 def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
@@ -121,20 +174,22 @@ def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     return pa.schema([fields[name].with_type(_COMPACT.get(name, fields[name].type)) for name in columns])
 
 
-def _read(uri: str, table: Table, columns: list[str]) -> pa.Table:
-    """`columns` of one part, of the table's types, compact."""
-    return read_fields(uri, list(_schema(table, columns)))
+def _read(uri: str, table: Table, columns: list[str]) -> tuple[pa.Table, tuple[bytes, ...]]:
+    """`columns` of one part, of the table's types, compact; and who wrote it."""
+    part = read_fields(uri, list(_schema(table, columns)))
+    described = part.schema.metadata or {}
+    return part, tuple(described.get(name.encode(), b"") for name in _DESCRIBED)
 
 
-def _read_results(uri: str, answers: bool) -> pa.Table:
+def _read_results(uri: str, answers: bool) -> tuple[pa.Table, tuple[bytes, ...]]:
     """One part of the results, answers made short."""
     if not answers:
         return _read(uri, "results", _RESULTS)
-    part = _read(uri, "results", [*_RESULTS, *_ANSWERS])
+    part, job = _read(uri, "results", [*_RESULTS, *_ANSWERS])
     digests = [None if answer is None else digest(answer) for answer in part["output"].to_pylist()]
     shortened = pc.utf8_slice_codeunits(part["output"], 0, EXCERPT)
     part = part.drop_columns("output").append_column("answer", shortened)
-    return part.append_column("answer_digest", pa.array(digests, pa.binary()))
+    return part.append_column("answer_digest", pa.array(digests, pa.binary())), job
 
 
 def _commit(part: pa.Table) -> Commit:
@@ -142,14 +197,23 @@ def _commit(part: pa.Table) -> Commit:
     return Commit(part["run_id"][0].as_py(), pc.max(part["committed_at"]).as_py(), part.num_rows, tokens)
 
 
-def _recorded(output_uri: str) -> RunRecord:
-    """All records in one."""
-    found = [_record(uri) for uri in list_files(f"{folder(output_uri, '_job')}/runs/", (".json",))]
-    return RunRecord(
-        documents=sum(run.documents for run in found),
-        tokens=sum(run.tokens for run in found),
-        seconds=sum(run.seconds for run in found if run.documents),
-    )
+def _jobs(parts: Iterable[tuple[tuple[bytes, ...], int]]) -> tuple[JobSettings, ...]:
+    """Who wrote the parts, given as (what each says of that, its newest rows)."""
+    documents: Counter[tuple[bytes, ...]] = Counter()
+    for described, count in parts:
+        documents[described] += count
+    return tuple(_job(described, count) for described, count in documents.most_common() if count)
+
+
+def _job(described: tuple[bytes, ...], documents: int) -> JobSettings:
+    name, spec, model_hash, versions = (value.decode("utf-8", "replace") for value in described)
+    try:
+        settings = dict(yaml.safe_load(spec) or {})
+        settings["model"] = {**settings.get("model", {}), "hash": model_hash}
+        settings["versions"] = json.loads(versions or "{}")
+    except (ValueError, TypeError, yaml.YAMLError):  # what somebody else wrote there
+        settings = {}
+    return JobSettings(name or "-", settings if spec else {}, documents)
 
 
 def _record(uri: str) -> RunRecord:
@@ -157,6 +221,11 @@ def _record(uri: str) -> RunRecord:
     content = read_whole(uri)
     try:
         run = json.loads(content)
-        return RunRecord(int(run["ok"]), int(run["prompt_tokens"] + run["output_tokens"]), float(run["seconds"]))
+        return RunRecord(
+            run_id=uri.rpartition("/")[2].removesuffix(".json"),
+            documents=int(run["ok"]) + int(run["failed"]),
+            seconds=float(run["seconds"]),
+            failed_files=tuple((str(file["uri"]), str(file["error"])) for file in run.get("failed_files", ())),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{uri}: no record of a run: {error}. Delete it: only its figures are lost") from error

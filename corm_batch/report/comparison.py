@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from corm_batch.output.committed import Committed
 from corm_batch.report.document_figures import DocumentFigures, by_length, document_figures, evenly, measured
+from corm_batch.report.settings import SettingDifference, differences
 
 Verdict = Literal["failed here", "failed there", "failed in both", "answer differs", "text differs", "same answer"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)  # in the order in which documents are listed
@@ -59,6 +60,7 @@ class Comparison:
 
     Attributes:
         only_here, only_there, shared: documents in one of them, and in both.
+        settings: every setting in which the two are not alike, with their values here and there.
         verdicts: shared documents by how they compare; only those of one text are compared further.
         answered: documents of one text with an answer and memory figures in both; `here` and `there` are about them.
         documents: the shared ones, what differs first, by id; at most as many as were asked for.
@@ -68,6 +70,7 @@ class Comparison:
     only_here: int
     only_there: int
     shared: int
+    settings: tuple[SettingDifference, ...]
     verdicts: dict[Verdict, int]
     answered: int
     here: Side
@@ -91,6 +94,7 @@ def compare(here: Committed, there: Committed, limit: int) -> Comparison:
         only_here=here.rows.num_rows - shared,
         only_there=there.rows.num_rows - shared,
         shared=shared,
+        settings=differences(here.jobs, there.jobs),
         verdicts={verdict: counts.get(verdict, 0) for verdict in VERDICTS},
         answered=answered.num_rows,
         here=_side(answered),

@@ -20,8 +20,7 @@ from corm_batch.report.job_report import SlowDocument, Spread, layer_entries, sl
 
 MAX_DOCUMENTS = 1000
 _GROUPS, _BANDS, _BAND_DOCUMENTS, _INTERVALS = 64, 20, 20, 120
-_SLOWEST, _ERROR_TYPES, _MESSAGES, _IDS, _MESSAGE_CHARS = 20, 20, 10, 3, 500
-_NUMBER = "[0-9]+(?:[.,][0-9]+)*"
+_SLOWEST = 20
 _STEPS, _BINS = (0.01, 0.02, 0.05, 0.1), 24  # of saved ratios: the finest step with no more bins
 
 
@@ -80,28 +79,6 @@ class Throughput:
 
 
 @dataclass(frozen=True)
-class Message:
-    """One error message: how many documents failed with it, and the first of them.
-
-    Messages that differ only in numbers are one; `text` is what the first document's says.
-    """
-
-    text: str
-    documents: int
-    doc_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FailureReasons:
-    """Failed documents of one error type; `messages` are the commonest of `num_messages`."""
-
-    error_type: str
-    documents: int
-    num_messages: int
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True)
 class JobDetails:
     """What a page shows beside the totals.
 
@@ -115,7 +92,6 @@ class JobDetails:
             from models of different depth.
         lengths: how the kept ratio goes with length; empty when there are too few documents to say.
         throughput: over time.
-        failures: the commonest error types first; `error_types` is how many there are in all.
         slowest: the documents that took longest, longest first.
     """
 
@@ -127,15 +103,12 @@ class JobDetails:
     layers: tuple[Spread, ...]
     lengths: tuple[LengthBand, ...]
     throughput: Throughput
-    error_types: int
-    failures: tuple[FailureReasons, ...]
     slowest: tuple[SlowDocument, ...]
 
 
 def build_details(committed: Committed) -> JobDetails:
     """The details of what is committed at an output."""
     ok = committed.rows.filter(pc.equal(committed.rows["status"], "ok"))
-    failed = committed.rows.filter(pc.equal(committed.rows["status"], "failed"))
     ordered = by_length(ok.drop_columns(["kept_per_layer"]))  # which is most of a row, and nothing here sorts it
     return JobDetails(
         committed_at=max(commit.at for commit in committed.commits),
@@ -146,8 +119,6 @@ def build_details(committed: Committed) -> JobDetails:
         layers=_layers(ok.filter(measured(ok))),
         lengths=_lengths(ordered),
         throughput=_throughput(committed.commits),
-        error_types=len(pc.unique(failed["error_type"])),
-        failures=_failures(failed),
         slowest=slowest_documents(ok, _SLOWEST),
     )
 
@@ -248,35 +219,3 @@ def _run_start(run_id: str) -> datetime | None:
         return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def _failures(failed: pa.Table) -> tuple[FailureReasons, ...]:
-    """Failed rows by error type, and in it by message."""
-    message = pc.utf8_slice_codeunits(pc.fill_null(failed["error_message"], ""), 0, _MESSAGE_CHARS)
-    columns = {
-        "type": pc.fill_null(failed["error_type"], "-"),
-        "message": message,
-        "pattern": pc.replace_substring_regex(message, _NUMBER, "0"),
-        "doc_id": failed["doc_id"],
-    }
-    failed = pa.table(columns)
-    return tuple(
-        FailureReasons(error_type, documents, *_messages(failed.filter(pc.equal(failed["type"], error_type))))
-        for error_type, documents in _commonest(failed["type"])[:_ERROR_TYPES]
-    )
-
-
-def _messages(failed: pa.Table) -> tuple[int, tuple[Message, ...]]:
-    """How many different messages there are, and the commonest."""
-    counted = _commonest(failed["pattern"])
-    found = []
-    for pattern, documents in counted[:_MESSAGES]:
-        first = failed.filter(pc.equal(failed["pattern"], pattern)).slice(0, _IDS)
-        found.append(Message(first["message"][0].as_py(), documents, tuple(first["doc_id"].to_pylist())))
-    return len(counted), tuple(found)
-
-
-def _commonest(column: pa.ChunkedArray) -> list[tuple[str, int]]:
-    """Values and how often each occurs, the commonest first."""
-    counts = [(entry["values"], entry["counts"]) for entry in pc.value_counts(column).to_pylist()]
-    return sorted(counts, key=lambda entry: (-entry[1], entry[0]))

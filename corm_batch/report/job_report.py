@@ -5,15 +5,18 @@ Knows nothing of specs or of how a report is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.output.committed import RunRecord, read_committed
+from corm_batch.output.committed import Committed, JobSettings, RunRecord, read_committed
+from corm_batch.report.failures import FailureReasons, failure_reasons
+from corm_batch.text.repetition import LOOPING
 
-_EXAMPLES, _SLOWEST = 3, 5
+_SLOWEST = 5
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,24 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class FailureGroup:
-    """Failed documents of one error type, with the first few as (doc_id, error_message)."""
+class Pace:
+    """How fast rows that stand were written.
 
-    error_type: str
+    Attributes:
+        documents, tokens: of these rows, answered and failed; a document that was answered again counts once.
+        seconds: wall time of their runs, each in proportion to the rows of it that stand.
+        untimed: rows that stand of runs that left no record, as killed ones; they are not among `documents`.
+    """
+
     documents: int
-    examples: tuple[tuple[str, str], ...]
+    tokens: int
+    seconds: float
+    untimed: int
 
 
 @dataclass(frozen=True)
 class SlowDocument:
-    """One of the documents that kept a replica busy longest; queue_s is not counted as busy."""
+    """One of the documents that took most of a replica's time; queue_s is not part of that."""
 
     doc_id: str
     prompt_tokens: int
@@ -48,16 +58,20 @@ class SlowDocument:
 
 @dataclass(frozen=True)
 class JobReport:
-    """Figures of the newest row of every document; memory and time are those of the answered ones.
+    """Figures of the newest row of every document; memory is that of the answered ones.
 
     Attributes:
         documents, ok, failed: counts.
+        cut_off, truncated, looping: documents, answered or failed, with an answer that ended at task.max_new_tokens, of
+            which only a part was read, and whose answer repeats itself over and over.
+        failed_files: (URI, error) of files that the newest recorded run could not read, or not to their end.
         runs: how many runs wrote these rows.
-        recorded: documents, tokens and wall time of all runs that came to their end; a killed one left no record.
+        jobs: who wrote them, most rows first.
+        pace: documents and tokens by time.
         policies: the policies they were answered under, as JSON; more than one when the spec changed in between.
-        prompt_tokens, output_tokens: tokens in all.
+        prompt_tokens, output_tokens: tokens in all, those spent on failed documents too.
         kv_bytes_full: sum of what uncompressed caches would hold at the end of each document.
-        kv_bytes_peak: sum of the most pages each document held.
+        kv_bytes_peak: sum of the most pages each document held; of one in pieces those of its largest piece count.
         kv_bytes_final: sum of the pages each held at its end.
         kept_ratio: entries stored at the end over entries of an uncompressed cache, by document.
         kept_per_layer: the same by layer, over all documents, first layer first; empty when the rows come from models
@@ -65,16 +79,22 @@ class JobReport:
         evicted_attention_mass: by document, the share of attention that lay on entries when they left; None when no
             policy summed it up.
         preemptions: times a document had to make room.
-        queue_s, prefill_s, decode_s: seconds in all, over all documents (which run side by side).
-        failures: the failed documents, the commonest error type first.
-        slowest: the documents with the longest prefill and decode, longest first.
+        queue_s: mean seconds a document waited for room.
+        prefill_s, decode_s: seconds that replicas spent on reading and on answering, over all documents.
+        error_types: how many there are; `failures` are of the commonest, the commonest first.
+        slowest: the documents with the largest shares of prefill and decode, the largest first.
     """
 
     documents: int
     ok: int
     failed: int
+    cut_off: int
+    truncated: int
+    looping: int
+    failed_files: tuple[tuple[str, str], ...]
     runs: int
-    recorded: RunRecord
+    jobs: tuple[JobSettings, ...]
+    pace: Pace
     policies: tuple[str, ...]
     prompt_tokens: int
     output_tokens: int
@@ -88,13 +108,14 @@ class JobReport:
     queue_s: float
     prefill_s: float
     decode_s: float
-    failures: tuple[FailureGroup, ...]
+    error_types: int
+    failures: tuple[FailureReasons, ...]
     slowest: tuple[SlowDocument, ...]
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens read and written by wall time of the recorded runs."""
-        return self.recorded.tokens / self.recorded.seconds if self.recorded.seconds else 0.0
+        """Tokens read and written by wall time."""
+        return self.pace.tokens / self.pace.seconds if self.pace.seconds else 0.0
 
     @property
     def saved_ratio(self) -> float:
@@ -109,22 +130,28 @@ def read_report(output_uri: str) -> JobReport | None:
         SourceError: a part or a run's record cannot be read.
     """
     committed = read_committed(output_uri)
-    return build_report(committed.rows, committed.recorded) if committed is not None else None
+    return build_report(committed) if committed is not None else None
 
 
-def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
-    """The figures of `rows`: the newest row of every document, with the columns of both tables."""
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
+def build_report(committed: Committed) -> JobReport:
+    """The figures of what is committed at an output."""
+    rows = committed.rows
+    ok, failed = (rows.filter(pc.equal(rows["status"], status)) for status in ("ok", "failed"))
     unknown = ok.num_rows and ok["evicted_attention_mass"].null_count == ok.num_rows
     return JobReport(
         documents=rows.num_rows,
         ok=ok.num_rows,
-        failed=rows.num_rows - ok.num_rows,
+        failed=failed.num_rows,
+        cut_off=pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0,
+        truncated=pc.sum(rows["truncated"]).as_py() or 0,
+        looping=pc.sum(pc.greater_equal(rows["repetition"], LOOPING)).as_py() or 0,
+        failed_files=max(committed.records, key=lambda run: run.run_id).failed_files if committed.records else (),
         runs=len(rows["run_id"].unique()),
-        recorded=recorded,
+        jobs=committed.jobs,
+        pace=_pace(rows, committed.records),
         policies=tuple(sorted(policy for policy in ok["policy"].unique().to_pylist() if policy)),
-        prompt_tokens=int(_sum(ok, "prompt_tokens")),
-        output_tokens=int(_sum(ok, "output_tokens")),
+        prompt_tokens=int(_sum(rows, "prompt_tokens")),
+        output_tokens=int(_sum(rows, "output_tokens")),
         kv_bytes_full=int(_sum(ok, "kv_bytes_full")),
         kv_bytes_peak=int(_sum(ok, "kv_bytes_peak")),
         kv_bytes_final=int(_sum(ok, "kv_bytes_final")),
@@ -132,11 +159,31 @@ def build_report(rows: pa.Table, recorded: RunRecord) -> JobReport:
         kept_per_layer=_kept_per_layer(ok),
         evicted_attention_mass=None if unknown else _spread(ok, "evicted_attention_mass"),
         preemptions=int(_sum(ok, "preemptions")),
-        queue_s=_sum(ok, "queue_s"),
-        prefill_s=_sum(ok, "prefill_s"),
-        decode_s=_sum(ok, "decode_s"),
-        failures=_failures(rows),
+        queue_s=pc.mean(rows["queue_s"]).as_py() or 0.0,
+        prefill_s=_sum(rows, "prefill_s"),
+        decode_s=_sum(rows, "decode_s"),
+        error_types=len(pc.unique(failed["error_type"])),
+        failures=failure_reasons(failed),
         slowest=slowest_documents(ok, _SLOWEST),
+    )
+
+
+def _pace(rows: pa.Table, records: Sequence[RunRecord]) -> Pace:
+    """Rows that stand over the time of the runs that wrote them."""
+    tokens = pc.add(pc.fill_null(rows["prompt_tokens"], 0), pc.fill_null(rows["output_tokens"], 0))
+    rows = pa.table({"run_id": rows["run_id"].cast(pa.string()), "tokens": tokens})
+    standing = rows.group_by("run_id").aggregate([("tokens", "count"), ("tokens", "sum")]).to_pylist()
+    timed = {run.run_id: run for run in records if run.seconds > 0 and run.documents}
+    found = [row for row in standing if row["run_id"] in timed]
+    documents = sum(row["tokens_count"] for row in found)
+    return Pace(
+        documents=documents,
+        tokens=sum(row["tokens_sum"] for row in found),
+        seconds=sum(
+            timed[row["run_id"]].seconds * min(1.0, row["tokens_count"] / timed[row["run_id"]].documents)
+            for row in found
+        ),
+        untimed=rows.num_rows - documents,
     )
 
 
@@ -171,17 +218,6 @@ def layer_entries(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         return np.empty((0, 0)), np.empty(0)
     kept = pc.list_flatten(rows["kept_per_layer"]).to_numpy().reshape(-1, depths[0])
     return kept, kept.sum(axis=1) / rows["kept_ratio"].to_numpy() / depths[0]
-
-
-def _failures(rows: pa.Table) -> tuple[FailureGroup, ...]:
-    """Failed rows by error type."""
-    failed = rows.filter(pc.equal(rows["status"], "failed"))
-    groups = []
-    for counted in pc.value_counts(failed["error_type"]).to_pylist():
-        first = failed.filter(pc.equal(failed["error_type"], counted["values"])).slice(0, _EXAMPLES)
-        examples = tuple(zip(first["doc_id"].to_pylist(), first["error_message"].to_pylist(), strict=True))
-        groups.append(FailureGroup(counted["values"], counted["counts"], examples))
-    return tuple(sorted(groups, key=lambda group: (-group.documents, group.error_type)))
 
 
 def slowest_documents(rows: pa.Table, limit: int) -> tuple[SlowDocument, ...]:

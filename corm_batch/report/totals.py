@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from corm_batch.report.settings import NONE, values_of, values_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text
+from corm_batch.text.repetition import LOOPING
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.document_figures import DocumentFigures
-    from corm_batch.report.job_report import JobReport
+    from corm_batch.report.job_report import JobReport, Spread
 
-_POLICIES = 10
+_POLICIES, _FILES, _NAMES = 10, 10, 300
 
 
 def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
@@ -20,25 +23,57 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
     kept, mass = figures.kept_ratio, figures.evicted_attention_mass
     left = len(figures.policies) - _POLICIES
     return [
+        *job_rows(figures),
         ("documents", f"{figures.ok:,} ok, {figures.failed:,} failed, written by {counted(figures.runs, 'run')}"),
+        *warning_rows(figures),
         *(("policy", policy_text(policy)) for policy in figures.policies[:_POLICIES]),
         *([("policy", f"and {left} others")] if left > 0 else []),
         ("tokens", f"{count_text(figures.prompt_tokens)} read, {count_text(figures.output_tokens)} written"),
         ("throughput", throughput_text(figures)),
         ("KV bytes full -> peak", saved_text(figures.kv_bytes_full, figures.kv_bytes_peak)),
-        ("kept ratio", f"mean {percent_text(kept.mean)}, p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}"),
+        ("kept ratio", spread_text(kept) if figures.ok else NONE),
         *(
             [("evicted attention", f"mean {percent_text(mass.mean)}, p90 {percent_text(mass.p90)} of the attention")]
-            if mass is not None
+            if mass is not None and figures.ok
             else []
         ),
         ("preemptions", f"{figures.preemptions:,}"),
         (
-            "time of documents",
-            f"queue {seconds_text(figures.queue_s)}, prefill {seconds_text(figures.prefill_s)}, "
-            f"decode {seconds_text(figures.decode_s)}",
+            "time of replicas",
+            f"prefill {seconds_text(figures.prefill_s)}, decode {seconds_text(figures.decode_s)}; a document waits "
+            f"{seconds_text(figures.queue_s)} for room, mean",
         ),
     ]
+
+
+def job_rows(figures: JobReport) -> list[tuple[str, str]]:
+    """Which job asked which model what; nothing where the parts do not tell."""
+    jobs: dict[str, int] = {}
+    for job in figures.jobs:
+        jobs[job.name] = jobs.get(job.name, 0) + job.documents
+    named = {
+        "job": [(name, documents) for name, documents in jobs.items() if name != NONE],
+        "model": values_of(figures.jobs, "model", "name"),
+        "task": values_of(figures.jobs, "task", "name"),
+    }
+    return [(name, one_line(values_text(values), _NAMES)) for name, values in named.items() if values]
+
+
+def warning_rows(figures: JobReport) -> list[tuple[str, str]]:
+    """What somebody who reads the answers ought to know; nothing where all is well."""
+    rows = []
+    if figures.cut_off:
+        rows.append(
+            ("cut off", f"{counted(figures.cut_off, 'document')} with an answer that task.max_new_tokens ended")
+        )
+    if figures.truncated:
+        rows.append(("part read", f"{counted(figures.truncated, 'document')}: the rest did not fit the context"))
+    if figures.looping:
+        rows.append(("looping", f"{counted(figures.looping, 'answer')} repeating the same words over and over"))
+    rows += [("not read", one_line(f"{uri}: {error}", _NAMES)) for uri, error in figures.failed_files[:_FILES]]
+    if (left := len(figures.failed_files) - _FILES) > 0:
+        rows.append(("not read", f"and {counted(left, 'other file')}"))
+    return rows
 
 
 def shared_rows(comparison: Comparison) -> list[tuple[str, int]]:
@@ -69,16 +104,24 @@ def compared_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def throughput_text(figures: JobReport) -> str:
     """`696 tokens/s, 386 documents/h, over 4m12s`."""
-    run = figures.recorded
-    if not run.seconds:
-        return "- (no run came to its end)"
-    hourly = count_text(3600 * run.documents / run.seconds)
-    return f"{count_text(figures.tokens_per_s)} tokens/s, {hourly} documents/h, over {seconds_text(run.seconds)}"
+    pace = figures.pace
+    if not pace.seconds:
+        return "- (no run has left the record that it writes at its end)"
+    hourly = count_text(3600 * pace.documents / pace.seconds)
+    found = f"{count_text(figures.tokens_per_s)} tokens/s, {hourly} documents/h, over {seconds_text(pace.seconds)}"
+    return f"{found}; {counted(pace.untimed, 'document')} of runs without a record left out" if pace.untimed else found
+
+
+def spread_text(spread: Spread) -> str:
+    """`mean 31.2%, p10 20.0%, p90 41.8%`."""
+    return f"mean {percent_text(spread.mean)}, p10 {percent_text(spread.p10)}, p90 {percent_text(spread.p90)}"
 
 
 def saved_text(full: int, peak: int) -> str:
-    """Two sums of bytes and what lies between them: `1.6 GiB -> 477.5 MiB, 71.1% saved`."""
-    return f"{bytes_text(full)} -> {bytes_text(peak)}, {percent_text(1 - peak / full if full else 0.0)} saved"
+    """Two sums of bytes and what lies between them: `1.6 GiB -> 477.5 MiB, 71.1% saved`; a dash for no bytes."""
+    if not full:
+        return NONE
+    return f"{bytes_text(full)} -> {bytes_text(peak)}, {percent_text(1 - peak / full)} saved"
 
 
 def policy_text(policy: str) -> str:
@@ -90,6 +133,23 @@ def policy_text(policy: str) -> str:
 
 def outcome_text(document: DocumentFigures, width: int) -> str:
     """A document's answer, or why it has none, on one line of at most `width` characters."""
-    if document.answer is not None:
-        return one_line(document.answer, width)
+    if document.error_type is None:
+        return one_line(document.answer or "", width)
     return one_line(f"{document.error_type}: {document.error_message}", width)
+
+
+def status_text(row: Mapping[str, Any]) -> str:
+    """`ok`, `failed`, or what somebody who reads the answer ought to know: `looping`, `cut off`, `part read`."""
+    if row["status"] != "ok":
+        return "failed"
+    if (row.get("repetition") or 0.0) >= LOOPING:
+        return "looping"
+    return "cut off" if row.get("finish_reason") == "length" else "part read" if row.get("truncated") else "ok"
+
+
+def answer_text(row: Mapping[str, Any]) -> str:
+    """The answer; of a failed document the reason, and what the model wrote all the same."""
+    if row["status"] == "ok":
+        return str(row["output"] or "")
+    reason = f"{row['error_type']}: {row['error_message']}"
+    return f"{reason} | {row['output']}" if row["output"] else reason

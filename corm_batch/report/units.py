@@ -11,6 +11,11 @@ def one_line(text: str, width: int) -> str:
     return line if len(line) <= width else line[: max(0, width - 3)] + "..."
 
 
+def whole_text(text: str) -> str:
+    """`text` with its line ends, without other control characters."""
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in text).strip()
+
+
 def bytes_text(num_bytes: int) -> str:
     """Bytes in the largest binary unit that leaves one or more: `3.2 MiB`."""
     power = _power(num_bytes)

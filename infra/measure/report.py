@@ -46,7 +46,7 @@ def build(place: Path, documents: int) -> dict[str, Any]:
             columns = {**_texts(rng, numbers, run_id, words), **_figures(rng, len(numbers))}
             _commit(place, run_id, number, columns)
         seconds = PART_S * (number + 1)
-        run = {"ok": count, "prompt_tokens": 5000 * count, "output_tokens": 280 * count, "seconds": seconds}
+        run = {"ok": count, "failed": 0, "seconds": seconds}
         write_whole(f"{place}/_job/runs/{run_id}.json", json.dumps(run).encode())
     sizes = {table: [file.stat().st_size for file in (place / table).iterdir()] for table in ("results", "memory")}
     return {

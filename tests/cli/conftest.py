@@ -90,7 +90,7 @@ def write_output(tmp_path):
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "part-run-1-000000.parquet")
         runs = tmp_path / "out/_job/runs"
         runs.mkdir(parents=True)
-        record = {"ok": 2, "prompt_tokens": 24_000, "output_tokens": 10, "seconds": 12.0}
+        record = {"ok": 2, "failed": 1, "prompt_tokens": 24_000, "output_tokens": 10, "seconds": 12.0}
         (runs / "run-1.json").write_text(json.dumps(record))
         return tmp_path / "out"
 

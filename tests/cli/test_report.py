@@ -15,8 +15,8 @@ def test_tables(corm_batch, write_output):
     assert "2 ok, 1 failed, written by 1 run" in lines["documents"]
     assert "corm window=64" in lines["policy"]
     assert "max_kept" not in lines["policy"]
-    assert "24.0k read, 10 written" in lines["tokens"]
-    assert "2001 tokens/s, 600 documents/h, over 12.0s" in lines["throughput"]
+    assert "36.0k read, 15 written" in lines["tokens"]
+    assert "3001 tokens/s, 900 documents/h, over 12.0s" in lines["throughput"]
     assert "16.0 MiB -> 4.0 MiB, 75.0% saved" in lines["KV bytes full -> peak"]
     assert "mean 30.0%" in lines["kept ratio"]
     failure = next(line for line in result.out.splitlines() if line.startswith("DocumentError"))
@@ -24,6 +24,36 @@ def test_tables(corm_batch, write_output):
     assert "Kept per layer" in result.out
     assert "Slowest documents" in result.out
     assert result.out.isascii()
+
+
+def test_answers_are_shown(corm_batch, write_output):
+    lines = corm_batch("report", write_output()).out.partition("\n\n")[0].splitlines()
+    drawn = [[cell.strip() for cell in line.split("|")] for line in lines]
+    rows = {row[0]: row[4:] for row in drawn}
+    assert rows["a"] == ["ok", "35564"]
+    assert rows["b"] == ["ok", "Oslo or [1mBergen"]
+    assert rows["c"] == ["failed", "DocumentError: is empty"]
+
+
+def test_of_many_documents_the_first_answers(corm_batch, tmp_path):
+    commit(tmp_path / "out", [answered(f"d{number:02d}") for number in range(60)])
+    printed = corm_batch("report", tmp_path / "out").out
+    assert "Documents, the first 20 of 60" in printed
+    assert "answer to d19" in printed
+    assert "answer to d20" not in printed
+
+
+def test_settings_that_differ(corm_batch, tmp_path):
+    for place, window in (("here", 64), ("there", 128)):
+        metadata = {
+            "corm_batch.job": "j",
+            "corm_batch.spec": f"{{policy: {{window: {window}}}, output: {{uri: {place}}}}}",
+        }
+        commit(tmp_path / place, [answered("a")], metadata=metadata)
+    printed = corm_batch("report", tmp_path / "here", "--compare", tmp_path / "there").out
+    rows = [[cell.strip() for cell in line.split("|")] for line in printed.splitlines()]
+    assert ["policy.window", "64", "128"] in rows
+    assert "output.uri" not in printed
 
 
 def test_a_trailing_slash_and_a_relative_path(corm_batch, write_output, monkeypatch):
@@ -37,7 +67,10 @@ def test_json(corm_batch, write_output):
     assert (figures["ok"], figures["failed"], figures["saved_ratio"]) == (2, 1, 0.75)
     # 400 entries are 20 % of 2000, or 40 % of 1000: 1500 a layer
     assert figures["kept_per_layer"] == pytest.approx([200 / 1500, 600 / 1500])
-    assert figures["failures"] == [{"error_type": "DocumentError", "documents": 1, "examples": [["c", "is empty"]]}]
+    reason = {"text": "is empty", "documents": 1, "doc_ids": ["c"]}
+    assert figures["failures"] == [
+        {"error_type": "DocumentError", "documents": 1, "num_messages": 1, "messages": [reason]}
+    ]
 
 
 def test_unreadable_part_is_one_message(corm_batch, write_output):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.errors import SourceError
-from corm_batch.output.committed import EXCERPT, RunRecord, read_committed
+from corm_batch.output.committed import EXCERPT, RunRecord, read_answers, read_committed
 from corm_batch.output.ledger import read_results
 from tests.outputs import RUN, START, answered, commit, failed
 
@@ -59,14 +59,43 @@ def test_rows_without_memory_and_memory_without_rows(tmp_path):
     assert [(row["doc_id"], row["status"], row["kept_ratio"]) for row in rows] == [("a", "ok", None)]
 
 
-def test_records_of_runs_are_added_up(tmp_path):
+def test_records_of_runs(tmp_path):
     commit(tmp_path, [answered("a")])
     runs = tmp_path / "_job/runs"
     runs.mkdir(parents=True)
-    for number, ok in enumerate((3, 4, 0)):
-        record = {"ok": ok, "prompt_tokens": 100, "output_tokens": 10, "seconds": 5.0}
-        (runs / f"{number}.json").write_text(json.dumps(record))
-    assert read_committed(str(tmp_path)).recorded == RunRecord(documents=7, tokens=330, seconds=10.0)
+    files = [{"uri": "a.jsonl.gz", "error": "ends early"}]
+    for name, ok, more in (("r1", 3, {}), ("r2", 0, {"failed_files": files})):
+        (runs / f"{name}.json").write_text(json.dumps({"ok": ok, "failed": 2, "seconds": 5.0} | more))
+    assert read_committed(str(tmp_path)).records == (
+        RunRecord("r1", 5, 5.0),
+        RunRecord("r2", 2, 5.0, (("a.jsonl.gz", "ends early"),)),
+    )
+
+
+def test_who_wrote_the_rows(tmp_path):
+    for number, (name, window) in enumerate((("first", 64), ("second", 128), ("first", 64))):
+        spec = f"{{model: {{name: m}}, policy: {{window: {window}}}}}"
+        metadata = {"corm_batch.job": name, "corm_batch.spec": spec, "corm_batch.model_hash": "h"}
+        rows = [answered("a"), answered("b")] if name == "second" else [answered(str(number))]
+        commit(tmp_path, rows, number=number, metadata=metadata)
+    commit(tmp_path, [answered("b")], number=3)
+    jobs = read_committed(str(tmp_path)).jobs
+    assert [(job.name, job.documents) for job in jobs] == [("first", 2), ("second", 1), ("-", 1)]
+    assert jobs[0].settings == {"model": {"name": "m", "hash": "h"}, "policy": {"window": 64}, "versions": {}}
+    assert jobs[2].settings == {}
+
+
+def test_columns_that_an_earlier_version_did_not_write_are_null(tmp_path):
+    commit(tmp_path, [answered("a", elapsed_s=3.0)])
+    path = next((tmp_path / "results").iterdir())
+    pq.write_table(pq.read_table(path).drop_columns(["elapsed_s"]), path)
+    assert read_committed(str(tmp_path)).rows["elapsed_s"].to_pylist() == [None]
+
+
+def test_answers_of_some_documents(tmp_path):
+    commit(tmp_path, [answered("a"), answered("b", output="old"), failed("c", output="half an ans")])
+    commit(tmp_path, [answered("b", output="x" * 50), answered("d", output=None)], number=1)
+    assert read_answers(str(tmp_path), ["b", "c", "d", "nobody"], 5) == {"b": "xxxxx", "c": "half "}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"ok": null}'])

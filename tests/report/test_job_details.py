@@ -4,7 +4,7 @@ import pytest
 
 from corm_batch.output.committed import read_committed
 from corm_batch.report import job_details
-from corm_batch.report.job_details import Interval, Message, build_details
+from corm_batch.report.job_details import Interval, build_details
 from corm_batch.report.job_report import Spread
 from tests.outputs import RUN, answered, commit, failed
 
@@ -102,35 +102,18 @@ def test_many_parts_become_a_bounded_number_of_intervals(tmp_path):
     assert (found[0].start_s, found[-1].end_s) == (0.0, 200.0)
 
 
-def test_failures_by_type_and_message(tmp_path):
-    rows = [failed(f"d{number}", "CapacityError", f"needs {number}.5 MiB, has 8") for number in range(1, 5)]
-    rows += [failed("e", message="is empty"), failed("n", message=None, error_type=None)]
-    found = details(commit(tmp_path, rows)).failures
-    assert [(group.error_type, group.documents) for group in found] == [
-        ("CapacityError", 4),
-        ("-", 1),
-        ("DocumentError", 1),
-    ]
-    assert found[0].messages == (Message("needs 1.5 MiB, has 8", 4, ("d1", "d2", "d3")),)
-
-
 def test_lists_are_bounded_and_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(job_details, "MAX_DOCUMENTS", 10)
-    letters = [chr(ord("a") + number % 26) * (1 + number // 26) for number in range(30)]
-    rows = [failed(name, f"Error{name}", f"because {name}") for name in letters]
-    rows += [failed(f"{name} again", "Same", f"because {name}") for name in letters]
-    rows += [answered(f"ok{number}", prompt_tokens=number) for number in range(50)]
+    rows = [answered(f"ok{number}", prompt_tokens=number) for number in range(50)]
     found = details(commit(tmp_path, rows))
     assert [document.prompt_tokens for document in found.documents] == [0, 5, 11, 16, 22, 27, 33, 38, 44, 49]
-    assert (found.measured, found.error_types, len(found.failures)) == (50, 31, 20)
-    assert (found.failures[0].num_messages, len(found.failures[0].messages)) == (30, 10)
+    assert found.measured == 50
     assert len(found.slowest) == 20
 
 
 def test_no_answer_at_all(tmp_path):
     found = details(commit(tmp_path, [failed("a")]))
     assert (found.documents, found.sizes, found.savings, found.layers, found.lengths, found.slowest) == ((),) * 6
-    assert found.failures[0].documents == 1
 
 
 def test_the_time_of_the_newest_part(tmp_path):

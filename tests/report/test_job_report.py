@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
-from corm_batch.output.committed import RunRecord
-from corm_batch.report.job_report import FailureGroup, Spread, build_report
+from corm_batch.output.committed import Committed, RunRecord
+from corm_batch.report.failures import Message
+from corm_batch.report.job_report import Pace, Spread, build_report
 from corm_batch.report.totals import totals_rows
 
 SCHEMA = pa.schema([*RESULT_FIELDS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
@@ -44,18 +45,56 @@ def failed(doc_id, error_type, message, **figures):
     return row | {"status": "failed", "error_type": error_type, "error_message": message} | figures
 
 
-def report(*rows):
-    return build_report(pa.Table.from_pylist(rows, schema=SCHEMA), RunRecord(documents=3, tokens=600, seconds=4.0))
+def report(*rows, records=()):
+    return build_report(Committed(pa.Table.from_pylist(rows, schema=SCHEMA), (), tuple(records), ()))
 
 
-def test_sums_count_answered_documents_only():
-    figures = report(answered("a"), answered("b", run_id="run-2"), failed("c", "DocumentError", "no", kv_bytes_full=9))
+def test_memory_is_that_of_answered_documents_tokens_and_time_that_of_all():
+    spent = {"kv_bytes_full": 9, "prompt_tokens": 7, "output_tokens": 3, "prefill_s": 0.5, "decode_s": 0.5}
+    figures = report(answered("a"), answered("b", run_id="run-2"), failed("c", "DocumentError", "no", **spent))
     assert (figures.documents, figures.ok, figures.failed, figures.runs) == (3, 2, 1, 2)
-    assert (figures.prompt_tokens, figures.output_tokens) == (200, 20)
+    assert (figures.prompt_tokens, figures.output_tokens) == (207, 23)
     assert (figures.kv_bytes_full, figures.kv_bytes_peak, figures.kv_bytes_final) == (2000, 800, 600)
-    assert (figures.queue_s, figures.prefill_s, figures.decode_s) == (1.0, 2.0, 4.0)
+    assert (figures.queue_s, figures.prefill_s, figures.decode_s) == (0.5, 2.5, 4.5)
     assert figures.saved_ratio == pytest.approx(0.6)
-    assert figures.tokens_per_s == 150.0
+
+
+def test_pace_of_rows_that_stand():
+    """Two runs of ten seconds: the second answered one of the first one's two documents again."""
+    records = [RunRecord("run-1", 2, 10.0), RunRecord("run-2", 1, 10.0)]
+    figures = report(answered("a"), answered("b", run_id="run-2"), answered("c", run_id="killed"), records=records)
+    assert figures.pace == Pace(documents=2, tokens=220, seconds=15.0, untimed=1)
+    assert figures.tokens_per_s == pytest.approx(220 / 15)
+
+
+def test_a_run_whose_rows_are_all_replaced_does_not_count():
+    records = [RunRecord("run-1", 1, 10.0), RunRecord("run-2", 1, 30.0)]
+    assert report(answered("a", run_id="run-2"), records=records).pace == Pace(1, 110, 30.0, 0)
+
+
+def test_all_failed_is_a_pace_too():
+    rows = [failed("a", "E", "no", prompt_tokens=50, output_tokens=2), failed("b", "E", "no")]
+    figures = report(*rows, records=[RunRecord("run-1", 2, 4.0)])
+    assert figures.pace == Pace(2, 52, 4.0, 0)
+    shown = dict(totals_rows(figures))
+    assert shown["tokens"] == "50 read, 2 written"
+    assert shown["throughput"] == "13 tokens/s, 1800 documents/h, over 4.0s"
+    assert (shown["KV bytes full -> peak"], shown["kept ratio"]) == ("-", "-")
+    assert "evicted attention" not in shown
+
+
+def test_answers_that_were_cut_off_and_files_that_were_not_read_are_said():
+    older, newer = (RunRecord(f"run-{number}", 1, 1.0, ((f"{number}.gz", "cut"),)) for number in (1, 2))
+    rows = [answered("a", finish_reason="length"), answered("b", finish_reason="stop", repetition=0.1)]
+    rows += [answered("c", repetition=0.5), failed("d", "AnswerError", "no", truncated=True, repetition=0.9)]
+    figures = report(*rows, records=[older, newer])
+    assert (figures.cut_off, figures.truncated, figures.looping) == (1, 1, 2)
+    assert figures.failed_files == (("2.gz", "cut"),)
+    shown = dict(totals_rows(figures))
+    assert shown["cut off"] == "1 document with an answer that task.max_new_tokens ended"
+    assert shown["part read"] == "1 document: the rest did not fit the context"
+    assert shown["looping"] == "2 answers repeating the same words over and over"
+    assert shown["not read"] == "2.gz: cut"
 
 
 def test_spread_of_kept_ratio():
@@ -87,15 +126,16 @@ def test_models_of_different_depth_have_no_common_layers():
     assert figures.ok == 2
 
 
-def test_failures_by_type_with_a_few_examples():
+def test_failures_by_type_and_message():
     rows = [failed(f"d{number}", "DocumentError", f"message {number}") for number in range(5)]
-    figures = report(failed("x", "CapacityError", "too long"), *rows)
+    figures = report(failed("x", "CapacityError", "too long"), *rows, failed("e", "DocumentError", "empty"))
     assert [(group.error_type, group.documents) for group in figures.failures] == [
-        ("DocumentError", 5),
+        ("DocumentError", 6),
         ("CapacityError", 1),
     ]
-    assert figures.failures[0].examples == (("d0", "message 0"), ("d1", "message 1"), ("d2", "message 2"))
-    assert figures.failures[1] == FailureGroup("CapacityError", 1, (("x", "too long"),))
+    assert figures.error_types == 2
+    assert figures.failures[0].messages == (Message("message 0", 5, ("d0", "d1", "d2")), Message("empty", 1, ("e",)))
+    assert figures.failures[1].messages == (Message("too long", 1, ("x",)),)
 
 
 def test_slowest_documents_do_not_count_waiting():

@@ -8,14 +8,14 @@ from corm_batch.output.committed import read_committed
 from corm_batch.report.comparison import compare
 from corm_batch.report.document_figures import DocumentFigures
 from corm_batch.report.job_report import build_report
-from corm_batch.report.totals import compared_rows, outcome_text, policy_text, shared_rows, totals_rows
+from corm_batch.report.totals import compared_rows, outcome_text, policy_text, shared_rows, status_text, totals_rows
 from tests.outputs import answered, commit, failed
 
 
 @pytest.fixture
 def figures(tmp_path):
     committed = read_committed(commit(tmp_path, [answered("a"), failed("b")]))
-    return build_report(committed.rows, committed.recorded)
+    return build_report(committed)
 
 
 def test_totals(figures):
@@ -23,7 +23,7 @@ def test_totals(figures):
     assert rows["documents"] == "1 ok, 1 failed, written by 1 run"
     assert rows["policy"] == "corm window=64"
     assert rows["KV bytes full -> peak"] == "8.0 MiB -> 2.0 MiB, 75.0% saved"
-    assert rows["throughput"] == "- (no run came to its end)"
+    assert rows["throughput"] == "- (no run has left the record that it writes at its end)"
 
 
 def test_many_policies_are_not_all_listed(figures):
@@ -47,6 +47,12 @@ def test_two_outputs(tmp_path):
     assert ("KV bytes peak", "2.0 MiB", "8.0 MiB") in compared_rows(found)
 
 
+def test_status_of_an_answer():
+    rows = [{"finish_reason": "length"}, {"truncated": True}, {"repetition": 0.8, "finish_reason": "length"}, {}]
+    assert [status_text({"status": "ok"} | row) for row in rows] == ["cut off", "part read", "looping", "ok"]
+    assert status_text({"status": "failed", "finish_reason": "length"}) == "failed"
+
+
 def test_outcomes():
     assert outcome_text(DocumentFigures("a", answer="two\nlines"), 20) == "two lines"
-    assert outcome_text(DocumentFigures("a", error_type="E", error_message="why"), 20) == "E: why"
+    assert outcome_text(DocumentFigures("a", answer="{half", error_type="E", error_message="why"), 20) == "E: why"

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from corm_batch.report.page import charts
 from corm_batch.report.page.svg import stacked_bar
-from corm_batch.report.totals import compared_rows, outcome_text, shared_rows, throughput_text, totals_rows
-from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_text
+from corm_batch.report.settings import differences
+from corm_batch.report.totals import (
+    answer_text,
+    compared_rows,
+    job_rows,
+    outcome_text,
+    shared_rows,
+    status_text,
+    throughput_text,
+    totals_rows,
+    warning_rows,
+)
+from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.job_details import JobDetails
     from corm_batch.report.job_report import JobReport
+    from corm_batch.report.settings import SettingDifference
 
 _HERE = Path(__file__).parent
 _ID, _ANSWER, _MESSAGE, _URI = 80, 120, 300, 200
@@ -44,7 +56,12 @@ class Grid:
 
 
 def render_page(
-    output: str, figures: JobReport, details: JobDetails, other: str = "", comparison: Comparison | None = None
+    output: str,
+    figures: JobReport,
+    details: JobDetails,
+    answers: Sequence[Mapping[str, Any]],
+    other: str = "",
+    comparison: Comparison | None = None,
 ) -> str:
     """The page of what is committed at `output`; with `comparison`, also of what `other` holds of its documents."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -62,17 +79,22 @@ def render_page(
         totals=totals_rows(figures),
         figures=figures,
         details=details,
+        job=job_rows(figures),
+        warnings=warning_rows(figures),
+        changed=_differences(differences(figures.jobs), ("values, with their documents",)),
+        answers=_answers(answers, figures.documents),
         sizes=[charts.sizes_figure(details.sizes), charts.savings_figure(details.savings)] if details.sizes else [],
         documents=_documents(details),
         layers=charts.layers_figure(details.layers) if details.layers else None,
         layer_table=_layers(details),
         lengths=_lengths(details),
         throughput=charts.throughput_figures(details.throughput) if details.throughput.intervals else (),
-        failures=_failures(details),
+        failures=_failures(figures),
         slowest=_slowest(details),
         comparison=comparison,
         counts=shared_rows(comparison) if comparison else [],
         compared=compared_rows(comparison) if comparison else [],
+        settings=_differences(comparison.settings, ("here", "there")) if comparison else None,
         pairs=_pairs(comparison) if comparison else None,
         pairs_figure=_pairs_figure(comparison),
     )
@@ -85,22 +107,41 @@ def _hash(content: str) -> str:
 
 def _tiles(figures: JobReport) -> list[tuple[str, str, str]]:
     """The first things to know, as (name, figure, more)."""
-    failed = f"{figures.failed:,} failed" if figures.failed else "none failed"
+    kept, failed = figures.kept_ratio, f"{figures.failed:,} failed" if figures.failed else "none failed"
     rate, _, more = throughput_text(figures).partition(", ")
     return [
         ("Documents answered", f"{figures.ok:,}", failed),
         (
             "KV bytes saved",
             percent_text(figures.saved_ratio) if figures.kv_bytes_full else "-",
-            f"{bytes_text(figures.kv_bytes_full)} → {bytes_text(figures.kv_bytes_peak)}",
+            f"{bytes_text(figures.kv_bytes_full)} → {bytes_text(figures.kv_bytes_peak)}, summed over documents",
         ),
         (
             "Entries kept",
-            percent_text(figures.kept_ratio.mean) if figures.ok else "-",
-            f"p10 {percent_text(figures.kept_ratio.p10)}, p90 {percent_text(figures.kept_ratio.p90)}",
+            percent_text(kept.mean) if figures.ok else "-",
+            f"p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}" if figures.ok else "no document was answered",
         ),
-        ("Throughput", rate, more) if more else ("Throughput", "-", "no run came to its end"),
+        ("Throughput", rate, more) if more else ("Throughput", "-", "no run has left a record"),
     ]
+
+
+def _answers(answers: Sequence[Mapping[str, Any]], documents: int) -> Grid:
+    rows = [
+        [
+            _name(row["doc_id"]),
+            Cell(status_text(row)),
+            _count(row["output_tokens"]),
+            Cell(whole_text(answer_text(row))),
+        ]
+        for row in answers
+    ]
+    columns = (("document", False), ("status", False), ("tokens", True), ("answer", False))
+    return Grid(charts.shown_text(len(rows), documents, "evenly spread over them"), columns, rows)
+
+
+def _differences(found: Sequence[SettingDifference], sides: Sequence[str]) -> Grid:
+    rows = [[Cell(one_line(one.path, _ID)), *(Cell(one_line(value, _URI)) for value in one.values)] for one in found]
+    return Grid("", (("setting", False), *((side, False) for side in sides)), rows)
 
 
 def _documents(details: JobDetails) -> Grid:
@@ -138,11 +179,11 @@ def _lengths(details: JobDetails) -> charts.Figure | None:
     return charts.lengths_figure(details.documents, details.lengths, details.measured)
 
 
-def _failures(details: JobDetails) -> list[tuple[str, int, Grid]]:
+def _failures(figures: JobReport) -> list[tuple[str, int, Grid]]:
     """A table for each error type, with its name and count."""
     columns = (("message", False), ("documents", True), ("for example", False))
     found = []
-    for group in details.failures:
+    for group in figures.failures:
         rows = [
             [
                 Cell(one_line(message.text, _MESSAGE)),
@@ -169,7 +210,7 @@ def _slowest(details: JobDetails) -> Grid:
         bar = stacked_bar(list(zip(kinds, parts, strict=True)), longest)
         rows.append([*row, Cell(seconds_text(sum(parts)), sum(parts), bar)])
     columns = ("document", "tokens read", "written", *kinds, "in all")
-    return Grid("By prefill and decode; waiting for room does not count.", _columns(columns), rows)
+    return Grid("By the time that replicas spent on them; waiting for room does not count.", _columns(columns), rows)
 
 
 def _pairs_figure(comparison: Comparison | None) -> charts.Figure | None:

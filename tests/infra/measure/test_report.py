@@ -19,7 +19,7 @@ def test_what_is_built_is_an_output_of_two_runs(tmp_path):
     assert build(tmp_path, 2000)["parts"] == 3
     figures = read_report(str(tmp_path))
     assert (figures.documents, figures.failed, figures.runs) == (2000, 2000 * 9 // 10 // FAILED_EVERY, 2)
-    assert (figures.recorded.documents, figures.recorded.seconds) == (2200, 180.0)
+    assert (figures.pace.documents, figures.pace.untimed) == (2000, 0)
     assert len(figures.kept_per_layer) == LAYERS
     assert sum(figures.kept_per_layer) / LAYERS == pytest.approx(
         figures.kv_bytes_final / figures.kv_bytes_full, rel=1e-6

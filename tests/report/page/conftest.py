@@ -3,7 +3,9 @@
 import pytest
 
 from corm_batch.output.committed import read_committed
+from corm_batch.report.answers import answers_of
 from corm_batch.report.comparison import compare
+from corm_batch.report.document_figures import evenly
 from corm_batch.report.job_details import MAX_DOCUMENTS, build_details
 from corm_batch.report.job_report import build_report
 from corm_batch.report.page.page import render_page
@@ -20,8 +22,9 @@ def render():
     def call(output, other=None):
         committed = read_committed(output, answers=True)
         comparison = compare(committed, read_committed(other, answers=True), MAX_DOCUMENTS) if other else None
-        figures, details = build_report(committed.rows, committed.recorded), build_details(committed)
-        return render_page(output, figures, details, other or "", comparison), figures, details, comparison
+        figures, details = build_report(committed), build_details(committed)
+        answers = answers_of(output, evenly(committed.rows.sort_by("doc_id"), 500), 300)
+        return render_page(output, figures, details, answers, other or "", comparison), figures, details, comparison
 
     return call
 

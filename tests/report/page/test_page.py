@@ -11,7 +11,7 @@ from corm_batch.report.units import bytes_text, percent_text, seconds_text
 from tests.outputs import answered, commit, failed
 
 VOID = {"meta", "rect", "circle", "line", "polyline", "polygon"}  # SVG's are written as empty elements
-PARTS = ["totals", "comparison", "memory", "layers", "length", "throughput", "failures", "slowest"]
+PARTS = ["totals", "answers", "comparison", "memory", "layers", "length", "throughput", "failures", "slowest"]
 
 
 @dataclass
@@ -143,6 +143,37 @@ def test_rows_are_those_of_the_figures(parsed):
         "answer differs",
         *(page.outcome_text(side, 120) for side in (comparison.documents[1].here, comparison.documents[1].there)),
     ]
+
+
+def test_answers_with_their_job_and_model(render, tmp_path):
+    spec = "{model: {name: meta/llama}, task: {name: summarize, max_new_tokens: 10}}"
+    metadata = {"corm_batch.job": "papers", "corm_batch.spec": spec}
+    rows = [answered("a", output="First.\n\nSecond \x1b[1m<b>."), answered("b", finish_reason="length")]
+    commit(tmp_path, [*rows, failed("c", output='{"half')], metadata=metadata)
+    content = render(str(tmp_path))[0]
+    found = Page(content)
+    assert [row[0:2] for row in found.tables["answers"][0].rows] == [["a", "ok"], ["b", "cut off"], ["c", "failed"]]
+    assert [row[3] for row in found.tables["answers"][0].rows] == [
+        "First.\n\nSecond  [1m<b>.",
+        "answer to b",
+        'DocumentError: is empty | {"half',
+    ]
+    assert [cell for row in found.tables["totals"][0].rows[:3] for cell in row] == [
+        *("job", "papers"),
+        *("model", "meta/llama"),
+        *("task", "summarize"),
+    ]
+    assert "cut off: 1 document with an answer that task.max_new_tokens ended" in content
+
+
+def test_settings_of_several_specs_and_of_two_outputs(render, tmp_path):
+    for number, (place, window) in enumerate((("here", 64), ("here", 128), ("there", 64))):
+        metadata = {"corm_batch.spec": f"{{policy: {{name: corm, window: {window}}}}}"}
+        commit(tmp_path / place, [answered(str(number))], number=number, metadata=metadata)
+    found = Page(render(str(tmp_path / "here"), str(tmp_path / "there"))[0])
+    values = "128 (1 document), 64 (1 document)"
+    assert found.tables["totals"][1].rows == [["policy.window", values]]
+    assert found.tables["comparison"][2].rows == [["policy.window", values, "64"]]
 
 
 def test_cells_of_numbers_can_be_sorted_by_value(render, tmp_path):
