@@ -2,7 +2,8 @@
 
 CormBatchError
 ├─ SpecError (also ValueError)   the YAML or an argument is wrong: field path, value given, what is allowed
-├─ SourceError                   a file or row group cannot be read
+├─ SourceError                   documents cannot be read
+│  ├─ FileError                  one file cannot, or not to its end; the job goes on with the others
 │  └─ DamagedPartError           a file that a job has written is not whole: which, and what to do
 ├─ OutputError                   a part cannot be written
 ├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
@@ -19,9 +20,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from corm_batch.harmless import harmless
+
 
 class CormBatchError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; its text holds no credentials and no control characters."""
+
+    def __str__(self) -> str:
+        """The message, fit to be shown anywhere."""
+        return harmless(super().__str__())
 
 
 class SpecError(CormBatchError, ValueError):
@@ -30,6 +37,20 @@ class SpecError(CormBatchError, ValueError):
 
 class SourceError(CormBatchError):
     """Documents cannot be read."""
+
+
+class FileError(SourceError):
+    """One file of a source cannot be read, or not to its end; the job records that and goes on with the others.
+
+    Attributes:
+        uri: the file.
+        reason: what is wrong with it, and what to do where that is known.
+    """
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(f"{uri}: {reason}")
+        self.uri = uri
+        self.reason = reason
 
 
 class DamagedPartError(SourceError):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import re
 import reprlib
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -21,6 +20,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corm_batch.errors import SpecError
+from corm_batch.harmless import without_credentials
 
 INITIAL_VERSION = 1
 
@@ -33,14 +33,26 @@ class Mark(Enum):
 
 
 SAME_ANSWERS: Final[Literal[Mark.SAME_ANSWERS]] = Mark.SAME_ANSWERS
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@")
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
+
+
+class _Short(reprlib.Repr):
+    """Bounded in length; credentials go before anything is cut, for the end of a secret tells that it is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr_str(self, text: str, level: int) -> str:
+        """A text without its credentials."""
+        return super().repr_str(without_credentials(text), level)
+
+
+_SHORT = _Short()
 
 
 def shown(value: object) -> str:
     """`value` as a message shows it: bounded in length, without the credentials a URI may carry."""
-    return _SECRET.sub("***@", _SHORT.repr(value))
+    return _SHORT.repr(value)
 
 
 def describe(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:

@@ -181,6 +181,12 @@ class JobSpec(Section):
         problems = []
         if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
+        parts = (f"{self.output.uri.rstrip('/')}/{table}/part.{self.output.format}" for table in ("results", "memory"))
+        if any(map(self.source.would_read, parts)):
+            problems.append(
+                f"output.uri: the source at {getattr(self.source, 'uri', self.source.name)} would read what is written "
+                f"to {self.output.uri}: choose a folder that is not below it"
+            )
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "corm_batch"
 LAYERS = [
+    "harmless",
     "errors",
     "registry",
     "ops",

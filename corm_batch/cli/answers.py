@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from corm_batch.cli.console import excerpt, label, number, print_table
-from corm_batch.errors import SourceError, SpecError
+from corm_batch.errors import FileError, SourceError, SpecError
 from corm_batch.report.totals import answer_text, status_text
 from corm_batch.report.units import bytes_change_text, count_text, one_line, percent_text
 
@@ -34,12 +35,16 @@ class Expected:
         Raises:
             SpecError: there is no such column.
         """
+        answers = {}
         try:
-            documents = [document for split in source.splits([column]) for document in source.read(split, [column])]
-        except SourceError as error:
+            for split in source.splits([column]):
+                with suppress(FileError):  # the run itself will say so
+                    for document in source.read(split, [column]):
+                        if (answer := document.columns.get(column)) is not None:
+                            answers[document.doc_id] = str(answer)
+        except (SourceError, SpecError) as error:
             raise SpecError(f"--expect {column}: {error}") from error
-        found = ((document.doc_id, document.columns[column]) for document in documents)
-        return cls({doc_id: str(answer) for doc_id, answer in found if answer is not None})
+        return cls(answers)
 
     def matches(self, doc_id: str, output: str | None) -> bool | None:
         """Whether the answer is the right one, blanks at its ends aside; None when nobody knows the right one."""

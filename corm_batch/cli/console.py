@@ -6,6 +6,7 @@ On a terminal tables have ruled heads and fit its width; anywhere else they are 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
@@ -16,6 +17,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from corm_batch.harmless import harmless
+
+_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON escapes those below 32 only
 PLAIN_WIDTH = 1000  # columns when the output is no terminal: nothing is wrapped or cut to fit
 
 
@@ -29,11 +33,19 @@ def error_console() -> Console:
     return _console(stderr=True)
 
 
+class _HarmlessConsole(Console):
+    """Prints no text that a terminal obeys, such as the name of a file, and no credentials."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As every console, texts made harmless; what draws itself is made of harmless texts here."""
+        super().print(*(harmless(item) if isinstance(item, str) else item for item in objects), **options)
+
+
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # an answer may hold what a terminal's encoding lacks
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    console = _HarmlessConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
@@ -41,7 +53,8 @@ def _console(stderr: bool) -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON value on one line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    sys.stdout.write(_CONTROL.sub(lambda char: f"\\u{ord(char[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 
@@ -81,7 +94,7 @@ def print_table(
     for row in rows:
         cells = zip(columns, row, strict=True)
         # only the columns' cells may say no_wrap: a column that does is the last one rich makes narrower
-        table.add_row(*(Text(cell, no_wrap=column.overflow != "fold") for column, cell in cells))
+        table.add_row(*(Text(harmless(cell), no_wrap=column.overflow != "fold") for column, cell in cells))
     console.print(title, style="bold", soft_wrap=True)
     with console.capture() as drawn:
         console.print(table)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
 from corm_batch.report.units import bytes_text, count_text, counted, percent_text
@@ -29,6 +30,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
         print_json({"name": job.name, "output": job.output.uri, **asdict(planned)})
         return
     console = output_console()
+    print_broken_files(console, [(file.uri, file.error) for file in planned.failed_files], planned.empty_files)
     _print_documents(console, job, planned)
     _print_histogram(console, planned)
     _print_memory(console, job, planned)
@@ -52,7 +54,8 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     if planned.too_long:
         longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
         rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))
-    origin = "by the model's tokenizer" if planned.chars_per_token_measured else "assumed: no tokenizer could be loaded"
+    unmeasured = "no tokenizer could be loaded" if planned.measured > planned.unusable else "no text could be read"
+    origin = "by the model's tokenizer" if planned.chars_per_token_measured else f"assumed: {unmeasured}"
     rows.append(("characters a token", f"{planned.chars_per_token:.2f}, {origin}"))
     print_table(console, f"Job {job.name}", [label(""), prose("")], rows, heads=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -50,7 +50,7 @@ def event_json(event: Event) -> dict[str, Any]:
 def progress_json(progress: Progress) -> dict[str, Any]:
     """The counts of a run, with those that are worked out from others."""
     return {
-        **vars(progress),
+        **asdict(progress),
         "skipped_ok": progress.skipped_ok,
         "left": progress.left,
         "tokens_per_s": _tokens_per_s(progress),

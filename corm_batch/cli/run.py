@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import error_console, output_console, print_json
 from corm_batch.cli.options import AsJson, Overrides, SpecPath
 from corm_batch.cli.progress import before_text, progress_json, show_progress
@@ -33,8 +34,9 @@ def run(
 ) -> None:
     """Answer every document that is not done yet.
 
-    Exit codes: 0 every document ok, 3 finished with failed documents, of this run or of an earlier one, 2 the spec or
-    an argument is wrong, 1 the job itself failed, 130 interrupted after what was finished is committed.
+    Exit codes: 0 every document ok, 3 finished with failed documents, of this run or of an earlier one, or with files
+    that cannot be read, 2 the spec or an argument is wrong, 1 the job itself failed, 130 interrupted after what was
+    finished is committed.
     """
     from corm_batch.spec import JobSpec
 
@@ -54,7 +56,7 @@ def run(
 def _exit_code(summary: JobSummary) -> int:
     if summary.interrupted:
         return 130
-    return 3 if summary.failed or summary.skipped_failed else 0
+    return 3 if summary.failed or summary.skipped_failed or summary.failed_files else 0
 
 
 def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:
@@ -87,6 +89,7 @@ def _left(summary: JobSummary) -> str:
 
 
 def _print_summary(console: Console, summary: JobSummary) -> None:
+    print_broken_files(console, [(file.uri, file.error) for file in summary.failed_files], summary.empty_files)
     console.print(
         f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {before_text(summary)}, "
         f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}{_left(summary)}",

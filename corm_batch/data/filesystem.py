@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,9 +26,10 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
 from s3fs.core import S3_RETRYABLE_ERRORS
 
+from corm_batch.data.listing import WILD, glob_matches, glob_parts, is_data
+from corm_batch.data.local_files import local_files, local_glob, synced_temporary
 from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
 from corm_batch.data.uri import is_s3
@@ -38,7 +38,6 @@ from corm_batch.errors import CormBatchError, OutputError, SourceError
 _FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
 _CONNECT_S, _READ_S = 10.0, 30.0  # a connection that takes longer, or says nothing for so long, is given up
 _FETCH_AT_ONCE, _FETCH_BYTES, _READ_BYTES = 16, 64 << 20, 8 << 20
-_WILD = re.compile(r"[*?\[]")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
@@ -59,6 +58,11 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     return fs, uri.removeprefix("s3://")
 
 
+def reason(error: Any) -> str:
+    """The error in one line."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().split("\n", 1)[0]
+
+
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
     """Turn what goes wrong while reading `uri` into SourceError with the URI in its message."""
@@ -67,7 +71,7 @@ def reading(uri: str) -> Iterator[None]:
     except CormBatchError:
         raise
     except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{uri}: cannot be read: {_reason(error)}") from error
+        raise SourceError(f"{uri}: cannot be read: {reason(error)}") from error
 
 
 @contextmanager
@@ -80,32 +84,53 @@ def writing(uri: str) -> Iterator[None]:
             raise OutputError(
                 f"{uri}: no space left to write it; everything committed before is intact: free space and run again"
             ) from error
-        raise OutputError(f"{uri}: cannot be written: {_reason(error)}") from error
+        raise OutputError(f"{uri}: cannot be written: {reason(error)}") from error
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
     """URIs of the files at `uri`, sorted: a file, a glob, or everything below a folder that ends with a suffix.
 
     Directory markers and whatever has a name that starts with `_` or `.` below the folder are left out; a file that is
-    named itself is taken whatever its name. Nothing there is an empty list.
+    named itself is taken whatever its name. Links are followed. A folder below that cannot be listed, and a link to
+    nothing, are in the list, so that whoever reads them says so. Nothing there is an empty list.
 
     Raises:
         SourceError: the place cannot be listed.
     """
     fs, path = filesystem(uri)
     with reading(uri):
-        root, found = patiently(_found, fs, path)
+        root, found, unlisted = patiently(_found, fs, path, suffixes)
     if path in found and not path.endswith("/"):
         return [uri]
-    names = sorted(
-        name for name, info in found.items() if info["type"] == "file" and _is_data(name.removeprefix(root), suffixes)
-    )
+    names = [name for name in found if is_data(name.removeprefix(root), suffixes)]
+    names = sorted([*names, *(name for name in unlisted if is_data(name.removeprefix(root), ("",)))])
     return [f"s3://{name}" if is_s3(uri) else name for name in names]
+
+
+def blame(uri: str, error: Exception) -> None:
+    """Tell a bad file from a store that is away: return when `error` is the fault of the file `uri` alone.
+
+    Where it may be the store's, the store is asked for one thing more, whether it lists the file.
+
+    Raises:
+        SourceError: the store, the network or the credentials are at fault.
+    """
+    if not isinstance(error, _FAULTS):
+        return
+    fs, path = filesystem(uri)
+    folder, _, name = path.rpartition("/")
+    with reading(uri.removesuffix(name)):
+        if is_s3(uri):
+            patiently(fs.find, folder, prefix=name)
+        elif os.path.isdir(folder):  # else it went with its folder
+            patiently(os.listdir, folder)
 
 
 def open_file(uri: str) -> BinaryIO:
     """`uri` open for reading at any position; each read fetches just what is read, and is made again while it fails."""
     fs, path = filesystem(uri)
+    if not is_s3(uri) and os.path.isdir(path):
+        os.listdir(path)  # says why it could not be listed; opening it would only say that it is a folder
     return cast(BinaryIO, ObjectFile(fs, path))
 
 
@@ -134,7 +159,7 @@ def write_whole(uri: str, content: bytes) -> None:
             kind, _ = mimetypes.guess_type(path)  # so that a browser shows a page instead of saving it
             patiently(fs.pipe_file, path, content, **({"ContentType": kind} if kind else {}))
             return
-        with _synced_temporary(Path(path), content) as temporary:
+        with synced_temporary(Path(path), content) as temporary:
             os.replace(temporary, path)
 
 
@@ -152,7 +177,7 @@ def create_exclusive(uri: str, content: bytes) -> bool:
             if is_s3(uri):
                 patiently(fs.pipe_file, path, content, mode="create")
             else:
-                with _synced_temporary(Path(path), content) as temporary:
+                with synced_temporary(Path(path), content) as temporary:
                     os.link(temporary, path)
         except FileExistsError:
             return False
@@ -194,7 +219,7 @@ def fetch_folder(uri: str, cache_dir: str) -> str:
         found = {
             name.removeprefix(path).lstrip("/"): info for name, info in patiently(fs.find, path, detail=True).items()
         }
-    files = {name: info for name, info in found.items() if _is_data(f"/{name}", ("",)) and info["type"] == "file"}
+    files = {name: info for name, info in found.items() if is_data(f"/{name}", ("",)) and info["type"] == "file"}
     if not files:
         raise SourceError(f"{uri}: no files there")
     identity = json.dumps([[name, info["size"], info["ETag"]] for name, info in sorted(files.items())])
@@ -237,53 +262,26 @@ def _fetch_piece(uri: str, folder: Path, name: str, start: int) -> None:
                 target.write(content)
 
 
-@contextmanager
-def _synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
-    """`content` on the disk beside `path`, hidden from listings; the folder is synced when the caller has moved it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _found(fs: AbstractFileSystem, path: str) -> tuple[str, dict[str, Any]]:
-    """What lies at `path`, by name, and the folder in which names are judged.
+def _found(fs: AbstractFileSystem, path: str, suffixes: Sequence[str]) -> tuple[str, set[str], set[str]]:
+    """The folder in which names are judged, the names of what lies at `path`, and those of folders not to be listed.
 
     s3fs has its own `isfile` and `glob`, which take a fault of the store for "nothing there".
     """
     try:
-        if not path.endswith("/") and (info := fs.info(path))["type"] == "file":
-            return path, {path: info}
+        if not path.endswith("/") and fs.info(path)["type"] == "file":
+            return path, {path}, set()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    wild = _WILD.search(path, path.find("/") + 1)
-    if not wild or fs.isdir(path):
-        return path.rstrip("/"), fs.find(path, detail=True)
-    root, _, stem = path[: wild.start()].rpartition("/")
+    root, pattern = glob_parts(path)
+    whole = not pattern or fs.isdir(path)
     if isinstance(fs, LocalFileSystem):
-        return root, fs.glob(path, detail=True)
-    matches = re.compile(glob_translate(path)).match
-    found = fs.find(root, prefix=stem, detail=True)
-    return root, {name: info for name, info in found.items() if matches(name)}
+        return (path.rstrip("/"), *local_files(path)) if whole else (root, *local_glob(path, suffixes))
+    if whole:
+        return path.rstrip("/"), _objects(fs, path), set()
+    found = _objects(fs, root, prefix=re.split(WILD, pattern, maxsplit=1)[0])
+    return root, {name for name in found if glob_matches(path, name, root, suffixes)}, set()
 
 
-def _is_data(relative: str, suffixes: Sequence[str]) -> bool:
-    """Whether the path below the listed folder is a file to read: visible, no marker, no way out, a known suffix."""
-    hidden = any(part.startswith(("_", ".")) for part in relative.split("/"))
-    return not hidden and not relative.endswith("/") and relative.lower().endswith(tuple(suffixes))
-
-
-def _reason(error: Any) -> str:
-    """The error in one line."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().split("\n", 1)[0]
+def _objects(fs: AbstractFileSystem, path: str, **options: str) -> set[str]:
+    """Names of the objects below `path`."""
+    return {name for name, info in fs.find(path, detail=True, **options).items() if info["type"] == "file"}

@@ -17,6 +17,8 @@ from botocore.exceptions import ChecksumError, ClientError, FlexibleChecksumErro
 from botocore.exceptions import ConnectionError as S3ConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
 
+from corm_batch.harmless import harmless
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
                 raise
             if not told and passed_s > _TELL_AFTER_S:
                 told = True
-                _log.warning("the store does not answer, tried again for %.0f s: %s", PATIENCE_S - passed_s, error)
+                _log.warning(
+                    "the store does not answer, tried again for %.0f s: %s", PATIENCE_S - passed_s, harmless(str(error))
+                )
         time.sleep(pause)
     raise AssertionError("pauses never end")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from corm_batch.errors import SpecError
+from corm_batch.harmless import without_credentials
+
+_SCHEME = re.compile(r"(s3[an]?|file|https?|ftp|gc?s|az|abfss?|hdfs):", re.IGNORECASE)  # a slash was forgotten
+_BUCKET = re.compile(r"(arn:[^/@%]+|[A-Za-z0-9._-]+)(/|$)")
 
 
 def resolve_uri(uri: str) -> str:
@@ -18,15 +23,16 @@ def resolve_uri(uri: str) -> str:
     """
     if not uri.strip() or "\0" in uri:
         raise SpecError("expected a path or an s3:// URI")
+    if without_credentials(uri) != uri:
+        raise SpecError("credentials in a URI: leave them to the environment or an AWS profile")
     scheme, separator, rest = uri.partition("://")
+    if not separator and _SCHEME.match(uri):
+        raise SpecError("expected a local path or an s3:// URI")
     if not separator or scheme == "file":
         return os.path.abspath(os.path.expanduser(rest if separator else uri))
     if scheme != "s3":
         raise SpecError("expected a local path or an s3:// URI")
-    bucket = rest.partition("/")[0]
-    if "@" in bucket:
-        raise SpecError("credentials in a URI: leave them to the environment or an AWS profile")
-    if not bucket:
+    if not _BUCKET.match(rest):
         raise SpecError("expected s3://bucket/path")
     return uri
 

@@ -122,6 +122,7 @@ class _Run:
     ) -> None:
         self._spec = spec
         self._settings = settings
+        self._intake = intake
         self._writer = writer
         self._lease = lease
         self._stop = stop
@@ -255,6 +256,8 @@ class _Run:
             run_id=self._settings.rows.run_id,
             output_uri=self._spec.output.uri,
             interrupted=self._stop.requested,
+            failed_files=self._intake.failed_files,
+            empty_files=self._intake.empty_files,
         )
 
     def _limits(self, replicas: int) -> PoolLimits:

@@ -1,23 +1,33 @@
 """Intake: the documents of a source that are still to be answered, and the rows of those that cannot be.
 
-Knows nothing of replicas.
+A row that has no id of its own goes by the place where it stands, `file#row`. That can be no other row's id: an id of
+this form that names a place in a file of the source counts as none. Knows nothing of replicas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Source, Split
+from corm_batch.errors import FileError
 from corm_batch.output.ledger import Ledger, digest
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
 
 
+@dataclass(frozen=True)
+class FailedFile:
+    """A file of the source that cannot be read, or not to its end, and why."""
+
+    uri: str
+    error: str
+
+
 class Intake:
-    """Reads a source once, split after split."""
+    """Reads a source once, split after split; a file that is broken costs no other file's documents."""
 
     def __init__(
         self, source: Source, task: Task, splits: list[Split], ledger: Ledger, rows: RowBuilder, *, retry_failed: bool
@@ -29,7 +39,9 @@ class Intake:
         self._ledger = ledger
         self._rows = rows
         self._done = ("ok",) if retry_failed else ("ok", "failed")
-        self._seen: dict[bytes, int] = {}
+        self._files = {split.uri for split in splits}
+        self._seen: set[bytes] = set()
+        self._failed: dict[str, FailedFile] = {}
 
     @property
     def total(self) -> int | None:
@@ -37,31 +49,45 @@ class Intake:
         counts = [split.num_rows for split in self._splits]
         return None if any(count < 0 for count in counts) else sum(counts)
 
+    @property
+    def failed_files(self) -> tuple[FailedFile, ...]:
+        """Files that turned out to be broken so far, in the order of reading, each once."""
+        return tuple(self._failed.values())
+
+    @property
+    def empty_files(self) -> tuple[str, ...]:
+        """Files without rows."""
+        return tuple(split.uri for split in self._splits if split.num_rows == 0 and split.error is None)
+
     def __iter__(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
         """For each row of the source: a document to answer, its failed row, or how an earlier run has ended it.
 
         Raises:
-            SourceError: a split cannot be read.
+            SourceError: the place where the files lie cannot be read any more.
         """
         for split in self._splits:
-            for document in self._source.read(split, self._columns):
-                yield self._sort(document)
+            try:
+                for number, document in enumerate(self._source.read(split, self._columns)):
+                    yield self._sort(document, document.origin or f"{split.uri}#{split.index}:{number}")
+            except FileError as error:
+                self._failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
 
-    def _sort(self, document: Document) -> Document | DocumentRow | Literal["ok", "failed"]:
+    def _sort(self, document: Document, origin: str) -> Document | DocumentRow | Literal["ok", "failed"]:
         problem = document.problem
-        if times := self._times_seen(document.doc_id):
-            problem = (
-                f"an earlier row has the id {document.doc_id!r} too; this one is {document.origin} and was not answered"
-            )
-            document = replace(document, doc_id=f"{document.doc_id}#duplicate-{times}")
+        if document.doc_id != origin and (taken := self._taken(document.doc_id)):
+            problem = f"{taken}; this one is {origin} and was not answered"
+            document = replace(document, doc_id=origin)
         state = self._ledger.state(document)
         if state != "new" and state in self._done:
             return state
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
 
-    def _times_seen(self, doc_id: str) -> int:
-        """How often this id came before."""
+    def _taken(self, doc_id: str) -> str | None:
+        """Why a row cannot have this id; None when it can, and has it from now on."""
+        if doc_id.rpartition("#")[0] in self._files:
+            return f"the id {doc_id!r} names the place of another row"
         key = digest(doc_id)
-        times = self._seen.get(key, 0)
-        self._seen[key] = times + 1
-        return times
+        if key in self._seen:
+            return f"an earlier row has the id {doc_id!r} too"
+        self._seen.add(key)
+        return None

@@ -17,9 +17,10 @@ from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import ModelLoadError
+from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
+from corm_batch.pipeline.intake import FailedFile
 from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
 from corm_batch.spec import JobSpec, ModelSection
 
@@ -46,6 +47,7 @@ class JobPlan:
 
     Attributes:
         files, splits, documents: in the source; `documents` is None when the files do not say.
+        failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
         measured: documents that were read for everything below.
         unusable: of these, rows without text or id; each would become a failed row.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
@@ -65,6 +67,8 @@ class JobPlan:
     files: int
     splits: int
     documents: int | None
+    failed_files: tuple[FailedFile, ...]
+    empty_files: tuple[str, ...]
     measured: int
     unusable: int
     too_long: int
@@ -84,11 +88,12 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What reading the documents gave: characters of the usable ones, states of all, a few texts."""
+    """What reading the documents gave: characters of the usable ones, states of all, a few texts, broken files."""
 
     chars: list[int]
     states: list[State]
     texts: list[str]
+    failed: dict[str, FailedFile]
 
 
 def plan_job(spec: JobSpec) -> JobPlan:
@@ -96,6 +101,7 @@ def plan_job(spec: JobSpec) -> JobPlan:
 
     Raises:
         SourceError: the documents, or the parts of an earlier run, cannot be read.
+        SpecError: no file has the columns asked for.
         ModelLoadError: there is no such model.
     """
     path = model_path(spec.model)
@@ -114,6 +120,8 @@ def plan_job(spec: JobSpec) -> JobPlan:
         files=len({split.uri for split in splits}),
         splits=len(splits),
         documents=None if min(rows) < 0 else sum(rows),
+        failed_files=tuple(measured.failed.values()),
+        empty_files=tuple(split.uri for split in splits if split.num_rows == 0 and split.error is None),
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
         too_long=int(np.count_nonzero(tokens + spec.task.max_new_tokens > max_model_len)),
@@ -134,9 +142,9 @@ def plan_job(spec: JobSpec) -> JobPlan:
 
 def _measure(spec: JobSpec, splits: Sequence[Split], ledger: Ledger) -> _Measured:
     """Read documents and keep what the plan needs of them."""
-    found = _Measured([], [], [])
+    found = _Measured([], [], [], {})
     between = max(1, min(_MEASURED, sum(split.num_rows for split in splits)) // _TOKENIZED)
-    for document in _documents(spec, splits):
+    for document in _documents(spec, splits, found.failed):
         found.states.append(ledger.state(document))
         if document.text is None:
             continue
@@ -146,16 +154,24 @@ def _measure(spec: JobSpec, splits: Sequence[Split], ledger: Ledger) -> _Measure
     return found
 
 
-def _documents(spec: JobSpec, splits: Sequence[Split]) -> Iterator[Document]:
-    """Every document, or of a large archive the first ones of splits that lie evenly over it."""
+def _documents(spec: JobSpec, splits: Sequence[Split], failed: dict[str, FailedFile]) -> Iterator[Document]:
+    """Every document, or of a large archive the first ones of splits that lie evenly over it.
+
+    Files that turn out to be broken are put into `failed`; those that already are known to be are, wherever they lie.
+    """
+    failed.update({split.uri: FailedFile(split.uri, split.error) for split in splits if split.error is not None})
+    splits = [split for split in splits if split.num_rows]
     rows = [split.num_rows for split in splits]
-    if min(rows) >= 0 and sum(rows) <= _MEASURED:
+    if min(rows, default=0) >= 0 and sum(rows) <= _MEASURED:
         quota = None
     else:
         splits = splits[:: -(-len(splits) // _SPLITS_MEASURED)]
         quota = -(-_MEASURED // len(splits))
     for split in splits:
-        yield from islice(spec.source.read(split, spec.task.source_columns), quota)
+        try:
+            yield from islice(spec.source.read(split, spec.task.source_columns), quota)
+        except FileError as error:
+            failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
 
 
 def _chars_per_token(model: ModelSection, path: str, texts: Sequence[str]) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from corm_batch.output.rows import DocumentRow
+from corm_batch.pipeline.intake import FailedFile
 
 EventKind = Literal["notice", "start", "document", "skip", "loss", "commit", "tick"]
 
@@ -92,11 +93,15 @@ class JobSummary(Progress):
         run_id: names its parts and the column of its rows.
         output_uri: where they are.
         interrupted: it was told to stop (SIGTERM, SIGINT) before every document was done; the rest is for the next run.
+        failed_files: files that cannot be read, or not to their end; what could be read of them was.
+        empty_files: URIs of files without rows, which were passed over.
     """
 
     run_id: str = ""
     output_uri: str = ""
     interrupted: bool = False
+    failed_files: tuple[FailedFile, ...] = ()
+    empty_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from corm_batch.errors import LeaseError, SpecError
+from tests.test_harmless import SECRETS
 
 
 def test_help_is_fast():
@@ -59,3 +60,46 @@ def test_interrupt_exits_130(corm_batch, monkeypatch):
 
     monkeypatch.setattr("corm_batch.output.committed.read_committed", interrupt)
     assert corm_batch("report", "out").code == 130
+
+
+@pytest.mark.parametrize("uri", SECRETS[:8])
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "{}"], ["report", "{}"], ["report", "x", "--html", "{}"], ["schedule", "list", "--registry", "{}"]],
+    ids=lambda arguments: arguments[0] + arguments[-2],
+)
+def test_credentials_are_refused_wherever_a_place_is_named_and_never_shown(corm_batch, arguments, uri):
+    result = corm_batch(*(argument.format(uri) for argument in arguments))
+    assert result.code == 2
+    assert "CRET" not in result.out + result.err
+
+
+def test_credentials_in_a_spec_are_not_shown_either(corm_batch, tmp_path):
+    spec = tmp_path / "job.yaml"
+    spec.write_text(
+        "name: x\nsource: {name: parquet, uri: s3://KEY:SE/CRET@bucket}\noutput: {uri: s3://K%3ASECRET%40b}\n"
+    )
+    for changes in ([], ["--set", "source.uri=s3://KEY:SE/CRET@b"], ["--set", "s3://KEY:SE/CRET@bucket"]):
+        result = corm_batch("run", spec, *changes)
+        assert result.code == 2
+        assert "***" in result.err
+        assert "CRET" not in result.out + result.err
+    spec.write_text("name: x\nsource: uri: s3://KEY:SE/CRET@bucket: {")
+    result = corm_batch("run", spec)
+    assert "no valid YAML" in result.err
+    assert "CRET" not in result.err
+
+
+def test_escape_codes_in_names_do_not_reach_the_terminal(corm_batch, write_job, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a\x1b[31m\u202e\x9bx.parquet").write_bytes(b"")
+    (folder / "b\nforged line.parquet").write_bytes(b"")
+    job = write_job([{"doc_id": "a", "text": "x"}], source={"name": "parquet", "uri": str(folder)})
+    for arguments in (["plan", job], ["plan", job, "--json"], ["run", tmp_path / "no\x1b[31m.yaml"]):
+        result = corm_batch(*arguments)
+        assert not set(result.out + result.err) & set("\x1b\x9b") - {"\n"}
+        assert "\nforged" not in result.out
+    (folder / "a\x1b[31m\u202e\x9bx.parquet").unlink()
+    result = corm_batch("plan", job, "--set", "source.text_column=x")
+    assert result.code == 0

@@ -9,6 +9,7 @@ import pytest
 
 from corm_batch.errors import LeaseError
 from corm_batch.pipeline import driver
+from corm_batch.pipeline.intake import FailedFile
 from corm_batch.pipeline.progress import Event, JobSummary, Progress
 
 ROWS = [{"doc_id": name, "text": "t", "right": "35564"} for name in "abc"]
@@ -66,6 +67,35 @@ def test_json_ends_with_the_summary(corm_batch, write_job, fake_job):
     assert (result.code, result.err) == (3, "")
 
 
+BROKEN = (
+    FailedFile("s3://b/x\x1b[31m.parquet", "cannot be read: cut\nhere"),
+    FailedFile("/in/b.jsonl", "it holds UTF-16"),
+)
+
+
+def test_each_broken_file_has_one_line(corm_batch, write_job, fake_job, monkeypatch):
+    run_job = driver.run_job
+
+    def broken(*args, **options):
+        return replace(run_job(*args, **options), failed_files=BROKEN, empty_files=("/in/c.jsonl",))
+
+    monkeypatch.setattr(driver, "run_job", broken)
+    result = corm_batch("run", write_job(ROWS))
+    assert result.code == 3
+    lines = result.out.splitlines()
+    place = lines.index("2 files cannot be read, or not to the end; what can be is")
+    assert "\x1b" not in result.out
+    assert lines[place + 2 : place + 5] == [
+        "  /in/b.jsonl: it holds UTF-16",
+        "1 file without documents, passed over",
+        "  /in/c.jsonl",
+    ]
+    assert result.out.count(".parquet: cannot be read: cut here") == 1
+    monkeypatch.setattr(driver, "run_job", lambda *args, **options: JobSummary(failed_files=BROKEN))
+    summary = json.loads(corm_batch("run", write_job(ROWS), "--json").out)
+    assert summary["failed_files"][1] == {"uri": "/in/b.jsonl", "error": "it holds UTF-16"}
+
+
 @pytest.mark.parametrize(
     ("summary", "code"),
     [
@@ -73,7 +103,9 @@ def test_json_ends_with_the_summary(corm_batch, write_job, fake_job):
         (JobSummary(ok=1, failed=1), 3),
         (JobSummary(ok=1, skipped=3), 0),
         (JobSummary(ok=1, skipped=3, skipped_failed=1), 3),
-        (JobSummary(interrupted=True), 130),
+        (JobSummary(ok=1, failed_files=BROKEN), 3),
+        (JobSummary(ok=1, empty_files=("/in/c.jsonl",)), 0),
+        (JobSummary(interrupted=True, failed_files=BROKEN), 130),
     ],
 )
 def test_exit_codes(corm_batch, write_job, tmp_path, monkeypatch, summary, code):

@@ -77,6 +77,14 @@ def test_a_name_with_wildcards_in_it_is_found_as_it_is(tmp_path):
     assert list_files(f"{tmp_path}/b[1]") == [f"{tmp_path}/b[1]/c.jsonl"]
 
 
+@pytest.mark.parametrize("uri", ["in", "in/*.parquet", "*/*.parquet"])
+def test_a_folder_that_is_called_like_a_file_is_read_as_spark_writes_it(uri, place):
+    for name in ("x.parquet/part-0.parquet", "x.parquet/_SUCCESS", "x.parquet/sub/part-1.parquet", "y.parquet"):
+        write_whole(f"{place}/in/{name}", b"x")
+    names = [found.removeprefix(f"{place}/in/") for found in list_files(f"{place}/{uri}", (".parquet",))]
+    assert names == ["x.parquet/part-0.parquet", "x.parquet/sub/part-1.parquet", "y.parquet"]
+
+
 def test_listing_nothing_is_empty(place):
     assert list_files(f"{place}/nothing/here") == []
 

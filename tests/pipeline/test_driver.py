@@ -1,8 +1,10 @@
 import errno
+import gzip
 import json
 import os
 import shutil
 import signal
+import zlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_clu
     first = run_job(spec, load_model=scripted(max_model_len=8192), on_event=events.append)
     found = rows_of(tmp_path / "out")
     failed = {name for name, row in found.items() if row["status"] == "failed"}
-    assert failed == {"null", "empty", "refused", "d0#duplicate-1"}
+    assert failed == {"null", "empty", "refused", f"{tmp_path}/documents.parquet#0:12"}
     assert (first.documents, first.ok, first.failed, first.skipped, first.total) == (13, 9, 4, 0, 13)
     assert found["huge"]["pieces"] > 100
     assert found["d0"]["output"].startswith("Good document")
@@ -187,6 +189,65 @@ def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, ray_cluster, tmp_p
     summary = run_job(spec, load_model=scripted())
     assert (summary.ok, summary.skipped) == (6 - len(before), len(before))
     assert set(rows_of(tmp_path / "out")) == set(GOOD)
+
+
+def documents_in_files(folder):
+    """Two thirds good files, one third broken, each in another way; the ids of the documents that can be read."""
+    line = '{{"doc_id": "{0}", "text": "Document {0} is about the number {0}."}}'
+    name_of = "bcdefghijkl"
+
+    def lines(name):
+        return "".join(line.format(f"{name}{number}") + "\n" for number in range(20)).encode()
+
+    packed = gzip.compress(b"".join(lines(name) for name in name_of))
+    folder.mkdir()
+    contents = {f"good{name}.jsonl": lines(f"good{name}") for name in name_of * 2} | {
+        "bom.jsonl": b"\xef\xbb\xbf" + lines("bom"),
+        "crlf.jsonl": lines("crlf").replace(b"\n", b"\r\n"),
+        "nothing.jsonl": b"",
+        "cut.jsonl.gz": packed[: len(packed) // 2],
+        "no_bytes.jsonl.gz": b"",
+        "garbage.jsonl": b"\x00\x01\xfe\n" * 50,
+        "utf16.jsonl": lines("utf16").decode().encode("utf-16"),
+        "indented.jsonl": json.dumps(json.loads(line.format("x")), indent=2).encode(),
+        "no_text.jsonl": b'{"doc_id": "x", "title": "y"}\n',
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "dangling.jsonl").symlink_to(folder / "nowhere.jsonl")
+    plain = zlib.decompressobj(wbits=31).decompress(packed[: len(packed) // 2])
+    ids = [json.loads(line)["doc_id"] for line in plain.split(b"\n")[:-1]]
+    good = [f"{name}{number}" for name in ("bom", "crlf", *(f"good{name}" for name in name_of)) for number in range(20)]
+    return {*ids, *good}
+
+
+BROKEN = ["cut.jsonl.gz", "dangling.jsonl", "garbage.jsonl", "indented.jsonl", "no_bytes.jsonl.gz", "no_text.jsonl"]
+
+
+@pytest.mark.ray
+def test_a_third_of_the_files_is_broken_and_every_readable_document_is_answered(job, ray_cluster, tmp_path):
+    readable = documents_in_files(tmp_path / "in")
+    spec = job({}, source={"name": "jsonl", "uri": str(tmp_path / "in")})
+    first = run_job(spec, load_model=scripted())
+    assert (first.ok, first.failed) == (len(readable), 0)
+    assert set(rows_of(tmp_path / "out")) == readable
+    assert [file.uri for file in first.failed_files] == [f"{tmp_path}/in/{name}" for name in [*BROKEN, "utf16.jsonl"]]
+    assert first.empty_files == (f"{tmp_path}/in/nothing.jsonl",)
+    second = run_job(spec, load_model=scripted())
+    assert (second.ok, second.failed, second.skipped) == (0, 0, len(readable))
+    assert second.failed_files == first.failed_files
+    record = json.loads(read_whole(f"{tmp_path}/out/_job/runs/{second.run_id}.json"))
+    assert record["failed_files"][0].keys() == {"uri", "error"}
+    assert [file["uri"] for file in record["failed_files"]] == [file.uri for file in first.failed_files]
+
+
+def test_nothing_but_broken_files_is_a_run_of_its_own(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
+    spec = job({})
+    (tmp_path / "documents.parquet").write_bytes(b"")
+    summary = run_job(spec, load_model=scripted())
+    assert (summary.documents, summary.total) == (0, 0)
+    assert [(file.uri, "0 bytes" in file.error) for file in summary.failed_files] == [(spec.source.uri, True)]
 
 
 def test_two_drivers_cannot_share_an_output(job, tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
+import itertools
+
 import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
+from corm_batch.errors import FileError, SourceError
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow
-from corm_batch.pipeline.intake import Intake
+from corm_batch.pipeline.intake import FailedFile, Intake
 from corm_batch.tasks.base import Task
 
 
@@ -47,13 +50,58 @@ def test_rows_that_can_only_fail(rows):
     assert taken(Memory(documents), rows) == ["a", ("b", "column 'text' is null"), "c"]
 
 
-def test_duplicate_ids_get_rows_of_their_own(rows):
-    documents = [Document("a", str(number), origin=f"row {number}") for number in range(3)]
+def test_a_second_row_of_an_id_goes_by_its_place(rows):
+    documents = [Document("a", str(number), origin=f"x#{number}") for number in range(3)]
     first, second, third = taken(Memory(documents), rows)
     assert first == "a"
-    assert (second[0], third[0]) == ("a#duplicate-1", "a#duplicate-2")
-    assert "'a'" in second[1]
-    assert "row 1" in second[1]
+    assert (second[0], third[0]) == ("x#1", "x#2")
+    assert second[1] == "an earlier row has the id 'a' too; this one is x#1 and was not answered"
+    assert [item if isinstance(item, str) else item[0] for item in taken(Memory([Document("a", "t")] * 2), rows)] == [
+        "a",
+        "x#0:1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids", [["a", "a", "a#duplicate-1"], ["a", "a", "x#1"], ["x#2", "a", None], [None, "x#0", "x#2"]]
+)
+def test_ids_are_the_same_in_every_order_and_never_meet(rows, ids):
+    """A real id may look like one that was made up, of this source or of an output that is read as one."""
+    documents = [
+        Document(f"x#{place}" if doc_id is None else doc_id, "text", origin=f"x#{place}")
+        for place, doc_id in enumerate(ids)
+    ]
+    found = {}
+    for order in itertools.permutations(documents):
+        names = [item if isinstance(item, str) else item[0] for item in taken(Memory(order), rows)]
+        assert len(set(names)) == len(ids)
+        for document, name in zip(order, names, strict=True):
+            if ids.count(document.doc_id) < 2:  # which of two equal ones comes first depends on the order
+                assert found.setdefault(document.origin, name) == name
+
+
+def test_a_broken_file_is_named_once_and_the_next_one_is_read(rows):
+    class Broken(Memory):
+        def read(self, split, columns):
+            yield Document(f"{split.uri}{split.index}", "text")
+            if split.uri == "b":
+                raise FileError(split.uri, f"cut in piece {split.index}")
+
+    task = Task.from_spec({"name": "summarize"})
+    splits = [Split("a", 0), Split("b", 0), Split("b", 1), Split("c", 0, 0), Split("d", 0)]
+    intake = Intake(Broken([]), task, splits, Known(), rows, retry_failed=False)
+    assert [document.doc_id for document in intake] == ["a0", "b0", "b1", "c0", "d0"]
+    assert intake.failed_files == (FailedFile("b", "cut in piece 0"),)
+    assert intake.empty_files == ("c",)
+
+
+def test_a_store_that_is_away_ends_the_reading(rows):
+    class Away(Memory):
+        def read(self, split, columns):
+            raise SourceError("the store is away")
+
+    with pytest.raises(SourceError, match="is away"):
+        taken(Away([]), rows)
 
 
 @pytest.mark.parametrize(("retry_failed", "expected"), [(False, ["ok", "failed", "c"]), (True, ["ok", "b", "c"])])

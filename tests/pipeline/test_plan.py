@@ -11,7 +11,7 @@ import torch
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.memory import pool_bytes
-from corm_batch.errors import ModelLoadError, SourceError
+from corm_batch.errors import ModelLoadError, SpecError
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
@@ -140,8 +140,23 @@ def test_a_large_archive_is_sampled_from_all_over_it(job, monkeypatch):
     assert planned.tokens.max > 40, "the last of the measured splits holds long documents"
 
 
+def test_broken_and_empty_files_are_what_a_run_would_say_of_them(job, tmp_path):
+    spec = job(["text"], source={"name": "jsonl", "uri": str(tmp_path / "in")})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_bytes(b'{"doc_id": "a", "text": "x"}\n')
+    (tmp_path / "in/b.jsonl").write_bytes(b'{\n "doc_id": "b",\n "text": "x"\n}\n')
+    (tmp_path / "in/c.jsonl").write_bytes(b"")
+    planned = plan_job(spec)
+    ((uri, error),) = [(file.uri, file.error) for file in planned.failed_files]
+    assert uri == f"{tmp_path}/in/b.jsonl"
+    assert "jq -c ." in error
+    assert (planned.empty_files, planned.measured) == ((f"{tmp_path}/in/c.jsonl",), 1)
+    (tmp_path / "in/a.jsonl").unlink()
+    assert (plan_job(spec).failed_files, plan_job(spec).measured) == (planned.failed_files, 0)
+
+
 def test_missing_column_and_missing_model(job, tmp_path):
-    with pytest.raises(SourceError, match="question"):
+    with pytest.raises(SpecError, match="question"):
         plan_job(job(["text"], task={"name": "question_answer", "question_column": "question"}))
     with pytest.raises(ModelLoadError, match=r"model\.name"):
         plan_job(job(["text"], model={"name": str(tmp_path)}))

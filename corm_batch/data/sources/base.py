@@ -17,12 +17,14 @@ class Split:
     Attributes:
         uri: the file.
         index: which piece of the file.
-        num_rows: rows in it; -1 when unknown without reading.
+        num_rows: rows in it; -1 when unknown without reading; 0 when there are none, or none can be read.
+        error: why nothing of the file can be read; `read` raises it.
     """
 
     uri: str
     index: int
     num_rows: int = -1
+    error: str | None = None
 
 
 class Source(Plugin, kind="source", package="corm_batch.data.sources"):
@@ -30,12 +32,16 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
 
     @abstractmethod
     def splits(self, columns: Sequence[str] = ()) -> list[Split]:
-        """Every unit of reading, in a fixed order, once it is sure that `columns` can be read beside the text.
+        """Every unit of reading, in a fixed order; that of a file which cannot be read, or lacks a column, says so.
 
         Raises:
-            SourceError: nothing there, a file that cannot be read, or a column that is missing. Every such file is
-                named: it is found before any work is done, and no document of another file is passed over in silence.
+            SourceError: nothing there, or the place cannot be read.
+            SpecError: no file has `columns` beside the id and the text.
         """
+
+    def would_read(self, uri: str) -> bool:
+        """Whether a file at `uri`, an absolute path or an s3:// URI, would be read as documents if it were there."""
+        return False
 
     @abstractmethod
     def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
@@ -44,5 +50,6 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
         A row that cannot be used (null or undecodable text, no id) is yielded with its `problem`.
 
         Raises:
-            SourceError: the split cannot be read at all, or a column is missing (the message lists those there are).
+            FileError: the file cannot be read, or not beyond what was yielded; splits of other files can.
+            SourceError: the place it lies in cannot be read any more.
         """

@@ -1,24 +1,32 @@
 """FileSource: what every source made of files shares: where they lie, what it reads, what makes a row usable.
 
-Knows nothing of a file format.
+One bad file never costs the documents of others: it is known by its split, whose reading says what is wrong. Knows
+nothing of a file format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import list_files
+from corm_batch.data.filesystem import blame, list_files, reason
+from corm_batch.data.listing import would_list
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri
-from corm_batch.errors import SourceError
+from corm_batch.errors import CormBatchError, FileError, SourceError, SpecError
 
 _LOOK_AT_ONCE = 16
 _NAMED_AT_MOST = 20
+
+
+class ColumnsError(FileError):
+    """A file can be read, but does not have the columns that the job asks for."""
 
 
 class FileSource(Source):
@@ -30,40 +38,81 @@ class FileSource(Source):
     id_column: str = Field("doc_id", min_length=1, description="unique for every document; text or whole numbers")
     text_column: str = Field("text", min_length=1, description="the document")
 
-    def wanted(self, columns: Sequence[str]) -> list[str]:
-        """Every column to read, each once."""
-        return list(dict.fromkeys([self.id_column, self.text_column, *columns]))
-
-    def splits_of_files(self, look: Callable[[str], Iterable[Split]]) -> list[Split]:
-        """What `look` finds in each file, in the order of the files' names.
+    @abstractmethod
+    def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
+        """The splits of one file that hold rows.
 
         Raises:
-            SourceError: no files, no documents in them, or `look` raised it for some (all of them are named).
+            ColumnsError: it holds rows, but not of `columns`, the id and the text.
+            Exception: it cannot be read.
+        """
+
+    @abstractmethod
+    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+        """The documents of one split of a file that could be looked at, as `read`.
+
+        Raises:
+            Exception: it cannot be read any further.
+        """
+
+    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
+        """What there is to read, by the files' names; a file without rows is a split without rows.
+
+        Raises:
+            SourceError: no files, or no rows in them, or the place cannot be read.
+            SpecError: no file has `columns` beside the id and the text.
         """
         files = list_files(self.uri, self.suffixes)
         if not files:
             raise SourceError(f"source.uri: no files ({', '.join(self.suffixes)}) found at {self.uri}")
-        errors: list[SourceError] = []
-
-        def looked(uri: str) -> list[Split]:
-            try:
-                return list(look(uri))
-            except SourceError as error:
-                errors.append(error)
-                return []
-
-        with ThreadPoolExecutor(_LOOK_AT_ONCE) as pool:
-            splits = [split for found in pool.map(looked, files) for split in found]
-        if errors:
-            messages = sorted(str(error) for error in errors)
-            more = [f"... and {len(messages) - _NAMED_AT_MOST} more files"] if len(messages) > _NAMED_AT_MOST else []
-            raise SourceError("\n".join(messages[:_NAMED_AT_MOST] + more))
-        if not splits:
-            raise SourceError(f"source.uri: no documents in the {len(files)} files found at {self.uri}")
+        pool = ThreadPoolExecutor(_LOOK_AT_ONCE)
+        try:
+            found = list(pool.map(lambda uri: self._looked_at(uri, columns), files))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        errors = [item for item in found if isinstance(item, FileError)]
+        splits = [
+            split
+            for item in found
+            for split in ([Split(item.uri, 0, 0, item.reason)] if isinstance(item, FileError) else item)
+        ]
+        if not any(split.num_rows for split in splits):
+            if any(isinstance(error, ColumnsError) for error in errors):
+                raise SpecError(_listed(f"source: no file at {self.uri} has the columns asked for", errors))
+            if not errors:
+                raise SourceError(f"source.uri: no documents in the {len(files)} files found at {self.uri}")
         return splits
 
+    def would_read(self, uri: str) -> bool:
+        """Whether a file at `uri` would be listed."""
+        return would_list(self.uri, self.suffixes, uri)
+
+    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+        """The documents of one split."""
+        if split.error is not None:
+            raise FileError(split.uri, split.error)
+        if not split.num_rows:
+            return
+        last = ""
+        with _one_file(split.uri, lambda: f" beyond row {last}" if last else ""):
+            for document in self.documents(split, columns):
+                last = document.origin.removeprefix(f"{split.uri}#")
+                yield document
+
+    def wanted(self, columns: Sequence[str]) -> list[str]:
+        """Every column to read, each once."""
+        return list(dict.fromkeys([self.id_column, self.text_column, *columns]))
+
+    def _looked_at(self, uri: str, columns: Sequence[str]) -> list[Split] | FileError:
+        """The splits of one file, at least one, or what is wrong with it."""
+        try:
+            with _one_file(uri):
+                return self.look(uri, columns) or [Split(uri, 0, 0)]
+        except FileError as error:
+            return error
+
     def document(self, row: Mapping[str, Any], columns: Sequence[str], origin: str) -> Document:
-        """The document of one row: column name to value, or to the UnicodeError that reading it raised.
+        """The document of one row: column name to value, or to the exception that reading it raised.
 
         A row without a usable id gets `origin` for one.
         """
@@ -79,6 +128,9 @@ class FileSource(Source):
             if isinstance(value, UnicodeError) or (isinstance(value, str) and _lone_surrogate(value)):
                 problems.append(f"column {name!r} holds invalid UTF-8")
                 extra[name] = None
+            elif isinstance(value, Exception):
+                problems.append(f"column {name!r} cannot be read ({reason(value)})")
+                extra[name] = None
         return Document(
             doc_id=doc_id or origin,
             text=None if problems else text,
@@ -86,6 +138,27 @@ class FileSource(Source):
             problem=f"{origin}: {'; '.join(problems)}" if problems else None,
             origin=origin,
         )
+
+
+@contextmanager
+def _one_file(uri: str, beyond: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn whatever goes wrong with the file `uri` into a FileError; `beyond` says from where on it cannot be read."""
+    try:
+        yield
+    except CormBatchError:
+        raise
+    except Exception as error:  # what readers of damaged files raise has no bounds
+        blame(uri, error)
+        raise FileError(uri, f"cannot be read{beyond()}: {reason(error)}") from error
+
+
+def _listed(title: str, errors: Sequence[FileError]) -> str:
+    """A message with a line for each error, those about columns first, up to a number."""
+    if len(errors) == 1:
+        return f"source: {errors[0]}"
+    lines = [str(error) for error in sorted(errors, key=lambda error: not isinstance(error, ColumnsError))]
+    more = [f"... and {len(lines) - _NAMED_AT_MOST} more files"] if len(lines) > _NAMED_AT_MOST else []
+    return "\n".join([f"{title}:", *lines[:_NAMED_AT_MOST], *more])
 
 
 def _usable_id(value: Any) -> str | None:
@@ -101,6 +174,8 @@ def _text_problem(text: Any) -> str | None:
         return "is null"
     if isinstance(text, UnicodeError):
         return f"holds invalid UTF-8 ({text})"
+    if isinstance(text, Exception):
+        return f"cannot be read ({reason(text)})"
     if not isinstance(text, str):
         return f"holds no text but {type(text).__name__}"
     if not text.strip():

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import io
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, BinaryIO, cast
 
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import open_file, reading
+from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import FileSource
-from corm_batch.errors import SourceError
+from corm_batch.data.sources.files import ColumnsError, FileSource
+from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
+from corm_batch.data.sources.zstd_file import ZstdFile
+from corm_batch.errors import FileError
 
 _READ_BYTES = 8 << 20
 _LINES_LOOKED_AT = 100
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_BOM = b"\xef\xbb\xbf"
 
 
 class JsonlSource(FileSource, name="jsonl"):
@@ -27,21 +27,37 @@ class JsonlSource(FileSource, name="jsonl"):
 
     suffixes = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
-    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
-        """Files, by name. A column no line of a file's beginning has is an error; a line without it is a row's."""
-        return self.splits_of_files(lambda uri: self._look(uri, columns))
+    def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
+        """The file as a split when it holds lines. A column that no line of its beginning has is the file's error.
 
-    def _look(self, uri: str, columns: Sequence[str]) -> list[Split]:
-        """The file as a split when it holds lines."""
-        with _lines(uri) as lines:
-            rows = [_parse(line) for line in itertools.islice(lines, _LINES_LOOKED_AT)]
-        found = {name for row in rows if isinstance(row, dict) for name in row}
-        missing = [name for name in self.wanted(columns) if name not in found]
-        if found and missing:
-            raise SourceError(f"{uri}: no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
-        return [Split(uri, 0)] if rows else []
+        A file is read on until a line holds an object: what is no JSON Lines at all is named once, not once a line.
+        """
+        head: list[bytes] = []
+        found: set[str] = set()
+        num_lines = 0
+        try:
+            with _lines(uri) as lines:
+                for num_lines, line in enumerate(lines, 1):
+                    if not found and len(head) < _LINES_LOOKED_AT:
+                        head.append(line)
+                    if isinstance(row := _parse(line), dict):
+                        found.update(row)
+                    if num_lines >= _LINES_LOOKED_AT and found:
+                        break
+        except Exception:
+            if not found:
+                raise  # else documents stand before the damage: reading will come to it
+        if not head:
+            return []
+        if problem := layout_problem(uri, head):
+            raise FileError(uri, problem)
+        if not found:
+            raise FileError(uri, f"none of its {num_lines} lines has a JSON object with columns: {_parse(head[0])}")
+        if missing := [name for name in self.wanted(columns) if name not in found]:
+            raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
+        return [Split(uri, 0)]
 
-    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
         """The documents of one file; a line that is no JSON object, or lacks id or text, becomes one with a problem."""
         with _lines(split.uri) as lines:
             for number, line in enumerate(lines):
@@ -56,12 +72,28 @@ class JsonlSource(FileSource, name="jsonl"):
 
 @contextmanager
 def _lines(uri: str) -> Iterator[Iterator[bytes]]:
-    """The lines of a file that are not blank, uncompressed."""
-    compression = next((name for suffix, name in _COMPRESSIONS.items() if uri.lower().endswith(suffix)), None)
-    with reading(uri), open_file(uri) as file:
-        buffered = io.BufferedReader(file, _READ_BYTES)  # type: ignore[type-var]
-        plain = pa.CompressedInputStream(buffered, compression) if compression else buffered
-        yield (line for line in io.BufferedReader(plain, _READ_BYTES) if line.strip())
+    """The lines of a file that are not blank, uncompressed, without byte order marks.
+
+    Raises:
+        FileError: it holds text in another encoding, or not even the beginning of a compressed file.
+    """
+    with open_file(uri) as file, io.BufferedReader(file, _READ_BYTES) as buffered:  # type: ignore[type-var]
+        plain = _uncompressed(uri, buffered)
+        if problem := encoding_problem(uri, plain.peek(64)[:64]):
+            raise FileError(uri, problem)
+        yield (line for line in (line.removeprefix(_BOM) for line in plain) if line.strip())
+
+
+def _uncompressed(uri: str, file: io.BufferedReader) -> io.BufferedReader:
+    """The content of a file whose name says how it is compressed; what stands before damage in it can be read."""
+    name = uri.lower()
+    if not name.endswith((".gz", ".zst")):
+        return file
+    if not file.peek(1):
+        raise FileError(uri, "it has 0 bytes, and lacks even the header of a compressed file")
+    if name.endswith(".gz"):
+        return cast(io.BufferedReader, gzip.GzipFile(fileobj=cast(BinaryIO, file)))
+    return io.BufferedReader(ZstdFile(file), _READ_BYTES)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import open_file, reading
+from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import FileSource
-from corm_batch.errors import SourceError
+from corm_batch.data.sources.files import ColumnsError, FileSource
 
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 32, 64 << 20  # a row group of gigabytes then takes a few times as much, and a page
 _READ_BYTES = 4 << 20
@@ -23,24 +22,20 @@ class ParquetSource(FileSource, name="parquet"):
 
     suffixes = (".parquet", ".pq")
 
-    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
-        """Row groups that hold rows, by file name and position; reads the files' footers alone."""
-        return self.splits_of_files(lambda uri: self._row_groups(uri, columns))
-
-    def _row_groups(self, uri: str, columns: Sequence[str]) -> Iterator[Split]:
-        """The splits of one file."""
-        with reading(uri), open_file(uri) as file:
+    def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
+        """Row groups that hold rows, by position; reads the file's footer alone."""
+        with open_file(uri) as file:
             parquet = pq.ParquetFile(file)
-            self._check_columns(uri, parquet.schema_arrow, self.wanted(columns))
-            for index in range(parquet.num_row_groups):
-                if num_rows := parquet.metadata.row_group(index).num_rows:
-                    yield Split(uri, index, num_rows)
+            counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
+            if any(counts):
+                self._check_columns(uri, parquet.schema_arrow, self.wanted(columns))
+            return [Split(uri, index, num_rows) for index, num_rows in enumerate(counts) if num_rows]
 
-    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
         """The documents of one row group, a few rows in memory at a time."""
         wanted = self.wanted(columns)
-        with reading(split.uri), open_file(split.uri) as file:
-            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
+        with open_file(split.uri) as file:
+            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, page_checksum_verification=True)
             self._check_columns(split.uri, parquet.schema_arrow, wanted)
             row, rows_at_once = 0, _rows_at_once(parquet.metadata.row_group(split.index))
             for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=wanted):
@@ -54,12 +49,12 @@ class ParquetSource(FileSource, name="parquet"):
         for name in wanted:
             if schema.names.count(name) != 1:
                 found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-                raise SourceError(f"{uri}: one column {name!r} is wanted; the file has: {found}")
+                raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found or 'none'}")
         text, doc_id = schema.field(self.text_column).type, schema.field(self.id_column).type
         if not _is_text(text):
-            raise SourceError(f"{uri}: column {self.text_column!r} (text_column) must hold text, not {text}")
+            raise ColumnsError(uri, f"column {self.text_column!r} (text_column) must hold text, not {text}")
         if not _is_text(doc_id) and not pa.types.is_integer(doc_id):
-            raise SourceError(f"{uri}: column {self.id_column!r} (id_column) must hold text or integers, not {doc_id}")
+            raise ColumnsError(uri, f"column {self.id_column!r} (id_column) must hold text or integers, not {doc_id}")
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:
@@ -71,17 +66,23 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether cells of this type are text or bytes that may be text."""
+    """Whether cells of this type are text, bytes that may be text, or all null."""
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    checks = (
+        pa.types.is_null,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
     return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
 
 
 def _value(cell: pa.Scalar) -> Any:
-    """The cell as a Python value, bytes as text; the UnicodeError when it holds invalid UTF-8 (Parquet lets it)."""
+    """The cell as a Python value, bytes as text; the exception when it is none, which Parquet lets happen."""
     try:
         value = cell.as_py()
         return value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a date of no calendar
         return error

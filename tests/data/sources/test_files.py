@@ -1,42 +1,156 @@
-import pytest
+"""FileSource: what is the same for every format, on JSON Lines."""
 
+import errno
+import os
+
+import pytest
+from botocore.exceptions import NoCredentialsError
+
+from corm_batch.data import filesystem
 from corm_batch.data.sources.base import Split
+from corm_batch.data.sources.files import ColumnsError
 from corm_batch.data.sources.jsonl import JsonlSource
-from corm_batch.errors import SourceError
+from corm_batch.errors import FileError, SourceError, SpecError
+
+
+class Scripted(JsonlSource):
+    """Files of one document each, but for those named after what is wrong with them."""
+
+    def look(self, uri, columns):
+        name = os.path.basename(uri).partition(".")[0]
+        if name == "columns":
+            raise ColumnsError(uri, "no line has a column 'text'")
+        if name == "garbage":
+            raise ValueError("no sense in it\nat all")
+        if name == "empty":
+            return []
+        return [Split(uri, 0, 1), Split(uri, 1, 1)]
+
+    def documents(self, split, columns):
+        origin = f"{split.uri}#{split.index}"
+        yield self.document({"doc_id": origin, "text": "x"}, columns, origin)
+        if "damaged" in split.uri:
+            raise EOFError("cut here")
 
 
 @pytest.fixture
 def source(tmp_path):
-    for number in range(30):
-        (tmp_path / f"{number:02d}.jsonl").write_bytes(b"{}")
-    return JsonlSource(uri=str(tmp_path))
+    def make(*names):
+        for name in names:
+            (tmp_path / f"{name}.jsonl").write_bytes(b"{}")
+        return Scripted(uri=str(tmp_path))
+
+    return make
 
 
 def test_splits_keep_the_order_of_names(source, tmp_path):
-    splits = source.splits_of_files(lambda uri: [Split(uri, 0), Split(uri, 1)])
-    expected = [(f"{tmp_path}/{number:02d}.jsonl", index) for number in range(30) for index in range(2)]
-    assert [(split.uri, split.index) for split in splits] == expected
+    names = [f"{number:02d}" for number in range(30)]
+    expected = [(f"{tmp_path}/{name}.jsonl", index) for name in names for index in range(2)]
+    assert [(split.uri, split.index) for split in source(*names).splits()] == expected
 
 
-def test_all_bad_files_count_but_not_all_are_listed(source):
-    def look(uri):
-        raise SourceError(f"{uri}: broken")
+def test_bad_files_are_splits_that_say_so(source, tmp_path):
+    splits = source("a", "columns", "empty", "garbage").splits()
+    found = [(os.path.basename(split.uri), split.num_rows, split.error) for split in splits]
+    assert found == [
+        ("a.jsonl", 1, None),
+        ("a.jsonl", 1, None),
+        ("columns.jsonl", 0, "no line has a column 'text'"),
+        ("empty.jsonl", 0, None),
+        ("garbage.jsonl", 0, "cannot be read: no sense in it"),
+    ]
+    with pytest.raises(FileError, match=r"garbage\.jsonl: cannot be read: no sense in it$") as caught:
+        list(source().read(splits[-1], ()))
+    assert (caught.value.uri, caught.value.reason) == (splits[-1].uri, splits[-1].error)
 
-    with pytest.raises(SourceError) as caught:
-        source.splits_of_files(look)
+
+def test_what_stands_before_damage_is_yielded_and_the_place_is_said(source):
+    damaged = source("damaged")
+    documents = damaged.read(damaged.splits()[1], ())
+    assert next(documents).text == "x"
+    with pytest.raises(FileError, match=r"damaged\.jsonl: cannot be read beyond row 1: cut here"):
+        next(documents)
+
+
+def test_no_file_at_all_with_the_columns_is_the_specs_fault(source):
+    columns = [f"columns.{number:02d}" for number in range(25)]
+    with pytest.raises(SpecError, match=r"no file at .* has the columns asked for:\n") as caught:
+        source("garbage", "empty", *columns).splits()
     lines = str(caught.value).splitlines()
-    assert len(lines) == 21
-    assert lines[0].endswith("00.jsonl: broken")
-    assert lines[-1] == "... and 10 more files"
+    assert len(lines) == 22
+    assert lines[1].endswith("columns.00.jsonl: no line has a column 'text'")
+    assert lines[-1] == "... and 6 more files"
+
+
+def test_files_that_are_all_broken_are_no_fault_of_the_job(source):
+    assert [split.num_rows for split in source("garbage", "empty").splits()] == [0, 0]
+
+
+def test_nothing_but_empty_files_says_where_it_looked(source, tmp_path):
+    with pytest.raises(SourceError, match=f"no documents in the 1 files found at {tmp_path}"):
+        source("empty").splits()
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "denied"), OSError(errno.EIO, "bad sector")])
+def test_a_file_that_alone_cannot_be_read_is_its_own_fault(error, source, monkeypatch):
+    monkeypatch.setattr("corm_batch.data.patience.PATIENCE_S", 0.0)
+    readable = source("a", "b")
+
+    def documents(self, split, columns):
+        raise error
+
+    monkeypatch.setattr(Scripted, "documents", documents)
+    with pytest.raises(FileError, match=error.strerror):
+        list(readable.read(readable.splits()[0], ()))
+
+
+def test_a_place_that_cannot_be_listed_either_ends_the_job(source, monkeypatch):
+    readable = source("a", "b")
+    splits = readable.splits()
+
+    def away(folder):
+        raise OSError(errno.EACCES, "the share is gone")
+
+    monkeypatch.setattr(filesystem.os, "listdir", away)
+    monkeypatch.setattr(Scripted, "documents", lambda *arguments: away(""))
+    with pytest.raises(SourceError, match="the share is gone") as caught:
+        list(readable.read(splits[0], ()))
+    assert not isinstance(caught.value, FileError)
+    monkeypatch.setattr(Scripted, "look", lambda *arguments: away(""))
+    with pytest.raises(SourceError, match="the share is gone"):
+        readable.splits()
+
+
+@pytest.mark.s3
+def test_a_store_without_credentials_ends_the_job_and_a_deleted_object_does_not(bucket, monkeypatch):
+    for name in ("a", "b"):
+        filesystem.write_whole(f"{bucket}/{name}.jsonl", b'{"doc_id": "%s", "text": "x"}' % name.encode())
+    source = JsonlSource(uri=bucket)
+    first, second = source.splits()
+    filesystem.delete(first.uri)
+    with pytest.raises(FileError, match=r"a\.jsonl: cannot be read"):
+        list(source.read(first, ()))
+    assert [document.doc_id for document in source.read(second, ())] == ["b"]
+
+    def refused(*arguments, **options):
+        raise NoCredentialsError
+
+    monkeypatch.setattr(filesystem.s3fs.S3FileSystem, "open", refused)
+    with pytest.raises(FileError, match="Unable to locate credentials"):
+        list(source.read(second, ()))
+    monkeypatch.setattr(filesystem.s3fs.S3FileSystem, "find", refused)
+    with pytest.raises(SourceError, match="Unable to locate credentials") as caught:
+        list(source.read(second, ()))
+    assert not isinstance(caught.value, FileError)
 
 
 def test_each_column_is_wanted_once(source):
-    assert source.wanted(["text", "question", "question"]) == ["doc_id", "text", "question"]
+    assert source().wanted(["text", "question", "question"]) == ["doc_id", "text", "question"]
 
 
 def test_several_problems_of_a_row_are_all_named(source):
     row = {"doc_id": None, "text": " ", "question": UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")}
-    document = source.document(row, ["question"], "file#3")
+    document = source().document(row, ["question"], "file#3")
     assert document.doc_id == document.origin == "file#3"
     assert document.problem == (
         "file#3: column 'doc_id' holds no usable id; column 'text' is empty; column 'question' holds invalid UTF-8"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corm_batch.data.document import Document
 from corm_batch.data.sources.parquet import ParquetSource
-from corm_batch.errors import SourceError
+from corm_batch.errors import SourceError, SpecError
 
 TEXTS = [f"text {number} " * (number % 7) for number in range(200)]
 
@@ -56,7 +56,7 @@ def test_a_damaged_file_gives_documents_or_a_source_error(tmp_path_factory, cont
     path.write_bytes(damaged)
     try:
         documents = read_all(path)
-    except SourceError:
+    except (SourceError, SpecError):  # the latter when a name in the footer is another one now
         return
     for document in documents:
         assert isinstance(document, Document)
@@ -77,9 +77,9 @@ def test_the_one_file_of_many_with_another_schema_is_named_before_anything_is_re
     for number in range(60):
         table = other if number == odd else {"doc_id": [f"{number}"], "text": ["fine"]}
         pq.write_table(pa.table(table), tmp_path / f"{number:02d}.parquet")
-    with pytest.raises(SourceError, match=rf"{odd:02d}\.parquet") as caught:
-        ParquetSource(uri=str(tmp_path)).splits()
-    assert str(caught.value).count(".parquet") == 1
+    splits = ParquetSource(uri=str(tmp_path)).splits()
+    (named,) = [split for split in splits if split.error is not None]
+    assert (len(splits), named.uri) == (60, f"{tmp_path}/{odd:02d}.parquet")
 
 
 def bomb(path, rows, size):

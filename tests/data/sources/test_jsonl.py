@@ -1,11 +1,16 @@
 import gzip
+import json
+import random
+import re
+import subprocess
+import zlib
 
 import pytest
 import zstandard
 
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.sources.jsonl import JsonlSource
-from corm_batch.errors import SourceError
+from corm_batch.errors import FileError, SourceError, SpecError
 
 
 def read_all(source, *columns):
@@ -56,15 +61,144 @@ def test_extra_columns_may_be_missing_in_a_line_but_not_in_the_file(tmp_path):
         {"question": None},
         {"question": "why?"},
     ]
-    with pytest.raises(SourceError, match=r"a\.jsonl: no line has a column 'title'; there are: doc_id, question, text"):
+    with pytest.raises(SpecError, match=r"a\.jsonl: no line has a column 'title'; there are: doc_id, question, text"):
         source.splits(["title"])
+    (tmp_path / "b.jsonl").write_bytes(b'{"doc_id": 3, "text": "x", "title": "y"}')
+    (bad, good) = source.splits(["title"])
+    assert (bad.error, good.error) == ("no line has a column 'title'; there are: doc_id, question, text", None)
 
 
-def test_cut_archive_is_a_source_error(tmp_path):
-    content = gzip.compress(b'{"doc_id": 1, "text": "x"}\n' * 1000)
-    (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(SourceError, match=r"a\.jsonl\.gz: cannot be read"):
-        read_all(JsonlSource(uri=str(tmp_path)))
+def lines_of(numbers):
+    return [
+        json.dumps({"doc_id": f"d{number}", "text": f"{number} " * (1 + number % 50)}).encode() for number in numbers
+    ]
+
+
+def read_until_fault(source):
+    """Ids before the fault, and the fault."""
+    (split,) = source.splits()
+    found = []
+
+    def read():
+        for document in source.read(split, ()):
+            found.append(document.doc_id)
+
+    with pytest.raises(FileError) as caught:
+        read()
+    return found, caught.value
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_cut_file_is_read_up_to_the_cut(share, suffix, tmp_path):
+    lines = lines_of(random.Random(7).randrange(10**6) for _ in range(9000))
+    content = b"\n".join(lines)
+    packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
+    packed = packed[: int(share * len(packed))]
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(packed)
+    if suffix == ".gz":
+        readable = zlib.decompressobj(wbits=31).decompress(packed)
+    else:
+        readable = zstandard.ZstdDecompressor().decompressobj().decompress(packed)
+    expected = [json.loads(line)["doc_id"] for line in readable.split(b"\n")[:-1]]
+    source = JsonlSource(uri=str(tmp_path))
+    if not expected:
+        ((_, error),) = [(split.num_rows, split.error) for split in source.splits()]
+        assert error.startswith("cannot be read: ")
+        return
+    found, error = read_until_fault(source)
+    assert found == expected
+    assert f"cannot be read beyond row {len(expected) - 1}: " in error.reason
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_of_no_bytes_or_of_garbage_is_broken(suffix, tmp_path):
+    for name, content in {"a": b"", "b": b"no archive " * 50}.items():
+        (tmp_path / f"{name}.jsonl{suffix}").write_bytes(content)
+    empty, garbage = JsonlSource(uri=str(tmp_path)).splits()
+    assert "0 bytes" in empty.error
+    assert "cannot be read: " in garbage.error
+
+
+def test_several_archives_in_one_file_are_all_read_and_a_wrong_checksum_is_told(tmp_path):
+    packed = gzip.compress(b'{"doc_id": "1", "text": "x"}\n') + gzip.compress(b'{"doc_id": "2", "text": "y"}\n')
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    assert [document.doc_id for document in read_all(JsonlSource(uri=str(tmp_path)))] == ["1", "2"]
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[:-8] + b"\0" + packed[-7:])
+    found, error = read_until_fault(JsonlSource(uri=str(tmp_path)))
+    assert found == ["1", "2"]
+    assert "CRC" in error.reason
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\n\xef\xbb\xbf"])
+def test_byte_order_marks_and_line_ends_cost_no_document(pack, ending, tmp_path):
+    content = b"\xef\xbb\xbf" + ending.join([*lines_of(range(1, 5)), b""])
+    (tmp_path / f"a.jsonl{'.gz' if pack is gzip.compress else ''}").write_bytes(pack(content))
+    documents = read_all(JsonlSource(uri=str(tmp_path)))
+    assert [(document.doc_id, document.problem) for document in documents] == [(f"d{n}", None) for n in range(1, 5)]
+
+
+OBJECTS = [{"doc_id": f"d{number}", "text": "text", "meta": {"a": 1}} for number in range(3)]
+FOREIGN = {
+    "indented": (
+        "".join(json.dumps(row, indent=2) + "\n" for row in OBJECTS).encode(),
+        "over several lines.*jq -c \\.",
+    ),
+    "indented_long": (json.dumps({"x": list(range(500)), **OBJECTS[0]}, indent=1).encode(), "several lines.*jq -c \\."),
+    "tight": (b'{"doc_id": "a",\n"text": "x"}\n{"doc_id": "b",\n"text": "x"}\n', "over several lines.*jq -c \\."),
+    "array": (json.dumps(OBJECTS, indent=2).encode(), "one JSON array.*jq -c '\\.\\[\\]'"),
+    "array_of_lines": (("[\n" + ",\n".join(map(json.dumps, OBJECTS)) + "\n]").encode(), "one JSON array"),
+    "array_on_a_line": (json.dumps(OBJECTS).encode(), "one JSON array"),
+    "utf16": (b"\n".join(lines_of(range(9))).decode().encode("utf-16"), "holds UTF-16, .*iconv -f UTF-16 -t UTF-8"),
+    "utf16le": (b"\n".join(lines_of(range(9))).decode().encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
+    "utf16be": (b"\n".join(lines_of(range(9))).decode().encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8"),
+    "utf32": (b"\n".join(lines_of(range(9))).decode().encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+    "zeros": (bytes(5000), "NUL bytes"),
+    "csv": (b"doc_id,text\na,b\nc,d\n", "none of its 3 lines has a JSON object .*: the line is no JSON"),
+    "binary": (random.Random(1).randbytes(4000), "none of its .* lines has a JSON object"),
+    "half_a_line": (b'{"doc_id": "a", "te', "none of its 1 lines has a JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_what_is_no_json_lines_is_named_once_with_what_to_do(name, pack, tmp_path):
+    content, message = FOREIGN[name]
+    (tmp_path / f"a b.jsonl{'.gz' if pack is gzip.compress else ''}").write_bytes(pack(content))
+    (tmp_path / "good.jsonl").write_bytes(b"\n".join(lines_of([1])))
+    bad, good = JsonlSource(uri=str(tmp_path)).splits()
+    assert good.error is None
+    assert re.search(message, bad.error)
+    assert len(bad.error) < 400
+    if pack is gzip.compress and "example" in bad.error:
+        assert "zcat 'a b.jsonl.gz' | " in bad.error
+
+
+def test_the_commands_that_are_named_do_help(tmp_path):
+    """jq is not everywhere; iconv is."""
+    content = b"\n".join(lines_of(range(1, 6)))
+    (tmp_path / "it's.jsonl").write_bytes(content.decode().encode("utf-16-be"))
+    (split,) = JsonlSource(uri=str(tmp_path)).splits()
+    subprocess.run(split.error.partition("for example: ")[2], shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "it's-converted.jsonl").read_bytes() == content
+
+
+def test_a_first_line_that_was_not_written_to_its_end_costs_itself_alone(tmp_path):
+    for number, torn in enumerate(
+        [b'{"doc_id": "a", "te', b'{"doc_id": "a",', b"[1, 2", b'{"doc_id": "a", "text": "x"', b"#"]
+    ):
+        (tmp_path / "a.jsonl").write_bytes(b"\n".join([torn, *lines_of(range(1, 200 if number else 3))]))
+        torn_row, *others = read_all(JsonlSource(uri=str(tmp_path)))
+        assert "no JSON" in torn_row.problem
+        assert all(document.problem is None for document in others)
+        assert len(others) in (2, 199)
+
+
+def test_lines_that_are_no_json_before_the_first_that_is_are_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*[b"# a comment"] * 250, *lines_of([1])]))
+    documents = read_all(JsonlSource(uri=str(tmp_path)))
+    assert [document.problem is None for document in documents] == [False] * 250 + [True]
 
 
 def test_nothing_to_read_says_where_it_looked(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.sources.base import Source
 from corm_batch.data.sources.parquet import ParquetSource
-from corm_batch.errors import SourceError, SpecError
+from corm_batch.errors import FileError, SourceError, SpecError
 
 
 def put(uri, table, **options):
@@ -104,47 +104,126 @@ def test_invalid_utf8_in_another_column_is_the_rows_problem(tmp_path):
     assert good.columns == {"question": "why?"}
 
 
-def test_missing_columns_are_found_before_any_work_and_the_file_is_named(tmp_path):
+def test_a_missing_column_is_its_files_fault_and_the_specs_when_no_file_has_it(tmp_path):
     put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]})
     put(f"{tmp_path}/b.parquet", {"id": ["b"], "text": ["x"]})
     source = ParquetSource(uri=str(tmp_path))
-    with pytest.raises(SourceError, match=r"b\.parquet: one column 'doc_id' is wanted.* id \(string\), text") as caught:
-        source.splits()
-    assert "a.parquet" not in str(caught.value)
-    put(f"{tmp_path}/b.parquet", {"doc_id": ["b"], "text": ["x"], "question": ["why?"]})
-    with pytest.raises(SourceError, match=r"a\.parquet: one column 'question'"):
+    good, bad = source.splits()
+    assert (good.num_rows, good.error) == (1, None)
+    assert (bad.num_rows, bad.error) == (0, "one column 'doc_id' is wanted; the file has: id (string), text (string)")
+    with pytest.raises(SpecError, match=r"a\.parquet: one column 'question'"):
         source.splits(["question"])
+    put(f"{tmp_path}/b.parquet", {"doc_id": ["b"], "text": ["x"], "question": ["why?"]})
+    assert [split.error is None for split in source.splits(["question"])] == [False, True]
     assert len(source.splits()) == 2
 
 
-@pytest.mark.parametrize(("name", "values"), [("text", [1]), ("doc_id", [1.5]), ("doc_id", [True]), ("text", [["x"]])])
-def test_columns_of_another_type_are_refused(name, values, tmp_path):
-    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]} | {name: values})
-    with pytest.raises(SourceError, match=rf"a\.parquet: column '{name}' .* must hold text"):
+@pytest.mark.parametrize("other", [{"text": [1]}, {"doc_id": [1.5]}, {"doc_id": [True]}, {"text": [["x"]]}])
+def test_columns_of_another_type_are_the_files_fault(other, tmp_path):
+    (name,) = other
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]} | other)
+    with pytest.raises(SpecError, match=rf"a\.parquet: column '{name}' .* must hold text"):
         ParquetSource(uri=str(tmp_path)).splits()
+    put(f"{tmp_path}/b.parquet", {"doc_id": ["b"], "text": ["x"]})
+    assert [document.doc_id for document in read_good(ParquetSource(uri=str(tmp_path)))] == ["b"]
 
 
-def test_every_unreadable_file_is_named(tmp_path):
+def read_good(source):
+    """The documents of every file that can be read."""
+    return [document for split in source.splits() if split.error is None for document in source.read(split, ())]
+
+
+def test_broken_files_hurt_nobody(tmp_path):
     put(f"{tmp_path}/good.parquet", {"doc_id": ["a"], "text": ["x"]})
     whole = (tmp_path / "good.parquet").read_bytes()
-    for name, content in {"empty": b"", "junk": b"junk" * 100, "cut": whole[: len(whole) // 2]}.items():
+    contents = {
+        "0bytes": b"",
+        "cut": whole[: len(whole) // 2],
+        "footer": whole[:-3],
+        "magic": b"PAR1",
+        "junk": b"junk" * 100,
+    }
+    for name, content in contents.items():
         (tmp_path / f"{name}.parquet").write_bytes(content)
-    with pytest.raises(SourceError) as caught:
-        ParquetSource(uri=str(tmp_path)).splits()
-    assert [line.partition(".parquet")[0].rpartition("/")[2] for line in str(caught.value).splitlines()] == [
-        "cut",
-        "empty",
-        "junk",
-    ]
+    source = ParquetSource(uri=str(tmp_path))
+    broken = [split for split in source.splits() if split.error is not None]
+    assert {split.uri.rpartition("/")[2].removesuffix(".parquet") for split in broken} == set(contents)
+    assert all(split.num_rows == 0 and split.error.startswith("cannot be read: ") for split in broken)
+    assert [document.doc_id for document in read_good(source)] == ["a"]
 
 
-def test_damaged_pages_are_a_source_error(tmp_path):
-    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"] * 1000, "text": [f"text {n}" for n in range(1000)]})
+def test_damage_in_a_row_group_costs_the_rows_behind_it_alone(tmp_path):
+    ids = [f"{n}" for n in range(3000)]
+    table = {"doc_id": ids, "text": [f"text {n} " * 40 for n in range(3000)]}
+    put(
+        f"{tmp_path}/a.parquet",
+        table,
+        row_group_size=1000,
+        compression="none",
+        use_dictionary=False,
+        data_page_size=9000,
+    )
+    place = pq.read_metadata(tmp_path / "a.parquet").row_group(1).column(1)
     content = bytearray((tmp_path / "a.parquet").read_bytes())
-    content[4:2000] = b"\xff" * 1996
+    middle = place.data_page_offset + place.total_compressed_size // 2
+    content[middle : middle + 40_000] = b"\xff" * 40_000
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(SourceError, match=r"a\.parquet: cannot be read"):
-        read_all(ParquetSource(uri=str(tmp_path)))
+    source = ParquetSource(uri=str(tmp_path))
+    first, second, third = source.splits()
+    found = []
+
+    def read(split):
+        for document in source.read(split, ()):
+            found.append(document.doc_id)
+
+    with pytest.raises(FileError, match=r"a\.parquet: cannot be read beyond row 1:\d+: "):
+        read(second)
+    assert found == ids[1000 : 1000 + len(found)]
+    assert 200 < len(found) < 600
+    found.clear()
+    read(first)
+    read(third)
+    assert found == [*ids[:1000], *ids[2000:]]
+
+
+def test_a_page_whose_checksum_is_wrong_is_no_text(tmp_path):
+    table = {"doc_id": ["a"], "text": ["the code is 17"]}
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    put(f"{tmp_path}/a.parquet", table, **options)
+    content = (tmp_path / "a.parquet").read_bytes().replace(b"the code is 17", b"the code is 71")
+    (tmp_path / "a.parquet").write_bytes(content)
+    source = ParquetSource(uri=str(tmp_path))
+    with pytest.raises(FileError, match=r"a\.parquet: cannot be read: .*(checksum|CRC)"):
+        list(source.read(source.splits()[0], ()))
+
+
+def test_a_column_of_type_null_is_null_in_every_row(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a", "b"], "text": pa.nulls(2)})
+    put(f"{tmp_path}/b.parquet", {"doc_id": pa.nulls(1), "text": ["x"]})
+    documents = read_all(ParquetSource(uri=str(tmp_path)))
+    assert [document.doc_id for document in documents] == ["a", "b", f"{tmp_path}/b.parquet#0:0"]
+    assert ["is null" in document.problem for document in documents] == [True, True, False]
+    assert "no usable id" in documents[2].problem
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [{"doc_id": pa.nulls(0), "text": pa.nulls(0)}, {}, {"doc_id": [], "text": []}, {"text": pa.array([], "f8")}],
+)
+def test_a_file_without_rows_is_an_empty_split_whatever_its_columns(empty, tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]})
+    put(f"{tmp_path}/b.parquet", empty)
+    splits = ParquetSource(uri=str(tmp_path)).splits()
+    assert [(split.num_rows, split.error) for split in splits] == [(1, None), (0, None)]
+    assert list(ParquetSource(uri=str(tmp_path)).read(splits[1], ())) == []
+
+
+def test_a_cell_that_is_no_value_is_its_rows_problem(tmp_path):
+    when = pa.array([2**55, 0], pa.timestamp("ms"))
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a", "b"], "text": ["x", "y"], "when": when})
+    bad, good = read_all(ParquetSource(uri=str(tmp_path)), "when")
+    assert "column 'when' cannot be read (" in bad.problem
+    assert good.problem is None
 
 
 @pytest.mark.parametrize("rows", [None, 0])
