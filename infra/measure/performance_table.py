@@ -1,10 +1,11 @@
-"""The README's performance table, generated from the results of `corm-batch bench` in infra/measure/results.
+"""The performance tables, generated from the results of `corm-batch bench` in infra/measure/results.
 
     python -m infra.measure.performance_table
 
-What stands between the two markers in README.md is replaced. Every .json in infra/measure/results is read; what is no
-result of the benchmark or of infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill
-and engine on one device, the later one wins.
+What stands between the two markers is replaced: in README.md by documents an hour beside vLLM, in the README.md of the
+results by every figure there is. Every .json in the results' folder is read; what is no result of the benchmark or of
+infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill and engine on one device, the
+later one wins.
 """
 
 from __future__ import annotations
@@ -69,8 +70,7 @@ def performance(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]
 def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult]) -> str:
     """Documents an hour of vLLM, and how many times as many this package answered on a device of the same name."""
     lines = [
-        f"Beside {record['engine']} with a bfloat16 cache "
-        f"([{name}](infra/measure/results/{name}); `infra/measure/vllm.py`):",
+        f"Beside {record['engine']} with a bfloat16 cache ([{name}]({name}); `infra/measure/vllm.py`):",
         "",
         table_line(["workload", "vLLM documents/h", "engine", "prefill", "documents/h", "times vLLM"]),
         table_line(["---"] * 6),
@@ -96,16 +96,32 @@ def device_table(device: str, results: dict[str, BenchResult]) -> str:
         if row.reason is not None:
             reasons.append(f"{workload}, {engine}: {row.reason}.")
     notes = [*dict.fromkeys(result.note for result in results.values()), *reasons]
-    sources = [
-        f"[{name}](infra/measure/results/{name}): `{result.command}`, {result.date[:10]}"
-        for name, result in results.items()
-    ]
+    sources = [f"[{name}]({name}): `{result.command}`, {result.date[:10]}" for name, result in results.items()]
     return "\n".join([f"{device}:", "", *lines, "", " ".join(notes), "", *(f"* {source}" for source in sources)])
 
 
 def table_line(cells: Iterable[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def beside_vllm(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
+    """Documents an hour where vLLM's are known: its own, CORM's by prefill, and the better of these over it."""
+    lines = [
+        table_line(["workload", "vLLM", "corm, exact prefill", "corm, streaming prefill", "times vLLM"]),
+        table_line(["---"] * 5),
+    ]
+    for record in vllm.values():
+        newest = newest_rows(result for result in results.values() if result.device == record["device"])
+        for row in record["rows"]:
+            workload, theirs = row["workload"], row["documents_per_hour"]
+            found = [newest.get((workload, prefill, "corm")) for prefill in ("exact", "streaming")]
+            rates = [entry[1].figures.documents_per_hour if entry and entry[1].figures else None for entry in found]
+            cells = [f"{rate:,.0f}" if rate is not None else "-" for rate in (theirs, *rates)]
+            best = max((rate for rate in rates if rate is not None), default=None)
+            times = "-" if best is None else f"{best / theirs:.2f}"
+            lines.append(table_line([f"`{workload}`", *cells, times]))
+    return "\n".join(lines)
 
 
 def replaced(readme: str, table: str) -> str:
@@ -122,14 +138,15 @@ def replaced(readme: str, table: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Rewrite the README."""
+    """Rewrite both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "infra/measure/results")
     options = parser.parse_args(arguments)
-    readme = options.readme.read_text(encoding="utf-8")
-    table = performance(read_results(options.results), read_vllm(options.results))
-    options.readme.write_text(replaced(readme, table), encoding="utf-8")
+    results, vllm = read_results(options.results), read_vllm(options.results)
+    tables = {options.readme: beside_vllm(results, vllm), options.results / "README.md": performance(results, vllm)}
+    for path, table in tables.items():
+        path.write_text(replaced(path.read_text(encoding="utf-8"), table), encoding="utf-8")
 
 
 if __name__ == "__main__":

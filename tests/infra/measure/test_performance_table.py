@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from infra.measure.performance_table import BEGIN, END, main, performance, read_results, read_vllm, replaced
+from infra.measure.performance_table import (
+    BEGIN,
+    END,
+    beside_vllm,
+    main,
+    performance,
+    read_results,
+    read_vllm,
+    replaced,
+)
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def test_table(folder):
     assert rows[3].endswith("| 50.0% | - |")
     assert rows[4].endswith("| 50.0% | 2.00x |")
     assert "small, generate: out of memory: 70 GiB." in "\n".join(lines)
-    assert "* [b.json](infra/measure/results/b.json): `corm-batch bench --workload small`, 2026-01-02" in lines
+    assert "* [b.json](b.json): `corm-batch bench --workload small`, 2026-01-02" in lines
     assert lines.index("CPU:") > lines.index(rows[2])
 
 
@@ -43,25 +52,31 @@ def test_what_vllm_does_stands_beside_it(folder):
     record = {"engine": "vllm 1.2", "device": "Card", "rows": [{"workload": "small", "documents_per_hour": 3000.0}]}
     (folder / "v.json").write_text(json.dumps(record))
     lines = performance(read_results(folder), read_vllm(folder)).splitlines()
-    assert (
-        "Beside vllm 1.2 with a bfloat16 cache ([v.json](infra/measure/results/v.json); `infra/measure/vllm.py`):"
-        in lines
-    )
+    assert "Beside vllm 1.2 with a bfloat16 cache ([v.json](v.json); `infra/measure/vllm.py`):" in lines
     assert lines[-2:] == [
         "| `small` | 3,000 | corm | exact | 9,000 | 3.00 |",
         "| `small` | 3,000 | full | exact | 4,600 | 1.53 |",
     ]
 
 
+def test_documents_an_hour_beside_vllm(folder):
+    rows = [{"workload": "small", "documents_per_hour": 3000.0}, {"workload": "large", "documents_per_hour": 10.0}]
+    (folder / "v.json").write_text(json.dumps({"engine": "vllm 1.2", "device": "Card", "rows": rows}))
+    lines = beside_vllm(read_results(folder), read_vllm(folder)).splitlines()
+    assert lines[2:] == ["| `small` | 3,000 | 9,000 | - | 3.00 |", "| `large` | 10 | - | - | - |"]
+
+
 def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    short, whole = tmp_path / "SHORT.md", folder / "README.md"
+    for readme in (short, whole):
+        readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):
-        main(["--readme", str(readme), "--results", str(folder)])
-        text = readme.read_text()
-        assert text.startswith(f"before\n{BEGIN}\n\nCard:\n")
-        assert text.endswith(f"\n\n{END}\nafter\n")
-        assert "old" not in text
+        main(["--readme", str(short), "--results", str(folder)])
+        for readme, first in ((short, "| workload | vLLM |"), (whole, "Card:\n")):
+            text = readme.read_text()
+            assert text.startswith(f"before\n{BEGIN}\n\n{first}")
+            assert text.endswith(f"\n\n{END}\nafter\n")
+            assert "old" not in text
 
 
 @pytest.mark.parametrize("readme", ["nothing", f"{END}\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
