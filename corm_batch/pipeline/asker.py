@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from corm_batch.engine.request import MemoryStats, Request, SamplingParams
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Answer, Prompt
@@ -41,6 +41,7 @@ class EngineAsker:
 
         Raises:
             DocumentError: the prompt does not fit, or the engine refuses it.
+            AnswerError: the model wrote nothing but its reasoning.
             BrokenEngineError: the engine failed as a whole.
         """
         token_ids = self._tokenizer.encode(prompt)
@@ -61,8 +62,16 @@ class EngineAsker:
             raise completion.error
         self.memory.append(completion.memory)
         text = self._tokenizer.decode(completion.token_ids, stop)
-        self.transcript.add(text, "", completion.finish_reason, completion.token_ids)
-        return Answer(text=text, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
+        reasoning, answer = self._tokenizer.reasoning.part(
+            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop)
+        )
+        self.transcript.add(text, reasoning, completion.finish_reason, completion.token_ids)
+        if answer is None:
+            cut = " (cut off at task.max_new_tokens)" if completion.finish_reason == "length" else ""
+            raise AnswerError(
+                f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends{cut}"
+            )
+        return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together."""

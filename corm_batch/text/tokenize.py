@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from corm_batch.errors import ModelLoadError
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.reasoning import ReasoningMarks, reasoning_marks
 
 DocumentRole = Literal["user", "document"]
 
@@ -165,6 +166,14 @@ class PromptTokenizer:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         cuts = [text.find(string) for string in stop if string in text]
         return text[: min(cuts, default=len(text))].strip()
+
+    @cached_property
+    def reasoning(self) -> ReasoningMarks:
+        """What ends the model's reasoning in its answers."""
+        prompt = Prompt(text="(text)", instruction="(instruction)")
+        return reasoning_marks(
+            self._tokenizer, self._render(self._messages(prompt)) if self._tokenizer.chat_template else ""
+        )
 
     def stop_check(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
         """A test on the output ids so far: does the newest token complete one of the `stop` strings?"""

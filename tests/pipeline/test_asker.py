@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from corm_batch.engine.request import MemoryStats, SamplingParams
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.pipeline.asker import EngineAsker, total
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Prompt
@@ -101,3 +101,17 @@ def test_total_sums_and_weighs_and_takes_the_bytes_of_the_largest_piece():
     assert both.kept_per_layer == (9, 13)
     assert total([]) == MemoryStats()
     assert total([one, replace(two, evicted_attention_mass=None)]).evicted_attention_mass is None
+
+
+def test_reasoning_is_no_answer_and_is_kept():
+    async def test(asker):
+        answer = await asker.ask(prompt("A draft.</think> Final words."), SamplingParams(max_new_tokens=40))
+        assert answer.text.startswith("Final words.")
+        with pytest.raises(AnswerError, match=r"nothing but its reasoning, which </think> ends \(cut off"):
+            await asker.ask(prompt("<think> A draft without an end."), SAMPLING)
+
+    asker = asked(test)
+    assert asker.transcript.answers[0].startswith("A draft.</think> Final words.")
+    assert asker.transcript.reasoning.startswith("A draft.\n\n")
+    assert asker.transcript.answers[1].startswith("<think> A")
+    assert len(asker.memory) == 2

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Prompt
 from corm_batch.tasks.overflow import ask_all, pieces
 from corm_batch.tasks.summarize import Summarize
@@ -40,3 +40,10 @@ def test_the_first_failure_is_raised_as_it_is_and_ends_the_others(fake_asker):
     with pytest.raises(DocumentError, match="refused"):
         asyncio.run(ask_all(Summarize(), asker, [prompt(letter) for letter in "abc"]))
     assert asker.finished < 3
+
+
+def test_an_answer_that_is_none_does_not_cancel_the_others(fake_asker):
+    asker = fake_asker(lambda prompt: AnswerError("no end") if prompt.text == "a" else "fine")
+    with pytest.raises(AnswerError, match="no end"):
+        asyncio.run(ask_all(Summarize(), asker, [prompt("a"), prompt("b")]))
+    assert asker.finished == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.question_answer import QuestionAnswer
 
@@ -53,3 +53,17 @@ def test_exactly_one_question_is_needed(fields):
 def test_instruction_must_ask():
     with pytest.raises(SpecError, match=r"task\.instruction: must hold {question}.*, got 'Answer!'"):
         Task.from_spec({"name": "question_answer", "question": "Why?", "instruction": "Answer!"})
+
+
+def test_a_window_that_was_not_answered_may_hold_the_answer(fake_asker, answer):
+    task = Task.from_spec(
+        {"name": "question_answer", "question": "?", "instruction": "{question}", "max_new_tokens": 19}
+    )
+    replies = {"a": ("Blue.", -3.0), "b": AnswerError("no end"), "c": ("Not stated.", -0.1)}
+    asker = fake_asker(lambda prompt: replies[prompt.text[0]], context=40)
+    result = answer(task, asker, "a" * 20 + "b" * 20)
+    assert (result.output, result.pieces) == ("Blue.", 2)
+    with pytest.raises(AnswerError, match="no end"):
+        answer(task, asker, "c" * 20 + "b" * 20)
+    with pytest.raises(AnswerError, match="no end"):
+        answer(task, asker, "b" * 20)
