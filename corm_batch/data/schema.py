@@ -18,6 +18,12 @@ def column(
 
 
 DOC_ID = column("doc_id", pa.string(), "the document's id, unique in the source", nullable=False)
+STATUS = column(
+    "status",
+    pa.string(),
+    "ok, failed, or gone: a row that had no id of its own and is no more, or is right now",
+    nullable=False,
+)
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _SECONDS = (
     column("queue_s", pa.float64(), "waiting for room in the engine", unit="seconds"),
@@ -35,7 +41,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     column("content_sha256", pa.string(), "hash of what the document said", nullable=False),
     column("fingerprint", pa.string(), "hash of everything in the spec that changes the answer", nullable=False),
     _RUN_ID,
-    column("status", pa.string(), "ok or failed", nullable=False),
+    STATUS,
     column("output", pa.string(), "the answer; when failed, everything the model wrote, null where it wrote nothing"),
     column("error_type", pa.string(), "kind of failure; null when ok"),
     column("error_message", pa.string(), "why it failed; null when ok"),

@@ -194,7 +194,8 @@ def _read_results(uri: str, answers: bool) -> tuple[pa.Table, tuple[bytes, ...]]
 
 def _commit(part: pa.Table) -> Commit:
     tokens = sum(pc.sum(part[name]).as_py() or 0 for name in ("prompt_tokens", "output_tokens"))
-    return Commit(part["run_id"][0].as_py(), pc.max(part["committed_at"]).as_py(), part.num_rows, tokens)
+    documents = pc.sum(pc.not_equal(part["status"].cast(pa.string()), "gone")).as_py()
+    return Commit(part["run_id"][0].as_py(), pc.max(part["committed_at"]).as_py(), documents, tokens)
 
 
 def _jobs(parts: Iterable[tuple[tuple[bytes, ...], int]]) -> tuple[JobSettings, ...]:

@@ -82,6 +82,7 @@ class Ledger:
         self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content, writer and status
         self._writers: list[_Writer] = []
         self._numbers: dict[tuple[bytes, ...], int] = {}  # what tells a writer -> its place in the list
+        self._places: dict[str, set[str]] = {}  # file -> ids of failed rows that may be named after a place in it
         self.damaged: tuple[str, ...] = ()
 
     @classmethod
@@ -109,6 +110,10 @@ class Ledger:
             return "new"
         return "failed" if failed else "ok"
 
+    def failed_places(self, file: str) -> frozenset[str]:
+        """Ids of the failed rows that are called after a place in this file, `file#...`."""
+        return frozenset(self._places.get(file, ()))
+
     def earlier(self) -> tuple[EarlierRows, ...]:
         """The rows that another job or other settings left here, most rows first."""
         counts: Counter[tuple[str | None, bool, tuple[Change, ...], bool]] = Counter()
@@ -129,6 +134,12 @@ class Ledger:
         for doc_id, content, fingerprint, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
             if fingerprint not in numbers:
                 numbers[fingerprint] = self._number(fingerprint, part.schema.metadata or {})
+            if "#" in doc_id:
+                places = self._places.setdefault(doc_id.rpartition("#")[0], set())
+                (places.add if status == "failed" else places.discard)(doc_id)
+            if status == "gone":
+                self._newest.pop(digest(doc_id), None)
+                continue
             mark = 2 * numbers[fingerprint] + (status != "ok")
             self._newest[digest(doc_id)] = digest(content) + mark.to_bytes(_MARK_BYTES, "big")
 

@@ -1,6 +1,7 @@
 """Newest: which rows of an output count, and what memory they took. Readers keep nothing else of a part.
 
-Of several rows of one document it is the last one, of the part whose name sorts last.
+Of several rows of one document it is the last one, of the part whose name sorts last; when that says that the row is
+gone, none.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.schema import DOC_ID
+from corm_batch.data.schema import DOC_ID, STATUS
 from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 
 
@@ -20,13 +21,15 @@ def newest_rows(output_uri: str) -> dict[str, pa.Array]:
         SourceError: a part cannot be read.
     """
     uris = list_parts(folder(output_uri, "results"))
-    parts = {uri: ids for uri, ids in zip(uris, read_ahead(_doc_ids, uris), strict=True) if len(ids)}
+    parts = {uri: ids for uri, ids in zip(uris, read_ahead(_ids, uris), strict=True) if len(ids)}
     if not parts:
         return {}
-    doc_ids = pa.chunked_array(list(parts.values()))
+    found = pa.concat_tables(parts.values())
+    doc_ids = found["doc_id"]
     rows = pa.table({"doc_id": doc_ids, "row": np.arange(len(doc_ids))})
     newest = np.zeros(len(doc_ids), dtype=bool)
     newest[rows.group_by("doc_id").aggregate([("row", "max")])["row_max"].to_numpy()] = True
+    newest &= pc.not_equal(found["status"], "gone").to_numpy()
     ends = np.cumsum([len(ids) for ids in parts.values()])
     return {uri: pa.array(part) for uri, part in zip(parts, np.split(newest, ends[:-1]), strict=True)}
 
@@ -51,6 +54,6 @@ def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
     return results
 
 
-def _doc_ids(uri: str) -> pa.Array:
-    """The ids in one part."""
-    return read_fields(uri, [DOC_ID])["doc_id"].combine_chunks()
+def _ids(uri: str) -> pa.Table:
+    """Ids and states of the rows of one part."""
+    return read_fields(uri, [DOC_ID, STATUS]).replace_schema_metadata()

@@ -34,6 +34,11 @@ class DocumentRow:
         """Whether the document was answered."""
         return bool(self.result["status"] == "ok")
 
+    @property
+    def gone(self) -> bool:
+        """Whether it says no more than that an earlier row of its id counts no longer."""
+        return bool(self.result["status"] == "gone")
+
 
 @dataclass(frozen=True)
 class RowBuilder:
@@ -122,6 +127,10 @@ class RowBuilder:
         if error.output is not None:
             kept["output"] = _clean(error.output)
         return row if self._problem(kept) else replace(row, result=kept)
+
+    def gone(self, doc_id: str) -> DocumentRow:
+        """What takes the place of a failed row that went by where it stood, once no such row stands there any more."""
+        return self._row(Document(doc_id, None), self._identity(Document(doc_id, None), "gone"), None)
 
     def _problem(self, result: Mapping[str, Any]) -> str | None:
         """Why a row of the results cannot be stored; None when it can."""

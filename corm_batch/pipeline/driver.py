@@ -225,8 +225,9 @@ class _Run:
 
     def _take(self, row: DocumentRow) -> None:
         self._writer.add(row)
-        self._progress = self._progress.with_row(row)
-        self._emit("document", row=row)
+        if not row.gone:
+            self._progress = self._progress.with_row(row)
+            self._emit("document", row=row)
         if self._writer.due:
             self._commit()
 

@@ -1,7 +1,8 @@
 """Intake: the documents of a source that are still to be answered, and the rows of those that cannot be.
 
 A row that has no id of its own goes by the place where it stands, `file#row`. That can be no other row's id: an id of
-this form that names a place in a file of the source counts as none. Knows nothing of replicas.
+this form that names a place in a file of the source counts as none. Its failed row is gone once a file was read to
+the end without it: the line was completed, the id filled in. Knows nothing of replicas.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Intake:
         self._done = ("ok",) if retry_failed else ("ok", "failed")
         self._files = {split.uri for split in splits}
         self._seen: set[bytes] = set()
+        self._placed: set[str] = set()
         self._failed: dict[str, FailedFile] = {}
 
     @property
@@ -62,21 +64,29 @@ class Intake:
     def __iter__(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
         """For each row of the source: a document to answer, its failed row, or how an earlier run has ended it.
 
+        And for each row of an earlier run that is no more: the row that says so.
+
         Raises:
             SourceError: the place where the files lie cannot be read any more.
         """
-        for split in self._splits:
+        last = {split.uri: index for index, split in enumerate(self._splits)}
+        for index, split in enumerate(self._splits):
             try:
                 for number, document in enumerate(self._source.read(split, self._columns)):
                     yield self._sort(document, document.origin or f"{split.uri}#{split.index}:{number}")
             except FileError as error:
                 self._failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
+            if index == last[split.uri] and split.uri not in self._failed:
+                for doc_id in sorted(self._ledger.failed_places(split.uri) - self._placed):
+                    yield self._rows.gone(doc_id)
 
     def _sort(self, document: Document, origin: str) -> Document | DocumentRow | Literal["ok", "failed"]:
         problem = document.problem
         if document.doc_id != origin and (taken := self._taken(document.doc_id)):
             problem = f"{taken}; this one is {origin} and was not answered"
             document = replace(document, doc_id=origin)
+        if document.doc_id == origin:
+            self._placed.add(origin)
         state = self._ledger.state(document)
         if state != "new" and state in self._done:
             return state

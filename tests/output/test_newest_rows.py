@@ -32,6 +32,12 @@ def test_the_last_row_of_every_document_in_any_parts(tmp_path):
     }
 
 
+def test_a_document_whose_newest_row_is_gone_has_none(tmp_path):
+    commit(tmp_path, [answered("a"), answered("b"), answered("c", status="gone")])
+    commit(tmp_path, [answered("a", status="gone"), answered("c")], number=1)
+    assert [rows.to_pylist() for rows in newest_rows(str(tmp_path)).values()] == [[False, True, False], [False, True]]
+
+
 def test_memory_parts_by_their_results(tmp_path):
     commit(tmp_path, [answered("a")])
     commit(tmp_path, [answered("b")], number=1)

@@ -241,6 +241,31 @@ def test_a_third_of_the_files_is_broken_and_every_readable_document_is_answered(
     assert [file["uri"] for file in record["failed_files"]] == [file.uri for file in first.failed_files]
 
 
+def test_a_failed_row_goes_away_once_its_line_is_complete(job, tmp_path, monkeypatch):
+    """All of it with rows that can only fail, for which no cluster is needed."""
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
+    spec = job({}, source={"name": "jsonl", "uri": str(tmp_path / "in.jsonl")})
+    place = f"{tmp_path}/in.jsonl"
+
+    def states(*lines):
+        (tmp_path / "in.jsonl").write_text("\n".join(lines))
+        summary = run_job(spec, load_model=scripted())
+        return summary, {name: row["error_message"] for name, row in rows_of(tmp_path / "out").items()}
+
+    first, found = states('{"doc_id": "a", "text": ""}', '{"doc_id": null, "text": "x"}', '{"doc_id": "b", "te')
+    assert (first.failed, set(found)) == (3, {"a", f"{place}#1", f"{place}#2"})
+    second, found = states(
+        '{"doc_id": "a", "text": ""}', '{"doc_id": null, "text": "x"}', '{"doc_id": "b", "text": ""}'
+    )
+    assert (second.failed, second.skipped_failed, set(found)) == (1, 2, {"a", "b", f"{place}#1"})
+    third, found = states('{"doc_id": "a", "text": ""}', '{"doc_id": "c", "text": ""}', '{"doc_id": "b", "text": ""}')
+    assert (third.failed, set(found)) == (1, {"a", "b", "c"})
+    fourth, found = states('{"doc_id": "a", "text": ""}', "", "half", '{"doc_id": "c", "text": ""}')
+    assert (fourth.failed, fourth.skipped, set(found)) == (1, 2, {"a", "b", "c", f"{place}#1"})
+    fifth, found = states('{"doc_id": "a", "text": ""}', "half", '{"doc_id": "c", "text": ""}')
+    assert (fifth.failed, fifth.skipped, fifth.documents) == (0, 3, 0)
+
+
 def test_nothing_but_broken_files_is_a_run_of_its_own(job, tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
     spec = job({})

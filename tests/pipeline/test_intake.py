@@ -115,3 +115,26 @@ def test_total_is_the_rows_of_all_splits_if_all_can_say(rows):
     splits = [Split("x", 0, 3), Split("x", 1, 4)]
     assert Intake(Memory([]), task, splits, Known(), rows, retry_failed=False).total == 7
     assert Intake(Memory([]), task, [*splits, Split("y", 0)], Known(), rows, retry_failed=False).total is None
+
+
+def test_failed_rows_without_an_id_are_gone_once_their_file_is_read_to_the_end_without_them(rows):
+    class Pieces(Memory):
+        def read(self, split, columns):
+            yield Document(f"{split.uri}#{split.index}:0", None, problem="no id", origin=f"{split.uri}#{split.index}:0")
+            if split.uri == "cut":
+                raise FileError(split.uri, "cut")
+
+    class Placed(Known):
+        def failed_places(self, file):
+            return frozenset({f"{file}#0:0", f"{file}#0:7", f"{file}#1:7"})
+
+    task = Task.from_spec({"name": "summarize"})
+    splits = [Split("a", 0), Split("a", 1), Split("cut", 0)]
+    items = list(Intake(Pieces([]), task, splits, Placed(), rows, retry_failed=False))
+    assert [(item.result["doc_id"], item.result["status"]) for item in items] == [
+        ("a#0:0", "failed"),
+        ("a#1:0", "failed"),
+        ("a#0:7", "gone"),
+        ("a#1:7", "gone"),
+        ("cut#0:0", "failed"),
+    ]
