@@ -24,6 +24,7 @@ LAYERS = [
     "text",
     "spec",
     "output",
+    "evaluation",
     "report",
     "cluster",
     "pipeline",

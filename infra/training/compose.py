@@ -7,9 +7,7 @@ same long context, so a row teaches many retrievals for the price of one reading
 
 from __future__ import annotations
 
-import random
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from corm_batch.evaluation.haystack import Haystack, Ids
+from corm_batch.evaluation.suites.needles import one_of_several, place_number
 from infra.training.conversations import Conversation, drawn
 from infra.training.dialogues import dialogue
-from infra.training.facts import TASKS, Draw, one_of_several, place_number
+from infra.training.facts import TASKS
 from infra.training.notes import note
 from infra.training.reading import central_sentences, gaps
 from infra.training.schedule import longest, mixture
@@ -42,7 +42,6 @@ ANSWER_WEIGHT, AVOIDED = 4, 255
 """What the loss of an answer's token counts, against one of the text; what stands there for a token to be avoided."""
 MIN_LENGTH, MAX_QUESTIONS, MAX_SEQUENCES = 192, 24, 384
 
-Ids = NDArray[np.uint16]
 Weights = NDArray[np.uint8]
 
 
@@ -98,13 +97,7 @@ class Instructions:
         return cls(list(questions.items()), summaries, conversations, meetings)
 
 
-def common_words(tokenizer: Tokenizer, text: Ids, count: int = 4000) -> list[str]:
-    """Plain words of three to eight letters, the most frequent first, from the first two million tokens."""
-    words = re.findall(r"\b[a-z]{3,8}\b", tokenizer.decode(text[:2_000_000].tolist()))
-    return [word for word, _ in Counter(words).most_common(count)]
-
-
-class Composer:
+class Composer(Haystack):
     """Draws sequences and rows; everything follows from the seed.
 
     Args:
@@ -118,35 +111,11 @@ class Composer:
     def __init__(
         self, tokenizer: Tokenizer, text: Ids, words: Sequence[str], instructions: Instructions, seed: int | str
     ) -> None:
-        self.tokenizer, self.text, self.words, self.instructions = tokenizer, text, words, instructions
-        self.random = random.Random(seed)
+        super().__init__(tokenizer, text, words, seed)
+        self.instructions = instructions
         self.special = {token: np.array([tokenizer.token_to_id(token)], np.uint16) for token in SPECIAL_TOKENS}
-        self.newline = self.encode("\n")
         vocabulary = tokenizer.get_vocab()
-        self.sentence_ends = np.array([i for piece, i in vocabulary.items() if piece in {".", "!", "?", '."', ".Ċ"}])
         self.word_starts = np.array([i for piece, i in vocabulary.items() if piece[0] == "Ġ" and piece[1:].isalnum()])
-
-    def encode(self, text: str) -> Ids:
-        """Token ids without special ones."""
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.uint16)
-
-    def slice(self, length: int, text: Ids | None = None) -> Ids:
-        """`length` tokens from anywhere in a text, at most all of it; of natural text if none is given."""
-        text = self.text if text is None else text
-        start = self.random.randrange(max(1, len(text) - length))
-        return text[start : start + length]
-
-    def plant(self, lines: Sequence[str], length: int, text: Ids | None = None) -> Ids:
-        """About `length` tokens of a slice and the lines in it, in this order, each behind a sentence."""
-        encoded = [self.encode(f"\n{line}") for line in lines]
-        text = self.slice(max(16, length - sum(map(len, encoded))), text)
-        ends = np.flatnonzero(np.isin(text, self.sentence_ends)) + 1
-        places = ends if len(ends) else np.array([len(text)])
-        cuts = sorted(int(places[self.random.randrange(len(places))]) for _ in encoded)
-        pieces = [text[: cuts[0]]]
-        for line, cut, following in zip(encoded, cuts, [*cuts[1:], len(text)], strict=True):
-            pieces += [line, self.newline, text[cut:following]] if following > cut else [line]
-        return np.concatenate(pieces)
 
     def facts(self, length: int, task: str | None = None) -> tuple[Ids, list[tuple[str, str]]]:
         """A text of about `length` tokens with planted facts, and questions about them.
@@ -165,23 +134,16 @@ class Composer:
             ]
         else:
             makers = [maker for maker in TASKS if maker.__name__ == task]
-        room = max(32, (length - 64) // len(makers))
-        draw = Draw(self.random, self.words, room, lambda line: len(self.encode(f"\n{line}")))
-        made = [maker(draw) for maker in makers]
-        owners = [owner for owner, facts in enumerate(made) for _ in facts.lines]
-        self.random.shuffle(owners)
-        left = [iter(facts.lines) for facts in made]
-        questions = [question for facts in made for question in facts.questions[: MAX_QUESTIONS // len(made)]]
-        lines = [next(left[owner]) for owner in owners]
+        facts = self.made(makers, length)
         text: Ids | None = None
         meetings = self.instructions.meetings
         if meetings and self.random.random() < IN_MEETING:
             (meeting,) = self.random.choices(meetings, [len(meeting.said) for meeting in meetings])
             text = self.encode(meeting.said)
-            whole = len(text) + sum(map(draw.tokens, lines)) <= length - 32
+            whole = len(text) + sum(map(self.tokens, facts.lines)) <= length - 32
             if whole and self.random.random() < ABOUT_MEETING:
-                questions.append((meeting.request, meeting.summary))
-        return self.plant(lines, length - 32, text), self.random.sample(questions, len(questions))
+                facts.questions.append((meeting.request, meeting.summary))
+        return self.planted(facts, length, text)
 
     def paragraphs(self, length: int) -> tuple[Ids, list[tuple[str, str]]]:
         """One to twelve paragraphs that people asked about: alone, together, or in a text of about `length` tokens."""

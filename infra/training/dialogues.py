@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 
+from corm_batch.evaluation.facts import CITIES, OBJECTS, PLACES
 from infra.training.ailments import spoken
-from infra.training.facts import CITIES, OBJECTS, PLACES
 from infra.training.visits import ADULT, Exchange, Patient, visit
 
 FIRST_NAMES = (

@@ -3,9 +3,11 @@
     python -m infra.training.evaluate MODEL
     python -m infra.training.evaluate MODEL --cases 2 --lengths 512
     python -m infra.training.evaluate MODEL --policy 'short={"name": "corm", "window": 64, "recent": 64}'
+    python -m infra.training.evaluate MODEL --suites needles '{"name": "key_value", "haystack": "my.parquet"}'
 
-Facts planted in books, SQuAD alone and planted, summaries and perplexity; greedy, exact prefill, float32 on a CPU and
-bfloat16 on a GPU. Writes a JSON record and, beside it, summaries to read; prints Markdown tables.
+The suites of corm_batch/evaluation (facts planted in books, SQuAD alone and planted, summaries) and perplexity; greedy,
+exact prefill, float32 on a CPU and bfloat16 on a GPU. Writes a JSON record and, beside it, summaries to read; prints
+Markdown tables.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corm_batch import Engine, KVPolicy, Request, SamplingParams
 from corm_batch.engine.request import MemoryStats
-from infra.training.cases import Case, draw_cases, read
+from corm_batch.evaluation.base import Suite
+from corm_batch.evaluation.metrics import share
+from infra.training.cases import SUITES, Asked, draw_cases, read
 from infra.training.compose import DOCUMENT
 from infra.training.report import tables
-from infra.training.scores import best, degenerate, rouge_l, share, squad_exact, squad_f1, words
 
 POLICIES: dict[str, Mapping[str, Any]] = {
     "full": {"name": "full"},
@@ -56,13 +59,13 @@ CUDA_ENGINE: dict[str, Any] = {"max_sequences": 1024, "step_token_budget": 65536
 class Outcome:
     """What the engine made of a case: the text without `<|end|>` and blanks around it, and what it cost."""
 
-    case: Case
+    asked: Asked
     text: str
     ended: bool
     memory: MemoryStats
 
 
-def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Case]) -> list[Outcome]:
+def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[Outcome]:
     """Outcomes of the cases, in their order; the longest prompts run first.
 
     Raises:
@@ -70,7 +73,7 @@ def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Case]) -> list[
     """
     order = sorted(range(len(cases)), key=lambda index: -len(cases[index].prompt))
     requests = (
-        Request(str(i), cases[i].prompt.tolist(), SamplingParams(max_new_tokens=cases[i].max_new_tokens)) for i in order
+        Request(str(i), cases[i].prompt, SamplingParams(max_new_tokens=cases[i].case.max_new_tokens)) for i in order
     )
     outcomes = {}
     for done in engine.run(requests):
@@ -82,22 +85,15 @@ def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Case]) -> list[
     return [outcomes[index] for index in range(len(cases))]
 
 
-def score(group: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The scores that fit a group, of the outcomes of one task."""
-    pairs = [(outcome.text, outcome.case.answers) for outcome in outcomes]
-    if group.startswith("facts"):
-        return {"exact": share(text == answers[0].strip() for text, answers in pairs)}
-    if group.startswith("squad"):
-        return {
-            "exact": share(best(squad_exact, text, answers) for text, answers in pairs),
-            "f1": fmean(best(squad_f1, text, answers) for text, answers in pairs),
-        }
-    return {
-        "rouge_l": fmean(best(rouge_l, text, answers) for text, answers in pairs),
-        "words": fmean(len(words(text)) for text, _ in pairs),
-        "degenerate": share(degenerate(text) for text, _ in pairs),
-        "ended": share(outcome.ended for outcome in outcomes),
+def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Scores of answers to one task, or to several of one group: shares with their interval, means of the others."""
+    found = [outcome.asked.suite.score(outcome.asked.case, outcome.text) for outcome in outcomes]
+    shares = outcomes[0].asked.suite.shares
+    scores: dict[str, Any] = {
+        name: share(one[name] for one in found) if name in shares else fmean(one[name] for one in found)
+        for name in found[0]
     }
+    return {**scores, "ended": share(outcome.ended for outcome in outcomes)}
 
 
 def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
@@ -118,7 +114,7 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
     }
 
 
-def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[Case]) -> dict[str, Any]:
+def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[Asked]) -> dict[str, Any]:
     """Scores by task, the cost, and the first summaries of each task to read."""
     started = time.monotonic()
     outcomes = answer(engine, tokenizer, cases)
@@ -126,19 +122,19 @@ def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[
     print(f"{group}: {len(cases)} cases in {seconds:.1f} s", flush=True)
     tasks: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        tasks.setdefault(outcome.case.task, []).append(outcome)
+        tasks.setdefault(outcome.asked.case.task, []).append(outcome)
     samples = [o for found in tasks.values() for o in found[:SAMPLES]] if group == "summaries" else []
     if group.startswith("facts"):
         tasks["all"] = outcomes
     return {
         "seconds": round(seconds, 1),
-        "scores": {task: score(group, found) for task, found in tasks.items()},
+        "scores": {task: score(found) for task, found in tasks.items()},
         "memory": cost([outcome.memory for outcome in outcomes]),
         "samples": [
             {
-                "task": outcome.case.task,
-                "document": tokenizer.decode(outcome.case.prompt[1:200].tolist()),
-                "expected": outcome.case.answers,
+                "task": outcome.asked.case.task,
+                "document": tokenizer.decode(outcome.asked.case.document[:199]),
+                "expected": outcome.asked.case.answers,
                 "got": outcome.text,
             }
             for outcome in samples
@@ -147,14 +143,14 @@ def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[
 
 
 def run_policy(
-    asked: argparse.Namespace, policy: KVPolicy, tokenizer: Tokenizer, cases: Sequence[Case]
+    asked: argparse.Namespace, policy: KVPolicy, tokenizer: Tokenizer, cases: Sequence[Asked]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every group of cases through one engine, each as it is done."""
     dtype, settings = DTYPES[asked.device], CUDA_ENGINE if asked.device == "cuda" else {}
     engine = Engine.from_pretrained(asked.model, policy=policy, dtype=dtype, device=asked.device, **settings)
-    groups: dict[str, list[Case]] = {}
+    groups: dict[str, list[Asked]] = {}
     for case in cases:
-        groups.setdefault(case.group, []).append(case)
+        groups.setdefault(case.case.group, []).append(case)
     for group, found in groups.items():
         yield group, run_group(engine, tokenizer, group, found)
 
@@ -183,9 +179,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192], help="tokens, answer included")
     parser.add_argument("--policy", action="append", default=[], metavar="NAME=JSON", help="one more policy")
     parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), metavar="NAME|JSON", help="what is asked")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file with more plug-ins")
     parser.add_argument("--groups", nargs="+", help="only these groups of cases, such as 'squad planted'")
     parser.add_argument("--output", type=Path, default=Path("evaluation.json"))
     return parser.parse_args()
+
+
+def suites(asked: Sequence[str]) -> list[Suite]:
+    """Suites by name, with the evaluation data, or as JSON with settings of their own.
+
+    Raises:
+        SpecError: no such suite, or a wrong setting.
+    """
+    specs = (json.loads(one) if one.startswith("{") else SUITES.get(one, {"name": one}) for one in asked)
+    return [Suite.from_spec(spec) for spec in specs]
 
 
 def write(path: Path, record: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
@@ -209,10 +217,10 @@ def main() -> None:
     context = model.config.max_position_embeddings
     windows = {str(size): perplexity(model, tokenizer, asked.cases, size) for size in WINDOWS if size <= context}
     results: dict[str, Any] = {"perplexity": windows, "policies": {}}
-    drawn = draw_cases(tokenizer, asked.lengths, asked.cases)
-    cases = [case for case in drawn if len(case.prompt) + case.max_new_tokens <= context]
+    drawn = list(draw_cases(tokenizer, suites(asked.suites), asked.lengths, asked.cases))
+    cases = [case for case in drawn if len(case.prompt) + case.case.max_new_tokens <= context]
     print(f"{len(cases)} cases; {len(drawn) - len(cases)} more do not fit {context} tokens", flush=True)
-    cases = [case for case in cases if not asked.groups or case.group in asked.groups]
+    cases = [case for case in cases if not asked.groups or case.case.group in asked.groups]
     record = {
         "command": shlex.join(["python", "-m", "infra.training.evaluate", *sys.argv[1:]]),
         "model": {name: getattr(model.config, name) for name in CONFIG} | {"parameters": model.num_parameters()},

@@ -51,6 +51,19 @@ def summaries(policies: Record) -> str:
     return table("Summaries", header, rows)
 
 
+def others(policies: Record) -> str:
+    """Every score of every task of suites that have no table of their own."""
+    rows = [
+        [policy, group, task, name, percent(value) if isinstance(value, Mapping) else f"{value:.3g}"]
+        for policy, groups in policies.items()
+        for group, found in groups.items()
+        if not group.startswith(("facts", "squad", "summaries"))
+        for task, scores in found["scores"].items()
+        for name, value in scores.items()
+    ]
+    return table("Other suites", ["policy", "group", "task", "score", "value"], rows) if rows else ""
+
+
 def memory(policies: Record) -> str:
     """What every group of cases kept and freed."""
     header = ["policy", "group", "kept", "freed after prefill", "freed at peak", "kept by layer, %"]
@@ -71,6 +84,7 @@ def tables(results: Record) -> Iterator[str]:
         yield facts(policy, groups)
     yield squad(policies)
     yield summaries(policies)
+    yield others(policies)
     rows = [[size, f"{f['perplexity']:.2f}", str(f["windows"])] for size, f in results["perplexity"].items()]
     yield table("Perplexity of held-out books", ["window", "perplexity", "windows"], rows)
     yield memory(policies)

@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from corm_batch.evaluation.haystack import common_words
 from infra.training.attention import hidden_states
-from infra.training.compose import ANSWER_WEIGHT, AVOIDED, Composer, Instructions, common_words
+from infra.training.compose import ANSWER_WEIGHT, AVOIDED, Composer, Instructions
 from infra.training.model import SIZES, Settings, build, optimizers, save
 from infra.training.prepare import AUTHORED
 from infra.training.probe import Probe

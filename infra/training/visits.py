@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from corm_batch.evaluation.facts import SURNAMES
 from infra.training import ailments
 from infra.training.ailments import date, listed, spoken, spoken_year
-from infra.training.facts import SURNAMES
 
 OPENING, PRESENT, SOCIAL = "OPENING", "HISTORY OF PRESENT ILLNESS", "SOCIAL HISTORY"
 ONCE = ("MEDICATIONS", "MEDICAL HISTORY")

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from infra.training.compose import END, Composer, Instructions, common_words
+from corm_batch.evaluation.haystack import common_words
+from infra.training.compose import END, Composer, Instructions
 from infra.training.conversations import Conversation
 
 QUICKSTART = Path(__file__).parents[3] / "jobs/quickstart"

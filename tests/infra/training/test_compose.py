@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corm_batch.evaluation.haystack import common_words
 from infra.training.compose import (
     ANSWER,
     ANSWER_WEIGHT,
@@ -23,7 +24,6 @@ from infra.training.compose import (
     QUESTION,
     STUTTER,
     Instructions,
-    common_words,
 )
 from infra.training.conversations import Conversation
 from infra.training.schedule import LAST_MIXTURE, MIXTURE, STAGES

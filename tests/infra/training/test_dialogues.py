@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from corm_batch.evaluation.metrics import degenerate
 from infra.training.ailments import spoken, spoken_year
 from infra.training.dialogues import arrangements, dialogue
-from infra.training.scores import degenerate
 
 SEEDS = range(150)
 

@@ -6,12 +6,12 @@ import re
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from infra.training import cases, evaluate
-from infra.training.facts import TASKS
+from corm_batch.evaluation.suites.needles import Needles
+from infra.training import evaluate
 from tests.infra.training.conftest import QUICKSTART
 
 GROUP = "facts 512"
-ASKED = tuple(TASKS)[:4]  # their answers are short; test_cases.py draws them all
+ASKED = Needles.makers[:4]  # their answers are short; test_cases.py draws them all
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,11 @@ def evaluated(tmp_path_factory):
     output = tmp_path_factory.mktemp("evaluation") / "made/record.json"
     asked = ["--cases", "1", "--lengths", "512", "--policies", "full", "paper", "--groups", GROUP]
     asked += ["--policy", 'short={"name": "corm", "window": 16, "recent": 16}']
-    asked += ["--device", "cpu", "--output", str(output)]
+    asked += ["--suites", "needles", "--device", "cpu", "--output", str(output)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["evaluate", str(QUICKSTART / "model"), *asked])
         patch.setattr(evaluate, "WINDOWS", ())
-        patch.setattr(cases, "TASKS", ASKED)
+        patch.setattr(Needles, "makers", ASKED)
         evaluate.main()
     return output
 

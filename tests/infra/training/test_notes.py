@@ -3,8 +3,8 @@
 import random
 import re
 
+from corm_batch.evaluation.metrics import degenerate
 from infra.training.notes import ORDER, REQUEST, heard, note, written
-from infra.training.scores import degenerate
 from infra.training.visits import OPENING, Exchange
 
 SEEDS = range(100)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.training.scores import best, degenerate, rouge_l, share, squad_exact, squad_f1, wilson, words
+from corm_batch.evaluation.metrics import best, degenerate, rouge_l, share, squad_exact, squad_f1, wilson, words
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from infra.training.facts import PLACES, TASKS, Draw
+from corm_batch.evaluation.facts import PLACES, Draw
+from infra.training.facts import TASKS
 
 SEEDS = range(20)
 MAGIC = r"One of the special magic numbers for (?P<name>\S+) is: (?P<value>\d{4,7})\."
