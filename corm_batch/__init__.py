@@ -9,47 +9,70 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corm_batch.data.sources.base import Source
+    __version__: str
+    from corm_batch.data.document import Document
+    from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.engine import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams
     from corm_batch.errors import CormBatchError
+    from corm_batch.evaluation.base import Case, Suite
+    from corm_batch.ops.pages import NEVER
     from corm_batch.output.ledger import read_results
     from corm_batch.pipeline.driver import run_job
     from corm_batch.policies.base import KVPolicy
+    from corm_batch.registry import load_plugin
     from corm_batch.spec import JobSpec
-    from corm_batch.tasks.base import Task
+    from corm_batch.tasks.base import Prompt, Task, TaskResult
 
 __all__ = [
+    "NEVER",
+    "Case",
     "Completion",
     "CormBatchError",
+    "Document",
     "Engine",
     "JobSpec",
     "KVPolicy",
+    "Prompt",
     "Request",
     "SamplingParams",
     "Source",
+    "Split",
+    "Suite",
     "Task",
+    "TaskResult",
+    "load_plugin",
     "read_results",
     "run_job",
 ]
 
 _MODULES = {
+    "Case": "evaluation.base",
     "Completion": "engine.request",
     "CormBatchError": "errors",
+    "Document": "data.document",
     "Engine": "engine.engine",
     "JobSpec": "spec",
     "KVPolicy": "policies.base",
+    "NEVER": "ops.pages",
+    "Prompt": "tasks.base",
     "Request": "engine.request",
     "SamplingParams": "engine.request",
     "Source": "data.sources.base",
+    "Split": "data.sources.base",
+    "Suite": "evaluation.base",
     "Task": "tasks.base",
+    "TaskResult": "tasks.base",
+    "load_plugin": "registry",
     "read_results": "output.ledger",
     "run_job": "pipeline.driver",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name when it is first asked for; `__version__` is that of the installed package."""
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("corm-batch")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

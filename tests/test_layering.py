@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "corm_batch"
 LAYERS = [
     "harmless",
     "errors",
+    "plugin_file",
     "registry",
     "ops",
     "kv",

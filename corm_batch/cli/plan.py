@@ -9,7 +9,7 @@ from rich.console import Console
 
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.report.units import bytes_text, count_text, counted, percent_text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 30
 
 
-def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(spec: SpecPath, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
     """Show what a job would read, what its caches would cost and what fits at once; runs nothing."""
     from corm_batch.pipeline.plan import plan_job
     from corm_batch.spec import JobSpec

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from corm_batch.cli.console import label, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson
+from corm_batch.cli.options import AsJson, Plugins
 
 
 def policies(
+    plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """List the cache policies, their fields and defaults."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from corm_batch.cli.answers import Expected, print_answers
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import error_console, output_console, print_json
-from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.cli.progress import before_text, progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_totals
 from corm_batch.errors import SourceError
@@ -25,6 +25,7 @@ _SMALL_JOB = 50
 def run(
     spec: SpecPath,
     overrides: Overrides = None,
+    plugins: Plugins = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
     expect: Annotated[
         str | None,

@@ -9,7 +9,7 @@ import typer
 
 from corm_batch.cli.cluster_options import LOCAL_DASHBOARD, Address, follow, open_cluster
 from corm_batch.cli.console import error_console, output_console, print_json
-from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 
 if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
@@ -21,6 +21,7 @@ def submit(
     spec: SpecPath,
     address: Address = LOCAL_DASHBOARD,
     overrides: Overrides = None,
+    plugins: Plugins = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
     wait: Annotated[bool, typer.Option("--follow", help="Show its log until it ends; exit as `run` would.")] = False,
     as_json: AsJson = False,

@@ -1,7 +1,8 @@
 """RayJobs: jobs on a Ray cluster through its Jobs API, submitted, looked at, followed and cancelled.
 
-A job is shipped as one file, its complete spec; everything else (this package, credentials, model, documents, output)
-is the cluster's to have or to reach. Its id is made of the spec, so that the same job is recognised.
+A job is shipped as its complete spec and the plug-in files that this uses; everything else (this package, credentials,
+model, documents, output) is the cluster's to have or to reach. Its id is made of both, so that the same job is
+recognised.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from corm_batch.cluster.jobs_api import connect, explained
 from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.registry import plugin_files
 
 if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
@@ -109,6 +111,10 @@ class RayJobs:
         command = ["corm-batch", "run", _SPEC_FILE, *(["--retry-failed"] if retry_failed else [])]
         with explained(self.address), tempfile.TemporaryDirectory() as folder:
             Path(folder, _SPEC_FILE).write_text(spec.to_yaml(), encoding="utf-8")
+            for file in plugin_files(spec):
+                name = f"{file.module_name}.py"
+                Path(folder, name).write_text(file.source, encoding="utf-8")
+                command += ["--plugin", name]
             try:
                 self._client.submit_job(
                     entrypoint=f"exec {shlex.join(command)}",  # no shell stays in between
@@ -222,7 +228,8 @@ class RayJobs:
 
 def job_id(spec: JobSpec, *, retry_failed: bool) -> str:
     """The same for the same job: its name and a hash of everything that was asked for, the output included."""
-    content = f"{retry_failed}\n{spec.to_yaml()}"
+    files = "".join(file.digest for file in plugin_files(spec))
+    content = f"{retry_failed}\n{spec.to_yaml()}{files}"
     return f"{spec.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 

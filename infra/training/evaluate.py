@@ -30,7 +30,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from corm_batch import Engine, KVPolicy, Request, SamplingParams
+from corm_batch import Engine, KVPolicy, Request, SamplingParams, load_plugin
 from corm_batch.engine.request import MemoryStats
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
@@ -206,6 +206,8 @@ def write(path: Path, record: Mapping[str, Any], samples: Mapping[str, Any]) -> 
 def main() -> None:
     """Evaluate, write the record and print it."""
     asked = arguments()
+    for path in asked.plugin:
+        load_plugin(path)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     specs = {name: POLICIES[name] for name in asked.policies} | {
         name: json.loads(policy) for name, _, policy in (p.partition("=") for p in asked.policy)

@@ -1,0 +1,129 @@
+"""Somebody who installed the package adds a plug-in of every kind, one file each, and edits nothing else."""
+
+import json
+
+import pytest
+import yaml
+
+import corm_batch as public
+from corm_batch.output.ledger import read_results
+from corm_batch.plugin_file import PluginFile
+from corm_batch.registry import Plugin
+from tests.cli.conftest import corm_batch  # noqa: F401
+from tests.conftest import REFERENCE_MODEL
+
+SOURCE = '''
+from corm_batch import Document, Source, Split
+
+class Lines(Source, name="poem"):
+    """Every line of a text."""
+
+    uri: str
+
+    def splits(self, columns=()):
+        return [Split(self.uri, 0)]
+
+    def read(self, split, columns):
+        with open(split.uri) as file:
+            for number, line in enumerate(file):
+                yield Document(f"line {number}", line.strip())
+'''
+TASK = '''
+import pyarrow as pa
+
+from corm_batch import Prompt, Task, TaskResult
+
+class Shout(Task, name="shout"):
+    """What the model says, in capitals, with its length."""
+
+    mark: str = "!"
+
+    @property
+    def result_fields(self):
+        return [pa.field("letters", pa.int64())]
+
+    async def run(self, document, asker):
+        answer = await asker.ask(Prompt(document.text, "Sum up."), self.sampling)
+        return TaskResult(answer.text.upper() + self.mark, {"letters": len(answer.text)})
+'''
+SUITE = '''
+from corm_batch import Case, Suite
+
+class Sums(Suite, name="sums"):
+    """Small sums."""
+
+    most: int = 3
+
+    def cases(self, tokenizer, lengths, count, seed="evaluation"):
+        for number in range(min(count, self.most)):
+            document = self.encode(tokenizer, f"{number} and {number} are {2 * number}.")
+            yield Case("sums", "double", document, f"What is {number} and {number}?", (str(2 * number),), 4)
+
+    def score(self, case, text):
+        return {"exact": float(text == case.answers[0]), "letters": float(len(text))}
+'''
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_plugin():
+    yield
+    for kind in Plugin.__subclasses__():
+        for name in [name for name, plugin in kind._plugins.items() if PluginFile.of(plugin.__module__)]:
+            del kind._plugins[name]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """--plugin options of the files, none of which a worker could import."""
+    options = []
+    for name, text in {"source": SOURCE, "task": TASK}.items():
+        (tmp_path / f"my_{name}.py").write_text(text)
+        options += ["--plugin", str(tmp_path / f"my_{name}.py")]
+    return options
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "poem.txt").write_text("The ferry leaves at noon.\nNobody came.\n")
+    sections = {
+        "name": "outside",
+        "model": {"name": str(REFERENCE_MODEL), "dtype": "float32", "document_role": "document"},
+        "source": {"name": "poem", "uri": str(tmp_path / "poem.txt")},
+        "task": {"name": "shout", "max_new_tokens": 4, "mark": "?"},
+        "engine": {"kv_memory": "64MiB"},
+        "output": {"uri": str(tmp_path / "out")},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(sections))
+    return tmp_path / "job.yaml"
+
+
+@pytest.mark.ray
+def test_a_job_of_plugins_from_outside(corm_batch, ray_cluster, files, spec, tmp_path):  # noqa: F811
+    assert corm_batch("run", spec).code == 2
+    done = corm_batch("run", spec, *files, "--json")
+    assert done.code == 0, done.err
+    rows = {row["doc_id"]: row for row in read_results(str(tmp_path / "out")).to_pylist()}
+    assert set(rows) == {"line 0", "line 1"}
+    for row in rows.values():
+        assert row["output"] == row["output"].upper()
+        assert row["letters"] == len(row["output"]) - 1
+        assert row["output"].endswith("?")
+    again = corm_batch("run", spec, *files, "--json")
+    assert json.loads(again.out.splitlines()[-1])["skipped"] == 2
+    planned = corm_batch("plan", spec, *files, "--json")
+    assert json.loads(planned.out)["done"] == 2
+
+    (tmp_path / "my_task.py").write_text(TASK.replace("Sum up.", "Who came?"))
+    edited = corm_batch("run", spec, *files, "--json")
+    assert json.loads(edited.out.splitlines()[-1])["ok"] == 2
+
+
+def test_a_suite_from_outside(tmp_path):
+    from tokenizers import Tokenizer
+
+    (tmp_path / "my_suite.py").write_text(SUITE)
+    public.load_plugin(str(tmp_path / "my_suite.py"))
+    suite = public.Suite.from_spec({"name": "sums", "most": 2})
+    cases = list(suite.cases(Tokenizer.from_file(f"{REFERENCE_MODEL}/tokenizer.json"), [], 5))
+    assert [case.answers for case in cases] == [("0",), ("2",)]
+    assert suite.score(cases[1], "2") == {"exact": 1.0, "letters": 1.0}
