@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from corm_batch.engine.request import Request
+from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import LeaseError
 from corm_batch.output import clock, lease
 from corm_batch.pipeline.driver import run_job
@@ -24,8 +26,8 @@ from corm_batch.pipeline.progress import Event, JobSummary
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
-from tests.fakes import MODEL, ScriptedEngine
 
+MODEL = str(Path(__file__).parents[2] / "jobs/quickstart/model")
 COMPLETE, INTERRUPTED, NO_LEASE = 0, 3, 4
 PATIENCE_S = 2.0
 CLOCK_VARIABLE = "CHAOS_CLOCK_S"

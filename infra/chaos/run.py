@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.spec import JobSpec
 from infra.chaos.account import Account, Answer, Bounds, account
+from infra.chaos.driver import MODEL
 from infra.chaos.faults import KINDS, Fault, Series
-from tests.fakes import MODEL
 
 BOUNDS = Bounds(in_flight=4, replicas=2, part=16)
 COMMANDS = ("@kill", "@hang", "@endless", "@error")

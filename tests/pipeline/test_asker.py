@@ -4,12 +4,13 @@ from dataclasses import replace
 import pytest
 
 from corm_batch.engine.request import MemoryStats, SamplingParams
+from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.pipeline.asker import EngineAsker, total
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
-from tests.fakes import MODEL, ScriptedEngine
+from tests.fakes import MODEL
 
 TOKENIZER = PromptTokenizer.from_pretrained(MODEL, document_role="document")
 SAMPLING = SamplingParams(max_new_tokens=6)

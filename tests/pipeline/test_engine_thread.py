@@ -4,8 +4,8 @@ import time
 import pytest
 
 from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.pipeline.engine_thread import BrokenEngineError, EngineThread
-from tests.fakes import ScriptedEngine
 
 
 def decode(token_ids):

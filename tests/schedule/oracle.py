@@ -1,7 +1,7 @@
 """When a cron expression is due by the words of `corm_batch.schedule.cron`, taken literally: one minute after another.
 
-Shares nothing with the module but what the five fields allow. `python -m infra.check_zones` holds the two together in
-every zone; test_cron.py in some.
+Shares nothing with the module but what the five fields allow. `python -m tests.schedule.check_zones` holds the two
+together in every zone; test_cron.py in some.
 """
 
 from bisect import bisect_right

@@ -93,7 +93,7 @@ def test_at_the_ends_of_the_calendar_nothing_is_due(year):
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_agrees_with_going_through_every_minute(zone):
-    """All clock changes of a zone in three years, each with two of the expressions of `infra.check_zones` in turn."""
+    """All clock changes of a zone in three years, each with two of the expressions of `check_zones` in turn."""
     crons = cycle(CRONS)
     for change in changes(zone, *YEARS) or [YEARS[0]]:
         clock = WallClock(zone, change - DAY, change + DAY)

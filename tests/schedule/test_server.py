@@ -212,7 +212,7 @@ def test_a_clock_set_back_runs_nothing_twice(world):
 
 @pytest.mark.parametrize("zone", TURNING_ZONES)
 def test_starts_exactly_what_is_due(zone):
-    """Two days about each clock change of a year; `python -m infra.check_zones --serve`: two whole years."""
+    """Two days about each clock change of a year; `python -m tests.schedule.check_zones --serve`: two whole years."""
     for change in changes(zone, datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)):
         world = DueWorld(WallClock(zone, change - DAY, change + DAY), zone, SPARSE_CRONS)
         world.serve_all()

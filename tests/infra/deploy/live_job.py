@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.metrics import METRICS, RUNNING
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
-from tests.fakes import MODEL, ScriptedEngine
+from tests.fakes import MODEL
 
 JOB = "live-job"
 EMPTY = {"null": None}

@@ -1,8 +1,8 @@
 """Hold the due times of schedules against a minute-by-minute oracle, in every time zone at every clock change.
 
-    python -m infra.check_zones                            # 2024-2030, some minutes on two cores
-    python -m infra.check_zones --years 2026 2027 --zones Asia/Gaza Pacific/Chatham
-    python -m infra.check_zones --serve                    # a server through the first two years of the zones below
+    python -m tests.schedule.check_zones                            # 2024-2030, some minutes on two cores
+    python -m tests.schedule.check_zones --years 2026 2027 --zones Asia/Gaza Pacific/Chatham
+    python -m tests.schedule.check_zones --serve   # a server through the first two years of the zones below
 
 Of each zone: `tests.schedule.oracle.CRONS` over two days about each of its clock changes, or over the first two days
 where it has none. `--serve`: a schedule server whose clock jumps has to start exactly what is due. What is wrong, and a
@@ -63,8 +63,8 @@ def main() -> int:
         for count, wrong in workers.map(partial(check, tuple(arguments.years)), zones):
             counted, differences = counted + count, differences + len(wrong)
             for line in wrong:
-                print(line, flush=True)
-    print(f"{len(zones)} zones, {counted} {what}, {len(crons)} expressions: {differences} differences")
+                print(line, flush=True)  # noqa: T201
+    print(f"{len(zones)} zones, {counted} {what}, {len(crons)} expressions: {differences} differences")  # noqa: T201
     return 1 if differences else 0
 
 
