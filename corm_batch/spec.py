@@ -26,6 +26,7 @@ from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source
 from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
+from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
@@ -213,7 +214,7 @@ class JobSpec(Section):
             text = read_whole(resolve_uri(path)).decode("utf-8")
         except (SourceError, SpecError, UnicodeDecodeError) as error:
             raise SpecError(f"{path}: cannot read the spec: {error}") from error
-        data = _parse_yaml(text, path)
+        data = load_yaml(text, path)
         for override in overrides:
             data = _override(data, override)
         return cls.from_mapping(data, path)
@@ -237,32 +238,13 @@ class JobSpec(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which a key stands once: of two, the first would be dropped without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, once its own keys (merged ones may be overridden) are known to differ."""
-        own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({key for key in own if own.count(key) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str, origin: str) -> Any:
-    """What YAML text says."""
-    try:
-        return yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
-    except Exception as error:  # odd tags and nesting raise KeyError, IndexError, RecursionError, ...
-        raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}") from error
-
-
 def _override(data: Any, override: str) -> Any:
     """`data` with one `a.b=value` set in it."""
     path, separator, value = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
         raise SpecError(f"--set {shown(override)}: expected section.field=value")
-    return _with(data, keys, _parse_yaml(value, f"--set {path}"), path)
+    return _with(data, keys, load_yaml(value, f"--set {path}"), path)
 
 
 def _with(data: Any, keys: Sequence[str], value: Any, path: str) -> Any:

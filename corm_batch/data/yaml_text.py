@@ -1,0 +1,68 @@
+"""YAML that is safe to load: no key twice, no aliases that make a small file a huge value. Knows nothing of specs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import yaml
+
+from corm_batch.errors import SpecError
+
+_MOST_CHARACTERS = 1 << 20  # of the file
+_MOST_EXPANDED = 1 << 21  # characters of all values with every alias written out, and so many for each of them:
+_OF_A_VALUE = 16
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML in which a key stands once: of two, the first would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, once its own keys (merged ones may be overridden) are known to differ."""
+        own = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := sorted(key for key, count in own.items() if count > 1):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str, origin: str) -> Any:
+    """What YAML text says; `origin` names it in messages.
+
+    Raises:
+        SpecError: it is no YAML, has a key twice, or is too large, also by its aliases.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise SpecError(f"{origin}: {len(text):,} characters, of which there may be {_MOST_CHARACTERS:,}")
+    try:
+        loader = _UniqueKeys(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _expanded(node, {}) > _MOST_EXPANDED:
+                raise SpecError(f"{origin}: its aliases stand for more than {_MOST_EXPANDED:,} characters")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except SpecError:
+        raise
+    except Exception as error:  # odd tags and nesting raise KeyError, IndexError, RecursionError, ...
+        raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}") from error
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Characters of a value with every alias written out, by each node's own id in `known`.
+
+    Raises:
+        ValueError: it holds itself.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return _OF_A_VALUE + len(node.value)
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias stands inside what it stands for")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+    known[id(node)] = _OF_A_VALUE + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]

@@ -1,0 +1,46 @@
+import time
+
+import pytest
+
+from corm_batch.data.yaml_text import load_yaml
+from corm_batch.errors import SpecError
+
+LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))])
+MERGES = "\n".join(["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}], y{n}: 1}}" for n in range(1, 40))])
+
+
+def test_values_and_aliases_are_read():
+    assert load_yaml("a: &x {b: [1, two]}\nc: *x\nd: {<<: *x, e: 3}", "spec") == {
+        "a": {"b": [1, "two"]}, "c": {"b": [1, "two"]}, "d": {"b": [1, "two"], "e": 3}}  # fmt: skip
+    assert load_yaml("", "spec") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "aliases stand for more than"),
+        (MERGES, "aliases stand for more than"),
+        ("a: &a " + "x" * 1000 + "\nb: [" + "*a, " * 5000 + "]", "aliases stand for more than"),
+        ("a: &a [*a]", "an alias stands inside what it stands for"),
+        ("a: &a {b: *a}", "an alias stands inside what it stands for"),
+        ("a: " + "x" * (1 << 20), "1,048,579 characters, of which there may be"),
+        ("[" * 100_000, "no valid YAML: RecursionError"),
+        ("a: 1\na: 2", "a given twice"),
+        ("a: !!python/object:os.system x", "no valid YAML: ConstructorError"),
+        ("a: b: c", "no valid YAML: ScannerError"),
+        ("a: " + "9" * 5000, "no valid YAML: ValueError"),
+        ("---\na: 1\n---\nb: 2", "no valid YAML: ComposerError"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_yaml_or_too_large_is_refused_at_once(text, said):
+    began = time.process_time()
+    with pytest.raises(SpecError, match=f"spec: .*{said}"):
+        load_yaml(text, "spec")
+    assert time.process_time() - began < 5
+
+
+def test_many_keys_take_no_time():
+    began = time.process_time()
+    assert len(load_yaml("\n".join(f"k{n}: {n}" for n in range(20_000)), "spec")) == 20_000
+    assert time.process_time() - began < 20
