@@ -202,6 +202,35 @@ def test_credentials_are_refused_and_not_repeated(sections):
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "refused"),
+    [
+        ("data", "data/answers", True),
+        ("data", "data", True),
+        ("data/answers/results", "data/answers", True),
+        ("way", "data/answers", True),
+        ("data/**", "data/answers", True),
+        ("s3://b/data/", "s3://b/data/answers", True),
+        ("data", "data-answers", False),
+        ("data/in", "data", False),
+        ("data/*.parquet", "data/answers", False),
+    ],
+)
+def test_an_output_that_the_source_would_read_is_refused(source, output, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "way").symlink_to("data")
+    sections = {**MINIMAL, "source": {"name": "parquet", "uri": source}, "output": {"uri": output}}
+    if not refused:
+        assert JobSpec.from_mapping(sections).source.uri.endswith(source)
+        return
+    with pytest.raises(SpecError, match=r"output\.uri: the source at .* would read what is written to ") as caught:
+        JobSpec.from_mapping(sections)
+    assert output in str(caught.value)
+    assert source in str(caught.value)
+    assert JobSpec.from_mapping({**sections, "source": {"name": "jsonl", "uri": source}})
+
+
 def test_relative_paths_count_from_the_current_directory(tmp_path, monkeypatch):
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +79,7 @@ def _print_output(console: Console, uri: str, expected: Expected | None) -> None
             print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
         print_failures(console, figures)
         verdict = [("answers", expected.verdict(read_results(uri)))] if expected is not None else []
-        print_totals(console, "Totals", figures, verdict)
+        print_totals(console, "Totals", replace(figures, failed_files=()), verdict)  # those are named below
 
 
 def _left(summary: JobSummary) -> str:

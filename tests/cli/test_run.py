@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,12 @@ def test_each_broken_file_has_one_line(corm_batch, write_job, fake_job, monkeypa
     run_job = driver.run_job
 
     def broken(*args, **options):
-        return replace(run_job(*args, **options), failed_files=BROKEN, empty_files=("/in/c.jsonl",))
+        summary = replace(run_job(*args, **options), failed_files=BROKEN, empty_files=("/in/c.jsonl",))
+        record = Path(summary.output_uri, "_job/runs/run-1.json")
+        record.write_text(
+            json.dumps(json.loads(record.read_text()) | {"failed_files": [asdict(file) for file in BROKEN]})
+        )
+        return summary
 
     monkeypatch.setattr(driver, "run_job", broken)
     result = corm_batch("run", write_job(ROWS))
