@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from corm_batch.errors import CormBatchError
     from corm_batch.evaluation.base import Case, Suite
     from corm_batch.ops.pages import NEVER
-    from corm_batch.output.ledger import read_results
+    from corm_batch.output.newest_rows import read_results
     from corm_batch.pipeline.driver import run_job
     from corm_batch.policies.base import KVPolicy
     from corm_batch.registry import load_plugin
@@ -64,7 +64,7 @@ _MODULES = {
     "Task": "tasks.base",
     "TaskResult": "tasks.base",
     "load_plugin": "registry",
-    "read_results": "output.ledger",
+    "read_results": "output.newest_rows",
     "run_job": "pipeline.driver",
 }
 

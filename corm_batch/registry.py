@@ -94,6 +94,8 @@ class Plugin(BaseModel):
         version: raised when the same settings are to give other answers than before, which has all documents answered
             under the former version answered again. A new field whose default does what was done before needs none.
             A plug-in file that does not say has the version of its text: whatever changes in it counts.
+        gone: fields that a former version had, and the values at which they did what is done without them: rows
+            answered under these stand. Null needs no mention.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +104,7 @@ class Plugin(BaseModel):
     kind: ClassVar[str] = ""
     package: ClassVar[str] = ""
     version: ClassVar[int | str] = INITIAL_VERSION
+    gone: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     _plugins: ClassVar[dict[str, type[Plugin]]] = {}
 
     def __init_subclass__(cls, *, name: str = "", kind: str = "", package: str = "", **kwargs: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import corm_batch as public
-from corm_batch.output.ledger import read_results
+from corm_batch.output.newest_rows import read_results
 from corm_batch.plugin_file import PluginFile
 from corm_batch.registry import Plugin
 from tests.cli.conftest import corm_batch  # noqa: F401

@@ -71,7 +71,7 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
 
 
 def _print_output(console: Console, uri: str, expected: Expected | None) -> None:
-    from corm_batch.output.ledger import read_results
+    from corm_batch.output.newest_rows import read_results
     from corm_batch.report.job_report import read_report
 
     if figures := read_report(uri):

@@ -39,7 +39,7 @@ _TOKENS = (
 RESULT_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
     column("content_sha256", pa.string(), "hash of what the document said", nullable=False),
-    column("fingerprint", pa.string(), "hash of everything in the spec that changes the answer", nullable=False),
+    column("fingerprint", pa.string(), "hash of what the spec sets and the answer depends on", nullable=False),
     _RUN_ID,
     STATUS,
     column("output", pa.string(), "the answer; when failed, everything the model wrote, null where it wrote nothing"),

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from corm_batch.data.document import digest
 from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
-from corm_batch.output.ledger import digest
 from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
 from corm_batch.output.parts import Table, folder, read_ahead, read_fields
 

@@ -6,7 +6,6 @@ damaged says nothing: its documents are answered again.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +13,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-from corm_batch.data.document import Document
-from corm_batch.data.filesystem import list_files
-from corm_batch.data.schema import RESULT_FIELDS, memory_schema, result_schema
-from corm_batch.data.uri import resolve_uri
-from corm_batch.errors import DamagedPartError, SourceError
-from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
+from corm_batch.data.document import Document, digest
+from corm_batch.data.schema import RESULT_FIELDS
+from corm_batch.errors import DamagedPartError
+from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]
@@ -157,40 +153,6 @@ class Ledger:
             stands = self._settings.fingerprint == fingerprint if settings is None else self._settings.same_as(settings)
             self._writers.append(_Writer(key[1].decode() or None, settings, stands))
         return self._numbers[key]
-
-
-def read_results(output_uri: str, *, memory: bool = False) -> pa.Table:
-    """The newest row of every document, in no particular order; no rows when nothing is committed yet.
-
-    Args:
-        output_uri: where the job wrote: a folder, local or s3://.
-        memory: add the columns of the memory table; null where a part of it is gone.
-
-    Raises:
-        SpecError: no such kind of place.
-        SourceError: no job has written there, or a part cannot be read. A damaged part (DamagedPartError) is not left
-            out: the row before, of the same document, would be taken for its newest.
-    """
-    uri = resolve_uri(output_uri)
-    newest = newest_rows(uri)
-    if not newest and not list_files(f"{folder(uri, '_job')}/"):
-        raise SourceError(f"{output_uri}: no job has written there; expected the output.uri of a job")
-    memory_of = memory_parts(uri) if memory else {}
-    no_memory, empty = memory_schema({}).empty_table(), result_schema((), {}).empty_table()
-
-    def read(part: str) -> pa.Table:
-        rows = read_part(part).filter(newest[part])
-        if not memory:
-            return rows
-        return with_memory(rows, read_part(memory_of[part]) if part in memory_of else no_memory)
-
-    parts = list(read_ahead(read, newest)) or [with_memory(empty, no_memory) if memory else empty]
-    return pa.concat_tables(parts, promote_options="permissive")
-
-
-def digest(*parts: str) -> bytes:
-    """16 bytes that stand for these texts where there are too many to hold."""
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _read(uri: str) -> pa.Table | DamagedPartError:

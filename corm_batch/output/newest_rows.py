@@ -6,12 +6,46 @@ gone, none.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.schema import DOC_ID, STATUS
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
+from corm_batch.data.filesystem import list_files
+from corm_batch.data.schema import DOC_ID, STATUS, memory_schema, result_schema
+from corm_batch.data.uri import resolve_uri
+from corm_batch.errors import SourceError
+from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
+
+
+def read_results(output_uri: str | os.PathLike[str], *, memory: bool = False) -> pa.Table:
+    """The newest row of every document, in no particular order; no rows when nothing is committed yet.
+
+    Args:
+        output_uri: where the job wrote: a folder, local or s3://.
+        memory: add the columns of the memory table; null where a part of it is gone.
+
+    Raises:
+        SpecError: no such kind of place.
+        SourceError: no job has written there, or a part cannot be read. A damaged part (DamagedPartError) is not left
+            out: the row before, of the same document, would be taken for its newest.
+    """
+    uri = resolve_uri(os.fspath(output_uri))
+    newest = newest_rows(uri)
+    if not newest and not list_files(f"{folder(uri, '_job')}/"):
+        raise SourceError(f"{output_uri}: no job has written there; expected the output.uri of a job")
+    memory_of = memory_parts(uri) if memory else {}
+    no_memory, empty = memory_schema({}).empty_table(), result_schema((), {}).empty_table()
+
+    def read(part: str) -> pa.Table:
+        rows = read_part(part).filter(newest[part])
+        if not memory:
+            return rows
+        return with_memory(rows, read_part(memory_of[part]) if part in memory_of else no_memory)
+
+    parts = list(read_ahead(read, newest)) or [with_memory(empty, no_memory) if memory else empty]
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 def newest_rows(output_uri: str) -> dict[str, pa.Array]:

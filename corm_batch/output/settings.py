@@ -2,7 +2,8 @@
 
 A setting at its default says nothing and stays out of the fingerprint: an upgrade that adds a field, or has another
 default, leaves every row done. Where a later version gives other answers on purpose, it raises the `version` of the
-plug-in, which counts like a setting. A setting that is no longer known counts as another one. Knows nothing of rows.
+plug-in, which counts like a setting. A setting that is no longer known counts as another one, unless it was at a value
+that the plug-in lists as `gone`. Knows nothing of rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter
@@ -141,10 +143,12 @@ def _flat(
 ) -> Iterator[tuple[str, Any, Any]]:
     """(path, value, default) of every setting of `given` that may change an answer; `owner` declares them."""
     fields = {field.alias or name: field for name, field in owner.model_fields.items()} if owner else {}
+    gone = owner.gone if owner and issubclass(owner, Plugin) else {}
     for key, value in given.items():
         field = fields.get(key)
         if field is None:
-            yield f"{path}{key}", value, _NONE
+            if value is not None and value not in gone.get(key, ()):
+                yield f"{path}{key}", value, _NONE
             continue
         if SAME_ANSWERS in field.metadata and not (owner is EngineConfig and key in read_by_policy):
             continue
@@ -154,7 +158,8 @@ def _flat(
         elif not issubclass(nested, Plugin):
             yield from _flat(nested, value, f"{path}{key}.", read_by_policy, are_now)
         else:
-            yield f"{path}{key}.name", value["name"], default["name"] if isinstance(default, Mapping) else _NONE
+            inner = path and isinstance(default, Mapping)  # which task and which policy is always told
+            yield f"{path}{key}.name", value["name"], default["name"] if inner else _NONE
             plugin = nested.registered().get(value["name"])
             version = value.get("version", INITIAL_VERSION)
             yield f"{path}{key}.version", plugin.version if plugin and are_now else version, INITIAL_VERSION
@@ -164,8 +169,13 @@ def _flat(
 
 def _nested(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a field holds, which may be None; None for a field that is a value."""
-    kinds = [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    kinds = [field.annotation]
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        if get_origin(kind) in (Annotated, Union, UnionType):
+            kinds += get_args(kind)
+    return None
 
 
 def _default(field: FieldInfo) -> Any:

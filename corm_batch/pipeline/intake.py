@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from corm_batch.data.document import Document
+from corm_batch.data.document import Document, digest
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.errors import FileError
-from corm_batch.output.ledger import Ledger, digest
+from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
 

@@ -26,6 +26,7 @@ from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.reasoning import ReasoningMarks
 
 ROOT = Path(__file__).parents[2]
 EARLIER_RUN = "20000101T000000Z-000000"  # runs sort by their ids
@@ -63,6 +64,8 @@ class NoOpEngine:
 
 class NoOpTokenizer:
     """Two tokens whatever the text."""
+
+    reasoning = ReasoningMarks("<think>", "</think>")
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of any prompt."""

@@ -13,7 +13,7 @@ import pytest
 from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import SubmittedJob
 from corm_batch.errors import CormBatchError
-from corm_batch.output.ledger import read_results
+from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants
 from tests.until import until

@@ -12,7 +12,8 @@ from corm_batch.engine.request import MemoryStats
 from corm_batch.errors import DamagedPartError, SourceError, SpecError
 from corm_batch.output import parts
 from corm_batch.output.committed import read_committed
-from corm_batch.output.ledger import Ledger, read_results
+from corm_batch.output.ledger import Ledger
+from corm_batch.output.newest_rows import read_results
 from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import JobSpec, OutputSection
@@ -82,7 +83,7 @@ def test_an_output_may_be_written_in_every_way(commit, tmp_path, monkeypatch):
         f"file://{tmp_path}",
         f"{name}/../{name}",
     ):
-        (row,) = read_results(str(output), memory=True).to_pylist()
+        (row,) = read_results(output, memory=True).to_pylist()
         assert (row["doc_id"], row["output"], row["kv_bytes_full"]) == ("a", "fine", 5)
     with pytest.raises(SpecError, match="s3://"):
         read_results("ftp://elsewhere")

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from corm_batch.data.uri import resolve_uri
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.parts import list_parts, read_part
-from corm_batch.output.settings import SETTINGS, AnswerSettings
+from corm_batch.output.settings import SETTINGS, AnswerSettings, _flat
 from corm_batch.policies.corm import Corm
+from corm_batch.registry import Plugin
 from corm_batch.spec import JobSpec
 from tests.test_spec import MINIMAL
 
@@ -49,7 +53,6 @@ CHANGES_ANSWERS = [
     {"engine": {"max_model_len": 4096}},
     {"engine": {"compact_every": 7}},
     {"model": {"name": "org/model", "trust_remote_code": True}},
-    {"policy": {"name": "random"}, "engine": {"tensor_parallel": 2}},
 ]
 CHANGES_NOTHING = [
     {"name": "other"},
@@ -72,6 +75,13 @@ def test_fingerprint_leaves_out_where_and_how_fast(sections):
     assert settings(**sections).fingerprint == settings().fingerprint
 
 
+def test_tensor_parallel_counts_under_a_policy_that_counts_the_heads_of_a_rank():
+    random = {"name": "random"}
+    assert settings(policy=random).fingerprint != settings(policy=random, engine={"tensor_parallel": 2}).fingerprint
+    (change,) = settings(policy=random).changes(written(settings(policy=random, engine={"tensor_parallel": 2})))
+    assert change.text == "engine.tensor_parallel 2 -> 1"
+
+
 def test_fingerprint_follows_the_weights_not_the_folder():
     assert settings().fingerprint != settings("abd").fingerprint
     here, there = settings(model={"name": "/here"}), settings(model={"name": "s3://bucket/there"})
@@ -85,8 +95,8 @@ def test_what_is_written_down_is_read_again():
     assert (before.values, before.told, before.fingerprint) == (now.values, now.told, now.fingerprint)
     assert now.same_as(before)
     assert now.changes(before) == ()
-    assert now.told == {"model.name": "org/model", "model.hash": "abc", "policy.window": 64, "task.stop": ["é"],
-                        "task.name": "summarize"}  # fmt: skip
+    assert now.told == {"model.name": "org/model", "model.hash": "abc", "policy.name": "corm", "policy.window": 64,
+                        "task.name": "summarize", "task.stop": ["é"]}  # fmt: skip
 
 
 def test_a_field_that_is_new_leaves_rows_done_at_its_default_alone():
@@ -115,6 +125,58 @@ def test_a_setting_that_is_no_longer_known_is_another_one():
     before = written(settings(), told=["policy.sinks"], policy__sinks=4)
     assert [change.text for change in settings().changes(before)] == ["policy.sinks 4 -> -"]
     assert settings().same_as(written(settings(), policy__sinks=0))  # its default, which changed nothing
+
+
+def test_a_field_that_is_gone_leaves_rows_done_at_the_values_that_said_nothing(monkeypatch):
+    def before(**fields):
+        spec = yaml.safe_load(JobSpec.from_mapping(MINIMAL).to_yaml())
+        spec["policy"] |= fields
+        return AnswerSettings.of_part(
+            {b"corm_batch.spec": yaml.safe_dump(spec).encode(), b"corm_batch.model_hash": b"abc"}
+        )
+
+    assert settings().same_as(before(sinks=None))
+    assert not settings().same_as(before(sinks=4))
+    monkeypatch.setattr(Corm, "gone", {"sinks": (0, 4)})
+    assert settings().same_as(before(sinks=4))
+    assert [change.text for change in settings().changes(before(sinks=5))] == ["policy.sinks 5 -> -"]
+
+
+class Inner(Plugin, kind="inner", package="corm_batch.policies"):
+    """A plug-in inside a plug-in."""
+
+    most: int = 7
+
+
+class InnerOne(Inner, name="one"):
+    """One."""
+
+
+class InnerTwo(Inner, name="two"):
+    """Another."""
+
+
+class Outer(BaseModel):
+    """Fields that hold plug-ins, with and without a default."""
+
+    inner: Annotated[Inner, "marked"] | None = None
+    other: Inner = InnerOne()
+    values: dict[str, int] = {}
+
+
+def told(**fields):
+    found = _flat(Outer, fields, "policy.", frozenset(), True)
+    return {path: value for path, value, default in found if value != default}
+
+
+def test_plug_ins_inside_plug_ins_are_told_by_their_own_defaults(monkeypatch):
+    at_default = {"inner": None, "other": {"name": "one", "most": 7}, "values": {}}
+    assert told(**at_default) == {}
+    assert told(inner={"name": "one", "most": 7}) == {"policy.inner.name": "one"}
+    assert told(other={"name": "two", "most": 8}) == {"policy.other.name": "two", "policy.other.most": 8}
+    assert told(values={"a": 1}) == {"policy.values": {"a": 1}}
+    monkeypatch.setattr(InnerOne, "version", 3)
+    assert told(**at_default) == {"policy.other.version": 3}
 
 
 def test_a_version_of_a_plug_in_has_its_rows_answered_again(monkeypatch):

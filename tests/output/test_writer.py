@@ -13,7 +13,7 @@ from corm_batch.errors import LeaseError, OutputError
 from corm_batch.output import clock
 from corm_batch.output import lease as lease_module
 from corm_batch.output.lease import Lease
-from corm_batch.output.ledger import read_results
+from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts
 from corm_batch.output.run_id import start_run
 from corm_batch.output.writer import PartWriter

@@ -15,7 +15,7 @@ from corm_batch.data.filesystem import read_whole
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
 from corm_batch.output import clock, lease
 from corm_batch.output.lease import Lease
-from corm_batch.output.ledger import read_results
+from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
 from corm_batch.pipeline.driver import run_job

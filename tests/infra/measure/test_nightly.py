@@ -2,7 +2,7 @@
 
 import pytest
 
-from corm_batch.output.ledger import read_results
+from corm_batch.output.newest_rows import read_results
 from corm_batch.pipeline.driver import run_job
 from infra.measure.driver import resume
 from infra.measure.no_op_job import commit_history, load_no_op, no_op_spec, write_archive
@@ -13,9 +13,9 @@ def test_a_night_answers_the_ten_that_changed_and_the_next_one_nothing(ray_clust
     spec = no_op_spec(tmp_path)
     write_archive(tmp_path, 5010)
     commit_history(spec, 5010)
-    assert resume(tmp_path) == {"done": 5010}
+    assert resume(tmp_path) == {"ok": 5010}
     write_archive(tmp_path, 5010, changed=10)
-    assert resume(tmp_path) == {"done": 5000, "todo": 10}
+    assert resume(tmp_path) == {"ok": 5000, "todo": 10}
     summary = run_job(spec, load_model=load_no_op)
     assert (summary.ok, summary.failed, summary.skipped) == (10, 0, 5000)
     newest = read_results(spec.output.uri)
