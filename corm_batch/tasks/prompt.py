@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Annotated, Any, Self
 
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import TemplateError, meta, nodes
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.errors import AnswerError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
+from corm_batch.tasks.render import ENVIRONMENT, Renderer
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"
-
-
-def _not_null(value: Any) -> Any:
-    """Refuse to print a null, which would read "None" in the prompt."""
-    if value is None:
-        raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
-    return value
-
-
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True)
+_ROW = "row"
+_RENDERER = Renderer()
 
 
 def _valid_template(source: str) -> str:
-    """Refuse a template with a syntax error."""
+    """Refuse a template with a syntax error, or with a column's name that Jinja reads as a difference."""
     try:
-        _compiled(source)
+        tokens = [(kind, value) for _, kind, value in ENVIRONMENT.lex(source)]
+        ENVIRONMENT.from_string(source)
     except (TemplateError, RecursionError) as error:
-        raise ValueError(f"no valid template: {error}") from error
+        raise ValueError(f'no valid template: {error} (a column of any name: {_ROW}["any name"])') from error
+    for (left, a), (middle, minus), (right, b) in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if (left, middle, right) == ("name", "operator", "name") and minus == "-":
+            raise ValueError(
+                f'{a}-{b} is {a} minus {b}: a column of that name is {_ROW}["{a}-{b}"], a difference {a} - {b}'
+            )
     return source
-
-
-@lru_cache(maxsize=64)
-def _compiled(source: str) -> Template:
-    """The template, parsed once."""
-    return _ENVIRONMENT.from_string(source)
 
 
 TemplateText = Annotated[str, AfterValidator(_valid_template), Field(min_length=1)]
@@ -50,12 +42,14 @@ TemplateText = Annotated[str, AfterValidator(_valid_template), Field(min_length=
 class PromptTask(Task, name="prompt"):
     """Whatever a Jinja template over the row's columns, `text` and `doc_id` says.
 
-    The template is the whole user message. With `overflow: map_reduce` it is rendered once for every window (the window
-    is its `text`), and `reduce_template` makes one prompt of the answers, its `outputs`; when they are too many for the
-    context they are combined group by group.
+    A column whose name is not one word is `row["its name"]`. The template is the whole user message. With `overflow:
+    map_reduce` it is rendered once for every window (the window is its `text`), and `reduce_template` makes one prompt
+    of the answers, its `outputs`; when they are too many for the context they are combined group by group.
     """
 
-    template: TemplateText = Field(description="the prompt; {{ text }} is the document")
+    template: TemplateText = Field(
+        description='the prompt; {{ text }} is the document, {{ row["a-name"] }} a column of any name'
+    )
     reduce_template: TemplateText | None = Field(None, description="with map_reduce: a prompt of {{ outputs }}, a list")
 
     @model_validator(mode="after")
@@ -76,10 +70,14 @@ class PromptTask(Task, name="prompt"):
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Ask what the template says about one document."""
 
-        def prompt(piece: str) -> Prompt:
-            return self._render(self.template, document, text=piece)
+        text = text_of(document)
+        # in a thread: a template may take all the time it has, and others' answers wait for the event loop
+        whole = await asyncio.to_thread(self._render, self.template, document, text=text)
 
-        answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text_of(document), prompt)))
+        def prompt(piece: str) -> Prompt:
+            return whole if piece == text else self._render(self.template, document, text=piece)
+
+        answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
         asked = [*answers]
         while len(answers) > 1:
             groups = self._grouped(answers, document, asker)
@@ -108,12 +106,18 @@ class PromptTask(Task, name="prompt"):
     def _render(self, template: str, document: Document, **values: Any) -> Prompt:
         """The template over the row's columns and `values`; DocumentError when they do not suit it."""
         columns = {"text": document.text, "doc_id": document.doc_id, **document.columns, **values}
-        try:
-            return Prompt("", _compiled(template).render(columns))
-        except Exception as error:  # an expression in a template can raise anything
-            raise DocumentError(f"the template cannot be rendered: {type(error).__name__}: {error}") from error
+        return Prompt("", _RENDERER.render(template, {_ROW: dict(columns), **columns}))
 
 
 def _variables(template: str) -> set[str]:
-    """Names the template takes from outside."""
-    return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
+    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
+    tree = ENVIRONMENT.parse(template)
+    names = meta.find_undeclared_variables(tree)
+    items = [
+        item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == _ROW
+    ]
+    columns = {
+        item.arg.value for item in items if isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str)
+    }
+    uses = sum(name.name == _ROW for name in tree.find_all(nodes.Name))
+    return (names - {_ROW}) | columns if _ROW in names and uses == len(items) else names

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from corm_batch.errors import AnswerError, DocumentError, SpecError
@@ -76,6 +78,8 @@ def test_a_row_that_does_not_suit_the_template_fails_alone(template, said, fake_
         ({"template": "{{ text "}, r"task\.template: no valid template: "),
         ({"template": "{% include 'x' %}{{ text | nofilter }}"}, r"task\.template: no valid template: .*nofilter"),
         ({"template": ""}, r"task\.template: "),
+        ({"template": "{{ publish-date }}"}, r'publish-date is publish minus date: .*row\["publish-date"\]'),
+        ({"template": "{{ text }} {{ Author Name }}"}, r'no valid template: .*row\["any name"\]'),
         (
             {"template": "{{ text }}", "overflow": "map_reduce"},
             TOGETHER,
@@ -96,3 +100,25 @@ def test_templates_are_checked_at_load(fields, said):
 
 def test_the_class_is_found_by_name():
     assert Task.registered()["prompt"] is PromptTask
+
+
+def test_a_column_of_any_name_is_reached_through_row(fake_asker, answer):
+    task = prompt_task("{{ row['publish-date'] }} {{ row[\"Author Name\"] }} {{ row['class'] }} {{ text }} {{ 7 - 2 }}")
+    assert task.source_columns == ["Author Name", "class", "publish-date"]
+    asker = fake_asker(lambda prompt: "fine")
+    answer(task, asker, "the text", **{"publish-date": "2020-01-01", "Author Name": "Ann", "class": "x"})
+    assert asker.prompts[0].instruction == "2020-01-01 Ann x the text 5"
+
+
+def test_a_column_may_itself_be_called_row(fake_asker, answer):
+    task = prompt_task("{{ row }} {{ row['a'] }}")
+    assert task.source_columns == ["row"]
+    asker = fake_asker(lambda prompt: "fine")
+    answer(task, asker, "text", row={"a": 1})
+    assert asker.prompts[0].instruction == "{'a': 1} 1"
+
+
+def test_a_template_of_any_size_is_read_at_once():
+    began = time.process_time()
+    prompt_task("{{ 'a' * 10**10 }}{{ '%1000000000d' % 1 }}{% if 'b' | center(10**10) %}{% endif %}")
+    assert time.process_time() - began < 1

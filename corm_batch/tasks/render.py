@@ -1,0 +1,146 @@
+"""Templates over a row's columns, rendered in a process of their own: a template may ask for any time and memory.
+
+The process imports Jinja and nothing of the engine; it is given a limit of memory, and ended when it takes too long.
+Knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import resource
+import select
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import IO, Any
+
+from jinja2 import StrictUndefined, Template, UndefinedError, pass_context
+from jinja2.sandbox import SandboxedEnvironment
+
+from corm_batch.errors import DocumentError
+
+LIMIT_S = 10.0  # of one rendering; a large document takes milliseconds
+_MEMORY = 1 << 30  # bytes of the process beyond what is rendered
+_TEXT = 1 << 24  # characters of a prompt beyond what its row holds
+_HEAD = struct.Struct("!Q")
+
+
+@pass_context  # and so no constant is evaluated, however large, while a spec is read
+def _not_null(_: Any, value: Any) -> Any:
+    """Refuse to print a null, which would read "None" in the prompt."""
+    if value is None:
+        raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
+    return value
+
+
+ENVIRONMENT = SandboxedEnvironment(
+    undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False
+)
+
+
+class Renderer:
+    """A process that renders; started with the first template, and again after one that had to be ended."""
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def render(self, template: str, columns: Mapping[str, Any]) -> str:
+        """The template over `columns`; blocks until it is rendered.
+
+        Raises:
+            DocumentError: it does not suit them, or takes more time or memory than it may.
+        """
+        with self._lock:
+            try:
+                ok, text = self._ask(pickle.dumps((template, dict(columns))))
+            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                self.close()
+                raise DocumentError(
+                    f"the template cannot be rendered: it takes more than {self._limit_s:g} s or {_MEMORY >> 20} MiB"
+                ) from error
+        if not ok:
+            raise DocumentError(f"the template cannot be rendered: {text}")
+        return text
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _ask(self, request: bytes) -> tuple[bool, str]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            command = [sys.executable, "-m", "corm_batch.tasks.render"]
+            path = os.pathsep.join(filter(None, sys.path))  # Ray may have put the package there
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # an interrupt is its owner's to handle
+            )
+            atexit.register(self.close)
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(_HEAD.pack(len(request)) + request)
+        stdin.flush()
+        ready, _, _ = select.select([stdout], [], [], self._limit_s)
+        if not ready:
+            raise EOFError("no answer in time")
+        answer: tuple[bool, str] = pickle.loads(_message(stdout))
+        return answer
+
+
+def _message(file: IO[bytes]) -> bytes:
+    """The next message; EOFError when there is none."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        raise EOFError("the process has ended")
+    return file.read(_HEAD.unpack(head)[0])
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> Template:
+    """The template, parsed once."""
+    return ENVIRONMENT.from_string(source)
+
+
+def _answer(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool, str]:
+    """Whether it can be rendered, and the text or why not."""
+    try:
+        text = _compiled(template).render(columns)
+        if len(text) > limit:
+            return False, f"{len(text):,} characters, of which there may be {limit:,}"
+        return True, text
+    except Exception as error:  # an expression in a template can raise anything
+        return False, f"{type(error).__name__}: {error}"
+
+
+def _serve() -> None:
+    """The process: one request after another until its owner is gone."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while True:
+        try:
+            request = _message(requests)
+        except EOFError:
+            return
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + 8 * len(request), resource.RLIM_INFINITY))
+        template, columns = pickle.loads(request)
+        answer = pickle.dumps(_answer(template, columns, _TEXT + len(request)))
+        answers.write(_HEAD.pack(len(answer)) + answer)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()
