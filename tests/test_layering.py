@@ -1,6 +1,7 @@
 """A file imports only from its own layer or from layers below it; heavy libraries stay in the layer that owns them."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "corm_batch"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "corm_batch"
 LAYERS = [
     "harmless",
     "errors",
@@ -44,7 +46,10 @@ OWNERS = {
     "typer": ["cli/"],
     "rich": ["cli/"],
 }
+# a file that imports back, only when it is called, and why
+BACK = {("engine/engine.py", "engine/parallel.py"): "`Engine.from_pretrained` picks the engine of several processes"}
 FILES = sorted(PACKAGE.rglob("*.py"))
+INFRA = sorted((ROOT / "infra").rglob("*.py"))
 
 
 def imports(tree):
@@ -56,6 +61,26 @@ def imports(tree):
             assert node.level == 0, f"relative import in line {node.lineno}"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_imported(path):
+    """Files of the tree that `path` imports when it runs: what only type checkers read is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from filter(None, (file_of(alias.name) for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            found = {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+            yield from found - {None, PACKAGE / "__init__.py"}  # which imports when it is asked for a name
+
+
+def file_of(module):
+    """The file of the tree that is this module; None for every other."""
+    place = ROOT / module.replace(".", "/")
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 def is_inside(module, package):
@@ -105,6 +130,32 @@ def test_every_library_is_a_declared_dependency():
 def test_every_folder_is_a_known_layer():
     found = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES} - {"__init__"}
     assert found == set(LAYERS)
+
+
+def test_no_file_imports_itself_in_the_end():
+    graph = {path: set(files_imported(path)) for path in (*FILES, *INFRA)}
+    assert sum(map(len, graph.values())) > 500
+    for importer, imported in BACK:
+        graph[PACKAGE / importer].remove(PACKAGE / imported)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(str(path.relative_to(ROOT)) for path in error.args[1]))
+
+
+def test_the_package_knows_nothing_of_infra_nor_either_of_the_tests():
+    for path in (*FILES, *INFRA):
+        above = ("tests", "infra") if path.is_relative_to(PACKAGE) else ("tests",)
+        found = [module for module in imports(ast.parse(path.read_text(encoding="utf-8"))) if module.startswith(above)]
+        assert not found, path.relative_to(ROOT)
+
+
+def test_folders_of_infra_do_without_each_other():
+    for path in INFRA:
+        own = path.relative_to(ROOT).parts[1]
+        for imported in files_imported(path):
+            if imported.is_relative_to(ROOT / "infra"):
+                assert imported.relative_to(ROOT).parts[1] == own, f"{path.relative_to(ROOT)} imports {imported}"
 
 
 def test_command_line_starts_without_heavy_libraries():
