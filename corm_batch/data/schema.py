@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+SCHEMA_VERSION = "1"
+"""Of both tables, in their metadata; raised when a column changes its meaning or goes, not for a new one."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -102,9 +104,13 @@ RESULT_NAMES = frozenset(field.name for field in RESULT_FIELDS)
 
 def result_schema(task_fields: Iterable[pa.Field], metadata: Mapping[str, str]) -> pa.Schema:
     """Columns of the results table: ours, then the task's; `metadata` names the spec, versions and model."""
-    return pa.schema([*RESULT_FIELDS, *task_fields], metadata=dict(metadata))
+    return pa.schema([*RESULT_FIELDS, *task_fields], metadata=_metadata(metadata))
 
 
 def memory_schema(metadata: Mapping[str, str]) -> pa.Schema:
     """Columns of the memory table."""
-    return pa.schema(MEMORY_FIELDS, metadata=dict(metadata))
+    return pa.schema(MEMORY_FIELDS, metadata=_metadata(metadata))
+
+
+def _metadata(of_run: Mapping[str, str]) -> dict[str, str]:
+    return {"corm_batch.schema_version": SCHEMA_VERSION, **of_run}

@@ -35,6 +35,7 @@ def test_metadata_and_units_survive_parquet():
     read = pq.read_schema(file)
     assert read.names == [field.name for field in RESULT_FIELDS] + ["title"]
     assert read.metadata[b"spec"] == b"name: papers"
+    assert read.metadata[b"corm_batch.schema_version"] == memory_schema({}).metadata[b"corm_batch.schema_version"]
     assert read.field("queue_s").metadata[b"unit"] == b"seconds"
     assert read.field("committed_at").type == pa.timestamp("us", tz="UTC")
     assert frozenset(read.names) - RESULT_NAMES == {"title"}
