@@ -24,7 +24,7 @@ from pydantic import (
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
-from corm_batch.data.sources.base import Source
+from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
 from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.config import EngineConfig
@@ -232,6 +232,21 @@ class JobSpec(Section):
             return cls.model_validate(data)
         except ValidationError as error:
             raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
+
+    def splits(self) -> list[Split]:
+        """What there is to read, with the columns that the task asks for.
+
+        Raises:
+            SourceError: nothing there, or the place cannot be read.
+            SpecError: no file has the columns, or a link leads from the source to this job's own output.
+        """
+        splits = self.source.splits(self.task.source_columns)
+        if not is_s3(self.output.uri):
+            parts = tuple(f"{os.path.realpath(self.output.uri)}/{table}/" for table in ("results", "memory"))
+            for uri in dict.fromkeys(split.uri for split in splits if not is_s3(split.uri)):
+                if os.path.realpath(uri).startswith(parts):
+                    raise SpecError(f"output.uri: a link leads from the source to what is written there: {uri}")
+        return splits
 
     def to_yaml(self) -> str:
         """The complete spec, every default written out; `load` reads it back to an equal one."""

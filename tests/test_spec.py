@@ -2,6 +2,8 @@ import pickle
 import string
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -229,6 +231,19 @@ def test_an_output_that_the_source_would_read_is_refused(source, output, refused
     assert output in str(caught.value)
     assert source in str(caught.value)
     assert JobSpec.from_mapping({**sections, "source": {"name": "jsonl", "uri": source}})
+
+
+def test_a_link_from_the_source_to_its_own_output_is_refused_before_it_is_read(tmp_path):
+    for name in ("in/a.parquet", "out/results/part-0.parquet", "out/in/b.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"doc_id": ["a"], "text": ["x"]}), tmp_path / name)
+    sections = {**MINIMAL, "output": {"uri": str(tmp_path / "out")}}
+    for source in ("in", "out/in"):
+        job = JobSpec.from_mapping({**sections, "source": {"name": "parquet", "uri": str(tmp_path / source)}})
+        assert [split.num_rows for split in job.splits()] == [1]
+    (tmp_path / "out/in/more").symlink_to(tmp_path / "out/results")
+    with pytest.raises(SpecError, match=r"output\.uri: a link leads from the source .*/in/more/part-0\.parquet"):
+        job.splits()
 
 
 def test_relative_paths_count_from_the_current_directory(tmp_path, monkeypatch):

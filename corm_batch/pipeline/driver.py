@@ -64,7 +64,7 @@ def run_job(
     Raises:
         CormBatchError: the job itself failed; what was committed before is safe and a rerun goes on from there.
     """
-    splits = spec.source.splits(spec.task.source_columns)
+    splits = spec.splits()
     model_hash = revision_hash(spec.model)
     answer_settings = AnswerSettings.of(spec, model_hash)
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back

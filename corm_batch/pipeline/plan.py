@@ -107,7 +107,7 @@ def plan_job(spec: JobSpec) -> JobPlan:
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     ledger = Ledger.read(spec.output.uri, AnswerSettings.of(spec, revision_hash(spec.model)), spec.name)
-    splits = spec.source.splits(spec.task.source_columns)
+    splits = spec.splits()
     measured = _measure(spec, splits, ledger)
     rate = _chars_per_token(spec.model, path, measured.texts)
     tokens = np.ceil(np.array(measured.chars) / (rate or _CHARS_PER_TOKEN)).astype(np.int64)
