@@ -30,6 +30,9 @@ def bare_actor(load):
     """What spawns an actor that calls `load`, a lambda or an inner function; its process has little to import."""
 
     class Bare:
+        async def started(self):
+            pass
+
         async def load(self):
             return load()
 

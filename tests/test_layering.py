@@ -37,6 +37,7 @@ LAYERS = [
 # library: where it may be imported, as path prefixes inside the package
 OWNERS = {
     "ray": ["cluster/", "pipeline/"],
+    "grpc": ["cluster/"],
     "triton": ["ops/kernels/"],
     "transformers": ["engine/", "bench/", "text/tokenize.py"],
     "tokenizers": ["text/tokenize.py"],

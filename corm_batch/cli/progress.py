@@ -68,9 +68,10 @@ def _print_event(event: Event) -> None:
 class _Lines:
     """Two lines whose clock goes on between events."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
+    def __init__(self, name: str, event: Event) -> None:
         self._name = name
-        self._progress = progress
+        self._progress = event.progress
+        self._stage = event.stage
         self._since = time.monotonic()
 
     def __rich__(self) -> Group:
@@ -79,14 +80,14 @@ class _Lines:
         bar = ProgressBar(total=total, completed=progress.documents, width=_BAR_WIDTH)
         line = Table.grid(padding=(0, 1))
         line.add_row(self._name, bar, _counts(progress))
-        return Group(line, _figures(progress))
+        return Group(line, _figures(progress, self._stage))
 
 
 def _live_lines(name: str, live: Live) -> OnEvent:
     def show(event: Event) -> None:
         if event.kind in ("loss", "notice"):
             live.console.print(_told(event), soft_wrap=True)
-        live.update(_Lines(name, event.progress))
+        live.update(_Lines(name, event))
 
     return show
 
@@ -100,10 +101,13 @@ def _plain_lines(name: str, console: Console) -> OnEvent:
         if event.kind in ("loss", "notice"):
             console.print(_told(event), soft_wrap=True)
             return
+        if event.kind == "stage":
+            console.print(f"{name}: {event.message}, {seconds_text(progress.seconds)}", soft_wrap=True)
+            return
         silent_s = _SECONDS_BETWEEN_LINES if shown and shown.documents < progress.documents else _SECONDS_OF_SILENCE
         if shown is None or progress.seconds - shown.seconds >= silent_s:
             shown = progress
-            console.print(f"{name}: {_counts(progress)}; {_figures(progress)}", soft_wrap=True)
+            console.print(f"{name}: {_counts(progress)}; {_figures(progress, event.stage)}", soft_wrap=True)
 
     return show
 
@@ -129,10 +133,10 @@ def _counts(progress: Progress) -> str:
     return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}, ETA {eta}"
 
 
-def _figures(progress: Progress) -> str:
-    """`1.9k tokens/s, kept 31.2%, saved 1.2 GiB of 3.4 GiB, 1m02s`."""
+def _figures(progress: Progress, stage: str) -> str:
+    """What is waited for, or `1.9k tokens/s, kept 31.2%, saved 1.2 GiB of 3.4 GiB, 1m02s`."""
     if not progress.ok:
-        return f"no answer yet, {seconds_text(progress.seconds)}"
+        return f"{stage or 'no answer yet'}, {seconds_text(progress.seconds)}"
     return (
         f"{count_text(_tokens_per_s(progress))} tokens/s, kept {percent_text(progress.kept_ratio)}, "
         f"saved {bytes_text(progress.bytes_saved)} of {bytes_text(progress.kv_bytes_full)}, "

@@ -5,17 +5,16 @@ Ray's token authentication is taken as it is set up; no token is ever part of a 
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from corm_batch.cluster.token import missing_token, quiet, refused_token, unread_token, use_token
 from corm_batch.errors import CormBatchError
 
 _OVERRIDES = "RAY_API_SERVER_ADDRESS"  # what Ray takes before any address it is given
@@ -30,7 +29,7 @@ def connect(address: str) -> JobSubmissionClient:
     """
     with explained(address):
         _reach(address)
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does to join a cluster
+        use_token()
         before = os.environ.get(_OVERRIDES)
         os.environ[_OVERRIDES] = address
         try:
@@ -57,10 +56,9 @@ def _reach(address: str) -> None:
 @contextmanager
 def explained(address: str) -> Iterator[None]:
     """Turn what a request to the Jobs API at `address` raises into CormBatchError; Ray's own log stays quiet."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
-        yield
+        with quiet():
+            yield
     except CormBatchError:
         raise
     except AuthenticationError as error:
@@ -73,23 +71,13 @@ def explained(address: str) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise CormBatchError(f"{address}: the cluster could not do it: {_brief(error)}") from error
-    finally:
-        logging.disable(disabled)
 
 
 def _refusal(message: str) -> str:
     """Why a token was not accepted, and how to give the right one."""
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    given = next((name for name in names if name in os.environ), "the file ~/.ray/auth_token")
-    how = (
-        "Set RAY_AUTH_MODE=token and give the token the cluster was started with: in RAY_AUTH_TOKEN, in the file that "
-        "RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token. `ray get-auth-token` on the cluster's head shows it"
-    )
     if message.startswith("Authentication required"):
-        return f"401: the cluster wants a token and got none. {how}"
-    if message.startswith("Authentication failed"):
-        return f"403: the cluster refuses the token from {given}. {how}"
-    return f"there is no token to be read from {given}. {how}"
+        return missing_token()
+    return refused_token() if message.startswith("Authentication failed") else unread_token()
 
 
 def _brief(error: Exception) -> str:

@@ -41,6 +41,12 @@ _SPEC_FILE = "job.yaml"
 _NAME, _OUTPUT = "corm_batch_name", "corm_batch_output"  # keys of Ray's metadata
 _STOP_S = 30  # until Ray kills a driver it told to stop: a large commit may take longer than Ray's three seconds
 _AWAY_S = 120.0
+_NO_AGENT, _NO_AGENT_S = "No available agent", 12.0  # Ray itself waits ten seconds for one before it says so
+_WITHOUT_AGENT = (
+    "the cluster answers, but none of its nodes has an agent that takes jobs. A head that was started this minute may "
+    "still start its own: submit again. Else see dashboard_agent.log in the session's logs on the head, which needs "
+    "ray[default] and a free port for --dashboard-agent-listen-port"
+)
 _POLL_S = 0.2
 
 
@@ -107,27 +113,37 @@ class RayJobs:
                 return self.job(id_), True
 
     def _submit(self, id_: str, spec: JobSpec, retry_failed: bool) -> bool:
-        """Whether it was submitted; not when another was first with this id."""
+        """Whether it was submitted; not when another was first with this id.
+
+        Raises:
+            CormBatchError: no agent of the cluster takes a job, `_NO_AGENT_S` seconds long.
+        """
         command = ["corm-batch", "run", _SPEC_FILE, *(["--retry-failed"] if retry_failed else [])]
+        since = time.monotonic()
         with explained(self.address), tempfile.TemporaryDirectory() as folder:
             Path(folder, _SPEC_FILE).write_text(spec.to_yaml(), encoding="utf-8")
             for file in plugin_files(spec):
                 name = f"{file.module_name}.py"
                 Path(folder, name).write_text(file.source, encoding="utf-8")
                 command += ["--plugin", name]
-            try:
-                self._client.submit_job(
-                    entrypoint=f"exec {shlex.join(command)}",  # no shell stays in between
-                    submission_id=id_,
-                    # whoever sees the dashboard sees this: nothing of our environment goes along
-                    runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)}},
-                    metadata={_NAME: spec.name, _OUTPUT: spec.output.uri},
-                )
-            except RuntimeError as error:
-                if f"{id_} already exists" in str(error):
-                    return False
-                raise
-        return True
+            while True:
+                try:
+                    self._client.submit_job(
+                        entrypoint=f"exec {shlex.join(command)}",  # no shell stays in between
+                        submission_id=id_,
+                        # whoever sees the dashboard sees this: nothing of our environment goes along
+                        runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)}},
+                        metadata={_NAME: spec.name, _OUTPUT: spec.output.uri},
+                    )
+                    return True
+                except RuntimeError as error:
+                    if f"{id_} already exists" in str(error):
+                        return False
+                    if _NO_AGENT not in str(error):
+                        raise
+                    if time.monotonic() - since > _NO_AGENT_S:
+                        raise CormBatchError(f"{self.address}: {_WITHOUT_AGENT}") from error
+                time.sleep(_POLL_S)
 
     def jobs(self) -> list[SubmittedJob]:
         """Every job submitted so, newest first. The cluster forgets them when its head ends."""

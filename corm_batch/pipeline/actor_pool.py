@@ -69,6 +69,7 @@ class PoolLoad:
         waiting, suspects, in_flight: documents.
         tokens: estimated, of the documents in flight.
         ready, loading, empty: places for replicas, by state.
+        starting: of those that are loading, without a process yet.
     """
 
     waiting: int = 0
@@ -78,6 +79,7 @@ class PoolLoad:
     ready: int = 0
     loading: int = 0
     empty: int = 0
+    starting: int = 0
 
 
 class ActorPool:
@@ -123,6 +125,7 @@ class ActorPool:
             ready=len(self._replicas) - loading - empty,
             loading=loading,
             empty=empty,
+            starting=sum(replica.is_starting for replica in self._replicas),
         )
 
     def add(self, document: Document) -> None:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Any, Literal
 
-from corm_batch.cluster.connection import connected
+from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
@@ -35,6 +35,7 @@ from corm_batch.pipeline.model import model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
+from corm_batch.pipeline.stages import Stages, before_the_cluster
 from corm_batch.pipeline.worker import LoadModel, WorkerSettings
 from corm_batch.spec import JobSpec
 
@@ -132,6 +133,7 @@ class _Run:
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
+        self._stage = ""
 
     def tell(self, ledger: Ledger) -> None:
         """Say what is at the output that does not stand, or is another job's, before any work."""
@@ -167,12 +169,14 @@ class _Run:
 
     def _answer(self, cluster: ExitStack) -> None:
         """Read, answer and commit until every document has its row or a signal comes."""
+        self._enter(before_the_cluster(self._spec))
         cluster.enter_context(connected(self._spec))
         self._stop.catch()  # Ray has put a handler of its own in place
         placement = Placement.of(self._spec)
         limits = self._limits(placement.replicas)
         spawn = replica_spawner(placement, self._settings, limits.max_documents)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
+        stages = Stages(placement, shared=cluster_address(self._spec) is not None)
         cluster.callback(pool.close)
         cluster.callback(lambda: self._metrics.publish(pool.load, running=False))
         while not self._stop.requested:
@@ -182,6 +186,7 @@ class _Run:
             if pool.idle and self._read_all:
                 return
             rows = pool.poll(_POLL_S)
+            self._enter(stages.now(pool.load, answered=bool(rows)))
             for row in rows:
                 self._take(row)
             if self._writer.due:
@@ -238,6 +243,13 @@ class _Run:
             self._metrics.committed(count, time.monotonic() - started)
             self._emit("commit", message=str(count))
 
+    def _enter(self, stage: str) -> None:
+        """Tell what is waited for from now on; empty: nothing any more."""
+        if stage != self._stage:
+            self._stage = stage
+            if stage:
+                self._emit("stage", message=stage)
+
     def _emit(
         self,
         kind: EventKind,
@@ -246,7 +258,7 @@ class _Run:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
-        event = Event(kind, self._progress, row, message, details or {})
+        event = Event(kind, self._progress, row, message, details or {}, self._stage)
         self._metrics.record(event)
         self._on_event(event)
 

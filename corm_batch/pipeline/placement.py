@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import ray
 
+from corm_batch.cluster.connection import cluster_address
 from corm_batch.errors import SpecError
 from corm_batch.pipeline.replica import Spawn
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
@@ -37,7 +37,7 @@ class Placement:
                 nodes of a cluster that scales are still to come.
         """
         cluster, there = spec.cluster, ray.cluster_resources()  # type: ignore[no-untyped-call]
-        own = cluster.address is None and "RAY_ADDRESS" not in os.environ
+        own = cluster_address(spec) is None
         gpus_there, cpus_there, gpus = there.get("GPU", 0), int(there.get("CPU", 0)), cluster.gpus_per_replica
         if gpus is None and spec.model.device == "auto" and cluster.scales and not own and not gpus_there:
             raise SpecError(
@@ -60,6 +60,18 @@ class Placement:
         if not gpus and cluster.cpus_per_replica is None:  # torch takes as many threads as Ray gives cores
             cpus = max(1, cpus_there // replicas)
         return cls(replicas, gpus, cpus)
+
+    def lacks(self) -> str:
+        """What the cluster lacks for one more replica now, `1 CPU, of 2 there 0 are free`; empty when it lacks nothing.
+
+        By the sums over its nodes: several that have a little each may lack more.
+        """
+        there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        return " and ".join(
+            f"{needed:g} {name}, of {there.get(name, 0):g} there {free.get(name, 0):g} are free"
+            for name, needed in (("CPU", self.cpus), ("GPU", self.gpus))
+            if needed > free.get(name, 0)
+        )
 
 
 def replica_spawner(placement: Placement, settings: WorkerSettings, max_documents: int) -> Spawn:

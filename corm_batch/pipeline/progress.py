@@ -9,7 +9,7 @@ from typing import Any, Literal
 from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.intake import FailedFile
 
-EventKind = Literal["notice", "start", "document", "skip", "loss", "commit", "tick"]
+EventKind = Literal["notice", "start", "stage", "document", "skip", "loss", "commit", "tick"]
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,15 @@ class Event:
 
     Attributes:
         kind: "notice" of what a run finds at its output and does about it, before anything else; "start" when documents
-            begin to be read, "document" for each row, "skip" when done documents were passed
-            over, "loss" when a replica died, "commit" when a part is safe, "tick" now and then while nothing happens.
+            begin to be read, "stage" when what the run waits for before its first answer has changed, "document" for
+            each row, "skip" when done documents were passed over, "loss" when a replica died, "commit" when a part is
+            safe, "tick" now and then while nothing happens.
         progress: the counts after it.
         row: the document's, of kind "document".
-        message: of kind "notice": all of it; of kind "loss": why; of kind "commit": how many documents.
+        message: of kind "notice": all of it; of kind "loss": why; of kind "commit": how many documents; of kind
+            "stage": what is waited for.
         details: of kind "notice" about rows: how many, and what was set otherwise, as JSON.
+        stage: what the run waits for, of every kind; empty before that and from the first answer on.
     """
 
     kind: EventKind
@@ -123,6 +126,7 @@ class Event:
     row: DocumentRow | None = None
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = ""
 
 
 OnEvent = Callable[[Event], None]

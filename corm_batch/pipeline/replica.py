@@ -54,12 +54,13 @@ class Loss:
 
 
 class Replica:
-    """States: empty (no actor) -> loading -> ready -> empty when lost."""
+    """States: empty (no actor) -> loading, at first without a process -> ready -> empty when lost."""
 
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
         self._actor: Any = None
         self._life: Any = None
+        self._starting: Any = None
         self._loading: Any = None
         self._flights: dict[Any, Flight] = {}
         self.info: ReplicaInfo | None = None
@@ -73,6 +74,11 @@ class Replica:
     def is_loading(self) -> bool:
         """Whether there is an actor that is not ready yet."""
         return self._loading is not None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its actor waits for a place in the cluster and for its process."""
+        return self._starting is not None
 
     @property
     def is_idle(self) -> bool:
@@ -102,11 +108,12 @@ class Replica:
     @property
     def refs(self) -> list[Any]:
         """What to wait for."""
-        return [ref for ref in (self._life, self._loading, *self._flights) if ref is not None]
+        return [ref for ref in (self._life, self._starting, self._loading, *self._flights) if ref is not None]
 
     def start(self) -> None:
         """Create the actor and let it load."""
         self._actor = self._spawn()
+        self._starting = self._actor.started.remote()
         self._loading = self._actor.load.remote()
         self._life = self._actor.live.remote()
 
@@ -122,6 +129,8 @@ class Replica:
             RayError: the actor is gone or broken, and every document it held is still in flight; call `lose`.
             CormBatchError: the model can never be loaded.
         """
+        if self._starting in ready:
+            self._starting = None  # when it died instead, its life tells
         if self._loading in ready:
             self.info = _loaded(self._loading)
             self._loading = None
@@ -148,7 +157,7 @@ class Replica:
         """End the actor at once."""
         if self._actor is not None:
             ray.kill(self._actor)
-        self._actor = self._life = self._loading = self.info = None
+        self._actor = self._life = self._starting = self._loading = self.info = None
         self._flights = {}
 
 

@@ -89,8 +89,11 @@ class EngineActor:
         self._settings = settings
         self._actor = f"{socket.gethostname()}:{os.getpid()}"
 
+    async def started(self) -> None:
+        """Return: whoever waits for it hears when this process has its place in the cluster; the first call."""
+
     async def load(self) -> ReplicaInfo:
-        """Load the model; the first call.
+        """Load the model; the second call.
 
         Raises:
             ModelLoadError, UnsupportedModelError, SpecError: it can never be loaded; the message says why.

@@ -47,6 +47,15 @@ def test_plain_lines_go_on_while_nothing_is_answered():
     assert len(shown(ticks).splitlines()) == 4, "one a minute"
 
 
+def test_what_is_waited_for_is_told_at_once_and_stays():
+    stage = "loading the model's weights"
+    events = [Event("start", Progress(total=30)), Event("stage", Progress(total=30, seconds=2.0), message=stage)]
+    ticks = [Event("tick", Progress(total=30, seconds=float(second)), stage=stage) for second in range(3, 70)]
+    lines = shown([*events, *ticks]).splitlines()
+    assert lines[1:] == [f"papers: {stage}, 2.0s", f"papers: 0 of 30 documents, 0 failed, ETA -; {stage}, 1m00s"]
+    assert stage in shown(ticks, terminal=True)
+
+
 def test_a_lost_replica_is_told_at_once():
     line = shown([Event("loss", HALFWAY, message="killed\nby \x1b[2Jsignal 9")])
     assert line == "a replica was lost and is replaced: killed by [2Jsignal 9\n"
@@ -90,13 +99,15 @@ def test_json_lines(capsys):
             notice,
             Event("start", Progress(total=30)),
             Event("tick", HALFWAY),
+            Event("stage", HALFWAY, message="starting a replica"),
             Event("document", HALFWAY, row),
         ):
             on_event(event)
-    told, start, document = map(json.loads, capsys.readouterr().out.splitlines())
+    told, start, stage, document = map(json.loads, capsys.readouterr().out.splitlines())
     assert (told["event"], told["message"], told["job"]) == ("notice", "rows", "a")
     assert told["changes"] == [{"path": "policy.window"}]
     assert (start["event"], start["total"], start["eta_s"], start["left"]) == ("start", 30, None, 30)
     assert (document["skipped"], document["skipped_ok"], document["skipped_failed"]) == (10, 10, 0)
+    assert (stage["event"], stage["message"]) == ("stage", "starting a replica")
     assert (document["event"], document["doc_id"], document["status"]) == ("document", "a", "failed")
     assert (document["tokens_per_s"], document["bytes_saved"], document["kept_ratio"]) == (1550.0, 3 * 2**30, 0.25)

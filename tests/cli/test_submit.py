@@ -145,6 +145,20 @@ def test_a_token_is_wanted_and_the_refusal_explained(real, tmp_path):
         assert "canary" not in err
 
 
+@pytest.mark.ray
+def test_run_names_the_token_that_a_cluster_wants(real, write_job):
+    command = ("-m", "corm_batch.cli", "run", write_job(ROWS), "--set", f"cluster.address={real.address}")
+    none = real.start(*command, RAY_AUTH_MODE="disabled")
+    wrong = real.start(*command, RAY_AUTH_TOKEN="wrong-canary")
+    for process, message in ((none, "401: the cluster wants a token"), (wrong, "403: the cluster refuses the token")):
+        _, err = process.communicate(timeout=60)
+        *_, joining, refused = err.splitlines()
+        assert process.returncode == 1
+        assert f"joining the Ray cluster at {real.address}" in joining
+        assert refused.startswith(f"corm-batch: cluster.address: {real.address}: {message}")
+        assert "canary" not in err
+
+
 CANCEL = """
 import sys, time
 from corm_batch.cluster.ray_jobs import RayJobs

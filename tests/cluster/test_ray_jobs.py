@@ -112,6 +112,29 @@ def test_the_same_job_is_recognised(client, jobs, job):
     assert len(client.shipped) == 3
 
 
+def test_a_cluster_whose_agents_are_not_up_is_waited_for_and_named(client, jobs, job, monkeypatch):
+    clock, submit, refusals = [0.0], client.submit_job, [2]
+    monkeypatch.setattr(ray_jobs.time, "monotonic", lambda: clock[0])
+
+    def refuse(**request):
+        refusals[0] -= 1
+        clock[0] += 5.0
+        if refusals[0] >= 0:
+            raise RuntimeError(
+                "Request failed with status code 500: No available agent to submit job, please try again."
+            )
+        submit(**request)
+
+    monkeypatch.setattr(client, "submit_job", refuse)
+    assert jobs.submit(job({"a": "text"}))[1]
+    refusals[0] = 1000
+    with pytest.raises(
+        CormBatchError, match="http://head:8265: the cluster answers, but none of its nodes has an agent"
+    ):
+        jobs.submit(job({"b": "text"}, task={"max_new_tokens": 9}))
+    assert refusals[0] > 990
+
+
 def test_what_has_ended_is_attempted_again(client, jobs, job):
     spec = job({"a": "text"})
     first = job_id(spec, retry_failed=False)

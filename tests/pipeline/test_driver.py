@@ -56,6 +56,11 @@ def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_clu
     assert (first.kept_ratio, first.interrupted) == (pytest.approx(0.25), False)
     kinds = [event.kind for event in events]
     assert (kinds[0], kinds.count("document"), kinds[-1]) == ("start", 13, "commit")
+    waited_for = [event.message for event in events if event.kind == "stage"]
+    assert waited_for[:2] == ["starting Ray on this machine", "starting a replica"]
+    assert waited_for[-1] == "reading the first documents (prefill)"
+    first_answer = next(index for index, event in enumerate(events) if event.kind == "document" and event.row.ok)
+    assert not any(event.stage for event in events[first_answer:])
 
     write_documents(tmp_path / "documents.parquet", [("d0", "Changed text."), *documents[1:-1], ("new", "A new one.")])
     second = run_job(spec, load_model=scripted())
