@@ -6,7 +6,7 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-_URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*):/+([^\s'\"<>]+)")
+_URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*):/+([^\s'\"<>]*[^\s'\"<>:.,;])")  # what ends a sentence is not its end
 _SIGNED = re.compile(r"[?&][^=&#]*(signature|credential|token|secret|passw|key)[^=&#]*=.*", re.IGNORECASE)
 _ACCESS_KEY = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+")

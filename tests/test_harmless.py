@@ -28,6 +28,7 @@ LEGAL = [
     "s3://my.bucket-1/a:b/c@d",
     "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/ap/me@home",
     "http://127.0.0.1:8265/x",
+    "http://head:8265: the cluster refuses the token; see http://head:8265.",
     "http://host:8265/me@home",
     "/data/a@b/c:d.parquet",
     "https://host/x?page=2",

@@ -118,6 +118,7 @@ def test_every_library_is_a_declared_dependency():
     declared = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in project["dependencies"]}
     names = {
         "yaml": "pyyaml",
+        "grpc": "grpcio",
         "pydantic_core": "pydantic-core",
         "triton": "torch",
     }  # torch brings Triton where it supports the GPU
