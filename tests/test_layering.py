@@ -19,6 +19,7 @@ LAYERS = [
     "registry",
     "ops",
     "kv",
+    "budgets",
     "policies",
     "engine",
     "bench",

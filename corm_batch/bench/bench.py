@@ -111,10 +111,10 @@ def _outcome(prepared: _Prepared, workload: Workload, engine: EngineName, prefil
         return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
     except CormBatchError as error:
         return {"reason": str(error)}
-    bound = (policy.entries_bound if policy else None) or workload.prompt_tokens
+    max_kept = workload.max_kept if engine == "corm" else workload.prompt_tokens
     peak_bytes = _peak_bytes(model.device)
     ceilings = prepared.ceilings[workload.name]
-    return {"figures": derive_figures(workload, ceilings, measured, prefill, bound, peak_bytes)}
+    return {"figures": derive_figures(workload, ceilings, measured, prefill, max_kept, peak_bytes)}
 
 
 def derive_figures(

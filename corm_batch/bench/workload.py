@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from corm_batch.errors import SpecError
+from corm_batch.ops.pages import entry_columns, kv_bytes
 from corm_batch.policies.base import KVPolicy
 
 EngineName = Literal["corm", "full", "generate"]
@@ -89,7 +90,7 @@ class Workload(BaseModel):
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers and kv heads of an uncompressed cache."""
         shape = self.model
-        return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * self.torch_dtype.itemsize
+        return shape.num_layers * shape.num_kv_heads * kv_bytes(entry_columns(shape.head_dim, self.torch_dtype))
 
     def policy(self, engine: EngineName) -> KVPolicy | None:
         """The cache policy of an engine; None for `generate`, which has none.
@@ -99,7 +100,8 @@ class Workload(BaseModel):
         """
         if engine == "generate":
             return None
-        corm = {"window": self.window, "recent": self.recent, "max_kept": self.max_kept}
+        budget = {"name": "uniform", "max_kept": self.max_kept}
+        corm = {"window": self.window, "recent": self.recent, "budget": budget}
         return KVPolicy.from_spec({"name": engine, **(corm if engine == "corm" else {})})
 
 

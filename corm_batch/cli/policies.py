@@ -1,4 +1,4 @@
-"""`corm-batch policies`: what `policy.name` in a spec may be, with the fields of each."""
+"""`corm-batch policies`: what `policy.name` and `policy.budget.name` in a spec may be, with the fields of each."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ from typing import Any
 
 from corm_batch.cli.console import label, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Plugins
+from corm_batch.registry import Plugin
 
 
 def policies(
     plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the cache policies, their fields and defaults."""
+    """List the cache policies and the budgets they take, their fields and defaults."""
+    from corm_batch.budgets.base import Budget
     from corm_batch.policies.base import KVPolicy
 
-    known = KVPolicy.registered()
-    fields = {name: _fields(policy.model_json_schema()) for name, policy in known.items()}
+    known: list[type[Plugin]] = [*KVPolicy.registered().values(), *Budget.registered().values()]
+    described: list[dict[str, Any]] = [
+        {"kind": plugin.kind, "name": plugin.name, "summary": plugin.summary(), "fields": _fields(plugin)}
+        for plugin in known
+    ]
     if as_json:
-        print_json([{"name": name, "summary": known[name].summary(), "fields": fields[name]} for name in known])
+        print_json(described)
         return
     console = output_console()
-    for name, policy in known.items():
-        title = f"{name}: {policy.summary()}"
-        if fields[name]:
+    for plugin in described:
+        prefix = "budget " if plugin["kind"] == "budget" else ""
+        title = f"{prefix}{plugin['name']}: {plugin['summary']}"
+        if plugin["fields"]:
             columns = [label("field"), label("type"), label("default"), prose("meaning")]
-            print_table(console, title, columns, [list(field.values()) for field in fields[name]])
+            print_table(console, title, columns, [list(field.values()) for field in plugin["fields"]])
         else:
             console.print(f"{title} No fields.\n", style="bold", soft_wrap=True)
 
 
-def _fields(schema: dict[str, Any]) -> list[dict[str, str]]:
-    """Name, type, default and meaning of each field of a pydantic JSON schema."""
+def _fields(plugin: type[Plugin]) -> list[dict[str, str]]:
+    """Name, type, default and meaning of each field."""
+    schema = plugin.model_json_schema()
     return [
         {
             "name": name,
@@ -54,4 +61,6 @@ def _type(field: dict[str, Any]) -> str:
 
 def _default(value: Any) -> str:
     """A default as YAML spells it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_default(each)}' for name, each in value.items())}}}"
     return "null" if value is None else str(value)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.eviction import evict
+from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.causal import causal_attention
@@ -43,11 +43,16 @@ class Span:
         return self.stop == self.sequence.num_prompt_tokens
 
 
-def new_entries(policy: KVPolicy, layer: int, key_KND: Tensor, value_KND: Tensor, position_N: Tensor) -> Entries:
-    """Entries as they are born."""
+def new_entries(
+    cache: KVCache, policy: KVPolicy, layer: int, key_KND: Tensor, value_KND: Tensor, position_N: Tensor
+) -> Entries:
+    """Entries as they are born, [K, N], with all columns the cache has; those that are another policy's are 0."""
     position = position_N.expand(key_KND.shape[0], -1)
     expiry = policy.expiry(layer, position)
-    return Entries(key_KND, value_KND, position, expiry, torch.zeros_like(expiry, dtype=torch.float32))
+    own = policy.born(layer, key_KND, value_KND, position)
+    if not policy.columns:
+        own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.pool.own_columns)
+    return Entries(key_KND, value_KND, position, expiry, torch.zeros_like(expiry, dtype=torch.float32), own)
 
 
 class PrefillBatch:
@@ -55,23 +60,24 @@ class PrefillBatch:
 
     Args:
         spans: what to run.
-        cache: where survivors go.
-        policies: one a layer.
+        eviction: which entries survive, in which cache.
     """
 
-    def __init__(self, spans: Seq[Span], cache: KVCache, policies: Seq[KVPolicy]) -> None:
-        self.spans, self.cache, self.policies = spans, cache, policies
+    def __init__(self, spans: Seq[Span], eviction: Eviction) -> None:
+        self.spans, self.eviction = spans, eviction
+        self.cache, self.policies = eviction.cache, eviction.policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
-        device = cache.device
+        device = self.cache.device
         tokens = [np.asarray(span.sequence.request.token_ids[span.start : span.stop], np.int64) for span in spans]
         self.input_ids = torch.from_numpy(np.concatenate(tokens)).to(device)
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
         ends = [int(stop) - 1 for span, stop in zip(spans, self.stops, strict=True) if span.ends_prompt]
         self.logit_rows = torch.tensor(ends, dtype=torch.int64, device=device)
         self._step_T = (self.positions + 1).int()
-        self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the attention mass of what left, [K]
+        self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         slots = [span.sequence.slot for span in spans]
-        self.stage = cache.stage(slots, sum(map(self._most_pages, spans)))  # last: nobody would give it back
+        num_pages = sum(eviction.most_pages(span.stop) for span in spans)
+        self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
@@ -83,7 +89,7 @@ class PrefillBatch:
             out_HRD, entries = self.attend_span(
                 span, layer, query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], features
             )
-            lost_K = evict(self.cache, self.stage, self.policies[layer], span.sequence.slot, layer, entries, span.stop)
+            lost_K = self.eviction.store(self.stage, span.sequence.slot, layer, entries, span.stop)
             self._lost[i].append(lost_K)
             outs.append(out_HRD)
         # Token by token, as the projection behind it reads them.
@@ -97,7 +103,7 @@ class PrefillBatch:
         """
         self.cache.commit(self.stage)
         for span, lost in zip(self.spans, self._lost, strict=True):
-            span.sequence.evicted_mass += torch.stack(lost).mean(dim=1)
+            span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
 
     def discard(self) -> None:
         """Give the pages back that the pass was to fill."""
@@ -107,13 +113,6 @@ class PrefillBatch:
         """The steps of the span's tokens."""
         stop = int(self.stops[self.spans.index(span)])
         return self._step_T[stop - (span.stop - span.start) : stop]
-
-    def _most_pages(self, span: Span) -> int:
-        """Pages the span's sequence holds afterwards, should its policies evict nothing they need not."""
-        bounds = (policy.entries_bound for policy in self.policies)
-        entries = (span.stop if bound is None else min(span.stop, bound) for bound in bounds)
-        page_size, num_heads = self.cache.pool.page_size, self.cache.num_lists // len(self.policies)
-        return num_heads * sum(-(-count // page_size) for count in entries)
 
     def attend_span(
         self,
@@ -125,17 +124,17 @@ class PrefillBatch:
         features: AttentionFeatures,
     ) -> tuple[Tensor, Entries]:
         """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key."""
-        policy, num_tokens = self.policies[layer], span.stop
+        policy, reduction = self.policies[layer], self.policies[layer].needs.reduction
         out, lse = causal_attention(
             query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H,
             dense=self.cache.ops.dense_attention,
         )  # fmt: skip
         step = self._steps(span)
-        entries = new_entries(policy, layer, key_KTD, value_KTD, step)
-        if policy.reduction is not None:
-            votes = slice(-min(policy.reduction.window, num_tokens), None)
+        entries = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step)
+        if reduction is not None:
+            votes = slice(-min(reduction.window, span.stop), None)
             entries = self.cache.ops.reduce_columns(
-                policy.reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
+                reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
                 torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
         return out, entries
@@ -158,24 +157,24 @@ class ChunkBatch(PrefillBatch):
         Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
         attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
         """
-        policy = self.policies[layer]
+        policy, reduction = self.policies[layer], self.policies[layer].needs.reduction
         step = self._steps(span)
-        entries = new_entries(policy, layer, key_KTD, value_KTD, step)
+        entries = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step)
         if span.start:
             entries = self.cache.read_before(span.sequence.slot, layer, entries)
-        votes = policy.reduction is not None and policy.reduction.threshold is not None
+        votes = reduction is not None and reduction.threshold is not None
         last = torch.full_like(entries.expiry, NEVER) if votes else entries.expiry
         out, lse = self.cache.ops.dense_attention(
             query_HTD, entries.key, entries.value, step, entries.position, last, features.scale, features.softcap,
             features.sink_H,
         )  # fmt: skip
-        if policy.reduction is not None:
+        if reduction is not None:
             rows = slice(None)
-            if not policy.reduction.accumulate:
-                rows = slice(-policy.reduction.window, None)
-                entries = entries._replace(mass=torch.zeros_like(entries.mass))
+            if not reduction.accumulate:
+                rows = slice(-reduction.window, None)
+                entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
             entries = self.cache.ops.reduce_columns(
-                policy.reduction, query_HTD[:, rows], lse[:, rows], step[rows], entries, last,
+                reduction, query_HTD[:, rows], lse[:, rows], step[rows], entries, last,
                 features.scale, features.softcap, gap_rule=True,
             )  # fmt: skip
         return out, entries
@@ -221,13 +220,8 @@ class DecodeBatch:
         """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S."""
         policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
         step_S = (self.positions + 1).int()
-        position_SK1 = step_S[:, None, None].expand(-1, key_KTD.shape[0], 1)
-        expiry = policy.expiry(layer, position_SK1)[..., 0]
-        born = Entries(
-            key_KTD.transpose(0, 1), value_KTD.transpose(0, 1), position_SK1[..., 0], expiry,
-            torch.zeros_like(expiry, dtype=torch.float32),
-        )  # fmt: skip
-        ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born)
+        born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)
+        ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born.map(lambda column: column.transpose(0, 1)))
         query_SHD = query_HTD.transpose(0, 1)
         out_SHD = torch.empty_like(query_SHD)
         for rows in self._groups(layer):
@@ -236,7 +230,7 @@ class DecodeBatch:
                 self.cache.lists(layer, self.slot_S[rows]),
                 query_SHD[rows],
                 step_S[rows],
-                policy.reduction,
+                policy.needs.reduction,
                 features.scale,
                 features.softcap,
                 features.sink_H,

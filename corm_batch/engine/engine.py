@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from corm_batch.engine.batch import Span
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
-from corm_batch.engine.eviction import compact
+from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel, load_model, refuse_unsupported
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_bytes, pool_too_small
 from corm_batch.engine.outcome import judge
+from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.rehearsal import measure_pool_bytes
 from corm_batch.engine.request import Completion, FinishReason, Request, find_problem
@@ -33,6 +34,7 @@ from corm_batch.engine.stats import EngineStats
 from corm_batch.errors import DocumentError, SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, page_bytes
+from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.sliding_window import SlidingWindow
 from corm_batch.registry import describe
@@ -48,27 +50,26 @@ class Engine:
     """
 
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
+        check_policy(policy, model.shape, model.dtype)
         self.model, self.policy, self.config = model, policy, config
         shape, ranks = model.shard, model.ranks
         self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
+        columns = entry_columns(shape.head_dim, model.dtype, policy.columns)
         known = pool_bytes(config, model.device)
-        num_bytes = known // ranks.size if known else measure_pool_bytes(config, model, self.policies)
-        num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, shape.head_dim, model.dtype)))
+        num_bytes = known // ranks.size if known else measure_pool_bytes(config, model, self.policies, columns)
+        num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self.cache = KVCache(
-            config.max_sequences, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, num_pages,
-            model.dtype, model.device, ranks.least,
+            config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
+            model.device, ranks.least,
         )  # fmt: skip
-        window = policy.reduction.window if policy.reduction else 256
+        self.eviction = Eviction(self.cache, self.policies, ranks)
+        window = policy.needs.reduction.window if policy.needs.reduction else 256
         self.compact_every = config.compact_every or max(1, min(window, 256) // 2)
         self.decoder = Decoder(model, self.cache, self.policies)
         growth = self.compact_every + self.decoder.most_steps
-        self.scheduler = Scheduler(
-            config, self.cache, None if policy.entries_bound is None else policy.entries_bound + growth
-        )
-        self.prefiller = Prefiller(
-            model, self.cache, self.policies, config.prefill == "streaming", self.scheduler.make_room
-        )
+        self.scheduler = Scheduler(config, self.cache, lambda tokens: self.eviction.most_entries(tokens) + growth)
+        self.prefiller = Prefiller(model, self.eviction, config.prefill == "streaming", self.scheduler.make_room)
         self.stats = EngineStats()
         self._live: dict[str, Sequence] = {}
         self._finished: list[Completion] = []
@@ -242,7 +243,7 @@ class Engine:
         self.stats.decoded(sequences, num_steps, time.monotonic() - started)
         self._accept(sequences, *chosen)
         if due := [s for s in self.scheduler.running if len(s.output) - s.num_compacted >= self.compact_every]:
-            compact(self.cache, self.policies, due)
+            self.eviction.compact(due)
 
     def _accept(self, sequences: Seq[Sequence], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
         """Give every sequence its next tokens, [steps][S], up to the one it ends with; finish those that end."""
@@ -258,7 +259,7 @@ class Engine:
             elif outcome.reason is not None:
                 ended.append((sequence, outcome.reason))
         if ended:
-            compact(self.cache, self.policies, [sequence for sequence, _ in ended])
+            self.eviction.compact([sequence for sequence, _ in ended])
         for sequence, reason in ended:
             self._finish(sequence, reason)
 
@@ -290,7 +291,7 @@ class Engine:
         positions = None
         if reason in ("stop", "length") and sequence.request.return_kept_positions:
             positions = kept_positions(self.cache, sequence.slot, self.model.ranks)
-        memory = memory_stats(sequence, self.cache, self.model, self.policy.reduction, self.config)
+        memory = memory_stats(sequence, self.cache, self.model, self.policy.needs, self.config)
         if sequence.slot >= 0:
             self.cache.close(sequence.slot)
         mean_logprob = sequence.logprob_sum / max(1, len(sequence.output))

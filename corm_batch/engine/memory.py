@@ -15,7 +15,9 @@ from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.sequence import Sequence
 from corm_batch.errors import CapacityError, DocumentError
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.pages import kv_bytes
 from corm_batch.ops.reduction import Reduction
+from corm_batch.policies.base import Needs
 
 _CPU_POOL_BYTES = 1 << 30
 """The pool of a CPU engine that was given no size."""
@@ -29,7 +31,7 @@ def pool_bytes(config: EngineConfig, device: torch.device) -> int | None:
 
 
 def memory_stats(
-    sequence: Sequence, cache: KVCache, model: LoadedModel, reduction: Reduction | None, config: EngineConfig
+    sequence: Sequence, cache: KVCache, model: LoadedModel, needs: Needs, config: EngineConfig
 ) -> MemoryStats:
     """A sequence's figures as they stand, over all ranks; those of its pages only while it has any."""
     now, num_cached, num_kv_heads = time.monotonic(), sequence.num_cached, model.shape.num_kv_heads
@@ -45,7 +47,7 @@ def memory_stats(
     )
     if sequence.slot < 0:
         return stats
-    entry_bytes, page_bytes = 2 * model.shape.head_dim * model.dtype.itemsize, cache.pool.page_bytes
+    entry_bytes, page_bytes = kv_bytes(cache.pool.columns), cache.pool.page_bytes
     full = sum(min(num_cached, window or num_cached) * num_kv_heads for window in model.windows)
     at_once = config.chunk_size if config.prefill == "streaming" else sequence.num_prefilled
     after, peak, final, *kept = _totals(
@@ -57,7 +59,8 @@ def memory_stats(
             *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
         ],
     )
-    share = fmean(model.ranks.gather(_evicted_mass(sequence, reduction, config)))
+    share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction, config)))
+    known = needs.reduction.gathers.is_attention if needs.reduction else sum(kept) >= full
     return replace(
         stats,
         kv_bytes_full=full * entry_bytes,
@@ -68,7 +71,7 @@ def memory_stats(
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
         evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
-        evicted_attention_mass=share if reduction is None or reduction.statistic == "sum" else None,
+        evicted_attention_mass=share if known else None,
     )
 
 
@@ -104,7 +107,7 @@ def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
     return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
-def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:
+def _evicted_share(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:
     """Share of all the attention that was voted with which lay on entries evicted since; mean over layers. Where
     another statistic than the sum was taken it means nothing."""
     if reduction is None:
@@ -117,4 +120,4 @@ def _evicted_mass(sequence: Sequence, reduction: Reduction | None, config: Engin
     else:
         chunks, rest = divmod(prompt, config.chunk_size)
         votes = chunks * min(config.chunk_size, window) + min(rest, window)
-    return float(sequence.evicted_mass.mean()) / max(1, votes + sequence.num_cached - prompt)
+    return float(sequence.lost_statistic.mean()) / max(1, votes + sequence.num_cached - prompt)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.batch import ChunkBatch, PrefillBatch, Span
+from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages
-from corm_batch.policies.base import KVPolicy
 
 
 class Prefiller:
@@ -20,8 +19,7 @@ class Prefiller:
 
     Args:
         model: whose forward pass a step is.
-        cache: where survivors go.
-        policies: one a layer.
+        eviction: which entries survive, in which cache.
         streaming: prompts come in chunks.
         make_room: frees pages of sequences outside the step until so many are free; False when there are too few.
     """
@@ -29,13 +27,11 @@ class Prefiller:
     def __init__(
         self,
         model: LoadedModel,
-        cache: KVCache,
-        policies: Seq[KVPolicy],
+        eviction: Eviction,
         streaming: bool,
         make_room: Callable[[int], bool],
     ) -> None:
-        self.model, self.cache, self.policies = model, cache, policies
-        self.make_room = make_room
+        self.model, self.eviction, self.make_room = model, eviction, make_room
         self._kind = ChunkBatch if streaming else PrefillBatch
 
     def run(self, spans: Seq[Span]) -> Tensor:
@@ -46,7 +42,7 @@ class Prefiller:
             torch.OutOfMemoryError: so is the device's memory; likewise.
         """
         while True:
-            batch = self._kind(spans, self.cache, self.policies)
+            batch = self._kind(spans, self.eviction)
             try:
                 logits = self.model.forward(batch)
                 batch.commit()
@@ -55,6 +51,6 @@ class Prefiller:
                 batch.discard()
                 raise
             except OutOfPages as error:
-                enough = self.make_room(self.cache.pool.num_free + error.num_missing)
+                enough = self.make_room(self.eviction.cache.pool.num_free + error.num_missing)
                 if not enough or any(span.start for span in spans):
                     raise

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
+from torch.nn.functional import pad
 
 T = TypeVar("T")
 
@@ -47,6 +48,10 @@ class Ranks:
 
     def share(self, tensor: Tensor) -> None:
         """Overwrite the tensor with rank 0's."""
+
+    def gather_heads(self, tensor: Tensor) -> Tensor:
+        """Every rank's [..., K, N] side by side, in the order of ranks: [..., all heads, the longest N], 0 behind."""
+        return tensor
 
 
 ALONE = Ranks()
@@ -92,3 +97,11 @@ class JoinedRanks(Ranks):
     def share(self, tensor: Tensor) -> None:
         """Overwrite the tensor with rank 0's."""
         dist.broadcast(tensor, 0)
+
+    def gather_heads(self, tensor: Tensor) -> Tensor:
+        """Every rank's [..., K, N] side by side, in the order of ranks: [..., all heads, the longest N], 0 behind."""
+        own = pad(tensor, (0, -self.least(-tensor.shape[-1]) - tensor.shape[-1])).contiguous()
+        sent = own.view(torch.uint8) if own.dtype == torch.bool else own
+        heads = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(heads, sent)
+        return torch.cat(heads, dim=-2).view(own.dtype)

@@ -8,10 +8,12 @@ import torch
 
 from corm_batch.engine.batch import PrefillBatch, Span
 from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy
 
 _REHEARSED_TOKENS = (16_384, 32_768)
@@ -19,37 +21,37 @@ _REHEARSED_TOKENS = (16_384, 32_768)
 MLP's rows run in slices and only what a token leaves behind grows."""
 
 
-def measure_pool_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy]) -> int:
+def measure_pool_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column]) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
-    transient = _largest_pass(config, model, policies)
+    transient = _largest_pass(config, model, policies, columns)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(0, int((free - transient) * config.memory_fraction))
 
 
-def _largest_pass(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy]) -> int:
+def _largest_pass(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column]) -> int:
     """Bytes that the longest prompt's forward pass takes beside the pool, measured on shorter ones."""
     most = config.step_token_budget
     if config.prefill == "exact":
         most = max(most, model.shape.context(config.max_model_len))
     lengths = sorted({min(length, most) for length in _REHEARSED_TOKENS})
-    peaks = [_peak_bytes(config, model, policies, length) for length in lengths]
+    peaks = [_peak_bytes(config, model, policies, columns, length) for length in lengths]
     if len(lengths) == 1:
         return peaks[0]
     return peaks[1] + max(0, peaks[1] - peaks[0]) * (most - lengths[1]) // (lengths[1] - lengths[0])
 
 
 @torch.inference_mode()
-def _peak_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], num_tokens: int) -> int:
+def _peak_bytes(
+    config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column], num_tokens: int
+) -> int:
     """Device memory that a prompt of `num_tokens` takes while it is prefilled, its pages aside."""
     shape, device = model.shard, model.device
-    cache = KVCache(
-        1, shape.num_layers, shape.num_kv_heads, shape.head_dim, config.page_size, 1, model.dtype, device
-    )  # fmt: skip
+    cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, device)
     request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1))
     sequence = Sequence(request, 0, shape.num_layers, device)
     sequence.slot = cache.open()
-    batch = PrefillBatch([Span(sequence, 0, num_tokens)], cache, policies)
+    batch = PrefillBatch([Span(sequence, 0, num_tokens)], Eviction(cache, policies, model.ranks))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     model.forward(batch)

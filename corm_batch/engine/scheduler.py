@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -33,10 +34,10 @@ class Scheduler:
     Args:
         config: budgets.
         cache: asked for page counts, and to move a sequence out of the pool and back.
-        most_entries: entries a head comes to hold at most; None for no bound.
+        most_entries: entries a head comes to hold at most of so many tokens, mean over all.
     """
 
-    def __init__(self, config: EngineConfig, cache: KVCache, most_entries: int | None = None) -> None:
+    def __init__(self, config: EngineConfig, cache: KVCache, most_entries: Callable[[int], int]) -> None:
         self.config, self.cache, self.most_entries = config, cache, most_entries
         self.max_running, self.token_budget = config.max_sequences, config.step_token_budget
         self.waiting: deque[Sequence] = deque()
@@ -149,9 +150,7 @@ class Scheduler:
     def _pages(self, sequence: Sequence) -> int:
         """Pages a sequence will come to, going by what others kept."""
         ratio = 1.0 if self.kept_ratio is None else min(1.0, self.kept_ratio * _HEADROOM)
-        entries = ratio * sequence.max_len
-        if self.most_entries is not None:
-            entries = min(entries, self.most_entries)
+        entries = min(ratio * sequence.max_len, self.most_entries(sequence.max_len))
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
 
     def _growth(self, sequence: Sequence) -> int:

@@ -18,8 +18,8 @@ class Sequence:
     Args:
         request: what was asked.
         arrival: its place in the order of arrival; a smaller number goes first and is preempted last.
-        num_layers: layers of the model, for the eviction book.
-        device: where the eviction book lives.
+        num_layers: layers of the model.
+        device: where the statistic of what left is added up.
     """
 
     def __init__(self, request: Request, arrival: int, num_layers: int, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Sequence:
         self.swapped: SwappedCache | None = None
         self.rng = random.Random(f"{request.sampling.seed}:{request.id}")
         self.logprob_sum = 0.0
-        self.evicted_mass = torch.zeros(num_layers, device=device)
+        self.lost_statistic = torch.zeros(num_layers, device=device)
         self.preemptions = 0
         self.peak_pages = 0
         self.pages_after_prefill = 0
@@ -67,5 +67,5 @@ class Sequence:
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""
         self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
-        self.evicted_mass.zero_()
+        self.lost_statistic.zero_()
         self.preemptions += 1

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from corm_batch.errors import ModelLoadError
+from corm_batch.ops.pages import entry_columns, kv_bytes
 
 
 def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -73,4 +74,4 @@ class ModelShape:
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+        return self.num_layers * self.num_kv_heads * kv_bytes(entry_columns(self.head_dim, dtype))

@@ -7,7 +7,7 @@ to take: it gets a stage of free ones beforehand, and what it took is booked aft
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import OutOfPages, PagePool
-from corm_batch.ops.pages import Entries, Lists, Pages, read_pages
+from corm_batch.ops.pages import Column, Entries, Lists, Pages, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
 
@@ -44,8 +44,9 @@ class KVCache:
 
     Args:
         num_slots: sequences that can hold pages at one time.
-        num_layers, num_kv_heads, head_dim, page_size, num_pages: sizes.
-        dtype, device: of keys and values.
+        num_layers, num_kv_heads, page_size, num_pages: sizes.
+        columns: what is stored of an entry, see `entry_columns`.
+        device: where.
         agree: the least of a number over all caches that hold heads of the same sequences; the number itself where this
             one holds them all.
     """
@@ -55,16 +56,15 @@ class KVCache:
         num_slots: int,
         num_layers: int,
         num_kv_heads: int,
-        head_dim: int,
         page_size: int,
         num_pages: int,
-        dtype: torch.dtype,
+        columns: Sequence[Column],
         device: torch.device,
         agree: Callable[[int], int] = int,
     ) -> None:
         self.device, self.agree = device, agree
         self.ops: Ops = select_ops(device)
-        self.pool = PagePool(num_pages, page_size, head_dim, dtype, device)
+        self.pool = PagePool(num_pages, page_size, columns, device)
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
         self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
@@ -135,7 +135,7 @@ class KVCache:
             keep: [K, N] bool.
 
         Returns:
-            The attention mass of the entries not kept, [K].
+            The statistic of the entries not kept, summed up, [K].
         """
         own, held = stage.own[slot][layer]
         counts, lost = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
@@ -208,7 +208,8 @@ class KVCache:
         self.pool.release(self.table.trim(np.array([slot])))
         ids = torch.from_numpy(self.table.get_lists(slot)).to(self.device)
         swapped = SwappedCache(
-            Pages(*(column.index_select(0, ids).cpu() for column in self.pool.pages)), self.table.lengths[slot].copy()
+            Pages.of(column.index_select(0, ids).cpu() for column in self.pool.pages.tensors),
+            self.table.lengths[slot].copy(),
         )
         self.close(slot)
         return swapped
@@ -227,7 +228,7 @@ class KVCache:
         slot = self.open()
         self.table.set_lists(slot, ids, swapped.lengths)
         index = torch.from_numpy(ids).to(self.device)
-        for column, saved in zip(self.pool.pages, swapped.pages, strict=True):
+        for column, saved in zip(self.pool.pages.tensors, swapped.pages.tensors, strict=True):
             column.index_copy_(0, index.long(), saved.to(self.device))
         self._book(slot)
         return slot

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 
-from corm_batch.ops.pages import Pages
+from corm_batch.ops.pages import Column, Pages
 
 
 class OutOfPages(Exception):
@@ -16,9 +18,9 @@ class OutOfPages(Exception):
         self.num_missing = num_missing
 
 
-def page_bytes(page_size: int, head_dim: int, dtype: torch.dtype) -> int:
-    """Bytes of one page: keys, values, and 12 bytes an entry of bookkeeping (position, expiry, mass)."""
-    return page_size * (2 * head_dim * dtype.itemsize + 12)
+def page_bytes(page_size: int, columns: Iterable[Column]) -> int:
+    """Bytes of one page of entries that have these columns."""
+    return page_size * sum(column.num_bytes for column in columns)
 
 
 class PagePool:
@@ -27,24 +29,23 @@ class PagePool:
     Args:
         num_pages: pages that can be handed out (page 0 exists beside them and never is).
         page_size: entries a page.
-        head_dim: width of a key and of a value.
-        dtype, device: of keys and values.
+        columns: what is stored of an entry, see `entry_columns`.
+        device: where.
     """
 
-    def __init__(self, num_pages: int, page_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (num_pages + 1, page_size)
-        self.pages = Pages(
-            key=torch.zeros(*shape, head_dim, dtype=dtype, device=device),
-            value=torch.zeros(*shape, head_dim, dtype=dtype, device=device),
-            position=torch.zeros(shape, dtype=torch.int32, device=device),
-            expiry=torch.zeros(shape, dtype=torch.int32, device=device),
-            mass=torch.zeros(shape, dtype=torch.float32, device=device),
-        )
+    def __init__(self, num_pages: int, page_size: int, columns: Sequence[Column], device: torch.device) -> None:
+        self.columns = columns
+        self.pages = Pages.of(column.zeros(num_pages + 1, page_size, device=device) for column in columns)
         self.num_pages = num_pages
         self.page_size = page_size
-        self.page_bytes = page_bytes(page_size, head_dim, dtype)
+        self.page_bytes = page_bytes(page_size, columns)
         self._free = np.arange(num_pages, 0, -1, dtype=np.int32)
         self._num_free = num_pages
+
+    @property
+    def own_columns(self) -> Sequence[Column]:
+        """Those beyond what every entry has: the policy's."""
+        return self.columns[len(self.pages) - 1 :]
 
     @property
     def num_free(self) -> int:

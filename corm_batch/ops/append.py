@@ -20,6 +20,6 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
     index = lists.length[slot].long()
     head = torch.arange(index.shape[1], device=index.device)
     page = lists.table[slot[:, None], head, index // page_size]
-    flat = Entries(*(column[rows].flatten(0, 1) for column in entries))
+    flat = entries.map(lambda column: column[rows].flatten(0, 1))
     write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat)
     lists.length.index_copy_(0, slot, (index + 1).to(lists.length.dtype))

@@ -19,10 +19,10 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
         step_S: int32 last step of each sequence: an entry stays iff position <= step < expiry.
 
     Returns:
-        [S, K] float32 mass of the removed entries; 0 for slot -1.
+        [S, K] float32 statistic of the removed entries, summed up; 0 for slot -1.
     """
     page_size = pages.position.shape[1]
-    mass_SK = torch.zeros(len(lists.slot), lists.length.shape[1], device=step_S.device)
+    lost_SK = torch.zeros(len(lists.slot), lists.length.shape[1], device=step_S.device)
     real = lists.slot >= 0
     slot, step = lists.slot[real], step_S[real, None, None]
     length = lists.length[slot]
@@ -30,14 +30,14 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     index = torch.arange(width * page_size, device=length.device)
     place = lists.table[slot][..., index // page_size].long() * page_size + index % page_size
     stored = index < length[..., None]
-    position, expiry, mass = (column.view(-1)[place] for column in pages[2:])
+    position, expiry, statistic = (column.view(-1)[place] for column in pages[2:5])
     keep = stored & (position <= step) & (expiry > step)
-    mass_SK[real] = mass.masked_fill(keep | ~stored, 0.0).sum(dim=-1)
+    lost_SK[real] = statistic.masked_fill(keep | ~stored, 0.0).sum(dim=-1)
     rank = keep.cumsum(dim=-1) - 1
     rows, heads, source = (keep & (rank < index)).nonzero(as_tuple=True)
     old, new = place[rows, heads, source], place[rows, heads, rank[rows, heads, source]]
-    for column in pages:
+    for column in pages.tensors:
         flat = column.view(-1, *column.shape[2:])
         flat.index_copy_(0, new, flat.index_select(0, old))
     lists.length[slot] = keep.sum(dim=-1, dtype=lists.length.dtype)
-    return mass_SK
+    return lost_SK

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from corm_batch.ops.dense import soft_capped
 from corm_batch.ops.pages import Lists, Pages, read_pages, update_pages
-from corm_batch.ops.reduction import Reduction, hit_rows, row_statistic
+from corm_batch.ops.reduction import Reduction, hit_rows
 
 
 def decode_attention(
@@ -23,7 +23,7 @@ def decode_attention(
     """Attend to every entry whose expiry has not passed; then let the query's hits extend expiries in the pages.
 
     Args:
-        pages: the pool; expiry and mass are changed in place when there is a reduction.
+        pages: the pool; expiry and statistic are changed in place when there is a reduction.
         lists: where the rows' entries are, the query's own included. Rows of like length waste the least.
         query_SHD: one query a sequence.
         step_S: int32 its step.
@@ -52,13 +52,13 @@ def decode_attention(
         # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
         seen = visible.transpose(0, 1)
         hits = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), seen, step_S, entries.position.transpose(0, 1))
-        found = row_statistic(reduction, weight.permute(1, 2, 0, 3), seen, hits).transpose(0, 1)
-        hit = hits.transpose(0, 1)
+        kind, hit = reduction.gathers, hits.transpose(0, 1)
+        found = kind.of_rows(weight.permute(1, 2, 0, 3), seen, hits).transpose(0, 1)
         expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
-        mass = torch.maximum(entries.mass, found) if reduction.statistic == "max" else entries.mass + found
-        if reduction.statistic != "count_low":
-            mass = torch.where(hit, 0.0, mass)
-        update_pages(pages, table_SKP, expiry, mass)
+        statistic = kind.gathered(entries.statistic, found[None], dim=0)
+        if kind.since_hit:
+            statistic = torch.where(hit, 0.0, statistic)
+        update_pages(pages, table_SKP, expiry, statistic)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
 
 

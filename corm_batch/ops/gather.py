@@ -22,6 +22,4 @@ def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entri
         the page held.
     """
     held = read_pages(pages, table_KP, length_K)
-    key, value = (torch.cat((a, b), dim=-2) for a, b in zip(held[:2], born[:2], strict=True))
-    position, expiry, mass = (torch.cat((a, b), dim=-1) for a, b in zip(held[2:], born[2:], strict=True))
-    return Entries(key, value, position, expiry, mass)
+    return Entries.of(torch.cat(both, dim=1) for both in zip(held.tensors, born.tensors, strict=True))

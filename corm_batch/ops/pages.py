@@ -3,20 +3,71 @@
     page p, slot c  ->  key[p, c], value[p, c]   the entry itself, keys with the rotary position they were born with
                         position[p, c]           1-based position of its token
                         expiry[p, c]             last step at which a query may see it
-                        mass[p, c]               attention it received since it was last found important
+                        statistic[p, c]          what queries found of it, as the policy's reduction gathers it
+                        own[i][p, c]             the policy's own columns, one tensor each
 
-Page 0 is never handed out: table padding points at it, so reads of padding are harmless and writes to it are lost.
+A column moves with its entry whatever happens to it. `entry_columns` says what there is, of what type and width: bytes
+of an entry are counted from it and nowhere else. Page 0 is never handed out: table padding points at it, so reads of
+padding are harmless and writes to it are lost.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 NEVER = torch.iinfo(torch.int32).max
 """As an expiry: the entry is never evicted. As a position: there is no entry here, no query sees it."""
+
+
+class Column(NamedTuple):
+    """What is stored of an entry under one name.
+
+    Attributes:
+        name: of the column.
+        dtype: of its numbers.
+        width: how many an entry has, as a last dimension; None for a single number without one.
+    """
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    width: int | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one entry."""
+        return self.dtype.itemsize * (1 if self.width is None else self.width)
+
+    def zeros(self, *lead: int, device: torch.device | None = None) -> Tensor:
+        """The column of `lead` entries."""
+        shape = lead if self.width is None else (*lead, self.width)
+        return torch.zeros(shape, dtype=self.dtype, device=device)
+
+
+def entry_columns(head_dim: int, dtype: torch.dtype, own: Iterable[Column] = ()) -> tuple[Column, ...]:
+    """Everything that is stored of an entry, in the order of `Pages`.
+
+    Args:
+        head_dim: width of a key and of a value.
+        dtype: of both.
+        own: the policy's columns.
+    """
+    return (
+        Column("key", dtype, head_dim),
+        Column("value", dtype, head_dim),
+        Column("position", torch.int32),
+        Column("expiry", torch.int32),
+        Column("statistic"),
+        *own,
+    )
+
+
+def kv_bytes(columns: Iterable[Column]) -> int:
+    """Bytes of an entry in an uncompressed cache, which has keys and values alone."""
+    return sum(column.num_bytes for column in columns if column.name in ("key", "value"))
 
 
 class Pages(NamedTuple):
@@ -26,7 +77,19 @@ class Pages(NamedTuple):
     value: Tensor  # [P, C, D]
     position: Tensor  # [P, C] int32
     expiry: Tensor  # [P, C] int32
-    mass: Tensor  # [P, C] float32
+    statistic: Tensor  # [P, C] float32
+    own: tuple[Tensor, ...] = ()  # [P, C] each
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of `entry_columns`."""
+        return (*self[:5], *self.own)
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self:
+        """What has these as its `tensors`."""
+        key, value, position, expiry, statistic, *own = tensors
+        return cls(key, value, position, expiry, statistic, tuple(own))
 
 
 class Entries(NamedTuple):
@@ -36,7 +99,23 @@ class Entries(NamedTuple):
     value: Tensor  # [..., K, N, D]
     position: Tensor  # [..., K, N] int32
     expiry: Tensor  # [..., K, N] int32
-    mass: Tensor  # [..., K, N] float32
+    statistic: Tensor  # [..., K, N] float32
+    own: tuple[Tensor, ...] = ()  # [..., K, N] each
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of `entry_columns`."""
+        return (*self[:5], *self.own)
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor]) -> Self:
+        """What has these as its `tensors`."""
+        key, value, position, expiry, statistic, *own = tensors
+        return cls(key, value, position, expiry, statistic, tuple(own))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Every tensor changed in the same way."""
+        return self.of(map(change, self.tensors))
 
 
 class Lists(NamedTuple):
@@ -63,12 +142,11 @@ def read_pages(pages: Pages, table: Tensor, length: Tensor) -> Entries:
     Returns:
         Entries with N = P * C; beyond `length` the position is NEVER and the rest is whatever the page held.
     """
-    lead, num_slots = table.shape[:-1], table.shape[-1] * pages.position.shape[1]
-    flat = table.reshape(-1)
-    key, value = (column.index_select(0, flat).view(*lead, num_slots, column.shape[-1]) for column in pages[:2])
-    position, expiry, mass = (column.index_select(0, flat).view(*lead, num_slots) for column in pages[2:])
-    index = torch.arange(num_slots, device=table.device)
-    return Entries(key, value, position.masked_fill(index >= length[..., None], NEVER), expiry, mass)
+    num_slots, flat = table.shape[-1] * pages.position.shape[1], table.reshape(-1)
+    lead = (*table.shape[:-1], num_slots)
+    read = Entries.of(column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors)
+    behind = torch.arange(num_slots, device=table.device) >= length[..., None]
+    return read._replace(position=read.position.masked_fill(behind, NEVER))
 
 
 def write_pages(pages: Pages, page: Tensor, slot: Tensor, entries: Entries) -> None:
@@ -79,18 +157,18 @@ def write_pages(pages: Pages, page: Tensor, slot: Tensor, entries: Entries) -> N
         page, slot: [M] int64, where each entry goes.
         entries: key and value [M, D], the others [M].
     """
-    for column, new in zip(pages, entries, strict=True):
+    for column, new in zip(pages.tensors, entries.tensors, strict=True):
         column.index_put_((page, slot), new.to(column.dtype))
 
 
-def update_pages(pages: Pages, table: Tensor, expiry: Tensor, mass: Tensor) -> None:
+def update_pages(pages: Pages, table: Tensor, expiry: Tensor, statistic: Tensor) -> None:
     """Write back what a step learned of whole lists of pages.
 
     Args:
         pages: the pool, changed in place.
         table: [..., P] int64, as given to `read_pages`.
-        expiry, mass: [..., N] with N = P * C.
+        expiry, statistic: [..., N] with N = P * C.
     """
     flat, page_size = table.reshape(-1), pages.position.shape[1]
     pages.expiry.index_copy_(0, flat, expiry.reshape(-1, page_size))
-    pages.mass.index_copy_(0, flat, mass.reshape(-1, page_size))
+    pages.statistic.index_copy_(0, flat, statistic.reshape(-1, page_size))

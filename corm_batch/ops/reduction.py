@@ -7,7 +7,7 @@ s - lse >= log(tau / n): one more pass over (rows x keys) after the attention ke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from torch import Tensor
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.spread import spread_hits
+from corm_batch.ops.statistics import STATISTICS, Statistic
 
-Statistic = Literal["sum", "sum_squares", "max", "count_low"]
 ALL_ROWS = 1 << 30
 """A window longer than any document; steps plus this are still int32."""
 
@@ -28,13 +28,13 @@ class Reduction:
     Attributes:
         window: newest rows that vote on a prompt; a hit at step t keeps its key visible up to step t + window.
         threshold: a hit is a weight >= tau / t ("step", t the row's own step: CORM's definition), or >= tau / n
-            ("cache", n the entries that row sees), or there are no hits and only the mass is kept (None).
+            ("cache", n the entries that row sees), or there are no hits and only the statistic is kept (None).
         tau: scale of the threshold.
         reach: a hit also hits the entries up to this many tokens before and after its own.
-        statistic: what an entry's mass gathers of its weights, row by row: their sum, the sum of their squares (mean
-            of the group's heads) or the largest, each since the entry's last hit; or how many rows found it no hit
-            ("count_low"), ever.
-        accumulate: False when a chunk's newest `window` rows alone say what an entry's mass is, whatever rows of
+        statistic: what is gathered of an entry's weights, row by row, a name of `ops.statistics.STATISTICS`: their sum,
+            the sum of their squares (mean of the group's heads) or the largest, each since the entry's last hit; the
+            newest row's alone ("last"); or how many rows found it no hit ("count_low"), ever.
+        accumulate: False when a chunk's newest `window` rows alone say what an entry's statistic is, whatever rows of
             earlier chunks gave it.
     """
 
@@ -42,14 +42,21 @@ class Reduction:
     threshold: Literal["step", "cache"] | None = None
     tau: float = 1.0
     reach: int = 0
-    statistic: Statistic = "sum"
+    statistic: str = "sum"
     accumulate: bool = True
 
     def __post_init__(self) -> None:
-        if self.statistic not in get_args(Statistic):
-            raise ValueError(f"statistic must be one of {get_args(Statistic)}, got {self.statistic!r}")
-        if self.statistic == "count_low" and self.threshold is None:
-            raise ValueError("count_low needs a threshold: without one no weight is low")
+        if self.statistic not in STATISTICS:
+            raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, got {self.statistic!r}")
+        if self.gathers.power is None and self.threshold is None:
+            raise ValueError(f"{self.statistic} needs a threshold: without one no weight is low")
+        if self.gathers.rows == "last" and self.window != 1:
+            raise ValueError(f"{self.statistic} is what one row says: window must be 1, got {self.window}")
+
+    @property
+    def gathers(self) -> Statistic:
+        """The statistic, by its definition."""
+        return STATISTICS[self.statistic]
 
 
 def hit_rows(
@@ -73,24 +80,6 @@ def hit_rows(
     return spread_hits(hit, position_KRN, reduction.reach) & visible_KRN
 
 
-def row_statistic(reduction: Reduction, weight_KGRN: Tensor, visible_KRN: Tensor, hit_KRN: Tensor) -> Tensor:
-    """What each row adds to the mass of each key, or may raise it to ("max").
-
-    Args:
-        weight_KGRN: 0 where not visible.
-        visible_KRN: bool.
-        hit_KRN: bool, what `hit_rows` returned.
-
-    Returns:
-        [K, R, N] float32.
-    """
-    if reduction.statistic == "count_low":
-        return (visible_KRN & ~hit_KRN).float()
-    if reduction.statistic == "max":
-        return weight_KGRN.amax(dim=1)
-    return (weight_KGRN.square() if reduction.statistic == "sum_squares" else weight_KGRN).mean(dim=1)
-
-
 def reduce_columns(
     reduction: Reduction,
     query_HRD: Tensor,
@@ -107,8 +96,8 @@ def reduce_columns(
 
     A key hit at step e stays visible up to e + window. With the gap rule a key whose first hit of a tile comes after
     its expiry is gone for good, as it would be had tokens come one at a time: tiles of at most `window` rows make this
-    exact, because between the first and the last hit of such a tile no gap can reach the window. The mass of a key is
-    the attention since its last hit, so at eviction it is what the voting window still gave it; or another statistic.
+    exact, because between the first and the last hit of such a tile no gap can reach the window. The statistic of a
+    key counts from its last hit, so a sum at eviction is what the voting window still gave it.
 
     Args:
         query_HRD, lse_HR: the voting rows, oldest first.
@@ -120,9 +109,9 @@ def reduce_columns(
             which evictions would have happened (streaming prefill).
 
     Returns:
-        `entries` with a new expiry and mass.
+        `entries` with a new expiry and statistic.
     """
-    expiry, mass = entries.expiry, entries.mass
+    expiry, statistic, kind = entries.expiry, entries.statistic, reduction.gathers
     num_heads, num_entries = query_HRD.shape[0], entries.position.shape[-1]
     for rows in row_tiles(query_HRD.shape[1], num_heads, num_entries, at_most=reduction.window if gap_rule else 256):
         step = step_R[rows]
@@ -137,9 +126,9 @@ def reduce_columns(
             first = torch.where(hit, step[:, None], torch.iinfo(torch.int32).max).amin(dim=1)
             last = torch.where(first <= expiry, last, 0)
         expiry = torch.where(last > 0, torch.maximum(expiry, last + reduction.window), expiry)
-        found = row_statistic(reduction, torch.exp(log_weight), visible, hit)
-        if reduction.statistic != "count_low":
+        found = kind.of_rows(torch.exp(log_weight), visible, hit)
+        if kind.since_hit:
             found.masked_fill_(step[:, None] <= last[:, None], 0.0)
-            mass = torch.where(last > 0, 0.0, mass)
-        mass = torch.maximum(mass, found.amax(dim=1)) if reduction.statistic == "max" else mass + found.sum(dim=1)
-    return entries._replace(expiry=expiry, mass=mass)
+            statistic = torch.where(last > 0, 0.0, statistic)
+        statistic = kind.gathered(statistic, found, dim=1)
+    return entries._replace(expiry=expiry, statistic=statistic)

@@ -27,7 +27,7 @@ def store_entries(
         used: [1] int32, how many of `fresh` are taken; advanced in place.
 
     Returns:
-        [K] int32 entries stored, [K] float32 attention mass of those that were not.
+        [K] int32 entries stored, [K] float32 statistic of those that were not, summed up.
     """
     page_size = pages.position.shape[1]
     count_K = keep_KN.sum(dim=-1)
@@ -35,13 +35,13 @@ def store_entries(
     stop_K = num_pages_K.cumsum(dim=0)
     ids = _take(int(num_pages_K.sum()), own, fresh, used)
     last = ids[stop_K[count_K > 0] - 1]
-    for column in pages:
+    for column in pages.tensors:
         column.index_fill_(0, last, 0)
     heads, index = keep_KN.nonzero(as_tuple=True)
     rank = (keep_KN.cumsum(dim=-1) - 1)[heads, index]
-    kept = Entries(*(column[heads, index] for column in entries))
+    kept = entries.map(lambda column: column[heads, index])
     write_pages(pages, ids[(stop_K - num_pages_K)[heads] + rank // page_size], rank % page_size, kept)
-    return count_K.int(), entries.mass.masked_fill(keep_KN, 0.0).sum(dim=-1)
+    return count_K.int(), entries.statistic.masked_fill(keep_KN, 0.0).sum(dim=-1)
 
 
 def _take(count: int, own: Tensor, fresh: Tensor, used: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ class AnswerSettings:
     @classmethod
     def _read(cls, spec: Mapping[str, Any], model_hash: str, *, are_now: bool) -> Self:
         """From a whole spec; `are_now`: it is of this version, and so are its plug-ins."""
+        spec = spec if are_now else _as_now(spec)
         policy = KVPolicy.registered().get(spec["policy"]["name"])
         read_by_policy = policy.engine_fields if policy is not None else frozenset()
         sections = {**spec, "model": {**spec["model"], "hash": model_hash}}
@@ -123,7 +124,9 @@ class AnswerSettings:
         paths = sorted(
             path for path in {*before.told, *self.told} if before.told.get(path, _NONE) != self.told.get(path, _NONE)
         )
-        exchanged = tuple(path.removesuffix("name") for path in paths if path in ("task.name", "policy.name"))
+        exchanged = tuple(
+            path.removesuffix("name") for path in paths if path in ("task.name", "policy.name", "policy.budget.name")
+        )
         return tuple(
             change
             for path in paths
@@ -132,6 +135,15 @@ class AnswerSettings:
                 path, *(side.values.get(path, self.defaults.get(path, _NONE)) for side in (before, self))
             )
         )
+
+
+def _as_now(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A spec of an earlier version as this one writes it: what a policy's heads may hold is its budget's to say."""
+    policy = dict(spec["policy"])
+    if "max_kept" in policy:
+        most = policy.pop("max_kept")
+        policy["budget"] = None if most is None else {"name": "uniform", "max_kept": most}
+    return {**spec, "policy": policy}
 
 
 def _is_hub_id(name: str) -> bool:

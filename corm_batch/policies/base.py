@@ -1,11 +1,13 @@
 """KVPolicy: which cached entries survive.
 
 A policy is a frozen value; its fields are its hyper-parameters. It sees per-entry tensors and answers with numbers; it
-never sees a page, a pool or a scheduler. The engine asks three things and branches on nothing else:
+never sees a page, a pool or a scheduler. The engine asks this and branches on nothing else:
 
-    expiry        the last step at which a query may see a new entry, should no query find it important
-    reduction     how recent queries vote; each hit moves an entry's expiry to `window` steps after it
-    max_kept      an optional hard bound on the entries of one head, and `rank`, who stays when it is exceeded
+    needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction)
+    columns     numbers of its own that it keeps with every entry; `born` fills them, and they move with the entry
+    expiry      the last step at which a query may see a new entry, should no query find it important
+    budget_at   how many entries the heads of a layer may hold
+    rank        who stays when that is exceeded
 
 An entry leaves at the end of its expiry and its page is freed: "visible at step t" is `t <= expiry` for every policy,
 one comparison in every kernel. Steps and positions are 1-based inside their own document.
@@ -13,15 +15,29 @@ one comparison in every kernel. Steps and positions are 1-based inside their own
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from corm_batch.ops.pages import NEVER, Entries
+from corm_batch.budgets.base import Budget, BudgetField
+from corm_batch.errors import SpecError
+from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.registry import Plugin
+
+
+class Needs(NamedTuple):
+    """What a policy wants to see of entries when it ranks them.
+
+    Attributes:
+        keys: the keys themselves.
+        reduction: how recent queries vote, and what is gathered of their weights; None when attention is not looked at.
+    """
+
+    keys: bool = False
+    reduction: Reduction | None = None
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
@@ -33,84 +49,172 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
 
     engine_fields: ClassVar[frozenset[str]] = frozenset()
 
-    @property
-    def reduction(self) -> Reduction | None:
-        """How recent queries vote; None when attention is not looked at."""
-        return None
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """Numbers that are kept with every entry, one a column."""
+
+    one_choice: ClassVar[bool] = False
+    """Whether all heads of a layer keep the same entries: those whose ranks are highest on average."""
 
     @property
-    def entries_bound(self) -> int | None:
-        """Most entries a head holds after prefill, after a chunk and after a compaction; None for no bound."""
-        return None
+    def needs(self) -> Needs:
+        """What `rank` reads; nothing else is there to be read."""
+        return Needs()
 
-    def expiry(self, layer: int, position: Tensor) -> Tensor:
-        """Expiry of entries at their birth.
+    @property
+    def num_pinned(self) -> int:
+        """Newest entries of a head that `rank` never lets go."""
+        return 0
+
+    def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        """The policy's own columns of entries at their birth. Those of one do not depend on the others in the call.
 
         Args:
             layer: index of the layer.
-            position: [..., K, N] int32.
+            key, value: [K, N, D], keys with their rotary position.
+            position: [K, N] int32.
 
         Returns:
-            [..., K, N] int32.
+            One [K, N] tensor for each of `columns`, of its type.
+        """
+        return ()
+
+    def expiry(self, layer: int, position: Tensor) -> Tensor:
+        """Expiry of entries at their birth. That of one does not depend on the others in the call.
+
+        Args:
+            layer: index of the layer.
+            position: [K, N] int32.
+
+        Returns:
+            [K, N] int32.
         """
         return torch.full_like(position, NEVER)
 
-    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
-        """Order of the entries of each head for `entries_bound`: the highest stay.
+    def budget_at(self, layer: int) -> Budget | None:
+        """How many entries the heads of a layer may hold; None for no bound."""
+        return None
+
+    def rank(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
+        """Who stays when a budget is exceeded: the highest, of equals the newest.
 
         Args:
-            entries: [..., K, N].
-            step: the last step taken, of each entry's sequence.
+            layer: index of the layer.
+            entries: [..., K, N] of them. Where `entries.position` is NEVER there is none, and anything may stand in its
+                other columns.
+            step: the last step taken; a tensor is [..., 1, 1], a step for each sequence.
 
         Returns:
-            [..., K, N] int64, no two equal in a head. Here: the latest expiry first, then the newest.
+            [..., K, N] float32 or int32, of any sign; infinity, or NEVER, for those that must stay.
         """
-        return torch.add(entries.position, entries.expiry.long(), alpha=1 << 32)
+        return entries.expiry
 
 
-def check_bound(max_kept: int | None, recent: int) -> None:
-    """Refuse a bound that has no room for the entries that never leave.
+class Seen:
+    """Entries as a policy sees them: what it needs, and what is its own.
 
-    Raises:
-        ValueError: with both numbers.
+    Args:
+        policy: who looks.
+        entries: [..., K, N].
+
+    Attributes:
+        position: [..., K, N] int32, NEVER where there is no entry.
+        expiry: [..., K, N] int32, the last step at which a query may see it.
     """
-    if max_kept is not None and max_kept < recent:
-        raise ValueError(f"max_kept ({max_kept}) must be at least recent ({recent}), which never leave")
+
+    def __init__(self, policy: KVPolicy, entries: Entries) -> None:
+        self._policy, self._entries = policy, entries
+        self.position, self.expiry = entries.position, entries.expiry
+
+    @property
+    def key(self) -> Tensor:
+        """[..., K, N, D].
+
+        Raises:
+            SpecError: the policy's needs do not name keys.
+        """
+        if not self._policy.needs.keys:
+            raise SpecError(f"policy {self._policy.name}: reads keys, which its needs do not name")
+        return self._entries.key
+
+    @property
+    def statistic(self) -> Tensor:
+        """[..., K, N] float32, what the reduction's statistic has gathered.
+
+        Raises:
+            SpecError: the policy's needs name no reduction.
+        """
+        if self._policy.needs.reduction is None:
+            raise SpecError(f"policy {self._policy.name}: reads a statistic, but its needs name no reduction")
+        return self._entries.statistic
+
+    def __getitem__(self, name: str) -> Tensor:
+        """[..., K, N], the policy's own column of that name.
+
+        Raises:
+            SpecError: it has none.
+        """
+        for column, tensor in zip(self._policy.columns, self._entries.own, strict=True):
+            if column.name == name:
+                return tensor
+        raise SpecError(f"policy {self._policy.name}: reads column {name!r}, which is not among its columns")
 
 
-def recent_first(rank: Tensor, entries: Entries, step: int | Tensor, recent: int) -> Tensor:
-    """Ranks below 2^62, with the newest `recent` entries of each head above all others; `rank` itself, changed."""
-    return rank.add_(entries.position > step - recent, alpha=1 << 62)
+def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) -> Tensor:
+    """`rank`, with the newest `recent` entries of each head at the top."""
+    top = torch.inf if rank.is_floating_point() else NEVER
+    return rank.masked_fill(entries.position > step - recent, top)
 
 
-class ScoringPolicy(KVPolicy):
-    """Nothing expires; what a head may hold is bounded, and the highest scores stay.
+class BudgetedPolicy(KVPolicy):
+    """What a head may hold is bounded, as a budget says; the newest entries are part of that and never leave.
 
     The bound is applied after prefill, after each chunk and at compactions; between these a head holds what was born.
     """
 
-    max_kept: int = Field(1024, ge=1, description="entries a head may hold")
-    recent: int = Field(256, ge=1, description="newest entries that never leave, part of max_kept")
+    budget: BudgetField | None = Field(
+        None, description="entries a head may hold: a budget by its name; null: no bound"
+    )
+    recent: int = Field(256, ge=1, description="newest entries that never leave, part of the budget")
 
     @model_validator(mode="after")
     def _recent_entries_fit(self) -> Self:
-        check_bound(self.max_kept, self.recent)
+        if self.budget is not None and self.budget.max_kept < self.recent:
+            raise ValueError(
+                f"budget.max_kept ({self.budget.max_kept}) must be at least recent ({self.recent}), which never leave"
+            )
         return self
 
     @property
-    def entries_bound(self) -> int:
-        """`max_kept`."""
-        return self.max_kept
+    def num_pinned(self) -> int:
+        """`recent`."""
+        return self.recent
 
-    def score(self, entries: Entries, step: int | Tensor) -> Tensor:
+    def budget_at(self, layer: int) -> Budget | None:
+        """The same budget for every layer."""
+        return self.budget
+
+    def rank(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
+        """The newest `recent` entries first, then the latest to expire."""
+        return recent_stay(entries.expiry, entries, step, self.recent)
+
+
+class ScoringPolicy(BudgetedPolicy):
+    """Nothing expires; the highest scores stay."""
+
+    budget: BudgetField = Field(
+        {"name": "uniform", "max_kept": 1024},
+        validate_default=True,
+        description="entries a head may hold: a budget by its name",
+    )
+
+    def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
         """What decides who stays; arguments as for `rank`.
 
         Returns:
-            [..., K, N] float32, none below 0.
+            [..., K, N] float32, of any sign.
         """
         raise NotImplementedError
 
-    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
-        """The newest `recent` entries first, then the highest score, then the newest."""
-        bits = self.score(entries, step).view(torch.int32).long()  # of numbers from 0 on, in the numbers' own order
-        return recent_first(torch.add(entries.position, bits, alpha=1 << 31), entries, step, self.recent)
+    def rank(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
+        """The newest `recent` entries first, then the highest score."""
+        return recent_stay(self.score(layer, entries, step), entries, step, self.recent)

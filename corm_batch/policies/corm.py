@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import KVPolicy, check_bound, recent_first
+from corm_batch.policies.base import BudgetedPolicy, Needs
 
 
-class Corm(KVPolicy, name="corm"):
+class Corm(BudgetedPolicy, name="corm"):
     """Keep the keys that one of the last `window` queries found important, and the newest `recent` ones.
 
     Key i is important to the query of step t iff its softmax weight a[t, i] >= tau / t; a key that was minor to all of
@@ -27,7 +26,7 @@ class Corm(KVPolicy, name="corm"):
       max(position + recent, window, last hit + window). `window` alone stands for "keep all while fewer than `window`
       queries have been seen", the paper's first steps.
     * `tau` scales the threshold (the paper: 1), `threshold="cache"` divides by the entries the query sees instead of
-      its step, and `max_kept` bounds a head for good, longest not found important first. All three are off by default.
+      its step, and `budget` bounds the heads for good, longest not found important first. All three are off by default.
     * `reach` lets a hit count for the neighbouring tokens too (0, the paper, by default). A question finds the name of
       a fact important, seldom the digits behind it, which the answer reads one by one later; SnapKV (arXiv 2404.14469)
       pools its scores over neighbours for the same reason.
@@ -38,27 +37,12 @@ class Corm(KVPolicy, name="corm"):
     tau: float = Field(1.0, gt=0.0, description="a key is important at a weight of tau / t or more")
     threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
     reach: int = Field(0, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
-    max_kept: int | None = Field(None, ge=1, description="entries a head may hold at most; no bound if left out")
-
-    @model_validator(mode="after")
-    def _recent_entries_fit(self) -> Self:
-        check_bound(self.max_kept, self.recent)
-        return self
 
     @property
-    def reduction(self) -> Reduction:
+    def needs(self) -> Needs:
         """Hits of the last `window` queries."""
-        return Reduction(window=self.window, threshold=self.threshold, tau=self.tau, reach=self.reach)
-
-    @property
-    def entries_bound(self) -> int | None:
-        """`max_kept`."""
-        return self.max_kept
+        return Needs(reduction=Reduction(self.window, self.threshold, self.tau, self.reach))
 
     def expiry(self, layer: int, position: Tensor) -> Tensor:
         """Without a hit: `recent` steps after birth, and never before step `window`."""
         return torch.clamp(position + self.recent, min=self.window)
-
-    def rank(self, entries: Entries, step: int | Tensor) -> Tensor:
-        """The newest `recent` entries first, then the latest hit, which is the latest expiry."""
-        return recent_first(super().rank(entries, step), entries, step, self.recent)

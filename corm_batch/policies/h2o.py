@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import ALL_ROWS, Reduction
-from corm_batch.policies.base import ScoringPolicy
+from corm_batch.policies.base import Needs, ScoringPolicy, Seen
 
 
 class H2O(ScoringPolicy, name="h2o"):
-    """Keep the `max_kept` keys of most attention in all, the newest `recent` ones among them.
+    """Keep the keys of most attention in all, as many as the budget allows, the newest `recent` ones among them.
 
     Based on H2O (arXiv 2306.14048), Algorithm 1: attention summed up over all queries so far. Deviations:
-    * the bound is not applied after every token, see `ScoringPolicy`.
+    * the bound is not applied after every token, see `BudgetedPolicy`.
     * a kv head's score is the mean of its query heads, so that grouped-query attention shares entries.
     Every query of a prompt votes: exact prefill computes its logits a second time.
     """
 
     @property
-    def reduction(self) -> Reduction:
+    def needs(self) -> Needs:
         """The weights of all queries."""
-        return Reduction(window=ALL_ROWS)
+        return Needs(reduction=Reduction(ALL_ROWS))
 
-    def score(self, entries: Entries, step: int | Tensor) -> Tensor:
+    def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
         """All attention an entry received."""
-        return entries.mass
+        return entries.statistic

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.base import KVPolicy, Needs
 
 _UINT32 = 2**32 - 1
 _MIX = (0x2C1B3C6D, 0x297A2D39)  # odd multipliers of a 32-bit avalanche hash
@@ -30,9 +30,9 @@ class Random(KVPolicy, name="random"):
     seed: int = Field(0, ge=0, lt=2**31, description="another seed keeps other entries")
 
     @property
-    def reduction(self) -> Reduction:
-        """No votes, only the attention mass of the last `recent` queries."""
-        return Reduction(window=self.recent)
+    def needs(self) -> Needs:
+        """No votes, only the attention of the last `recent` queries, so that it is known how much of it was lost."""
+        return Needs(reduction=Reduction(self.recent))
 
     def expiry(self, layer: int, position: Tensor) -> Tensor:
         """Never for those drawn to stay, `recent` steps after birth for the others."""

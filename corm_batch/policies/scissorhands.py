@@ -5,18 +5,17 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import ALL_ROWS, Reduction
-from corm_batch.policies.base import ScoringPolicy
+from corm_batch.policies.base import Needs, ScoringPolicy, Seen
 
 
 class Scissorhands(ScoringPolicy, name="scissorhands"):
-    """Keep the `max_kept` keys that the smallest share of queries found unimportant, the newest `recent` among them.
+    """Keep the keys that the smallest share of queries found unimportant, as many as the budget allows.
 
     Based on Scissorhands (arXiv 2305.17118), Algorithm 2: a key is unimportant to the query of step t iff its weight is
     below 1 / t, CORM's test, and those unimportant most often leave. Deviations:
     * the share of all queries since a key's birth, where the paper counts in a window of the last 400.
-    * the bound is the same in every layer and not applied after every token, see `ScoringPolicy`.
+    * the budget of every layer is the same by default and not applied after every token, see `BudgetedPolicy`.
     * grouped-query attention: a key is unimportant only if it is so to every query head of its group, as in `corm`.
     Every query of a prompt votes: exact prefill computes its logits a second time.
     """
@@ -24,11 +23,11 @@ class Scissorhands(ScoringPolicy, name="scissorhands"):
     tau: float = Field(1.0, gt=0.0, description="a key is unimportant at a weight below tau / t")
 
     @property
-    def reduction(self) -> Reduction:
+    def needs(self) -> Needs:
         """The queries to which a key was unimportant."""
-        return Reduction(window=ALL_ROWS, threshold="step", tau=self.tau, statistic="count_low")
+        return Needs(reduction=Reduction(ALL_ROWS, "step", self.tau, statistic="count_low"))
 
-    def score(self, entries: Entries, step: int | Tensor) -> Tensor:
+    def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
         """The share of queries since its birth that an entry mattered to."""
         seen_by = (step - entries.position + 1).clamp(min=1)
-        return (1.0 - entries.mass / seen_by).clamp(min=0.0)
+        return (1.0 - entries.statistic / seen_by).clamp(min=0.0)

@@ -9,25 +9,25 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from corm_batch.ops.pages import NEVER, Entries
+from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import ScoringPolicy
+from corm_batch.policies.base import Needs, ScoringPolicy, Seen
 
 
 class SnapKV(ScoringPolicy, name="snapkv"):
-    """Keep the `max_kept` keys that the last `window` queries attended to most, the newest `recent` ones among them.
+    """Keep the keys that the last `window` queries attended to most, as many as the budget allows.
 
     Based on SnapKV (arXiv 2404.14469), section 4: the attention of the prompt's last queries, summed up by key,
     max-pooled over `pooling` neighbours, and the highest of each head kept; there `recent` is `window`. Deviations:
     * a kv head's score is the mean of its query heads, so that grouped-query attention shares entries.
     * neighbours are entries next to each other among those kept so far, which evictions may have parted.
     * streaming prefill scores after every chunk, by the chunk's last queries.
-    * `max_kept` holds while the answer is written, too; its queries add to the scores.
+    * the budget holds while the answer is written, too; its queries add to the scores.
     Of a key's weights `statistic` may also take the sum of squares (KV-Compress, arXiv 2410.00161) or the largest
-    (KVzip, arXiv 2505.23416), both without those papers' budgets by layer.
+    (KVzip, arXiv 2505.23416), both without those papers' budgets.
     """
 
-    recent: int = Field(32, ge=1, description="newest entries that never leave, part of max_kept")
+    recent: int = Field(32, ge=1, description="newest entries that never leave, part of the budget")
     window: int = Field(32, ge=1, description="newest queries of the prompt, or of a chunk, that score")
     pooling: int = Field(7, ge=1, description="neighbouring entries that share the highest of their scores; odd")
     statistic: Literal["sum", "sum_squares", "max"] = Field("sum", description="what is taken of a key's weights")
@@ -39,13 +39,13 @@ class SnapKV(ScoringPolicy, name="snapkv"):
         return self
 
     @property
-    def reduction(self) -> Reduction:
+    def needs(self) -> Needs:
         """The weights of the last `window` queries."""
-        return Reduction(window=self.window, statistic=self.statistic, accumulate=False)
+        return Needs(reduction=Reduction(self.window, statistic=self.statistic, accumulate=False))
 
-    def score(self, entries: Entries, step: int | Tensor) -> Tensor:
+    def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
         """What the last queries gave an entry or one of its neighbours."""
         order = entries.position.argsort(dim=-1)  # padding may lie between a head's older and newer entries
-        own = entries.mass.masked_fill(entries.position == NEVER, 0.0).gather(-1, order)  # and holds anything
+        own = entries.statistic.masked_fill(entries.position == NEVER, 0.0).gather(-1, order)  # and holds anything
         pooled = max_pool1d(own.flatten(0, -2)[:, None], self.pooling, stride=1, padding=self.pooling // 2)
         return torch.empty_like(own).scatter_(-1, order, pooled.view_as(own))

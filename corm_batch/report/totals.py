@@ -125,10 +125,18 @@ def saved_text(full: int, peak: int) -> str:
 
 
 def policy_text(policy: str) -> str:
-    """A policy's JSON as `corm window=64 recent=64`."""
-    fields = json.loads(policy)
-    settings = [f"{name}={value}" for name, value in fields.items() if name != "name" and value is not None]
-    return " ".join([str(fields.get("name")), *settings])
+    """A policy's JSON as `corm window=64 recent=64 budget=(adakv max_kept=512)`."""
+    return _plugin_text(json.loads(policy))
+
+
+def _plugin_text(fields: Mapping[str, Any]) -> str:
+    """A name and the settings under it; those of a plug-in inside it in brackets."""
+    shown = {
+        name: f"({_plugin_text(value)})" if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if name != "name" and value is not None
+    }
+    return " ".join([str(fields.get("name")), *(f"{name}={value}" for name, value in shown.items())])
 
 
 def outcome_text(document: DocumentFigures, width: int) -> str:

@@ -8,9 +8,9 @@ A time is a median of triton.testing's do_bench, launches included, and for deco
 append's holds one small copy that puts the lengths back. What compaction changes is put back before each run, and the
 time that this takes alone is taken off.
 
-    decode_attention  bytes: key, value, position and expiry of every entry; for votes expiry and mass, in and out
-    append_entries    bytes: key, value, position, expiry and mass of every new entry, in and out
-    store_entries     bytes: the same of every kept entry; twice the mask of what to keep; the mass of the others
+    decode_attention  bytes: key, value, position and expiry of every entry; for votes expiry and statistic, in and out
+    append_entries    bytes: key, value, position, expiry and statistic of every new entry, in and out
+    store_entries     bytes: the same of every kept entry; twice the mask of what to keep; the statistic of the others
     gather_entries    bytes: the same of every stored and every new entry
     compact_lists     bytes: position and expiry of every entry; where any go, all of those that stay, in and out
     top_entries       bytes: every rank, every candidate and every answer once
@@ -60,7 +60,7 @@ class Call:
 
 
 def entry_bytes(columns: int) -> int:
-    """Bytes of an entry's key and value and as many of position, expiry and mass."""
+    """Bytes of an entry's key and value and as many of position, expiry and statistic."""
     return 2 * D * DTYPE.itemsize + 4 * columns
 
 
@@ -156,7 +156,7 @@ def top(ops: Ops, K: int, N: int, count: int) -> Call:
 
 def dense(ops: Ops, K: int, R: int, N: int, window: int | None = None) -> Call:
     """A chunk of R tokens behind N - R others."""
-    query, (key, value, first, _, _) = packed(H, R), make_entries(K, N)
+    query, (key, value, first, *_) = packed(H, R), make_entries(K, N)
     last, step = first + window - 1 if window else torch.full_like(first, NEVER), first[0, N - R :]
     amount = 4 * D * H * visible_pairs(R, N, window)
     return Call(lambda: ops.dense_attention(query, key, value, step, first, last, SCALE), amount, "flop")

@@ -34,7 +34,7 @@ FIRST_RUN, SECOND_RUN = "20260101T000000Z-aaaaaa", "20260201T000000Z-bbbbbb"
 PART_DOCUMENTS, PART_S = 1000, 60.0
 LAYERS, KV_HEADS, ENTRY_BYTES = 32, 8, 512  # of an 8B Llama in bfloat16
 FAILED_EVERY = 50
-POLICY = '{"name": "corm", "window": 256, "recent": 256, "tau": 1.0, "max_kept": null}'
+POLICY = '{"name": "corm", "window": 256, "recent": 256, "tau": 1.0, "budget": null}'
 
 
 def build(place: Path, documents: int) -> dict[str, Any]:

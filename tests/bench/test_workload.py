@@ -24,8 +24,8 @@ def test_prompt_parameters_are_the_products_of_all_layers(small):
 
 def test_every_policy_is_valid_and_generate_has_none():
     for workload in WORKLOADS.values():
-        assert workload.policy("corm").max_kept == workload.max_kept < workload.prompt_tokens
-        assert workload.policy("full").entries_bound is None
+        assert workload.policy("corm").budget.max_kept == workload.max_kept < workload.prompt_tokens
+        assert workload.policy("full").budget_at(0) is None
         assert workload.policy("generate") is None
 
 

@@ -63,7 +63,7 @@ def memory_row(doc_id, **changes):
         "kept_ratio": 0.2,
         "kept_per_layer": [100, 300],
         "evicted_attention_mass": 0.01,
-        "policy": '{"name": "corm", "window": 64, "max_kept": null}',
+        "policy": '{"name": "corm", "window": 64, "budget": null}',
     }
     return row | changes
 

@@ -2,6 +2,7 @@
 
 import json
 
+from corm_batch.budgets.base import Budget
 from corm_batch.policies.base import KVPolicy
 
 
@@ -10,14 +11,19 @@ def test_every_policy_with_its_fields(corm_batch):
     assert result.code == 0
     for name, policy in KVPolicy.registered().items():
         assert f"{name}: {policy.summary()}" in result.out
+    for name, budget in Budget.registered().items():
+        assert f"budget {name}: {budget.summary()}" in result.out
+    assert "{name: uniform, max_kept: 1024}" in result.out
     window = next(line for line in result.out.splitlines() if line.startswith("window"))
     assert "256" in window
     assert "step | cache" in result.out
 
 
 def test_json(corm_batch):
-    described = {policy["name"]: policy for policy in json.loads(corm_batch("policies", "--json").out)}
-    assert set(described) == set(KVPolicy.registered())
+    printed = json.loads(corm_batch("policies", "--json").out)
+    described = {plugin["name"]: plugin for plugin in printed}
+    assert [plugin["name"] for plugin in printed] == [*KVPolicy.registered(), *Budget.registered()]
+    assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
     assert (tau["type"], tau["default"]) == ("number", "1.0")
     assert described["full"]["fields"] == []

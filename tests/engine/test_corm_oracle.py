@@ -24,9 +24,10 @@ SETTINGS = {
 
 def answer(folder, prompts, new_tokens, settings, **config):
     """Completions by the prompt's number, of CORM or of the policy that the settings name."""
-    engine = Engine.from_pretrained(
-        folder, policy={"name": "corm", **settings}, dtype="float32", device="cpu", kv_memory="8MiB", **config
-    )
+    policy = {"name": "corm", **settings}
+    if "max_kept" in policy:
+        policy["budget"] = {"name": "uniform", "max_kept": policy.pop("max_kept")}
+    engine = Engine.from_pretrained(folder, policy=policy, dtype="float32", device="cpu", kv_memory="8MiB", **config)
     sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     requests = [Request(str(i), p, sampling, return_kept_positions=True) for i, p in enumerate(prompts)]
     return {completion.id: completion for completion in engine.run(requests)}

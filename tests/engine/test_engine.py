@@ -211,7 +211,10 @@ def test_logits_that_are_not_numbers_fail_their_document_alone(tiny_llama):
         ({"dtype": "int8"}, "model.dtype.*int8"),
         ({"page_size": 0}, "engine.page_size"),
         ({"pagesize": 3}, "engine.pagesize"),
-        ({"policy": {"name": "corm", "recent": 9, "max_kept": 8}}, "max_kept.*8.*recent.*9"),
+        (
+            {"policy": {"name": "corm", "recent": 9, "budget": {"name": "uniform", "max_kept": 8}}},
+            "max_kept.*8.*recent.*9",
+        ),
         ({"policy": {"name": "cormm"}}, "cormm.*\n.*corm"),
     ],
 )

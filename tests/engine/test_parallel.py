@@ -29,6 +29,8 @@ from tests.engine.parallel_faults import load_faulty
 from tests.engine.test_cuda import assert_same_kept_but_for_rounding
 
 ROOT = Path(__file__).parents[2]
+STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
+HEADS = {"name": "headkv", "max_kept": 12, "scores": [[0.9, 0.1], [0.2, 0.4]]}
 CORM = {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
 needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
 SHARED = []
@@ -80,9 +82,13 @@ def answers(engine, requests):
     [
         ({"name": "full"}, {}),
         (CORM, {}),
-        ({**CORM, "max_kept": 20}, {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}),
+        ({**CORM, "budget": {"name": "uniform", "max_kept": 20}}, STREAMING),
+        ({"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}, {"compact_every": 3}),
+        ({"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}, STREAMING),
+        ({"name": "tova", "budget": {"name": "uniform", "max_kept": 12}}, STREAMING),
+        ({"name": "keydiff", "recent": 4, "budget": HEADS}, {"compact_every": 3}),
     ],
-    ids=["full", "corm", "streaming"],
+    ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv"],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
     requests = make_requests(5, stop=lambda output: len(output) == 21)

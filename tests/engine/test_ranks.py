@@ -21,7 +21,7 @@ from corm_batch.policies.base import KVPolicy
 from tests.engine.test_scheduler import assert_pages_have_one_owner, events, load
 
 FULL, CORM = {"name": "full"}, {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
-BOUNDED = {"name": "corm", "window": 6, "recent": 3, "max_kept": 20}
+BOUNDED = {"name": "corm", "window": 6, "recent": 3, "budget": {"name": "uniform", "max_kept": 20}}
 PAIRS = [
     (FULL, CORM),
     (CORM, FULL),

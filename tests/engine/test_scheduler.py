@@ -18,7 +18,7 @@ from corm_batch.policies.base import KVPolicy
 POLICIES = [
     {"name": "full"},
     {"name": "corm", "window": 8, "recent": 4, "tau": 1.5},
-    {"name": "corm", "window": 6, "recent": 6, "max_kept": 9},
+    {"name": "corm", "window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}},
     {"name": "random", "keep_ratio": 0.4, "recent": 5},
 ]
 

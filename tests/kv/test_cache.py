@@ -9,11 +9,14 @@ import torch
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, PagePool, page_bytes
 from corm_batch.ops.append import append_entries
-from corm_batch.ops.pages import NEVER, Entries
+from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
+
+OWN = (Column("norm"), Column("level", torch.int32))
 
 
 def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int):
-    return KVCache(slots, layers, heads, 8, page_size, num_pages, torch.float32, torch.device("cpu"), agree)
+    columns = entry_columns(8, torch.float32, OWN)
+    return KVCache(slots, layers, heads, page_size, num_pages, columns, torch.device("cpu"), agree)
 
 
 def random_entries(*lead):
@@ -21,6 +24,7 @@ def random_entries(*lead):
         *(torch.randn(*lead, 8) for _ in range(2)),
         *(torch.randint(1, 99, lead, dtype=torch.int32) for _ in range(2)),
         torch.rand(lead),
+        (torch.randn(lead), torch.randint(-99, 99, lead, dtype=torch.int32)),
     )
 
 
@@ -36,7 +40,7 @@ def assert_holds(cache, slot, layer, entries, keep):
     read = cache.read(slot, layer)
     for head in range(keep.shape[0]):
         count = int(keep[head].sum())
-        for got, want in zip(read, entries, strict=True):
+        for got, want in zip(read.tensors, entries.tensors, strict=True):
             assert torch.equal(got[head, :count], want[head, keep[head]])
         assert (read.position[head, count:] == NEVER).all()
 
@@ -81,8 +85,9 @@ def test_append_lands_behind_what_is_stored():
     cache.advance(slots)
     for layer, new in enumerate(news):
         for i, slot in enumerate(slots):
-            both = Entries(
-                *(torch.cat((a, b[i].unsqueeze(1)), dim=1) for a, b in zip(first[i][layer][0], new, strict=True))
+            both = Entries.of(
+                torch.cat((a, b[i].unsqueeze(1)), dim=1)
+                for a, b in zip(first[i][layer][0].tensors, new.tensors, strict=True)
             )
             assert_holds(cache, int(slot), layer, both, torch.cat((kept, torch.ones(3, 1, dtype=torch.bool)), dim=1))
 
@@ -184,7 +189,7 @@ def test_a_device_without_memory_costs_no_pages(monkeypatch):
 
 
 def test_pages_are_handed_out_once_and_their_values_are_clean():
-    pool = PagePool(6, 4, 8, torch.float32, torch.device("cpu"))
+    pool = PagePool(6, 4, entry_columns(8, torch.float32), torch.device("cpu"))
     first = pool.allocate(6)
     assert sorted(first) == [1, 2, 3, 4, 5, 6]
     pool.pages.value.fill_(torch.nan)
@@ -198,6 +203,9 @@ def test_pages_are_handed_out_once_and_their_values_are_clean():
 
 @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_page_bytes_are_those_of_its_tensors(dtype, width):
-    pool = PagePool(3, 5, 8, dtype, torch.device("cpu"))
-    assert pool.page_bytes == page_bytes(5, 8, dtype) == sum(column[0].nbytes for column in pool.pages)
-    assert pool.page_bytes == 5 * (2 * 8 * width + 12)
+    columns = entry_columns(8, dtype, OWN)
+    pool = PagePool(3, 5, columns, torch.device("cpu"))
+    assert pool.page_bytes == page_bytes(5, columns) == sum(column[0].nbytes for column in pool.pages.tensors)
+    assert pool.page_bytes == 5 * (2 * 8 * width + 12 + 2 * 4)
+    assert kv_bytes(columns) == 2 * 8 * width
+    assert pool.own_columns == OWN

@@ -18,6 +18,12 @@ KERNEL_DEVICES = [
 ]
 
 
+def own(*shape, device, turn=False):
+    """Two columns of a policy's own; turned as those are that a packed pass makes."""
+    columns = torch.randn(shape, device=device), torch.randint(-99, 99, shape, device=device, dtype=torch.int32)
+    return tuple(column.t() for column in columns) if turn else columns
+
+
 def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
     """Lists with room for one more entry, in one layer of three; new entries as a model's packed heads leave them."""
     table_width = -(-40 // page_size)
@@ -26,6 +32,7 @@ def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
         *(torch.randn(pool, page_size, width, device=device).to(dtype) for _ in range(2)),
         *(torch.randint(99, (pool, page_size), device=device, dtype=torch.int32) for _ in range(2)),
         torch.rand(pool, page_size, device=device),
+        own(pool, page_size, device=device),
     )
     table = torch.zeros(num_slots, 3, kv_heads, table_width, dtype=torch.int32, device=device)[:, 1]
     table[:] = (torch.randperm(pool - 1, device=device) + 1).view(table.shape)
@@ -34,21 +41,22 @@ def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
     slot = torch.tensor(slots, device=device)
     key, value = (torch.randn(kv_heads, len(slots), width, device=device).to(dtype).transpose(0, 1) for _ in range(2))
     position = torch.randint(50, 99, (len(slots), 1), device=device, dtype=torch.int32).expand(-1, kv_heads)
-    entries = Entries(key, value, position, position + 7, torch.rand(len(slots), kv_heads, device=device))
+    found = torch.rand(len(slots), kv_heads, device=device)
+    entries = Entries(key, value, position, position + 7, found, own(kv_heads, len(slots), device=device, turn=True))
     return pages, Lists(table, length, slot), entries
 
 
 def check(append, pages, lists, entries):
     """Every real row's lists end with its entry; everything else is as before."""
-    expected = Pages(*(column.clone() for column in pages))
+    expected = Pages.of(column.clone() for column in pages.tensors)
     length, page_size = lists.length.clone(), pages.position.shape[1]
     for s, slot in enumerate(lists.slot.tolist()):
         for k in range(entries.position.shape[1] if slot >= 0 else 0):
             n = int(length[slot, k])
-            for column, new in zip(expected, entries, strict=True):
+            for column, new in zip(expected.tensors, entries.tensors, strict=True):
                 column[lists.table[slot, k, n // page_size], n % page_size] = new[s, k]
     append(pages, lists, entries)
-    assert all(torch.equal(got, column) for got, column in zip(pages, expected, strict=True))
+    assert all(torch.equal(got, column) for got, column in zip(pages.tensors, expected.tensors, strict=True))
     grown = torch.zeros(len(length), dtype=torch.int32, device=length.device)
     grown[lists.slot[lists.slot >= 0]] = 1
     assert torch.equal(lists.length, length + grown[:, None])

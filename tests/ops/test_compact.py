@@ -33,6 +33,7 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu"):
     pages = Pages(
         *(torch.randn(*shape, width).to(dtype) for _ in range(2)),
         torch.randint(1, 51, shape, dtype=torch.int32), expiry, torch.rand(shape),
+        (torch.randn(shape), torch.randint(-99, 99, shape, dtype=torch.int32)),
     )  # fmt: skip
     ids = (torch.randperm(pool - 1) + 1).view(slots, heads, longest).int()
     index = torch.arange(longest * page_size)
@@ -48,17 +49,21 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu"):
     table[:, LAYER, :, :longest] = torch.where(held, ids, 0)
     length = torch.full((slots, 3, heads), 77, dtype=torch.int32)
     length[:, LAYER] = lengths
-    return Pages(*(column.to(device) for column in pages)), table.to(device), length.to(device)
+    return Pages.of(column.to(device) for column in pages.tensors), table.to(device), length.to(device)
 
 
 def check(compact, pages, table, length, slot, step):
     """Run it and compare pool, table and length with what removing entries by hand gives."""
     page_size = pages.position.shape[1]
-    old, old_length, old_table = Pages(*(column.cpu() + 0 for column in pages)), length.cpu() + 0, table.cpu() + 0
-    mass = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step).cpu()
-    new = Pages(*(column.cpu() for column in pages))
-    assert mass.dtype == torch.float32
-    expected_length, expected_mass = old_length.clone(), torch.zeros(len(slot), table.shape[2])
+    old, old_length, old_table = (
+        Pages.of(column.cpu() + 0 for column in pages.tensors),
+        length.cpu() + 0,
+        table.cpu() + 0,
+    )
+    lost = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step).cpu()
+    new = Pages.of(column.cpu() for column in pages.tensors)
+    assert lost.dtype == torch.float32
+    expected_length, expected_lost = old_length.clone(), torch.zeros(len(slot), table.shape[2])
     touched = torch.zeros(old.position.shape, dtype=torch.bool)
     for row, s in enumerate(slot.tolist()):
         for k in range(table.shape[2]) if s >= 0 else ():
@@ -66,15 +71,15 @@ def check(compact, pages, table, length, slot, step):
             page, place = old_table[s, LAYER, k, index // page_size].long(), index % page_size
             alive = (old.position[page, place] <= int(step[row])) & (old.expiry[page, place] > int(step[row]))
             expected_length[s, LAYER, k] = alive.sum()
-            expected_mass[row, k] = old.mass[page, place][~alive].sum()
-            for got, before in zip(new, old, strict=True):
+            expected_lost[row, k] = old.statistic[page, place][~alive].sum()
+            for got, before in zip(new.tensors, old.tensors, strict=True):
                 kept = before[page, place][alive]
                 assert torch.equal(got[page, place][: len(kept)], kept)
             touched[page, place] = True
     assert torch.equal(length.cpu(), expected_length)
     assert torch.equal(table.cpu(), old_table)
-    torch.testing.assert_close(mass, expected_mass)
-    for got, before in zip(new, old, strict=True):
+    torch.testing.assert_close(lost, expected_lost)
+    for got, before in zip(new.tensors, old.tensors, strict=True):
         assert torch.equal(got[~touched].nan_to_num(-9), before[~touched].nan_to_num(-9))
 
 
@@ -130,11 +135,11 @@ def test_kernel_matches_the_definition_on_a_batch(dtype, death):
     slot = torch.randperm(40, device="cuda")[:37]
     slot[5] = -1
     step = torch.randint(48, 53, (37,), dtype=torch.int32, device="cuda")
-    expected, expected_length = Pages(*(column.clone() for column in pages)), length.clone()
-    mass = kernel.compact_lists(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step)
+    expected, expected_length = Pages.of(column.clone() for column in pages.tensors), length.clone()
+    lost = kernel.compact_lists(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step)
     torch.testing.assert_close(
-        mass, compact_lists(expected, Lists(table[:, LAYER], expected_length[:, LAYER], slot), step)
+        lost, compact_lists(expected, Lists(table[:, LAYER], expected_length[:, LAYER], slot), step)
     )
     assert torch.equal(length, expected_length)
-    for one, other in zip(pages, expected, strict=True):
+    for one, other in zip(pages.tensors, expected.tensors, strict=True):
         assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9))

@@ -43,8 +43,9 @@ class Cache(NamedTuple):
     written_PC: Tensor
 
     def clone(self, dtype):
-        key, value, *rest = self.pages
-        return self._replace(pages=Pages(key.to(dtype, copy=True), value.to(dtype, copy=True), *map(torch.clone, rest)))
+        key, value, *rest = self.pages.tensors
+        pages = Pages.of((key.to(dtype, copy=True), value.to(dtype, copy=True), *map(torch.clone, rest)))
+        return self._replace(pages=pages)
 
 
 def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40):
@@ -111,7 +112,7 @@ def test_matches_the_dense_definition(device, reduction, dtype, tolerance, kv_he
             exact = reduce_columns(reduction, row, lse, now, exact, exact.expiry, 0.3, softcap, gap_rule=True)
         real = entries.position <= now
         assert torch.equal(after.expiry[real], exact.expiry[real])
-        torch.testing.assert_close(after.mass[real], exact.mass[real], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after.statistic[real], exact.statistic[real], rtol=1e-4, atol=1e-5)
 
 
 def test_garbage_behind_a_list_does_not_reach_the_output():
@@ -136,7 +137,7 @@ def test_a_row_of_no_sequence_changes_nothing(slots):
         lists = lists._replace(slot=lists.slot[real])
         expected = decode_attention(alone.pages, lists, query[real], step[real], REDUCTIONS[1], 0.3)
         torch.testing.assert_close(out[real], expected)
-    for got, expected in zip(padded.pages, alone.pages, strict=True):
+    for got, expected in zip(padded.pages.tensors, alone.pages.tensors, strict=True):
         torch.testing.assert_close(got[1:], expected[1:])
 
 
@@ -149,7 +150,7 @@ def test_a_query_that_sees_nothing_gets_zeros(sink):
         cache.pages, cache.lists, torch.randn(5, 6, 16), step, Reduction(5, "cache"), 0.3, None, sink
     )
     assert not out.any()
-    assert all(torch.equal(after, column) for after, column in zip(cache.pages, before, strict=True))
+    assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
 
 
 def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=None, padding=()):
@@ -165,7 +166,7 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
         expected = decode_attention(exact.pages, exact.lists, query.float(), cache.step_S, votes, 0.3, softcap, sink)
         bounds.append(exact.pages)
     poisoned, free = cache.clone(cache.pages.key.dtype).pages, ~cache.written_PC
-    poisoned.key[free], poisoned.value[free], poisoned.mass[free] = torch.nan, torch.nan, -1.0
+    poisoned.key[free], poisoned.value[free], poisoned.statistic[free] = torch.nan, torch.nan, -1.0
     poisoned.position[free], poisoned.expiry[free] = 1, NEVER
     slot, step, rows = cache.lists.slot, cache.step_S, torch.ones(len(query), dtype=torch.bool, device=query.device)
     for row in padding:
@@ -180,14 +181,14 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
     low, high = bounds[0], bounds[-1]
     written, sure = (
         cache.written_PC,
-        cache.written_PC & (low.expiry == high.expiry) & ((low.mass - high.mass).abs() < 1e-6),
+        cache.written_PC & (low.expiry == high.expiry) & ((low.statistic - high.statistic).abs() < 1e-6),
     )
     assert sure.sum() > 0.98 * written.sum()
     assert torch.equal(poisoned.expiry[sure], low.expiry[sure])
     assert (low.expiry <= poisoned.expiry)[written].all()
     assert (poisoned.expiry <= high.expiry)[written].all()
-    torch.testing.assert_close(poisoned.mass[sure], low.mass[sure], rtol=1e-4, atol=1e-5)
-    assert (poisoned.mass[free] == -1).all()
+    torch.testing.assert_close(poisoned.statistic[sure], low.statistic[sure], rtol=1e-4, atol=1e-5)
+    assert (poisoned.statistic[free] == -1).all()
     assert (poisoned.expiry[free] == NEVER).all()
     if reduction and reduction.threshold:
         assert (low.expiry != cache.pages.expiry).any()  # there were hits to find
@@ -235,7 +236,7 @@ def test_kernel_gives_zeros_to_a_query_that_sees_nothing(device, sink):
     sink_H = None if sink is None else torch.full((6,), sink, device=device)
     query = torch.randn(3, 6, 16, device=device)
     assert not decode_attention(cache.pages, cache.lists, query, step, Reduction(5, "cache"), 0.3, None, sink_H).any()
-    assert all(torch.equal(after, column) for after, column in zip(cache.pages, before, strict=True))
+    assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
 
 
 @pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 2), (256, 4)])

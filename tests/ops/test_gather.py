@@ -24,6 +24,7 @@ def random_columns(lead, width, dtype, device):
         *(torch.randn(*lead, width, device=device).to(dtype) for _ in range(2)),
         *(torch.randint(1, 10**9, lead, dtype=torch.int32, device=device) for _ in range(2)),
         torch.rand(lead, device=device),
+        (torch.randn(lead, device=device), torch.randint(-99, 99, lead, dtype=torch.int32, device=device)),
     )
 
 
@@ -39,6 +40,7 @@ def make_case(heads, longest, born, page_size, width, dtype, device="cpu"):
         torch.randn(born, heads, width, device=device).to(dtype).transpose(0, 1), wide.value[:, 3:],
         torch.arange(born, dtype=torch.int32, device=device).expand(heads, -1), wide.expiry[:, 3:],
         torch.zeros(1, device=device).expand(heads, born),
+        (wide.own[0][:, 3:], torch.arange(heads * born, dtype=torch.int32, device=device).view(born, heads).t()),
     )  # fmt: skip
     return pages, table.to(device)[:, :used], length.to(device), new
 
@@ -63,9 +65,9 @@ def test_definition_reads_every_entry_from_its_place(heads, longest, born, page_
                 assert gathered.position[k, n] == NEVER
                 continue
             page, slot = table[k, n // page_size], n % page_size
-            for column, source in zip(gathered, pages, strict=True):
+            for column, source in zip(gathered.tensors, pages.tensors, strict=True):
                 assert torch.equal(column[k, n], source[page, slot])
-        for column, source in zip(gathered, new, strict=True):
+        for column, source in zip(gathered.tensors, new.tensors, strict=True):
             assert torch.equal(column[k, num_held:], source[k])
 
 
@@ -81,7 +83,7 @@ def test_kernel_matches(device, heads, longest, born, page_size, width, dtype):
         pytest.skip("the interpreter has no bfloat16")
     pages, table, length, new = make_case(heads, longest, born, page_size, width, dtype, device)
     got, expected = kernel.gather_entries(pages, table, length, new), gather_entries(pages, table, length, new)
-    for one, other in zip(got, expected, strict=True):
+    for one, other in zip(got.tensors, expected.tensors, strict=True):
         assert one.is_contiguous()
         assert torch.equal(one, other)
 
@@ -90,5 +92,5 @@ def test_kernel_matches(device, heads, longest, born, page_size, width, dtype):
 def test_kernel_matches_on_long_lists():
     kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
     case = make_case(32, 40_000, 2048, 16, 128, torch.bfloat16, "cuda")
-    for one, other in zip(kernel.gather_entries(*case), gather_entries(*case), strict=True):
+    for one, other in zip(kernel.gather_entries(*case).tensors, gather_entries(*case).tensors, strict=True):
         assert torch.equal(one, other)

@@ -24,7 +24,7 @@ def test_what_is_written_is_read_in_list_order():
     index = torch.arange(6)
     write_pages(pages, table[0, index // 4], index % 4, entries)
     read = read_pages(pages, table, torch.tensor([6]))
-    for got, want in zip(read, entries, strict=True):
+    for got, want in zip(read.tensors, entries.tensors, strict=True):
         assert torch.equal(got[0, :6], want)
     assert (read.position[0, 6:] == NEVER).all()
 
@@ -40,5 +40,5 @@ def test_updates_go_to_the_pages_of_the_list_alone():
     table = torch.tensor([[3, 1]])
     update_pages(pages, table, torch.arange(8).int()[None], torch.arange(8).float()[None])
     assert pages.expiry[3].tolist() == [0, 1, 2, 3]
-    assert pages.mass[1].tolist() == [4, 5, 6, 7]
+    assert pages.statistic[1].tolist() == [4, 5, 6, 7]
     assert pages.expiry[[2, 4, 5]].abs().sum() == 0

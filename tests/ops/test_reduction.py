@@ -32,7 +32,7 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
     """One row at a time, as it would be decoded."""
     kv_heads, total = entries.position.shape
     group = query.shape[0] // kv_heads
-    expiry, mass = entries.expiry.clone(), entries.mass.clone()
+    expiry, statistic = entries.expiry.clone(), entries.statistic.clone()
     for r, t in enumerate(step.tolist()):
         for k in range(kv_heads):
             seen = [i for i in range(total) if entries.position[k, i] <= t]
@@ -47,16 +47,16 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
                 if hit and alive:
                     expiry[k, i] = max(int(expiry[k, i]), t + reduction.window)
                 if reduction.statistic == "count_low":
-                    mass[k, i] += not hit
+                    statistic[k, i] += not hit
                 elif hit and alive:
-                    mass[k, i] = 0.0
+                    statistic[k, i] = 0.0
                 elif reduction.statistic == "max":
-                    mass[k, i] = max(float(mass[k, i]), *weights)
+                    statistic[k, i] = max(float(statistic[k, i]), *weights)
                 elif reduction.statistic == "sum_squares":
-                    mass[k, i] += sum(weight**2 for weight in weights) / group
+                    statistic[k, i] += sum(weight**2 for weight in weights) / group
                 else:
-                    mass[k, i] += sum(weights) / group
-    return expiry, mass
+                    statistic[k, i] += sum(weights) / group
+    return expiry, statistic
 
 
 @pytest.mark.parametrize("gap_rule", [False, True])
@@ -83,10 +83,10 @@ def test_matches_votes_counted_by_hand(reduction, gap_rule, monkeypatch):
         query, lse, step, entries = make_case(seed)
         last = torch.full_like(entries.expiry, NEVER)
         voted = reduce_columns(reduction, query, lse, step, entries, last, 0.5, gap_rule=gap_rule)
-        expiry, mass = by_hand(reduction, query, lse, step, entries, gap_rule)
+        expiry, statistic = by_hand(reduction, query, lse, step, entries, gap_rule)
         real = entries.position != NEVER
         assert torch.equal(voted.expiry[real], expiry[real])
-        torch.testing.assert_close(voted.mass[real], mass[real], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(voted.statistic[real], statistic[real], rtol=1e-4, atol=1e-5)
 
 
 def test_the_gap_rule_buries_a_key_for_good():
@@ -99,13 +99,13 @@ def test_the_gap_rule_buries_a_key_for_good():
     assert (strict.expiry < lax.expiry).any()
 
 
-def test_what_attention_did_not_see_gets_no_vote_and_no_mass():
+def test_what_attention_did_not_see_gets_no_vote_and_no_statistic():
     query, lse, step, entries = make_case(3)
-    entries = entries._replace(mass=torch.zeros_like(entries.mass))
+    entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
     nothing = torch.zeros_like(entries.expiry)
     voted = reduce_columns(Reduction(5, "step"), query, lse, step, entries, nothing, 0.5, gap_rule=False)
     assert torch.equal(voted.expiry, entries.expiry)
-    assert voted.mass.abs().max() == 0
+    assert voted.statistic.abs().max() == 0
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ def stale_pages(num_pages, page_size, width, dtype, device="cpu"):
         *(torch.full((num_pages, page_size, width), torch.nan, dtype=dtype, device=device) for _ in range(2)),
         *(torch.full((num_pages, page_size), -7, dtype=torch.int32, device=device) for _ in range(2)),
         torch.full((num_pages, page_size), torch.nan, device=device),
+        (
+            torch.full((num_pages, page_size), torch.nan, device=device),
+            torch.full((num_pages, page_size), -7, dtype=torch.int32, device=device),
+        ),
     )
 
 
@@ -36,6 +40,10 @@ def make_entries(heads, count, width, dtype, device="cpu"):
         torch.arange(1, count + 1, dtype=torch.int32, device=device).expand(heads, -1),
         torch.randint(1, 10**9, (heads, count), dtype=torch.int32, device=device),
         torch.zeros(1, device=device).expand(heads, count) if count % 2 else torch.rand(heads, count, device=device),
+        (
+            torch.randn(heads, count, device=device),
+            torch.randint(-99, 99, (count, heads), dtype=torch.int32, device=device).t(),
+        ),
     )
 
 
@@ -56,7 +64,7 @@ def by_hand(pages, entries, keep, own, fresh, used):
         for start in range(0, len(kept), page_size):
             page = ids[number] if number < len(ids) else 0
             number += 1
-            for column, new in zip(pages, entries, strict=True):
+            for column, new in zip(pages.tensors, entries.tensors, strict=True):
                 column[page] = 0
                 for c, n in enumerate(kept[start : start + page_size]):
                     column[page, c] = new[k, n]
@@ -65,7 +73,7 @@ def by_hand(pages, entries, keep, own, fresh, used):
 
 def assert_same_pages(got, expected):
     """Every page but the one nobody reads."""
-    for one, other in zip(got, expected, strict=True):
+    for one, other in zip(got.tensors, expected.tensors, strict=True):
         assert torch.equal(one[1:].nan_to_num(-99), other[1:].nan_to_num(-99))
 
 
@@ -92,7 +100,7 @@ def test_definition_fills_pages_in_order(heads, count, page_size, share, own, fr
     assert counts.tolist() == expected_counts
     assert counts.dtype == torch.int32
     torch.testing.assert_close(
-        lost, torch.stack([row[~kept].sum() for row, kept in zip(entries.mass, keep, strict=True)])
+        lost, torch.stack([row[~kept].sum() for row, kept in zip(entries.statistic, keep, strict=True)])
     )
     assert taken.tolist() == [expected_used]
     assert_same_pages(pages, expected)

@@ -192,7 +192,7 @@ def test_a_version_of_a_plug_in_has_its_rows_answered_again(monkeypatch):
 def test_changes_are_named_by_path_with_both_values():
     schema = {"type": "object", "properties": {"year": {"type": "integer"}}}
     extract = {"name": "extract", "schema": schema}
-    before = written(settings(task=extract, policy={"name": "snapkv", "max_kept": 64}))
+    before = written(settings(task=extract, policy={"name": "snapkv", "budget": {"name": "uniform", "max_kept": 64}}))
     edited = {
         **extract,
         "schema": {**schema, "properties": {"year": {"type": "string"}}},

@@ -7,7 +7,8 @@ import torch
 
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import NEVER, Entries
-from corm_batch.policies.base import KVPolicy
+from corm_batch.ops.top import order_entries
+from corm_batch.policies.base import KVPolicy, Seen
 from corm_batch.policies.corm import Corm
 from corm_batch.policies.random import Random
 from corm_batch.policies.sliding_window import SlidingWindow
@@ -15,9 +16,11 @@ from corm_batch.policies.sliding_window import SlidingWindow
 POSITION = torch.arange(1, 41, dtype=torch.int32).expand(3, -1)
 
 
-def entries_with(expiry):
-    zeros = torch.zeros(3, 40)
-    return Entries(zeros[..., None], zeros[..., None], POSITION, expiry, zeros)
+def seen_by(policy, expiry, layer=1):
+    """Entries as the engine shows them to the policy."""
+    key = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(0))
+    own = policy.born(layer, key, key, POSITION)
+    return Seen(policy, Entries(key, key, POSITION, expiry, torch.rand(3, 40), own))
 
 
 @pytest.mark.parametrize("name", KVPolicy.registered())
@@ -30,9 +33,17 @@ def test_contract(name):
     assert torch.equal(expiry, policy.expiry(1, POSITION))
     one = policy.expiry(1, POSITION[:, 6:7])
     assert torch.equal(one, expiry[:, 6:7]), "an entry's expiry must not depend on the others in the call"
-    rank = policy.rank(entries_with(expiry), 40)
-    assert rank.dtype == torch.int64
-    assert all(len(set(row.tolist())) == 40 for row in rank)
+    rank = policy.rank(1, seen_by(policy, expiry), 40)
+    assert rank.dtype in (torch.float32, torch.int32)
+    assert rank.shape == POSITION.shape
+    whole, last = seen_by(policy, expiry), POSITION[0, 40 - policy.num_pinned :]
+    order = order_entries(policy.rank(1, whole, 40), POSITION)
+    assert all(set((row.argsort(descending=True)[: len(last)] + 1).tolist()) == set(last.tolist()) for row in order)
+    key = torch.randn(3, 40, 8)
+    for column, of_one in zip(
+        policy.born(1, key, key, POSITION), policy.born(1, key[:, 6:7], key[:, 6:7], POSITION[:, 6:7]), strict=True
+    ):
+        assert torch.equal(column[:, 6:7], of_one), "nor may what is born with it"
     assert KVPolicy.from_spec(policy.to_spec()) == policy
     assert type(policy).summary()
 
@@ -43,9 +54,10 @@ def test_corm_expiry_is_recent_steps_after_birth_and_not_before_the_window_is_fu
 
 
 def test_corm_bound_never_drops_the_recent_and_drops_the_longest_unimportant_first():
-    policy = Corm(window=10, recent=4, max_kept=6)
+    policy = Corm(window=10, recent=4, budget={"name": "uniform", "max_kept": 6})
     expiry = torch.randint(41, 60, (3, 40), generator=torch.Generator().manual_seed(0)).int()
-    order = policy.rank(entries_with(expiry), 40).argsort(dim=-1, descending=True) + 1
+    rank = policy.rank(0, seen_by(policy, expiry), 40)
+    order = order_entries(rank, POSITION).argsort(dim=-1, descending=True) + 1
     for head in range(3):
         assert set(order[head, :4].tolist()) == {37, 38, 39, 40}
         rest = [(int(expiry[head, p - 1]), p) for p in order[head, 4:].tolist()]
@@ -79,7 +91,11 @@ def test_a_sliding_window_counts_the_query_itself():
         ({"name": "corm", "window": 0}, "policy.window.*0"),
         ({"name": "corm", "tau": -1}, "policy.tau"),
         ({"name": "corm", "threshold": "steps"}, "policy.threshold.*steps"),
-        ({"name": "corm", "recent": 10, "max_kept": 9}, "max_kept"),
+        ({"name": "corm", "recent": 10, "budget": {"name": "uniform", "max_kept": 9}}, "max_kept"),
+        ({"name": "corm", "budget": {"name": "uniform", "max_kept": 0}}, "policy.budget.max_kept.*0"),
+        ({"name": "corm", "budget": {"name": "unifrom"}}, "policy.budget.name.*unifrom"),
+        ({"name": "corm", "max_kept": 300}, "policy.max_kept"),
+        ({"name": "snapkv", "budget": None}, "policy.budget"),
         ({"name": "random", "keep_ratio": 1.5}, "policy.keep_ratio.*1.5"),
         ({"name": "full", "window": 3}, "policy.window"),
         ({"window": 3}, "policy.name"),

@@ -33,7 +33,9 @@ def test_many_policies_are_not_all_listed(figures):
 
 
 def test_policy_without_its_defaults():
-    assert policy_text('{"name": "corm", "tau": 2.0, "max_kept": null}') == "corm tau=2.0"
+    assert policy_text('{"name": "corm", "tau": 2.0, "budget": null}') == "corm tau=2.0"
+    nested = '{"name": "h2o", "budget": {"name": "adakv", "max_kept": 9, "floor": 0.2}, "recent": 4}'
+    assert policy_text(nested) == "h2o budget=(adakv max_kept=9 floor=0.2) recent=4"
 
 
 def test_two_outputs(tmp_path):

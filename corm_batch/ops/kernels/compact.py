@@ -21,18 +21,18 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     num_sequences, num_heads = len(lists.slot), lists.length.shape[1]
     page_size, head_dim = pages.key.shape[1:]
     padded_dim = triton.next_power_of_2(head_dim)
-    mass_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
+    lost_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
     _compact_kernel[(num_heads, num_sequences)](
-        pages, lists, *lists.table.stride()[:2], *lists.length.stride(), step_S, mass_SK, num_heads, D=head_dim,
+        pages, lists, *lists.table.stride()[:2], *lists.length.stride(), step_S, lost_SK, num_heads, D=head_dim,
         PADDED_D=padded_dim, C=page_size, TILE=max(16, TILE_ELEMENTS // padded_dim), SCAN=512, num_warps=4,
     )  # fmt: skip
-    return mass_SK
+    return lost_SK
 
 
 @triton.jit
 def _compact_kernel(
     pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int,
-    steps: tl.tensor, masses: tl.tensor, num_heads: int,
+    steps: tl.tensor, losses: tl.tensor, num_heads: int,
     D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, SCAN: tl.constexpr,
 ) -> None:  # fmt: skip
     """Look at a whole list, then move what lies behind its first dead entry; programs: head, row of the batch.
@@ -52,9 +52,9 @@ def _compact_kernel(
         index = start + tl.arange(0, SCAN)
         place = _place(table, index, index < length, C)
         dead = (index < length) & ~_stays(pages, place, index < length, step)
-        removed += tl.load(pages.mass + place, mask=dead, other=0.0)
+        removed += tl.load(pages.statistic + place, mask=dead, other=0.0)
         first = tl.minimum(first, tl.min(tl.where(dead, index, length)))
-    tl.store(masses + row * num_heads + head, tl.sum(removed))
+    tl.store(losses + row * num_heads + head, tl.sum(removed))
 
     count = first // TILE * TILE
     column = tl.arange(0, PADDED_D)[None, :]
@@ -67,14 +67,18 @@ def _compact_kernel(
         value = tl.load(pages.value + source[:, None] * D + column, mask=wide)
         position = tl.load(pages.position + source, mask=keep)
         expiry = tl.load(pages.expiry + source, mask=keep)
-        mass = tl.load(pages.mass + source, mask=keep)
+        statistic = tl.load(pages.statistic + source, mask=keep)
         target = _place(table, count + tl.cumsum(keep.to(tl.int32)) - 1, keep, C)
         tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
         tl.store(pages.key + target[:, None] * D + column, key, mask=wide)
         tl.store(pages.value + target[:, None] * D + column, value, mask=wide)
         tl.store(pages.position + target, position, mask=keep)
         tl.store(pages.expiry + target, expiry, mask=keep)
-        tl.store(pages.mass + target, mass, mask=keep)
+        tl.store(pages.statistic + target, statistic, mask=keep)
+        for i in tl.static_range(len(pages.own)):
+            number = tl.load(pages.own[i] + source, mask=keep)
+            tl.debug_barrier()
+            tl.store(pages.own[i] + target, number, mask=keep)
         count += tl.sum(keep.to(tl.int32))
     if first < length:
         tl.store(length_at, count)

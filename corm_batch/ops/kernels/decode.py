@@ -2,7 +2,7 @@
 
     attend   (list, split) -> over its share of a list: maximum, sum, weighted values; logits on the side for the vote
     merge    query head    -> output, softmax denominator, and the logit from which on a key counts as hit
-    vote     (list, split) -> expiry and mass of its share of a list; only when a policy wants votes
+    vote     (list, split) -> expiry and statistic of its share of a list; only when a policy wants votes
 
 A list is one kv head of one row. How it is split follows from its length, on the device: grids and scratch depend on
 shapes alone, so nothing waits for the device and a CUDA graph may hold it all.
@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.kernels.statistics import averaged, gathered, joined
 from corm_batch.ops.pages import Lists, Pages
 from corm_batch.ops.reduction import Reduction
 
@@ -90,10 +91,11 @@ def decode_attention(
         G=group, D=head_dim, BLOCK_D=block_d, BLOCK_S=16, BLOCK_N=blocks.size,
     )  # fmt: skip
     if reduction:
+        kind = reduction.gathers
         _vote[(num_lists, splits)](
-            step_S, *pages[2:], *rows, logits, num_slots, lse, bar, reduction.window,
-            G=group, C=page_size, REACH=reduction.reach, STATISTIC=reduction.statistic,
-            BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
+            step_S, *pages[2:5], *rows, logits, num_slots, lse, bar, reduction.window,
+            G=group, C=page_size, REACH=reduction.reach, POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows,
+            SINCE_HIT=kind.since_hit, BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
         )  # fmt: skip
     return out
 
@@ -230,11 +232,12 @@ def _later(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _vote(
-    step: tl.tensor, position: tl.tensor, expiry: tl.tensor, mass: tl.tensor,
+    step: tl.tensor, position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor,
     table: tl.tensor, length: tl.tensor, slot: tl.tensor,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     logits: tl.tensor, num_slots: int, lse: tl.tensor, bar: tl.tensor | None, window: int,
-    G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, STATISTIC: tl.constexpr, BLOCK_N: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, POWER: tl.constexpr, HEADS: tl.constexpr,
+    ROWS: tl.constexpr, SINCE_HIT: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of one list, here block by block in turn, REACH entries of its neighbours on either side of each."""
     row, inner = tl.program_id(0).to(tl.int64), BLOCK_N - 2 * REACH
@@ -248,13 +251,8 @@ def _vote(
         visible = inside
         for head in range(row * G, row * G + G):
             s = tl.load(logits + head * num_slots + index, mask=inside, other=float("-inf"))
-            log_weight = s - tl.load(lse + head)
-            if STATISTIC == "max":
-                weight = tl.maximum(weight, tl.exp(log_weight))
-            elif STATISTIC == "sum_squares":
-                weight += tl.exp(2 * log_weight)
-            else:
-                weight += tl.exp(log_weight)
+            if POWER is not None:
+                weight = joined(weight, tl.exp(s - tl.load(lse + head)), G, POWER, HEADS)
             visible = s > float("-inf")
             if bar is not None:
                 hit = hit | (s >= tl.load(bar + head))
@@ -264,15 +262,12 @@ def _vote(
             before = tl.associative_scan(tl.where(hit, born, -(1 << 30)), 0, _later)
             after = -tl.associative_scan(tl.where(hit, -born, -(1 << 30)), 0, _later, reverse=True)
             hit = ((born - before <= REACH) | (after - born <= REACH)) & visible
-        mine = visible & (index >= start) & (index < start + inner)
-        old = tl.load(mass + place, mask=mine, other=0.0)
-        if STATISTIC == "count_low":
-            new = old + tl.where(hit, 0.0, 1.0)
-        elif STATISTIC == "max":
-            new = tl.where(hit, 0.0, tl.maximum(old, weight))
-        else:
-            new = tl.where(hit, 0.0, old + weight / G)
-        tl.store(mass + place, new, mask=mine)
+        mine = inside & (index >= start) & (index < start + inner)
+        found = tl.where(visible & ~hit, 1.0, 0.0) if POWER is None else averaged(weight, G, HEADS)
+        new = gathered(tl.load(statistic + place, mask=mine, other=0.0), found, ROWS)
+        if SINCE_HIT:
+            new = tl.where(hit, 0.0, new)
+        tl.store(statistic + place, new, mask=mine)
         if bar is not None:
             last = tl.load(expiry + place, mask=mine & hit, other=0)
             tl.store(expiry + place, tl.maximum(last, now + window), mask=mine & hit)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from corm_batch.ops.kernels.store import TILE_ELEMENTS, Strides
+from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, strides
 from corm_batch.ops.pages import NEVER, Entries, Pages
 
 _NEVER = tl.constexpr(NEVER)
@@ -19,16 +19,14 @@ def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entri
     page_size, head_dim = pages.key.shape[1:]
     num_held = num_pages * page_size
     shape = num_heads, num_held + num_born
-    gathered = Entries(
-        *(torch.empty(*shape, head_dim, dtype=column.dtype, device=column.device) for column in pages[:2]),
-        *(torch.empty(shape, dtype=column.dtype, device=column.device) for column in pages[2:]),
+    gathered = Entries.of(
+        torch.empty(*shape, *column.shape[2:], dtype=column.dtype, device=column.device) for column in pages.tensors
     )
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     _gather_kernel[(triton.cdiv(shape[1], tile), num_heads)](
-        pages, born, Strides(*(column.stride(0) for column in born)), Strides(*(column.stride(1) for column in born)),
-        gathered, table_KP, table_KP.stride(0), length_K, num_held, num_born,
-        D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, num_warps=4,
+        pages, born, strides(born, 0), strides(born, 1), gathered, table_KP, table_KP.stride(0), length_K, num_held,
+        num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, num_warps=4,
     )  # fmt: skip
     return gathered
 
@@ -57,11 +55,14 @@ def _gather_kernel(
     live = held & (index < tl.load(lengths + head))
     position_at = head * head_stride.position + row * entry_stride.position
     expiry_at = head * head_stride.expiry + row * entry_stride.expiry
-    mass_at = head * head_stride.mass + row * entry_stride.mass
+    statistic_at = head * head_stride.statistic + row * entry_stride.statistic
     tl.store(gathered.position + to, _NEVER, mask=held & ~live)
     _copy(pages.position + place, live, born.position + position_at, new, gathered.position + to)
     _copy(pages.expiry + place, held, born.expiry + expiry_at, new, gathered.expiry + to)
-    _copy(pages.mass + place, held, born.mass + mass_at, new, gathered.mass + to)
+    _copy(pages.statistic + place, held, born.statistic + statistic_at, new, gathered.statistic + to)
+    for i in tl.static_range(len(pages.own)):
+        own_at = head * head_stride.own[i] + row * entry_stride.own[i]
+        _copy(pages.own[i] + place, held, born.own[i] + own_at, new, gathered.own[i] + to)
 
 
 @triton.jit

@@ -2,11 +2,11 @@
 
     entries of one kv head            rows, oldest first; the heads of the group one after the other
     [ key (BLOCK_N x D) ]      x      [ rows 1..BLOCK_R, head 1 ] ... [ the same, head G ] -> votes of the tile
-     expiry, mass                     [ the next rows, head 1 ] ...
+     expiry, statistic                [ the next rows, head 1 ] ...
 
 What is done to every single score decides the speed. So the multipliers compare, too (`_step`); the rows that missed an
 entry are collected as bits, from which first and last hit are read; and only tiles in which some row does not see some
-entry are masked. Four neighbouring threads, lanes, share an entry's rows; each has bits and a mass of its own.
+entry are masked. Four neighbouring threads, lanes, share an entry's rows; each has bits and a statistic of its own.
 
 A hit's reach is a product too: which entries are near which, times which entries each row hit. For that the entries are
 taken in the order of their positions, and neighbouring programs share `reach` of them on either side.
@@ -24,6 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from corm_batch.ops import reduction as plain
 from corm_batch.ops.kernels.lanes import as_bits, by_lane, lane_sums, num_lows, top_row, unpack_bits
+from corm_batch.ops.kernels.statistics import averaged, gathered, joined
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 
@@ -84,7 +85,7 @@ def reduce_columns(
         lse_HR, step_R, last_KN, scale, softcap, gap_rule: as there.
 
     Returns:
-        `entries` with a new expiry and mass.
+        `entries` with a new expiry and statistic.
     """
     (num_heads, num_rows, head_dim), (num_kv_heads, num_entries) = query_HRD.shape, entries.position.shape
     if not num_rows or not num_entries:
@@ -101,16 +102,17 @@ def reduce_columns(
     count = _entries_seen(step_R, position, last) if reduction.threshold == "cache" else step_R
     log_count = torch.log2(count) if votes else lse_HR
     order = position.argsort(dim=-1) if reach else None
-    expiry, mass = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (entries.expiry, entries.mass))
+    old, kind = (entries.expiry.contiguous(), entries.statistic.contiguous()), reduction.gathers
+    expiry, statistic = map(torch.empty_like, old)
     _reduce[(triton.cdiv(num_entries, sizes["BLOCK_N"] - 2 * reach), num_kv_heads)](
         TensorDescriptor.from_tensor(query_HRD, [1, sizes["BLOCK_R"], width]), entries.key, lse_HR.contiguous(), step_R,
-        log_count, order, position, last, entries.expiry.contiguous(), entries.mass.contiguous(), expiry, mass,
+        log_count, order, position, last, *old, expiry, statistic,
         scale, softcap, math.log2(reduction.tau), reduction.window, reach, tile_rows, num_rows, num_entries,
         *entries.key.stride()[:2], num_rows if log_count.dim() == 2 else 0,
         D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule,
-        STATISTIC=reduction.statistic, **sizes,
+        POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows, SINCE_HIT=kind.since_hit, **sizes,
     )  # fmt: skip
-    return entries._replace(expiry=expiry, mass=mass)
+    return entries._replace(expiry=expiry, statistic=statistic)
 
 
 def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tensor:
@@ -123,11 +125,12 @@ def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tenso
 @triton.jit
 def _reduce(
     query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, log_count: tl.tensor, order: tl.tensor,
-    position: tl.tensor, last: tl.tensor, old_expiry: tl.tensor, old_mass: tl.tensor, expiry: tl.tensor,
-    mass: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int, tile_rows: int,
+    position: tl.tensor, last: tl.tensor, old_expiry: tl.tensor, old_statistic: tl.tensor, expiry: tl.tensor,
+    statistic: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int, tile_rows: int,
     num_rows: int, num_entries: int, key_k: int, key_n: int, count_k: int,
     D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
-    STATISTIC: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    POWER: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, SINCE_HIT: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of entries of kv head k, `reach` of them on either side only for their hits."""
     k, offset, row = tl.program_id(1), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
@@ -138,9 +141,8 @@ def _reduce(
         n = tl.load(order + k * num_entries + n, mask=inside, other=0).to(tl.int32)
     at = k * num_entries + n
     birth = tl.load(position + at, mask=inside, other=_NEVER)
-    end = tl.load(last + at, mask=inside, other=-1)
-    e = tl.load(old_expiry + at, mask=inside, other=0)
-    m = tl.where(tl.arange(0, 4)[None, :] == 0, tl.load(old_mass + at, mask=inside, other=0.0)[:, None], 0.0)
+    end, e = tl.load(last + at, mask=inside, other=-1), tl.load(old_expiry + at, mask=inside, other=0)
+    m = _in_lanes(tl.load(old_statistic + at, mask=inside, other=0.0), ROWS)
     d, real = tl.arange(0, WIDTH), birth < _NEVER
     keys = tl.load(
         key + k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :],
@@ -156,7 +158,6 @@ def _reduce(
         start, h = i // G * tile_rows, k * G + i % G
         there = (row < tile_rows) & (start + row < num_rows)
         row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))
-        # Long before they are needed.
         row_limit = log_tau - tl.load(log_count + (k * count_k + start) + row, mask=there, other=0.0)
         log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
         t = (first + start) + row
@@ -166,21 +167,22 @@ def _reduce(
         if VOTES:
             miss = as_bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
             missed = miss if G == 1 else missed & miss
-        weight = _joined(weight, log_weight, G, STATISTIC)
+        if POWER is not None:
+            weight = joined(weight, tl.exp2(log_weight), G, POWER, HEADS)
         if i % G == G - 1:
             if VOTES:
                 if order is not None:
                     missed = _spread(missed, birth, end, t, reach, BLOCK_N, BLOCK_R)
-                e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, STATISTIC, BLOCK_N, BLOCK_R)
-            if STATISTIC == "count_low":
+                e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, SINCE_HIT, BLOCK_N, BLOCK_R)
+            if POWER is None:
                 m += num_lows(missed, birth, end, first + start, tl.minimum(tile_rows, num_rows - start), BLOCK_R)
             else:
-                m = _gathered(m, weight, G, STATISTIC, BLOCK_N, BLOCK_R)
+                m = gathered(m, averaged(_rows(weight, ROWS, BLOCK_N, BLOCK_R), G, HEADS), ROWS)
             if G > 1:
                 weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
     tl.store(expiry + at, tl.where(real, e, tl.load(old_expiry + at, mask=inside, other=0)), mask=own)
-    found = tl.max(m, 1) if STATISTIC == "max" else tl.sum(m, 1)
-    tl.store(mass + at, tl.where(real, found, tl.load(old_mass + at, mask=inside, other=0.0)), mask=own)
+    found = tl.max(m, 1) if ROWS == "max" else tl.sum(m, 1)
+    tl.store(statistic + at, tl.where(real, found, tl.load(old_statistic + at, mask=inside, other=0.0)), mask=own)
 
 
 @triton.jit
@@ -206,27 +208,20 @@ def _step(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _joined(weight: tl.tensor, log_weight: tl.tensor, G: tl.constexpr, STATISTIC: tl.constexpr) -> tl.tensor:
-    """What the rows' weights come to with those of one more query head of the group."""
-    if STATISTIC != "count_low":
-        share = tl.exp2(2.0 * log_weight) if STATISTIC == "sum_squares" else tl.exp2(log_weight)
-        if G > 1:
-            share = tl.maximum(weight, share) if STATISTIC == "max" else weight + share
-        weight = share
-    return weight
+def _in_lanes(old: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
+    """What was gathered before, in the first lane: [BLOCK_N, 4]; nothing where the last row alone counts."""
+    before = tl.where(tl.arange(0, 4)[None, :] == 0, old[:, None], 0.0)
+    return tl.zeros_like(before) if ROWS == "last" else before
 
 
 @triton.jit
-def _gathered(
-    mass: tl.tensor, weight: tl.tensor, G: tl.constexpr, STATISTIC: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """The lanes' masses with those of a tile of rows."""
-    if STATISTIC == "max":
-        mass = tl.maximum(mass, tl.max(tl.max(by_lane(weight, BLOCK_N, BLOCK_R), 3), 1))
+def _rows(weight: tl.tensor, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr) -> tl.tensor:
+    """What a tile's rows come to, lane by lane: [BLOCK_N, 4]."""
+    if ROWS == "max":
+        found = tl.max(tl.max(by_lane(weight, BLOCK_N, BLOCK_R), 3), 1)
     else:
-        mass += lane_sums(weight, BLOCK_N, BLOCK_R) / G
-    return mass
+        found = lane_sums(weight, BLOCK_N, BLOCK_R)
+    return found
 
 
 @triton.jit
@@ -243,20 +238,23 @@ def _spread(
 
 @triton.jit
 def _vote(
-    missed: tl.tensor, weight: tl.tensor, expiry: tl.tensor, mass: tl.tensor, step: int, window: int,
-    GAP_RULE: tl.constexpr, STATISTIC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
+    missed: tl.tensor, weight: tl.tensor, expiry: tl.tensor, statistic: tl.tensor, step: int, window: int,
+    GAP_RULE: tl.constexpr, SINCE_HIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """A tile of rows from `step` on votes; the weights come back without those up to the last hit."""
+    """A tile of rows from `step` on votes; where a hit starts anew, weights up to the last one come back as 0."""
     hits = ~missed & ((1 << (BLOCK_R // 4)) - 1)
     newest = tl.maximum(tl.max(top_row(hits), 1), -1)
     if GAP_RULE:
         oldest = tl.min(tl.where(hits != 0, top_row(hits & -hits), BLOCK_R), 1)
         newest = tl.where(step + oldest <= expiry, newest, -1)
     expiry = tl.where(newest >= 0, tl.maximum(expiry, step + newest + window), expiry)
-    if STATISTIC != "count_low":
-        mass = tl.where((newest >= 0)[:, None], 0.0, mass)
-    # Row less newest, cut to 0 or 1: what is known before and what is not stay apart, so that a score costs one sum.
-    row = (8 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]).to(tl.float32)
-    ahead = (2 * tl.arange(0, 4)[None, :] - newest[:, None]).to(tl.float32)[:, None, :, None]
-    later = tl.minimum(tl.maximum(row + ahead, 0.0), 1.0)
-    return expiry, mass, (by_lane(weight, BLOCK_N, BLOCK_R) * later).reshape(BLOCK_N, BLOCK_R)
+    if SINCE_HIT:
+        statistic = tl.where((newest >= 0)[:, None], 0.0, statistic)
+        # Row less newest, cut to 0 or 1: what is known before and what is not stay apart: a score costs one sum.
+        row = (8 * tl.arange(0, BLOCK_R // 8)[None, :, None, None] + tl.arange(0, 2)[None, None, None, :]).to(
+            tl.float32
+        )
+        ahead = (2 * tl.arange(0, 4)[None, :] - newest[:, None]).to(tl.float32)[:, None, :, None]
+        later = tl.minimum(tl.maximum(row + ahead, 0.0), 1.0)
+        weight = (by_lane(weight, BLOCK_N, BLOCK_R) * later).reshape(BLOCK_N, BLOCK_R)
+    return expiry, statistic, weight

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, strides
 from corm_batch.ops.pages import Entries, Pages
-
-TILE_ELEMENTS = 8192
-"""Numbers of one key tile: 64 a thread, so that a tile of keys and one of values fit the registers."""
-
-
-class Strides(NamedTuple):
-    """Elements from one head, or one entry, of `Entries` to the next."""
-
-    key: int
-    value: int
-    position: int
-    expiry: int
-    mass: int
 
 
 def store_entries(
@@ -40,24 +26,24 @@ def store_entries(
     before = torch.empty(num_heads, num_tiles, dtype=torch.int32, device=keep.device)
     taken = torch.empty_like(used)
     _count_kernel[(num_heads,)](
-        keep, entries.mass, *entries.mass.stride(), count_K, lost_K, before, used, taken, num_entries, num_tiles,
-        TILE=tile, CHUNK=8192 // tile, num_warps=8,
+        keep, entries.statistic, *entries.statistic.stride(), count_K, lost_K, before, used, taken, num_entries,
+        num_tiles, TILE=tile, CHUNK=8192 // tile, num_warps=8,
     )  # fmt: skip
     _copy_kernel[(max(1, num_tiles), num_heads)](
-        pages, entries, Strides(*(column.stride(0) for column in entries)),
-        Strides(*(column.stride(1) for column in entries)), keep, count_K, before, own, len(own), fresh, len(fresh),
-        used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
+        pages, entries, strides(entries, 0), strides(entries, 1), keep, count_K, before, own, len(own), fresh,
+        len(fresh), used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile, num_warps=4,
     )  # fmt: skip
     return count_K, lost_K
 
 
-@triton.jit(do_not_specialize=["mass_k", "num_entries", "num_tiles"])
+@triton.jit(do_not_specialize=["statistic_k", "num_entries", "num_tiles"])
 def _count_kernel(
-    keep: tl.tensor, mass: tl.tensor, mass_k: int, mass_n: int, counts: tl.tensor, lost: tl.tensor, before: tl.tensor,
-    used: tl.tensor, taken: tl.tensor, num_entries: int, num_tiles: int, TILE: tl.constexpr, CHUNK: tl.constexpr,
+    keep: tl.tensor, statistic: tl.tensor, statistic_k: int, statistic_n: int, counts: tl.tensor, lost: tl.tensor,
+    before: tl.tensor, used: tl.tensor, taken: tl.tensor, num_entries: int, num_tiles: int,
+    TILE: tl.constexpr, CHUNK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Entries a head keeps, those it keeps before each of its tiles, and the mass of the others; program: head."""
+    """Entries a head keeps, those it keeps before each of its tiles, and the statistic of the others; program: head."""
     head = tl.program_id(0)
     if head == 0:  # the copy advances `used` while its programs still ask where this call began
         tl.store(taken, tl.load(used))
@@ -71,7 +57,8 @@ def _count_kernel(
         tl.store(before + head * num_tiles + tile, earlier, mask=tile < num_tiles)
         count += tl.sum(kept_tile)
         leaves = (index < num_entries) & (kept == 0)
-        gone += tl.sum(tl.load(mass + head.to(tl.int64) * mass_k + index * mass_n, mask=leaves, other=0.0))
+        place = statistic + head.to(tl.int64) * statistic_k + index * statistic_n
+        gone += tl.sum(tl.load(place, mask=leaves, other=0.0))
     tl.store(counts + head, count)
     tl.store(lost + head, gone)
 
@@ -122,6 +109,8 @@ def _copy_kernel(
             behind = (length % C > 0) & (slot >= length % C) & (slot < C)
             place = last.to(tl.int64) * C + slot
             _write(pages, place, behind, column, 0.0, 0.0, 0, 0, 0.0, D)
+            for i in tl.static_range(len(pages.own)):
+                tl.store(pages.own[i] + place, tl.zeros([PADDED_C], pages.own[i].dtype.element_ty), mask=behind)
             if head == 0:
                 tl.store(used, begin + tl.maximum(tl.sum(num_pages) - num_own, 0))
         if num_kept > 0:
@@ -130,24 +119,28 @@ def _copy_kernel(
             row, wide = index.to(tl.int64), kept[:, None] & (column < D)
             key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
             value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
+            place = page.to(tl.int64) * C + rank % C
             _write(
-                pages, page.to(tl.int64) * C + rank % C, kept, column,
+                pages, place, kept, column,
                 tl.load(entries.key + key_at, mask=wide), tl.load(entries.value + value_at, mask=wide),
                 tl.load(entries.position + head * head_stride.position + row * entry_stride.position, mask=kept),
                 tl.load(entries.expiry + head * head_stride.expiry + row * entry_stride.expiry, mask=kept),
-                tl.load(entries.mass + head * head_stride.mass + row * entry_stride.mass, mask=kept), D,
+                tl.load(entries.statistic + head * head_stride.statistic + row * entry_stride.statistic, mask=kept), D,
             )  # fmt: skip
+            for i in tl.static_range(len(pages.own)):
+                number = entries.own[i] + head * head_stride.own[i] + row * entry_stride.own[i]
+                tl.store(pages.own[i] + place, tl.load(number, mask=kept), mask=kept)
 
 
 @triton.jit
 def _write(
     pages: Pages, place: tl.tensor, mask: tl.tensor, column: tl.tensor, key: tl.tensor, value: tl.tensor,
-    position: tl.tensor, expiry: tl.tensor, mass: tl.tensor, D: tl.constexpr,
+    position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor, D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Entries to slots `place` of the pool."""
+    """Entries, without the policy's own columns, to slots `place` of the pool."""
     wide = mask[:, None] & (column < D)
     tl.store(pages.key + place[:, None] * D + column, key, mask=wide)
     tl.store(pages.value + place[:, None] * D + column, value, mask=wide)
     tl.store(pages.position + place, position, mask=mask)
     tl.store(pages.expiry + place, expiry, mask=mask)
-    tl.store(pages.mass + place, mass, mask=mask)
+    tl.store(pages.statistic + place, statistic, mask=mask)

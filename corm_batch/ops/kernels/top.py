@@ -16,16 +16,17 @@ _COUNT_BITS = tl.constexpr(21)
 """Three counts of entries share 64 bits, so that one sum over the tile makes all of them."""
 
 
-def top_entries(rank_KN: Tensor, candidate_KN: Tensor, count: int) -> Tensor:
+def top_entries(order_KN: Tensor, candidate_KN: Tensor, most: int | Tensor) -> Tensor:
     """`ops.top.top_entries`; from 2^21 entries a head on, which no count here holds, the definition itself."""
-    num_heads, num_entries = rank_KN.shape
+    num_heads, num_entries = order_KN.shape
     if num_entries >> _COUNT_BITS.value:
-        return plain.top_entries(rank_KN, candidate_KN, count)
-    rank, candidate = rank_KN.contiguous(), candidate_KN.contiguous()
+        return plain.top_entries(order_KN, candidate_KN, most)
+    order, candidate = order_KN.contiguous(), candidate_KN.contiguous()
+    mosts, most = (None, most) if isinstance(most, int) else (most.int().contiguous(), 0)
     top_KN = torch.empty_like(candidate)
     tile = min(max(1024, triton.next_power_of_2(num_entries)), 8192)
     _top_kernel[(num_heads,)](
-        rank, candidate, top_KN, num_entries, count,
+        order, candidate, top_KN, num_entries, mosts, most,
         TILE=tile, ONE_TILE=num_entries <= tile, num_warps=max(4, tile // 512),
     )  # fmt: skip
     return top_KN
@@ -58,17 +59,19 @@ def _reach(rank: tl.tensor, bound: tl.tensor, one: tl.tensor, shift: int) -> tl.
     return reach + ((rank >= (bound ^ (one * 3 << shift))).to(tl.int64) << 2 * _COUNT_BITS)
 
 
-@triton.jit(do_not_specialize=["num_entries", "count"])
+@triton.jit(do_not_specialize=["num_entries", "most"])
 def _top_kernel(
-    ranks: tl.tensor, candidates: tl.tensor, tops: tl.tensor, num_entries: int, count: int,
+    ranks: tl.tensor, candidates: tl.tensor, tops: tl.tensor, num_entries: int, mosts: tl.tensor | None, most: int,
     TILE: tl.constexpr, ONE_TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Program: head. `bound` grows to the largest number that at least `count` ranks reach, if so many there are.
+    """Program: head. `bound` grows to the largest number that at least `most` ranks reach, if so many there are.
 
     With its highest bit flipped a signed number counts up from 0 as an unsigned one does; `bound` begins there, and
     its bits are set by xor, so that signed comparisons serve.
     """
     head = tl.program_id(0).to(tl.int64)
+    if mosts is not None:
+        most = tl.load(mosts + head)
     ranks, candidates, tops = ranks + head * num_entries, candidates + head * num_entries, tops + head * num_entries
     one, offset = tl.full([], 1, tl.int64), tl.arange(0, TILE)
     lowest, mask = one << 63, (one << _COUNT_BITS) - 1
@@ -89,10 +92,10 @@ def _top_kernel(
                 for start in range(TILE, num_entries, TILE):
                     reach += _reach(_load(ranks, candidates, start + offset, num_entries)[0], bound, one, shift)
             counts = tl.sum(reach)
-            digit = ((counts & mask) >= count).to(tl.int64) + ((counts >> _COUNT_BITS & mask) >= count)
-            bound ^= digit + ((counts >> 2 * _COUNT_BITS) >= count) << shift
+            digit = ((counts & mask) >= most).to(tl.int64) + ((counts >> _COUNT_BITS & mask) >= most)
+            bound ^= digit + ((counts >> 2 * _COUNT_BITS) >= most) << shift
         else:
             bound ^= common & (one * 3 << shift)
     for start in range(0, num_entries, TILE):
         rank, there = _load(ranks, candidates, start + offset, num_entries)
-        tl.store(tops + start + offset, there & (rank >= bound), mask=start + offset < num_entries)
+        tl.store(tops + start + offset, there & (rank >= bound) & (most > 0), mask=start + offset < num_entries)

@@ -47,8 +47,8 @@ def make_case(group, kv_heads, rows, kept, width, device, dtype, softcap=None):
     step = torch.arange(3 * kept + 1, 3 * kept + rows + 1, dtype=torch.int32, device=device)
     position[:, kept:] = step
     expiry = position.clamp(max=NEVER - 999) + torch.randint(1, 60, position.shape, dtype=torch.int32, device=device)
-    mass = torch.rand(position.shape, device=device)
-    entries = Entries(key, key, position, expiry, mass)
+    statistic = torch.rand(position.shape, device=device)
+    entries = Entries(key, key, position, expiry, statistic)
     last = torch.full_like(position, NEVER)
     clean = key.float()
     _, lse = dense_attention(query.float(), clean, clean, step, position, last, width**-0.5, softcap)
@@ -79,13 +79,13 @@ def assert_equals_definition(reduction, case, gap_rule):
     compared = ~padding & ~borderline(reduction, *case)
     assert compared.sum() >= 0.6 * (~padding).sum()
     entries.key.masked_fill_(padding[..., None], torch.nan)
-    before = [x.clone() for x in entries]
+    before = [x.clone() for x in entries.tensors]
     voted = kernels.reduce_columns(reduction, query, lse, step, entries, last, scale, softcap, gap_rule=gap_rule)
     assert torch.equal(voted.expiry[compared], expected.expiry[compared])
-    torch.testing.assert_close(voted.mass[compared], expected.mass[compared], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(voted.statistic[compared], expected.statistic[compared], rtol=1e-4, atol=1e-5)
     assert torch.equal(voted.expiry[padding], entries.expiry[padding])
-    assert torch.equal(voted.mass[padding], entries.mass[padding])
-    assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(entries, before, strict=True))
+    assert torch.equal(voted.statistic[padding], entries.statistic[padding])
+    assert all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(entries.tensors, before, strict=True))
     assert voted.key is entries.key
     assert voted.value is entries.value
     if reduction.threshold is not None:
@@ -190,8 +190,8 @@ def test_nothing_to_vote_on_and_nobody_to_vote(device):
     reduction = Reduction(4, "step")
     same = kernels.reduce_columns(reduction, query[:, :0], lse[:, :0], step[:0], entries, last, scale, gap_rule=True)
     assert torch.equal(same.expiry, entries.expiry)
-    assert torch.equal(same.mass, entries.mass)
-    empty = Entries(*(x[:, :0] for x in entries))
+    assert torch.equal(same.statistic, entries.statistic)
+    empty = entries.map(lambda x: x[:, :0])
     none = kernels.reduce_columns(reduction, query, lse, step, empty, last[:, :0], scale, gap_rule=True)
     assert none.expiry.shape == (1, 0)
 

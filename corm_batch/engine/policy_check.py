@@ -1,0 +1,87 @@
+"""check_policy(): a policy is tried on a few entries before it decides about any document's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from corm_batch.budgets.base import Place
+from corm_batch.engine.shape import ModelShape
+from corm_batch.errors import SpecError
+from corm_batch.ops.pages import Entries
+from corm_batch.policies.base import KVPolicy, Seen
+
+T = TypeVar("T")
+
+_ENTRIES = 9
+
+
+def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> None:
+    """Ask the policy everything it will be asked, in every layer.
+
+    Args:
+        policy: to try.
+        shape: of the model it is to serve.
+        dtype: of keys and values.
+
+    Raises:
+        SpecError: it reads what it did not declare, answers with another shape or type than it should, or its budget is
+            for another model.
+    """
+    num_heads = shape.num_kv_heads
+    position = torch.arange(1, _ENTRIES + 1, dtype=torch.int32).expand(num_heads, -1)
+    key = torch.linspace(-1, 1, num_heads * _ENTRIES * shape.head_dim).view(num_heads, _ENTRIES, -1).to(dtype)
+    for layer in range(shape.num_layers):
+        _check_layer(policy, Place(layer, shape.num_layers, num_heads, policy.num_pinned), key, position)
+
+
+def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) -> None:
+    """The same of one layer."""
+    layer, lead = place.layer, position.shape
+    expiry = _asked(policy, "expiry", lambda: policy.expiry(layer, position))
+    _expect(policy, "expiry", expiry, lead, torch.int32)
+    own = _asked(policy, "born", lambda: policy.born(layer, key, key, position))
+    if len(own) != len(policy.columns):
+        raise SpecError(f"policy {policy.name}: born gives {len(own)} columns, {len(policy.columns)} are declared")
+    for column, tensor in zip(policy.columns, own, strict=True):
+        if column.width is not None:
+            raise SpecError(f"policy {policy.name}: column {column.name!r} must hold one number for an entry")
+        _expect(policy, f"born, column {column.name!r}", tensor, lead, column.dtype)
+    budget = policy.budget_at(layer)
+    if budget is None:
+        return
+    entries = Entries(key, key, position, expiry, torch.rand(lead, generator=torch.Generator().manual_seed(0)), own)
+    several, step = entries.map(lambda tensor: tensor.expand(2, *tensor.shape)), torch.full((2, 1, 1), _ENTRIES).int()
+    rank = _asked(policy, "rank", lambda: policy.rank(layer, Seen(policy, entries), _ENTRIES))
+    batch = _asked(policy, "rank", lambda: policy.rank(layer, Seen(policy, several), step))
+    _expect(policy, "rank", rank, lead, torch.float32, torch.int32)
+    _expect(policy, "rank of two sequences", batch, (2, *lead), torch.float32, torch.int32)
+    most = _asked(policy, "budget", lambda: budget.most(place, _ENTRIES))
+    if isinstance(most, int) and budget.shared:
+        limits = _asked(policy, "budget", lambda: budget.split(place, most, rank, position > 0))
+        _expect(policy, "split of the budget", limits, lead[:1], torch.int32, torch.int64)
+    elif not isinstance(most, int) and len(most) != place.num_heads:
+        raise SpecError(f"policy {policy.name}: its budget is for {len(most)} kv heads, a layer has {place.num_heads}")
+
+
+def _asked(policy: KVPolicy, what: str, call: Callable[[], T]) -> T:
+    """What the call gives; whatever is wrong with it is the policy's fault."""
+    try:
+        return call()
+    except SpecError:
+        raise
+    except Exception as error:
+        raise SpecError(f"policy {policy.name}: {what} failed: {type(error).__name__}: {error}") from error
+
+
+def _expect(policy: KVPolicy, what: str, found: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    """Refuse another shape or type."""
+    if tuple(found.shape) != tuple(shape) or found.dtype not in dtypes:
+        wanted = " or ".join(map(str, dtypes))
+        raise SpecError(
+            f"policy {policy.name}: {what} gives {found.dtype} of shape {tuple(found.shape)}, expected {wanted} of "
+            f"shape {tuple(shape)}"
+        )
