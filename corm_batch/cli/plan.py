@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
-from corm_batch.report.units import bytes_text, count_text, counted, percent_text
+from corm_batch.report.totals import policy_text
+from corm_batch.report.units import bytes_text, count_text, counted, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
+    from corm_batch.bench.gpus import GpuEstimate
     from corm_batch.pipeline.plan import JobPlan
     from corm_batch.spec import JobSpec
 
 _BAR_WIDTH = 30
 
 
-def plan(spec: SpecPath, overrides: Overrides = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="Print the first prompt, whole.")] = False,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Say what fits on such a card and how long it takes: h100, l40s.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a job would read, what its caches would cost and what fits at once; runs nothing."""
     from corm_batch.pipeline.plan import plan_job
     from corm_batch.spec import JobSpec
 
     job = JobSpec.load(spec, overrides or ())
-    planned = plan_job(job)
+    planned = plan_job(job, gpu)
     if as_json:
-        print_json({"name": job.name, "output": job.output.uri, **asdict(planned)})
+        found = {"name": job.name, "output": job.output.uri, **asdict(planned)}
+        if not show_prompt:
+            del found["first_prompt"]
+        print_json(found)
         return
     console = output_console()
     print_broken_files(console, [(file.uri, file.error) for file in planned.failed_files], planned.empty_files)
     _print_documents(console, job, planned)
     _print_histogram(console, planned)
     _print_memory(console, job, planned)
+    if planned.gpu is not None:
+        _print_gpu(console, job, planned.gpu)
+    if show_prompt:
+        console.print("First prompt, as the model sees it", style="bold")
+        console.print(whole_text(planned.first_prompt or "(no document can be asked about)"), soft_wrap=True)
 
 
 def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
@@ -47,6 +68,11 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
         ("writes", job.output.uri),
         ("answered before", f"{planned.done} ok, {planned.failed_before} failed; {planned.todo} to do"),
     ]
+    rows += [("in the output", line) for line in planned.earlier]
+    rows.append(("policy", policy_text(json.dumps(job.policy.to_spec()))))
+    rows.append(("prompts", _prompts_text(planned)))
+    if planned.from_answers:
+        rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))
     if documents != planned.measured or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.unusable:
@@ -54,10 +80,44 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     if planned.too_long:
         longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
         rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))
-    unmeasured = "no tokenizer could be loaded" if planned.measured > planned.unusable else "no text could be read"
-    origin = "by the model's tokenizer" if planned.chars_per_token_measured else f"assumed: {unmeasured}"
-    rows.append(("characters a token", f"{planned.chars_per_token:.2f}, {origin}"))
     print_table(console, f"Job {job.name}", [label(""), prose("")], rows, heads=False)
+
+
+def _prompts_text(planned: JobPlan) -> str:
+    """How many prompts and tokens the run would read, and how that is known."""
+    prompts, tokens = counted(planned.prompts, "prompt"), count_text(planned.prompt_tokens)
+    if planned.exact:
+        return f"{prompts} of {planned.prompt_tokens:,} tokens to read, instruction and template included"
+    if planned.tokenized:
+        return (
+            f"about {prompts} of {tokens} tokens to read, instruction and template included; estimated from those of "
+            f"{counted(planned.tokenized, 'document')}"
+        )
+    return f"about {tokens} tokens of text alone, at 4 characters each: no tokenizer could be loaded"
+
+
+def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
+    cards, replicas = job.engine.tensor_parallel, job.cluster.min_replicas
+    title = f"On {counted(replicas, 'replica')} of {cards} {found.name}"
+    if found.pool_bytes <= 0:
+        console.print(f"{title}: {bytes_text(found.weight_bytes)} of weights do not fit\n", soft_wrap=True)
+        return
+    title += f": {bytes_text(found.weight_bytes)} of weights, a pool of {bytes_text(found.pool_bytes)}"
+    rows = [
+        (
+            percent_text(row.kept_ratio),
+            str(row.documents_at_once),
+            "does not fit" if row.hours is None else seconds_text(3600 * row.hours),
+        )
+        for row in found.rows
+    ]
+    print_table(console, title, [number("kept"), number("documents at once"), number("time")], rows)
+    console.print(
+        f"Estimated: {percent_text(found.limit_share)} of the physical limit, as {job.engine.prefill} prefill reached "
+        "on an H200, at what a card reaches of its data sheet; every answer as long as it may be "
+        f"({job.task.max_new_tokens} tokens), loading not counted.\n",
+        soft_wrap=True,
+    )
 
 
 def _print_histogram(console: Console, planned: JobPlan) -> None:
@@ -68,7 +128,7 @@ def _print_histogram(console: Console, planned: JobPlan) -> None:
         (count_text(tokens), str(documents), "#" * round(_BAR_WIDTH * documents / most))
         for tokens, documents in planned.histogram
     ]
-    print_table(console, "Documents by tokens", [number("up to"), number("documents"), label("")], rows)
+    print_table(console, "Documents by prompt tokens", [number("up to"), number("documents"), label("")], rows)
 
 
 def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
@@ -76,7 +136,7 @@ def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
 
     tokens, size = planned.tokens, planned.kv_bytes
     rows = [
-        ("tokens", count_text(tokens.p50), count_text(tokens.p99), count_text(tokens.max)),
+        ("prompt tokens", count_text(tokens.p50), count_text(tokens.p99), count_text(tokens.max)),
         ("KV bytes, uncompressed", bytes_text(size.p50), bytes_text(size.p99), bytes_text(size.max)),
     ]
     per_token = f"{bytes_text(planned.kv_bytes_per_token)} of keys and values a token in {job.model.dtype}"

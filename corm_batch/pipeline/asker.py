@@ -8,14 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from corm_batch.engine.request import MemoryStats, Request, SamplingParams
+from corm_batch.engine.request import Completion, MemoryStats, Request, SamplingParams
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
-from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Answer, Prompt
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
+
+
+class Answering(Protocol):
+    """What answers requests: an engine on its thread."""
+
+    async def answer(self, request: Request) -> Completion:
+        """The completion of one request."""
 
 
 class EngineAsker:
@@ -26,7 +33,7 @@ class EngineAsker:
         transcript: what the model wrote so far.
     """
 
-    def __init__(self, doc_id: str, tokenizer: PromptTokenizer, engine: EngineThread, max_model_len: int) -> None:
+    def __init__(self, doc_id: str, tokenizer: PromptTokenizer, engine: Answering, max_model_len: int) -> None:
         self._doc_id = doc_id
         self._tokenizer = tokenizer
         self._engine = engine

@@ -1,33 +1,38 @@
 """JobPlan: what a job would read and what its caches would cost, found without weights and without Ray.
 
-Up to `_MEASURED` documents are really read; of a larger archive the beginning of every split is. Tokens are estimated
-from characters, by a rate taken from a few documents that do go through the tokenizer.
+Up to `_MEASURED` documents are really read; of a larger archive the beginning of every split is. Of these the prompts
+are put together and tokenized as in a run: all where they are few, else those of documents spread evenly over them, by
+which the prompts of the others are estimated from their characters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import torch
 
+from corm_batch.bench.gpus import GpuEstimate, estimate, find_gpu
+from corm_batch.budgets.base import Place
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.engine.memory import pool_bytes
-from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.shape import ModelShape, load_config
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.intake import FailedFile
 from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
-from corm_batch.spec import JobSpec, ModelSection
+from corm_batch.pipeline.prompts import Asked, PromptSizes, ask_nobody, prompt_sizes
+from corm_batch.policies.base import KVPolicy
+from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
 
 _MEASURED = 20_000
 _SPLITS_MEASURED = 200
-_TOKENIZED, _TOKENIZED_CHARS = 16, 20_000
-_CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
+_TOKENIZED_CHARS = 4_000_000
 _KEPT_RATIOS = (1.0, 0.5, 0.25, 0.1)
 REFERENCE_POOL_BYTES = 10 * 2**30
 
@@ -52,16 +57,23 @@ class JobPlan:
         unusable: of these, rows without text or id; each would become a failed row.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
         done, failed_before, todo: of these, answered by an earlier run, failed in it, and left to answer.
+        earlier: what is said of rows that another job, or other settings, left in the output; one line each.
         max_model_len: tokens of prompt and answer together.
-        chars_per_token: how tokens were estimated, and whether that rate comes from the model's own tokenizer.
-        tokens: estimated tokens of one document.
+        tokenized: documents whose prompts were put together and tokenized; 0 when no tokenizer could be loaded, and
+            tokens are those of the text alone, at 4 characters each.
+        exact: whether those are all, so that nothing is estimated.
+        prompts: to ask in all about the documents that are left to answer, of the whole source.
+        prompt_tokens: of these prompts: what the run would read.
+        from_answers: documents of which later prompts hold answers to earlier ones, taken to be as long as they may.
+        tokens: prompt tokens of one document.
         histogram: (documents up to this many tokens and above the bin before, documents), by powers of two.
         kv_bytes_per_token: bytes of keys and values of one token, uncompressed.
-        kv_bytes: uncompressed bytes of one document at its end; a document longer than the context counts as a full
-            context, for it is answered piece by piece.
+        kv_bytes: uncompressed bytes of one document at its end; of one in pieces, those of its largest.
         pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
         documents_at_once: (kept ratio, documents of mean size that fit the pool together), in `REFERENCE_POOL_BYTES`
             where the pool is not known.
+        first_prompt: the first prompt, whole, special tokens and all; None when there is none.
+        gpu: the same on a kind of card, when one was asked for.
     """
 
     files: int
@@ -75,113 +87,180 @@ class JobPlan:
     done: int
     failed_before: int
     todo: int
+    earlier: tuple[str, ...]
     max_model_len: int
-    chars_per_token: float
-    chars_per_token_measured: bool
+    tokenized: int
+    exact: bool
+    prompts: int
+    prompt_tokens: int
+    from_answers: int
     tokens: Quantiles
     histogram: tuple[tuple[int, int], ...]
     kv_bytes_per_token: int
     kv_bytes: Quantiles
     pool_bytes: int | None
     documents_at_once: tuple[tuple[float, int], ...]
+    first_prompt: str | None
+    gpu: GpuEstimate | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Measured:
-    """What reading the documents gave: characters of the usable ones, states of all, a few texts, broken files."""
+    """What reading the documents gave: states of all, and of the usable ones whether they are to do, their characters,
+    and some of them, spread evenly: every `stride`-th; broken files; and whether
+    nothing was left out."""
 
-    chars: list[int]
-    states: list[State]
-    texts: list[str]
-    failed: dict[str, FailedFile]
+    states: list[State] = field(default_factory=list)
+    todo: list[bool] = field(default_factory=list)
+    chars: list[int] = field(default_factory=list)
+    kept: list[Document] = field(default_factory=list)
+    kept_chars: int = 0
+    stride: int = 1
+    failed: dict[str, FailedFile] = field(default_factory=dict)
+    whole: bool = True
+
+    def add(self, document: Document, state: State) -> None:
+        self.states.append(state)
+        if document.text is None:
+            return
+        if len(self.chars) % self.stride == 0:
+            self.kept.append(document)
+            self.kept_chars += len(document.text)
+        self.chars.append(len(document.text))
+        self.todo.append(state == "new")
+        while len(self.kept) > 1 and self.kept_chars > _TOKENIZED_CHARS:
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+            self.kept_chars = sum(self.chars[:: self.stride])
 
 
-def plan_job(spec: JobSpec) -> JobPlan:
-    """Look at the source, the output and the model's config.
+def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
+    """Look at the source, the output and the model's config; `gpu` is the name of a card to say more about.
 
     Raises:
+        SpecError: no figures of such a card.
         SourceError: the documents, or the parts of an earlier run, cannot be read.
         SpecError: no file has the columns asked for.
         ModelLoadError: there is no such model.
     """
+    if gpu is not None:
+        find_gpu(gpu)
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     ledger = Ledger.read(spec.output.uri, AnswerSettings.of(spec, revision_hash(spec.model)), spec.name)
     splits = spec.splits()
-    measured = _measure(spec, splits, ledger)
-    rate = _chars_per_token(spec.model, path, measured.texts)
-    tokens = np.ceil(np.array(measured.chars) / (rate or _CHARS_PER_TOKEN)).astype(np.int64)
+    measured = _Measured()
+    for document in _documents(spec, splits, measured):
+        measured.add(document, ledger.state(document))
     max_model_len = shape.context(spec.engine.max_model_len)
+    tokenizer = _tokenizer(spec, path)
+    asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len) if tokenizer is not None else []
+    sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
-    kv_bytes = np.minimum(tokens + spec.task.max_new_tokens, max_model_len) * per_token
+    kv_bytes = np.minimum(sizes.largest + spec.task.max_new_tokens, max_model_len) * per_token
     rows = [split.num_rows for split in splits]
+    documents = None if min(rows) < 0 else sum(rows)
+    scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
+    todo = np.array(measured.todo, dtype=bool)
+    prompts = round(scale * float(sizes.prompts[todo].sum()))
     pool = _known_pool_bytes(spec)
+    first = next((one.first for one in asked if one.first is not None), None)
     return JobPlan(
         files=len({split.uri for split in splits}),
         splits=len(splits),
-        documents=None if min(rows) < 0 else sum(rows),
+        documents=documents,
         failed_files=tuple(measured.failed.values()),
         empty_files=tuple(split.uri for split in splits if split.num_rows == 0 and split.error is None),
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
-        too_long=int(np.count_nonzero(tokens + spec.task.max_new_tokens > max_model_len)),
+        too_long=int(np.count_nonzero(sizes.too_long)),
         done=measured.states.count("ok"),
         failed_before=measured.states.count("failed"),
         todo=measured.states.count("new"),
+        earlier=tuple(rows.text for rows in ledger.earlier()),
         max_model_len=max_model_len,
-        chars_per_token=rate or _CHARS_PER_TOKEN,
-        chars_per_token_measured=rate is not None,
-        tokens=_quantiles(tokens),
-        histogram=_histogram(tokens),
+        tokenized=len(asked),
+        exact=measured.whole and len(asked) == len(measured.chars),
+        prompts=prompts,
+        prompt_tokens=round(scale * float(sizes.tokens[todo].sum())),
+        from_answers=sum(one.from_answers > 0 for one in asked),
+        tokens=_quantiles(sizes.tokens),
+        histogram=_histogram(sizes.tokens),
         kv_bytes_per_token=per_token,
         kv_bytes=_quantiles(kv_bytes),
         pool_bytes=pool,
         documents_at_once=_documents_at_once(spec, REFERENCE_POOL_BYTES if pool is None else pool, kv_bytes),
+        first_prompt=tokenizer.spelled(first) if tokenizer is not None and first is not None else None,
+        gpu=None if gpu is None else _on_gpu(spec, gpu, path, asked, sizes, prompts),
     )
 
 
-def _measure(spec: JobSpec, splits: Sequence[Split], ledger: Ledger) -> _Measured:
-    """Read documents and keep what the plan needs of them."""
-    found = _Measured([], [], [], {})
-    between = max(1, min(_MEASURED, sum(split.num_rows for split in splits)) // _TOKENIZED)
-    for document in _documents(spec, splits, found.failed):
-        found.states.append(ledger.state(document))
-        if document.text is None:
-            continue
-        if len(found.chars) % between == 0 and len(found.texts) < _TOKENIZED:
-            found.texts.append(document.text[:_TOKENIZED_CHARS])
-        found.chars.append(len(document.text))
-    return found
-
-
-def _documents(spec: JobSpec, splits: Sequence[Split], failed: dict[str, FailedFile]) -> Iterator[Document]:
+def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iterator[Document]:
     """Every document, or of a large archive the first ones of splits that lie evenly over it.
 
-    Files that turn out to be broken are put into `failed`; those that already are known to be are, wherever they lie.
+    Files that turn out to be broken are put into `found`; those that already are known to be are, wherever they lie.
     """
-    failed.update({split.uri: FailedFile(split.uri, split.error) for split in splits if split.error is not None})
+    found.failed.update({split.uri: FailedFile(split.uri, split.error) for split in splits if split.error is not None})
     splits = [split for split in splits if split.num_rows]
     rows = [split.num_rows for split in splits]
-    if min(rows, default=0) >= 0 and sum(rows) <= _MEASURED:
-        quota = None
-    else:
-        splits = splits[:: -(-len(splits) // _SPLITS_MEASURED)]
+    quota = None
+    if min(rows, default=0) < 0 or sum(rows) > _MEASURED:
+        step = -(-len(splits) // _SPLITS_MEASURED)
+        splits, found.whole = splits[::step], step == 1
         quota = -(-_MEASURED // len(splits))
     for split in splits:
+        before = len(found.states)
         try:
             yield from islice(spec.source.read(split, spec.task.source_columns), quota)
         except FileError as error:
-            failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
+            found.failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
+        found.whole &= quota is None or len(found.states) - before < quota
 
 
-def _chars_per_token(model: ModelSection, path: str, texts: Sequence[str]) -> float | None:
-    """Characters a token of these texts; None when the tokenizer cannot be loaded or there is no text."""
+def _tokenizer(spec: JobSpec, path: str) -> PromptTokenizer | None:
+    """None when it cannot be loaded."""
     try:
-        tokenizer = load_tokenizer(model, path)
+        return load_tokenizer(spec.model, path)
     except ModelLoadError:
         return None
-    num_tokens = sum(len(tokenizer.token_ends(text)) for text in texts)
-    return sum(map(len, texts)) / num_tokens if num_tokens else None
+
+
+def _on_gpu(
+    spec: JobSpec, name: str, path: str, asked: Sequence[Asked], sizes: PromptSizes, prompts: int
+) -> GpuEstimate:
+    """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
+    single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
+    engine, shape = spec.engine, ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
+    mean = max(1.0, float(np.mean(single))) if single else 1.0
+    bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens)
+    ratios = _KEPT_RATIOS if bound is None else (bound,)
+    return estimate(
+        name,
+        load_config(path, spec.model.revision, spec.model.trust_remote_code),
+        spec.model.dtype,
+        single,
+        prompts,
+        spec.task.max_new_tokens,
+        ratios,
+        prefill=engine.prefill,
+        chunk_size=engine.chunk_size,
+        max_sequences=engine.max_sequences,
+        memory_fraction=engine.memory_fraction,
+        kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
+        gpus_per_replica=engine.tensor_parallel,
+        replicas=spec.cluster.min_replicas,
+    )
+
+
+def _most_kept(policy: KVPolicy, shape: ModelShape, num_tokens: int) -> float | None:
+    """Entries that the policy's budget leaves a document of so many tokens, over all; None where a layer has none."""
+    shares = []
+    for layer in range(shape.num_layers):
+        budget = policy.budget_at(layer)
+        if budget is None:
+            return None
+        place = Place(layer, shape.num_layers, shape.num_kv_heads, policy.num_pinned)
+        shares.append(float(np.minimum(budget.most(place, num_tokens), num_tokens).mean()) / num_tokens)
+    return float(np.mean(shares))
 
 
 def _quantiles(values: np.ndarray) -> Quantiles:

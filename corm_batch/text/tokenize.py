@@ -161,6 +161,11 @@ class PromptTokenizer:
         count = len(self._encode_text(text, split_special_tokens=True))
         return [len(text) * (index + 1) // count for index in range(count)]
 
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """The text that these tokens stand for, special tokens by their names: what the model sees."""
+        text: str = self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
+        return text
+
     def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The answer's text: no special tokens, nothing from the first stop string on, no blanks around it."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)

@@ -33,8 +33,11 @@ def test_tables(corm_batch, write_job):
     result = corm_batch("plan", write_job(ROWS, engine={"kv_memory": "16MiB"}))
     assert result.code == 0
     assert "20 documents in 1 split of 1 parquet file" in result.out
-    assert "by the model's tokenizer" in result.out
-    assert "Documents by tokens" in result.out
+    said = dict(line.split("  ", 1) for line in result.out.partition("\n\n")[0].splitlines()[1:])
+    assert said["prompts"].strip().startswith("20 prompts of ")
+    assert said["prompts"].endswith(" tokens to read, instruction and template included")
+    assert said["policy"].strip().startswith("corm recent=256 window=256")
+    assert "Documents by prompt tokens" in result.out
     assert "in a pool of 16.0 MiB" in result.out
     assert result.out.isascii()
 
@@ -42,6 +45,27 @@ def test_tables(corm_batch, write_job):
 def test_a_pool_that_is_not_known_yet(corm_batch, write_job):
     job = write_job(ROWS, model={"name": str(MODEL), "device": "cuda"})
     assert "in a pool of 10.0 GiB, for example (engine.kv_memory is not set" in corm_batch("plan", job).out
+
+
+def test_the_first_prompt_whole(corm_batch, write_job):
+    job = write_job([{"doc_id": "a", "text": "Two\nlines \x1b[1m."}, *ROWS])
+    assert "<|question|>" not in corm_batch("plan", job).out
+    lines = corm_batch("plan", job, "--show-prompt").out.partition("First prompt, as the model sees it\n")[2]
+    assert lines.startswith("<|question|> Two\nlines  [1m.\n\nAnswer the question from the document above alone")
+    assert "Question: What is the pass key?<|answer|>" in lines
+    found = json.loads(corm_batch("plan", job, "--show-prompt", "--json").out)["first_prompt"]
+    assert "Two\nlines \x1b[1m." in found
+
+
+def test_on_a_card(corm_batch, write_job):
+    printed = corm_batch("plan", write_job(ROWS), "--gpu", "L40S").out
+    assert "On 1 replica of 1 l40s: 73.9 MiB of weights, a pool of " in printed
+    assert "88.0% of the physical limit, as exact prefill reached on an H200" in printed
+    rows = [[cell.strip() for cell in line.split("|")] for line in printed.splitlines()]
+    assert ["50.0%", "256"] in [row[:2] for row in rows]
+    result = corm_batch("plan", write_job(ROWS), "--gpu", "h9")
+    assert (result.code, result.out) == (2, "")
+    assert "--gpu h9: no figures of such a card; known: a10, a100," in result.err
 
 
 def test_set_changes_the_spec(corm_batch, write_job):

@@ -1,5 +1,6 @@
 """plan_job: what it counts and how it estimates, on a model that has no weights."""
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import torch
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.memory import pool_bytes
+from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import ModelLoadError, SpecError
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import plan
 from corm_batch.pipeline.model import revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
+from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
-MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "jobs/quickstart/model"
+QUICKSTART = {"name": str(MODEL), "dtype": "float32", "device": "cpu"}
 # keys and values, 10 layers, 6 kv heads of width 64, 4 bytes
 BYTES_PER_TOKEN = 2 * 10 * 6 * 64 * 4
 
@@ -54,7 +59,8 @@ def four_characters_a_token(monkeypatch):
 @pytest.mark.usefixtures("four_characters_a_token")
 def test_sizes_without_a_tokenizer(job):
     planned = plan_job(job(["x" * 400, "x" * 4000, "x" * 4001], engine={"kv_memory": "40MiB"}))
-    assert (planned.chars_per_token, planned.chars_per_token_measured) == (4.0, False)
+    assert (planned.tokenized, planned.exact, planned.first_prompt) == (0, False, None)
+    assert (planned.prompts, planned.prompt_tokens) == (3, 2101)
     assert planned.tokens == Quantiles(p50=1000, p99=1001, max=1001)
     assert planned.histogram == ((128, 1), (256, 0), (512, 0), (1024, 2))
     assert planned.kv_bytes_per_token == BYTES_PER_TOKEN
@@ -64,11 +70,97 @@ def test_sizes_without_a_tokenizer(job):
     assert planned.documents_at_once[1] == (0.5, 40 * 2**20 // (mean / 2))
 
 
-def test_tokens_are_estimated_by_the_models_own_rate(job):
-    planned = plan_job(job(["The quick brown fox jumps over the lazy dog. " * 50] * 3))
-    assert planned.chars_per_token_measured
-    assert 2.5 < planned.chars_per_token < 6
-    assert planned.tokens.max == pytest.approx(2250 / planned.chars_per_token, abs=1)
+SCHEMA = {"type": "object", "properties": {"key": {"type": "string"}, "year": {"type": "integer"}}}
+TASKS = {
+    "summarize": {"name": "summarize", "overflow": "truncate"},
+    "question_answer": {"name": "question_answer", "question_column": "question", "overflow": "map_reduce"},
+    "together": {"name": "extract", "schema": SCHEMA, "overflow": "map_reduce"},
+    "each": {
+        "name": "extract",
+        "schema": SCHEMA,
+        "ask": "each",
+        "questions": {"key": "What is the pass key?", "year": "Which year is it?"},
+    },
+    "prompt": {
+        "name": "prompt",
+        "template": "{{ text }}\nTitle: {{ title }}. Kind: {{ kind }}?",
+        "overflow": "truncate",
+    },
+    "too_long": {"name": "prompt", "template": "{{ text }}", "overflow": "error"},
+}
+
+
+PIECES = {  # prompts about each of the three
+    "summarize": (1, 1, 1),
+    "question_answer": (2, 1, 1),
+    "together": (2, 1, 1),
+    "each": (4, 2, 2),
+    "prompt": (1, 1, 1),
+    "too_long": (0, 1, 1),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("role", ["user", "document"])
+def test_prompt_tokens_are_those_of_the_run(task, role, job, rows, tmp_path):
+    """Of quick start documents, one of them longer than the context: every task's prompts as a replica asks them."""
+    spec = job([], task={**TASKS[task], "max_new_tokens": 4}, model={**QUICKSTART, "document_role": role})
+    table = pq.read_table(ROOT / "jobs/quickstart/documents.parquet")
+    pq.write_table(table.take([24, 27, 21]), tmp_path / "documents.parquet")
+
+    def load():
+        tokenizer = PromptTokenizer.from_pretrained(MODEL, document_role=role)
+        return Model(engine=ScriptedEngine(tokenizer.decode, max_model_len=8192), tokenizer=tokenizer, pool_tokens=4096)
+
+    actor = EngineActor(WorkerSettings(load, spec.task, rows, 60.0))
+
+    async def run():
+        await actor.load()
+        (split,) = spec.source.splits(spec.task.source_columns)
+        return [await actor.process(document) for document in spec.source.read(split, spec.task.source_columns)]
+
+    done = asyncio.run(run())
+    planned = plan_job(spec)
+    assert planned.prompt_tokens == sum(row.result["prompt_tokens"] or 0 for row in done) > 0
+    assert (planned.exact, planned.tokenized, planned.too_long, planned.from_answers) == (True, 3, 1, 0)
+    assert planned.prompts == sum(PIECES[task])
+
+
+def test_documents_answered_before_are_not_read_again_and_summaries_of_summaries_are_guessed(job):
+    texts = ["A sentence of the story. " * 300, "Short."]
+    planned = plan_job(job(texts, task={"name": "summarize", "max_new_tokens": 50}, engine={"max_model_len": 500}))
+    assert (planned.from_answers, planned.too_long) == (1, 1)
+    assert planned.prompts > 5
+
+
+def test_prompts_of_many_documents_are_estimated_from_some(job, monkeypatch):
+    texts = ["The quick brown fox jumps over the lazy dog. " * (1 + number % 17) for number in range(90)]
+    exact = plan_job(job(texts))
+    monkeypatch.setattr(plan, "_TOKENIZED_CHARS", sum(map(len, texts)) // 3)
+    planned = plan_job(job(texts))
+    assert (exact.exact, exact.tokenized, planned.exact) == (True, 90, False)
+    assert 10 < planned.tokenized < 40
+    assert planned.prompt_tokens == pytest.approx(exact.prompt_tokens, rel=0.01)
+    assert planned.prompts == exact.prompts == 90
+    assert planned.tokens.max == pytest.approx(exact.tokens.max, rel=0.02)
+
+
+def test_the_first_prompt_is_what_the_model_sees(job):
+    shown = plan_job(job([None, "One line."])).first_prompt
+    assert shown.startswith("<|question|> One line.\n\nSummarise the document above")
+    assert shown.endswith("<|answer|>")
+    assert plan_job(job([None])).first_prompt is None
+
+
+def test_a_card_by_its_name_or_none(job):
+    assert plan_job(job(["text"])).gpu is None
+    found = plan_job(
+        job(["text " * 500] * 4, policy={"name": "corm", "budget": {"name": "pyramidkv", "max_kept": 256}}), "h100"
+    ).gpu
+    assert (found.name, len(found.rows)) == ("h100", 1)
+    assert 0.3 < found.rows[0].kept_ratio < 0.6
+    with pytest.raises(SpecError, match="known: a10"):
+        plan_job(job(["text"]), "h9")
 
 
 def test_pool_of_a_cpu_is_known_and_that_of_a_gpu_is_not(job):
@@ -99,6 +191,7 @@ def test_counts_of_rows(job):
     planned = plan_job(job(["a text"] * 24 + [None]))
     assert (planned.files, planned.splits, planned.documents, planned.measured) == (1, 3, 25, 25)
     assert (planned.unusable, planned.todo, planned.done) == (1, 25, 0)
+    assert planned.prompts == 24
 
 
 def test_no_usable_document(job):
@@ -129,6 +222,7 @@ def test_documents_an_earlier_run_answered(job):
     pq.write_table(pa.Table.from_pylist(rows, schema=result_schema([], {})), results / "part-r-000000.parquet")
     planned = plan_job(spec)
     assert (planned.done, planned.failed_before, planned.todo) == (1, 1, 2)
+    assert planned.prompts == 2
 
 
 def test_a_large_archive_is_sampled_from_all_over_it(job, monkeypatch):

@@ -1,0 +1,165 @@
+"""GPUs by name: what fits on one at once and how long documents would take there, without having one.
+
+The time is the physical limit of `bench/limit.py` at rates that the card's data sheet promises, times what of them was
+measured (`infra/measure/results/h200-*.json`, medians over all workloads): shares of the sheet that copies, products
+and causal attention reach on an H200, and the share of the limit that this engine then reaches. Other cards are taken
+to reach the same shares. Loading, the wait for the source and answers shorter than they may be are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from corm_batch.bench.ceilings import Ceilings
+from corm_batch.bench.limit import attended_pairs, document_limit_s
+from corm_batch.bench.workload import LlamaShape, Workload
+from corm_batch.errors import SpecError
+
+COPY_SHARE, MATMUL_SHARE, ATTENTION_SHARE = 0.91, 0.69, 0.60
+LIMIT_SHARES = {"exact": 0.88, "streaming": 0.72}
+FORWARD_BYTES = 4 * 2**30
+"""Assumed to be taken by the largest forward pass and by what torch and CUDA hold for themselves."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card by its data sheet: memory, bytes a second, and dense operations a second, sparsity not counted."""
+
+    gigabytes: float
+    gb_per_s: float
+    bfloat16_tflop_per_s: float
+    float32_tflop_per_s: float
+
+
+GPUS = {
+    "a10": Gpu(24, 600, 125, 31.2),
+    "a100": Gpu(80, 2039, 312, 19.5),
+    "a100-40gb": Gpu(40, 1555, 312, 19.5),
+    "h100": Gpu(80, 3350, 989.5, 67),
+    "h100-pcie": Gpu(80, 2000, 756, 51),
+    "h200": Gpu(141, 4800, 989.5, 67),
+    "l4": Gpu(24, 300, 121, 30.3),
+    "l40s": Gpu(48, 864, 362, 91.6),
+    "rtx4090": Gpu(24, 1008, 165.2, 82.6),
+}
+"""SXM cards where there are several."""
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """What would be at one kept ratio: documents of mean size at once in a replica, and hours of the whole job.
+
+    None where not one document fits.
+    """
+
+    kept_ratio: float
+    documents_at_once: int
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class GpuEstimate:
+    """A job on one kind of card.
+
+    Attributes:
+        name: of the card.
+        weight_bytes: of the model, over all cards of a replica.
+        pool_bytes: left for cached entries, likewise; negative when the weights do not fit.
+        limit_share: what of the physical limit is taken to be reached.
+        rows: by kept ratio.
+    """
+
+    name: str
+    weight_bytes: int
+    pool_bytes: int
+    limit_share: float
+    rows: tuple[GpuRow, ...]
+
+
+def find_gpu(name: str) -> Gpu:
+    """A card by its name, whatever its case.
+
+    Raises:
+        SpecError: none of that name; the message lists them.
+    """
+    if name.lower() not in GPUS:
+        raise SpecError(f"--gpu {name}: no figures of such a card; known: {', '.join(GPUS)}")
+    return GPUS[name.lower()]
+
+
+def dense_shape(config: Any) -> LlamaShape:
+    """The counts of a transformers text config, read as those of a dense model with gated MLPs."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    return LlamaShape(
+        num_layers=config.num_hidden_layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or hidden // heads,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+        vocab_size=config.vocab_size,
+        rope_theta=1e4,
+    )
+
+
+def estimate(
+    name: str,
+    config: Any,
+    dtype: str,
+    prompts: Sequence[int],
+    num_prompts: float,
+    output_tokens: int,
+    kept_ratios: Sequence[float],
+    *,
+    prefill: Literal["exact", "streaming"],
+    chunk_size: int,
+    max_sequences: int,
+    memory_fraction: float,
+    kv_memory: int | None,
+    gpus_per_replica: int,
+    replicas: int,
+) -> GpuEstimate:
+    """A job on cards of one kind.
+
+    Args:
+        name: of the card, as in `GPUS`.
+        config, dtype: the text config of the model, as transformers has it, and of what numbers it is made.
+        prompts: tokens of single prompts, as many as were looked at.
+        num_prompts: how many there are in all.
+        output_tokens: of every answer.
+        kept_ratios: entries kept over those of an uncompressed cache, each of which gives a row.
+        prefill, chunk_size, max_sequences, memory_fraction, kv_memory: as in the engine's section.
+        gpus_per_replica, replicas: cards that share a replica, and replicas side by side.
+    """
+    gpu, wide, shape = find_gpu(name), dtype == "float32", dense_shape(config)
+    flops = (gpu.float32_tflop_per_s if wide else gpu.bfloat16_tflop_per_s) * gpus_per_replica
+    rate = COPY_SHARE * gpu.gb_per_s * gpus_per_replica
+    attention = ATTENTION_SHARE * flops
+    ceilings = Ceilings(
+        copy_gb_per_s=rate, read_gb_per_s=rate, matmul_tflop_per_s=MATMUL_SHARE * flops, causal_tflop_per_s=attention,
+        sdpa_tflop_per_s=attention,
+    )  # fmt: skip
+    mean = fmean(prompts) if prompts else 1.0
+    workload = Workload(
+        name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(mean)),
+        output_tokens=output_tokens, documents=1, max_kept=1,
+    )  # fmt: skip
+    embedding = 0 if getattr(config, "tie_word_embeddings", False) else shape.vocab_size * shape.hidden_size
+    weights = (shape.step_parameters + embedding) * workload.torch_dtype.itemsize
+    free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weights
+    pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
+    full = (mean + output_tokens) * workload.kv_bytes_per_token
+    share = LIMIT_SHARES[prefill]
+    rows = []
+    for ratio in kept_ratios:
+        at_once = min(max_sequences, int(max(0, pool) / (full * ratio)))
+        pairs = [
+            attended_pairs(tokens, tokens if prefill == "exact" else chunk_size, max(1, round(ratio * tokens)))
+            for tokens in prompts
+        ]
+        seconds = document_limit_s(workload, ceilings, max(1, at_once), ratio, fmean(pairs) if pairs else 0.0) / share
+        rows.append(GpuRow(ratio, at_once, num_prompts * seconds / replicas / 3600 if at_once else None))
+    return GpuEstimate(name.lower(), weights, pool, share, tuple(rows))

@@ -1,0 +1,134 @@
+"""Prompts of a job without a model: its task runs as in a replica, and an engine that only counts answers it.
+
+The texts are cut, laid out and tokenized by the very code of a run. What depends on answers (the summaries of a long
+document are summed up in turn) is built from answers of the greatest length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from corm_batch.data.document import Document
+from corm_batch.engine.request import Completion, MemoryStats, Request
+from corm_batch.errors import CormBatchError
+from corm_batch.pipeline.asker import EngineAsker
+from corm_batch.tasks.base import Prompt, Task
+from corm_batch.text.tokenize import PromptTokenizer
+
+_CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
+
+
+@dataclass
+class Asked:
+    """What would be asked about one document.
+
+    Attributes:
+        tokens: of each prompt.
+        first: token ids of the first one; None where there is none.
+        whole: tokens of its first prompt before anything was cut; 0 where there is none.
+        too_long: it does not fit the context, and `task.overflow` says what becomes of it.
+        from_answers: how many of the prompts hold answers to earlier ones.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    first: Sequence[int] | None = None
+    whole: int = 0
+    too_long: bool = False
+    from_answers: int = 0
+
+
+class _CountingEngine:
+    """Answers every request with as many tokens as it may, those its prompt begins with."""
+
+    def __init__(self) -> None:
+        self.asked = Asked()
+        self._answered = False
+
+    async def answer(self, request: Request) -> Completion:
+        asked = self.asked
+        asked.tokens.append(len(request.token_ids))
+        asked.first = request.token_ids if asked.first is None else asked.first
+        asked.from_answers += self._answered
+        await asyncio.sleep(0)  # until all that are asked at once are here
+        self._answered = True
+        answer = tuple(request.token_ids[: request.sampling.max_new_tokens])
+        memory = MemoryStats(prompt_tokens=len(request.token_ids), output_tokens=len(answer))
+        return Completion(request.id, answer, "length", memory=memory)
+
+
+class _WatchingAsker(EngineAsker):
+    """Notes whether the first thing to ask fits: that is the whole document."""
+
+    def __init__(self, document: Document, tokenizer: PromptTokenizer, engine: _CountingEngine, limit: int) -> None:
+        super().__init__(document.doc_id, tokenizer, engine, limit)
+        self._asked_about = engine.asked
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        found = super().fits(prompt, max_new_tokens)
+        if not self._asked_about.whole:
+            self._asked_about.whole = len(self._tokenizer.encode(prompt))
+            self._asked_about.too_long = not found
+        return found
+
+
+def ask_nobody(
+    task: Task, documents: Sequence[Document], tokenizer: PromptTokenizer, max_model_len: int
+) -> list[Asked]:
+    """What `task` would ask about each document, in order; nothing about one that it refuses."""
+
+    async def ask(document: Document) -> Asked:
+        engine = _CountingEngine()
+        with suppress(CormBatchError):  # most often the answer is not what it should be
+            await task.run(document, _WatchingAsker(document, tokenizer, engine, max_model_len))
+        return engine.asked
+
+    async def ask_all() -> list[Asked]:
+        return [await ask(document) for document in documents]
+
+    return asyncio.run(ask_all())
+
+
+@dataclass(frozen=True)
+class PromptSizes:
+    """Of every document its prompts, their tokens in all, those of the largest, and whether it is too long."""
+
+    prompts: np.ndarray
+    tokens: np.ndarray
+    largest: np.ndarray
+    too_long: np.ndarray
+
+
+def prompt_sizes(chars: Sequence[int], stride: int, asked: Sequence[Asked], room: int) -> PromptSizes:
+    """Sizes of the prompts about documents of so many characters.
+
+    Args:
+        chars: of each document.
+        stride, asked: what would be asked about every `stride`-th of them, which counts as it is; that of the others is
+            estimated by a line through these, from characters to tokens. Where nothing is known a document is one
+            prompt of its text alone.
+        room: tokens that fit the context beside an answer.
+    """
+    lengths = np.array(chars, dtype=np.float64)
+    if not asked:
+        whole = np.ceil(lengths / _CHARS_PER_TOKEN).astype(np.int64)
+        return PromptSizes(np.ones(len(chars), np.int64), whole, np.minimum(whole, room), whole > room)
+    known, wholes = lengths[::stride], np.array([one.whole for one in asked], dtype=np.float64)
+    slope, start = np.polyfit(known, wholes, 1) if len(np.unique(known)) > 1 else (0.0, wholes.mean())
+    whole = np.maximum(1.0, start + slope * lengths)
+    too_long, largest = whole > room, np.minimum(whole, room)
+    prompts, tokens = np.ones(len(chars)), whole.copy()
+    for long in (False, True):
+        alike = [one for one in asked if one.too_long == long]
+        if total := sum(one.whole for one in alike):
+            tokens[too_long == long] *= sum(sum(one.tokens) for one in alike) / total
+            prompts[too_long == long] *= sum(len(one.tokens) for one in alike) / len(alike)
+    prompts[::stride] = [len(one.tokens) for one in asked]
+    tokens[::stride] = [sum(one.tokens) for one in asked]
+    largest[::stride] = [max(one.tokens, default=0) for one in asked]
+    too_long[::stride] = [one.too_long for one in asked]
+    return PromptSizes(prompts, tokens.round().astype(np.int64), largest.round().astype(np.int64), too_long)

@@ -1,0 +1,101 @@
+"""Cards by name: figures worked out by hand, and held to what was measured."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from corm_batch.bench import gpus
+from corm_batch.bench.workload import WORKLOADS
+from corm_batch.errors import SpecError
+from tests.conftest import llama_config
+
+MEASURED = Path(__file__).parents[2] / "infra/measure/results"
+LLAMA = llama_config(
+    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+    head_dim=128, vocab_size=128256,
+)  # fmt: skip
+SETTINGS = {
+    "dtype": "bfloat16", "output_tokens": 256, "prefill": "exact", "chunk_size": 2048, "max_sequences": 256,
+    "memory_fraction": 0.95, "kv_memory": None, "gpus_per_replica": 1, "replicas": 1,
+}  # fmt: skip
+
+
+def on(name, prompts=(16384,), num_prompts=3600, kept=(1.0, 0.125), config=LLAMA, **changes):
+    return gpus.estimate(name, config, prompts=prompts, num_prompts=num_prompts, kept_ratios=kept, **SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """(prefill, share of the limit, ceilings) of every row of this package's engine on an H200."""
+    found = []
+    for path in MEASURED.glob("h200-llama*.json"):
+        bench = json.loads(path.read_text())
+        found += [
+            (row["prefill"], row["figures"]["limit_share"], bench["ceilings"][row["workload"]])
+            for row in bench["rows"]
+            if row["engine"] != "generate"
+        ]
+    return found
+
+
+def test_shares_are_those_that_were_measured(rows):
+    card, assumed = gpus.GPUS["h200"], gpus
+    shares = [
+        (assumed.COPY_SHARE, [max(c["copy_gb_per_s"], c["read_gb_per_s"]) / card.gb_per_s for *_, c in rows]),
+        (assumed.MATMUL_SHARE, [c["matmul_tflop_per_s"] / card.bfloat16_tflop_per_s for *_, c in rows]),
+        (
+            assumed.ATTENTION_SHARE,
+            [max(c["causal_tflop_per_s"], c["sdpa_tflop_per_s"]) / card.bfloat16_tflop_per_s for *_, c in rows],
+        ),
+        *(
+            (share, [limit for kind, limit, _ in rows if kind == prefill])
+            for prefill, share in gpus.LIMIT_SHARES.items()
+        ),
+    ]
+    for share, measured in shares:
+        assert share == pytest.approx(median(measured), abs=0.006)
+
+
+def test_it_says_of_an_h200_what_was_measured_there():
+    """llama3.1-8b-16k, exact: 6,582 documents an hour at a kept ratio of 0.124."""
+    workload = WORKLOADS["llama3.1-8b-16k"]
+    (row,) = on("h200", (workload.prompt_tokens,), 6582, (0.124,)).rows
+    assert row.hours == pytest.approx(1.0, rel=0.1)
+
+
+def test_what_fits():
+    found = on("H200")
+    assert found.name == "h200"
+    assert found.weight_bytes == pytest.approx(16.06e9, rel=0.001)
+    assert found.pool_bytes == pytest.approx(0.95 * (141e9 - 4 * 2**30 - 16.06e9), rel=0.001)
+    full = (16384 + 256) * 2 * 32 * 8 * 128 * 2
+    assert [row.documents_at_once for row in found.rows] == [int(found.pool_bytes / full), 256]
+    assert found.rows[1].hours < found.rows[0].hours
+
+
+def test_more_cards_are_faster_and_slower_ones_slower():
+    hours = {name: on(name).rows[0].hours for name in gpus.GPUS if on(name).rows[0].hours is not None}
+    assert hours["h200"] <= hours["h100"] < hours["a100"] < hours["l40s"] * 2
+    assert on("h100", replicas=4).rows[0].hours == pytest.approx(hours["h100"] / 4)
+    assert on("h100", gpus_per_replica=2).rows[0].hours < hours["h100"]
+    assert on("h100", dtype="float32").rows[0].hours > 5 * hours["h100"]
+    assert on("h100", prefill="streaming").rows[1].hours < on("h100", (131072,)).rows[1].hours
+
+
+def test_a_pool_that_was_set_and_weights_that_do_not_fit():
+    assert on("h100", kv_memory=10**9).pool_bytes == 10**9
+    found = on("l4", dtype="float32")
+    assert found.pool_bytes < 0
+    assert [(row.documents_at_once, row.hours) for row in found.rows] == [(0, None), (0, None)]
+
+
+def test_one_embedding_table_where_it_is_the_output_head_too():
+    tied = on("h100", config=llama_config(tie_word_embeddings=True)).weight_bytes
+    assert on("h100", config=llama_config()).weight_bytes - tied == 199 * 48 * 2
+
+
+def test_an_unknown_card_is_answered_with_those_there_are():
+    with pytest.raises(SpecError, match=r"--gpu h9: no figures of such a card; known: a10, .*h200, l4, l40s"):
+        gpus.find_gpu("h9")
