@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from corm_batch.report.job_details import Bin, Interval, LengthBand, SizeGroup, Throughput
     from corm_batch.report.job_report import Spread
 
-_TIP_ID = 60
+_TIP_ID, _NOTE_ID = 60, 30
+_FEW = 3  # documents of which each is named where it is drawn
+_ROOM = 1.15  # above and beside the largest value, so that it does not lie in the corner
 _WIDE = 30  # lengths of which the longest is this many times the shortest get an axis of factors
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _COUNTS = ((1e9, " (billions)"), (1e6, " (millions)"), (1e3, " (thousands)"))
@@ -32,11 +34,20 @@ class Figure:
     caption: str
 
 
+def memory_figures(groups: Sequence[SizeGroup], bins: Sequence[Bin]) -> list[Figure]:
+    """Bytes by document and, of more than a few documents, how many saved how much; nothing without documents."""
+    if not groups:
+        return []
+    documents = sum(group.documents for group in groups)
+    return [sizes_figure(groups), *([savings_figure(bins)] if documents > _FEW else [])]
+
+
 def sizes_figure(groups: Sequence[SizeGroup]) -> Figure:
     """Bytes full and peak, document by document, largest first."""
     documents = sum(group.documents for group in groups)
     x = linear_axis("documents, largest first", 0, documents, whole=True)
-    y = _bytes_axis("KV bytes of a document", max(max(group.kv_bytes_full, group.kv_bytes_peak) for group in groups))
+    high = max(max(group.kv_bytes_full, group.kv_bytes_peak) for group in groups)
+    y = _bytes_axis("KV bytes of a document", high * _ROOM if documents <= _FEW else high)
     title = "KV bytes of each document, uncompressed and at most held"
     chart = Chart(title, x, y)
     start = 0
@@ -48,6 +59,9 @@ def sizes_figure(groups: Sequence[SizeGroup]) -> Figure:
         tip = f"{who}: {full} -> {peak}, {saved} saved"
         chart.bar(span, (0, group.kv_bytes_full), "full", tip, gap=0.2)
         chart.bar(span, (0, group.kv_bytes_peak), "peak", tip, gap=0.2)
+        if documents <= _FEW:
+            top = max(group.kv_bytes_full, group.kv_bytes_peak)
+            chart.note(start + 0.1, top, f"{one_line(group.doc_id or '', _NOTE_ID)}: {saved} saved")
         start = span[1]
     if len(groups) == documents:
         caption = f"One bar for each of {counted(documents, 'document')}."
@@ -66,7 +80,8 @@ def savings_figure(bins: Sequence[Bin]) -> Figure:
         low, high = round(100 * part.low), round(100 * part.high)
         tip = f"{low}% to {high}%: {counted(part.documents, 'document')}"
         chart.bar((part.low, part.high), (0, part.documents), "peak", tip, gap=0.08)
-    caption = f"All {sum(part.documents for part in bins):,} documents, in steps of {bins[0].high - bins[0].low:.0%}."
+    step = f"in steps of {bins[0].high - bins[0].low:.0%}"
+    caption = f"{counted(sum(part.documents for part in bins), 'document')} in all, {step}."
     if bins[0].low < 0:
         caption += " Below zero, pages took more than an uncompressed cache would; below -100% counts as -100%."
     return Figure("Documents by what they saved", chart.markup(), (), caption)
@@ -91,14 +106,16 @@ def lengths_figure(documents: Sequence[DocumentFigures], bands: Sequence[LengthB
     """Kept ratio against length, a dot a document."""
     points = [(float(max(1, d.prompt_tokens or 0)), d.kept_ratio or 0.0, d.doc_id) for d in documents]
     lengths = [tokens for tokens, _, _ in points]
-    x = _length_axis("tokens read", min(lengths), max(lengths))
-    y = _percent_axis("entries kept", max(kept for _, kept, _ in points))
+    x = _length_axis("tokens read", min(lengths), max(lengths) * _ROOM)
+    y = _percent_axis("entries kept", max(kept for _, kept, _ in points) * _ROOM)
     chart = Chart("Entries kept against the length of the document", x, y, height=320)
     if bands:
         chart.band([(max(1, b.tokens), b.p10, b.p90) for b in bands], "spread", "p10 to p90")
     for tokens, kept, doc_id in points:
         tip = f"{one_line(doc_id, _TIP_ID)}: {tokens:,.0f} tokens, {percent_text(kept)} kept"
         chart.dot(tokens, kept, "dot", tip)
+        if len(points) <= _FEW:
+            chart.note(tokens, kept, f"{one_line(doc_id, _NOTE_ID)}: {tokens:,.0f} tokens, {percent_text(kept)} kept")
     legend: tuple[tuple[str, str], ...] = (("dot", "one document"),)
     caption = shown_text(len(documents), measured, "evenly spread over their lengths")
     if bands:
@@ -137,13 +154,15 @@ def _rate_chart(found: Throughput, label: str, rates: Sequence[float]) -> str:
 def comparison_figure(pairs: Sequence[DocumentPair], answered: int) -> Figure:
     """Peak bytes of each document here against there."""
     points = [(float(p.there.kv_bytes_peak or 0), float(p.here.kv_bytes_peak or 0), p.here.doc_id) for p in pairs]
-    high = max(max(there, here) for there, here, _ in points)
+    high = max(max(there, here) for there, here, _ in points) * _ROOM
     x, y = _bytes_axis("peak KV bytes there", high), _bytes_axis("peak KV bytes here", high)
     chart = Chart("Peak KV bytes of each document here against there", x, y, height=380)
     chart.line([(0, 0), (x.high, y.high)], "divider", "the same here and there")
     for there, here, doc_id in points:
         tip = f"{one_line(doc_id, _TIP_ID)}: {bytes_text(int(here))} here, {bytes_text(int(there))} there"
         chart.dot(there, here, "dot", tip)
+        if len(points) <= _FEW:
+            chart.note(there, here, tip)
     legend = (("dot", "one document"), ("divider", "the same here and there"))
     caption = "Below the line a document takes less here. " + shown_text(
         len(pairs), answered, "evenly spread by length"

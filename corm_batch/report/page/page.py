@@ -83,7 +83,7 @@ def render_page(
         warnings=warning_rows(figures),
         changed=_differences(differences(figures.jobs), ("values, with their documents",)),
         answers=_answers(answers, figures.documents),
-        sizes=[charts.sizes_figure(details.sizes), charts.savings_figure(details.savings)] if details.sizes else [],
+        sizes=charts.memory_figures(details.sizes, details.savings),
         documents=_documents(details),
         layers=charts.layers_figure(details.layers) if details.layers else None,
         layer_table=_layers(details),

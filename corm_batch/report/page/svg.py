@@ -96,6 +96,11 @@ class Chart:
         upper = [(x, high) for x, _, high in reversed(points)]
         self._add("polygon", kind, {"points": self._points(lower + upper)}, tip)
 
+    def note(self, x: float, y: float, text: str) -> None:
+        """Words above a point, on the side of it where there is room."""
+        right = self._across(x) > _WIDTH / 2
+        self._label(self._across(x) + (-8 if right else 8), self._down(y) - 6, text, "end" if right else "start")
+
     def markup(self) -> str:
         """The `svg` element."""
         return ElementTree.tostring(self._root, encoding="unicode")

@@ -44,10 +44,35 @@ def test_sizes_in_groups(details):
     assert figure.caption.startswith("1,280 documents in 64 groups")
 
 
+def texts(figure):
+    return [text.text for text in ElementTree.fromstring(figure.svg).iter("text")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_few_documents_each_is_named_where_it_is_drawn(details, count):
+    found = details([answered(f"d{number}", prompt_tokens=1000 * (number + 1)) for number in range(count)])
+    (sizes,) = charts.memory_figures(found.sizes, found.savings)
+    assert [text for text in texts(sizes) if "saved" in text] == [f"d{number}: 75.0% saved" for number in range(count)]
+    lengths = charts.lengths_figure(found.documents, found.lengths, found.measured)
+    names = [f"d{number}: {number + 1},000 tokens, 20.0% kept" for number in range(count)]
+    assert [text for text in texts(lengths) if "tokens, " in text] == names
+    for dot in shapes(lengths, "circle", "dot"):
+        assert 64 < float(dot.attrib["cx"]) < 960
+        assert 34 < float(dot.attrib["cy"]) < 270
+
+
+def test_more_documents_are_not_named_and_their_savings_are_drawn(details):
+    found = details([answered(f"d{number}") for number in range(4)])
+    sizes, savings = charts.memory_figures(found.sizes, found.savings)
+    assert not [text for text in texts(sizes) if "saved" in text]
+    assert savings.caption == "4 documents in all, in steps of 1%."
+    assert charts.memory_figures((), ()) == []
+
+
 def test_savings():
     figure = charts.savings_figure((Bin(0.70, 0.72, 3), Bin(0.72, 0.74, 1)))
     assert tips(figure, "rect", "peak") == ["70% to 72%: 3 documents", "72% to 74%: 1 document"]
-    assert figure.caption == "All 4 documents, in steps of 2%."
+    assert figure.caption == "4 documents in all, in steps of 2%."
     assert "Below zero" in charts.savings_figure((Bin(-0.02, 0.0, 1),)).caption
 
 
