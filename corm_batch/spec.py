@@ -64,6 +64,10 @@ class ModelSection(Section):
         "user", description="chat role of the document; user: in one message with the instruction"
     )
     system: str | None = Field(None, description="system prompt")
+    generation_config: Literal["apply", "ignore"] = Field(
+        "apply",
+        description="the model's generation_config.json: apply all it says of choosing tokens, or end tokens only",
+    )
 
     @property
     def is_hub_id(self) -> bool:

@@ -40,6 +40,7 @@ OWNERS = {
     "ray": ["cluster/", "pipeline/"],
     "grpc": ["cluster/"],
     "triton": ["ops/kernels/"],
+    "peft": ["engine/checkpoint.py"],
     "transformers": ["engine/", "bench/", "text/tokenize.py"],
     "tokenizers": ["text/tokenize.py"],
     "pyarrow.fs": ["data/"],
@@ -116,7 +117,12 @@ def test_heavy_libraries_stay_where_they_belong(path):
 
 def test_every_library_is_a_declared_dependency():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.match(r"[\w-]+", dependency)[0].lower() for dependency in project["dependencies"]}
+    extras = [extra for name, extra in project["optional-dependencies"].items() if name != "test"]
+    declared = {
+        re.match(r"[\w-]+", dependency)[0].lower()
+        for dependencies in (project["dependencies"], *extras)
+        for dependency in dependencies
+    }
     names = {
         "yaml": "pyyaml",
         "grpc": "grpcio",

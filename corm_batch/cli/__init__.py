@@ -1,7 +1,7 @@
 """The command line: one verb a file, exit codes, and no traceback for what a user can cause.
 
-Exit codes: 0 every document ok, 3 finished with failed documents, 2 the spec or an argument is wrong, 1 the job itself
-failed, 130 interrupted.
+Exit codes: 0 every document ok, 3 finished with failed documents, 2 the spec, its model or an argument is wrong, 1 the
+job itself failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import typer
 
 from corm_batch.cli import bench, cancel, logs, plan, policies, report, run, schedule, status, submit
 from corm_batch.cli.console import error_console
-from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.errors import CormBatchError, ModelLoadError, SpecError, UnsupportedModelError
+
+_WRONG_SPEC = (SpecError, ModelLoadError, UnsupportedModelError)  # a model that cannot be loaded is the spec's fault
 
 app = typer.Typer(
     help="Ask a language model about every document of an archive, with CORM-compressed key-value caches.",
@@ -33,4 +35,4 @@ def main() -> None:
         app(prog_name="corm-batch")
     except CormBatchError as error:
         error_console().print(f"corm-batch: {error}", soft_wrap=True)
-        raise SystemExit(2 if isinstance(error, SpecError) else 1) from None
+        raise SystemExit(2 if isinstance(error, _WRONG_SPEC) else 1) from None

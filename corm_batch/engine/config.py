@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
-from corm_batch.registry import SAME_ANSWERS
+from corm_batch.errors import SpecError
+from corm_batch.registry import SAME_ANSWERS, describe
 
 
 class EngineConfig(BaseModel):
@@ -36,3 +38,15 @@ class EngineConfig(BaseModel):
     compact_every: int | None = Field(
         None, ge=1, description="decode steps between compactions; default: window / 2, at most 128"
     )
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """The settings with these fields.
+
+        Raises:
+            SpecError: one is unknown or wrong.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise SpecError(describe(error, "engine", cls)) from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from corm_batch.engine.batch import DecodeBatch
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.engine.sampler import draw, sample
+from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
 from corm_batch.policies.base import KVPolicy
@@ -56,7 +56,9 @@ class Decoder:
         self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
     def num_steps(self, sequences: Seq[Sequence]) -> int:
-        """Steps until it is worth a look at the tokens."""
+        """Steps until it is worth a look at the tokens; one where a rule has to look at each."""
+        if self.model.rules.reads_history:
+            return 1
         left = min(sequence.request.sampling.max_new_tokens - len(sequence.output) for sequence in sequences)
         return max(self._fewest_steps, min(self.most_steps, left))
 
@@ -67,11 +69,12 @@ class Decoder:
         """
         batch, forward = self._forward(len(sequences))
         batch.load(sequences)
-        draws = draw(sequences, num_steps, self.model.device)
+        choice = prepare(self.model, sequences, num_steps)
         tokens, logprobs = [], []
         for step in range(num_steps):
-            token_S, logprob_S = sample(forward()[: len(sequences)], draws, step)
+            token_S, logprob_S = sample(forward()[: len(sequences)], choice, step)
             self.model.ranks.share(token_S)
+            choice.note(token_S)
             batch.advance(token_S)
             tokens.append(token_S)
             logprobs.append(logprob_S)

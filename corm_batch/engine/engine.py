@@ -6,38 +6,38 @@ Knows nothing of text, files or Ray. Not thread safe: one thread calls everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from corm_batch.engine.batch import Span
+from corm_batch.engine.checkpoint import load_config
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import Eviction
-from corm_batch.engine.loader import LoadedModel, load_model, refuse_unsupported
+from corm_batch.engine.loader import LoadedModel, load_model
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_bytes, pool_too_small
 from corm_batch.engine.outcome import judge
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.rehearsal import measure_pool_bytes
 from corm_batch.engine.request import Completion, FinishReason, Request, find_problem
-from corm_batch.engine.sampler import draw, sample
+from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
-from corm_batch.engine.shape import ModelShape, load_config
+from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
+from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import DocumentError, SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, page_bytes
 from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.sliding_window import SlidingWindow
-from corm_batch.registry import describe
 
 
 class Engine:
@@ -85,6 +85,8 @@ class Engine:
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        end_token_ids: Collection[int] = (),
+        apply_generation_config: bool = True,
         **config: Any,
     ) -> Engine:
         """Load a model and make an engine of it, with `tensor_parallel` of 2 or more over as many processes.
@@ -94,7 +96,7 @@ class Engine:
             policy: a policy, or its name and fields, such as {"name": "corm", "window": 256}.
             dtype: "float32", "bfloat16" or "float16".
             device: "cpu", "cuda", "cuda:1" ...; "auto" takes a GPU when there is one, as many as it shall share.
-            revision, trust_remote_code: as in transformers.
+            revision, trust_remote_code, end_token_ids, apply_generation_config: as `load_model`.
             **config: fields of EngineConfig.
 
         Raises:
@@ -102,17 +104,14 @@ class Engine:
             ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
         """
         chosen = KVPolicy.from_spec(policy)
-        try:
-            settings = EngineConfig.model_validate(config)
-        except ValidationError as error:
-            raise SpecError(describe(error, "engine", EngineConfig)) from error
+        settings = EngineConfig.parse(config)
         if dtype not in ("float32", "bfloat16", "float16"):
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),
+            apply_generation_config=apply_generation_config,
         )  # fmt: skip
         if settings.tensor_parallel > 1:
             model_config = load_config(path_or_hub_id, revision, trust_remote_code)
@@ -171,7 +170,8 @@ class Engine:
         sequence = Sequence(request, self._arrivals, self.shape.num_layers, self.model.device)
         self._arrivals += 1
         self._live[request.id] = sequence
-        problem = find_problem(request, self.shape.vocab_size, self.max_model_len)
+        barred = self.model.rules.find_problem(request.sampling)
+        problem = barred or find_problem(request, self.shape.vocab_size, self.max_model_len)
         if problem is None:
             self.scheduler.waiting.append(sequence)
         else:
@@ -218,7 +218,7 @@ class Engine:
         ended = [span.sequence for span in spans if span.ends_prompt]
         for sequence in ended:
             sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
-        chosen = [column.tolist() for column in sample(logits, draw(ended, 1, self.model.device))] if ended else []
+        chosen = [column.tolist() for column in sample(logits, prepare(self.model, ended, 1))] if ended else []
         self.stats.prefilled(spans, time.monotonic() - started)
         if ended:
             self._accept(ended, *([row] for row in chosen))

@@ -28,6 +28,7 @@ class SamplingParams(BaseModel):
         1.0, gt=0.0, le=1.0, description="sample among the likeliest tokens that hold this much probability"
     )
     seed: int = Field(0, ge=0, description="with the request's id this fixes every draw, whatever runs beside it")
+    stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer beside the model's own")
     ignore_eos: bool = Field(False, description="go on after the model's end-of-sequence token")
 
 
@@ -130,6 +131,8 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
         return DocumentError("the prompt is empty")
     if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size:
         return DocumentError(f"the prompt has a token id outside 0..{vocab_size - 1}")
+    if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
+        return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
     length = ids.size + request.sampling.max_new_tokens
     if length > max_model_len:
         return DocumentError(

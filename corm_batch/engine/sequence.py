@@ -7,6 +7,7 @@ import time
 from collections.abc import Container
 
 import torch
+from torch import Tensor
 
 from corm_batch.engine.request import FinishReason, Request
 from corm_batch.kv.cache import SwappedCache
@@ -32,6 +33,7 @@ class Sequence:
         self.swapped: SwappedCache | None = None
         self.rng = random.Random(f"{request.sampling.seed}:{request.id}")
         self.logprob_sum = 0.0
+        self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
         self.preemptions = 0
         self.peak_pages = 0
@@ -59,6 +61,8 @@ class Sequence:
     def finish_reason(self, output: list[int], eos_token_ids: Container[int]) -> FinishReason | None:
         """Why the newest token of `output` ends the answer; None when it does not."""
         if output[-1] in eos_token_ids and not self.request.sampling.ignore_eos:
+            return "stop"
+        if output[-1] in self.request.sampling.stop_token_ids:
             return "stop"
         if self.request.stop is not None and self.request.stop(output):
             return "stop"

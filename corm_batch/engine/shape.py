@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
+from corm_batch.engine.checkpoint import load_config
 from corm_batch.errors import ModelLoadError
 from corm_batch.ops.pages import entry_columns, kv_bytes
-
-
-def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers config of a local folder or hub id (its text part for a multimodal model).
-
-    Raises:
-        ModelLoadError: no model there, or its config cannot be read.
-    """
-    if path.startswith(("/", ".", "~")) and not os.path.isdir(path):
-        raise ModelLoadError(f"model.name: there is no folder {path!r}")
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ModelLoadError(f"model.name: cannot load {path!r}: {reason}") from error
-    return config.get_text_config(decoder=True)
 
 
 @dataclass(frozen=True)
@@ -48,16 +31,28 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
-        """Read the counts from a transformers text config."""
-        heads = config.num_attention_heads
-        return cls(
-            num_layers=config.num_hidden_layers,
-            num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
-            vocab_size=config.vocab_size,
-        )
+        """Read the counts from a transformers text config.
+
+        Raises:
+            ModelLoadError: one is missing or makes no sense.
+        """
+        try:
+            heads = config.num_attention_heads
+            shape = cls(
+                num_layers=config.num_hidden_layers,
+                num_heads=heads,
+                num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+                head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+                max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
+                vocab_size=config.vocab_size,
+            )
+            if min(vars(shape).values()) < 1:
+                raise ValueError(f"expected numbers of 1 and more, got {shape}")
+            if shape.num_heads % shape.num_kv_heads:
+                raise ValueError(f"{shape.num_heads} query heads cannot share {shape.num_kv_heads} kv heads evenly")
+        except (AttributeError, ArithmeticError, TypeError, ValueError) as error:
+            raise ModelLoadError(f"model.name: config.json ({config.model_type}): {error}") from error
+        return shape
 
     @classmethod
     def from_pretrained(cls, path: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelShape:

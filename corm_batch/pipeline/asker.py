@@ -68,9 +68,9 @@ class EngineAsker:
         if completion.error is not None:
             raise completion.error
         self.memory.append(completion.memory)
-        text = self._tokenizer.decode(completion.token_ids, stop)
+        text = self._tokenizer.decode(completion.token_ids, stop, sampling.stop_token_ids)
         reasoning, answer = self._tokenizer.reasoning.part(
-            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop)
+            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, sampling.stop_token_ids)
         )
         self.transcript.add(text, reasoning, completion.finish_reason, completion.token_ids)
         if answer is None:

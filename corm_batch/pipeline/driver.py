@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -31,7 +31,7 @@ from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.metrics import JobMetrics
-from corm_batch.pipeline.model import model_loader, revision_hash
+from corm_batch.pipeline.model import check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
@@ -65,6 +65,7 @@ def run_job(
     Raises:
         CormBatchError: the job itself failed; what was committed before is safe and a rerun goes on from there.
     """
+    about_model = check_model(spec)
     splits = spec.splits()
     model_hash = revision_hash(spec.model)
     answer_settings = AnswerSettings.of(spec, model_hash)
@@ -82,7 +83,7 @@ def run_job(
         intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
-        run.tell(ledger)
+        run.tell(about_model, ledger)
         return run.main(cluster)
 
 
@@ -135,8 +136,10 @@ class _Run:
         self._metrics = JobMetrics(spec.name)
         self._stage = ""
 
-    def tell(self, ledger: Ledger) -> None:
-        """Say what is at the output that does not stand, or is another job's, before any work."""
+    def tell(self, about_model: Sequence[str], ledger: Ledger) -> None:
+        """Say what to know of the model, and what is at the output that does not stand, or is another job's."""
+        for note in about_model:
+            self._emit("notice", message=note)
         for damaged in ledger.damaged:
             self._emit("notice", message=f"{damaged}, as this one does")
         for rows in ledger.earlier():

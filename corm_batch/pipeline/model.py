@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
-from corm_batch.engine.shape import load_config
-from corm_batch.errors import ModelLoadError, SourceError
+from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, quantization
+from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
+from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.support import refuse_unsupported
+from corm_batch.errors import ModelLoadError, SourceError, SpecError, UnsupportedModelError
 from corm_batch.pipeline.worker import LoadModel, Model
+from corm_batch.registry import shown
 from corm_batch.spec import JobSpec, ModelSection
+from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
 
 _WHOLE_BYTES = 64 * 2**20
@@ -36,15 +43,18 @@ def _load(spec: JobSpec) -> Model:
 
     path = model_path(spec.model)
     tokenizer = load_tokenizer(spec.model, path)
-    engine = Engine.from_pretrained(
+    engine: Any = Engine.from_pretrained(
         path,
         policy=spec.policy,
         dtype=spec.model.dtype,
         device=_device(spec.model),
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
+        end_token_ids=tokenizer.end_token_ids,
+        apply_generation_config=spec.model.generation_config == "apply",
         **spec.engine.model_dump(),
     )
+    tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
 
@@ -63,20 +73,90 @@ def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:
     Raises:
         ModelLoadError: see `PromptTokenizer.from_pretrained`.
     """
+    where, revision = find_checkpoint(path, model.revision).tokenizer
     return PromptTokenizer.from_pretrained(
-        path,
-        revision=model.revision,
+        where,
+        revision=revision,
         trust_remote_code=model.trust_remote_code,
         document_role=model.document_role,
         system=model.system,
     )
 
 
+def check_model(spec: JobSpec) -> list[str]:
+    """Look at the model of `spec` without its weights, before anything is started for it.
+
+    Returns:
+        What a user should know, one sentence each.
+
+    Raises:
+        ModelLoadError: no model there, something in its folder that cannot be read, or nothing that ends an answer.
+        UnsupportedModelError: it has a feature or a setting that the engine would get wrong.
+        SpecError: a token id that the model does not have.
+    """
+    path, task = model_path(spec.model), spec.task
+    checkpoint = find_checkpoint(path, spec.model.revision)
+    config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
+    refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
+    vocab_size = ModelShape.from_config(config).vocab_size
+    tokenizer = load_tokenizer(spec.model, path)
+    if outside := [token for token in task.stop_token_ids if token >= vocab_size]:
+        raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")
+    generation = read_generation_config(checkpoint)
+    ends = end_tokens(vocab_size, generation, config) | tokenizer.end_token_ids
+    rules = NO_RULES
+    if generation is not None and spec.model.generation_config == "apply":
+        rules = Rules.read(generation, vocab_size, ends)
+    if problem := rules.find_problem(task.sampling):
+        raise UnsupportedModelError(f"{problem}; task.temperature 0 does without")
+    if not any(token < vocab_size for token in ends) and not (task.stop or task.stop_token_ids or rules.stop_strings):
+        raise ModelLoadError(
+            f"model.name: {spec.model.name!r}: no end token in generation_config.json, config.json, tokenizer or chat "
+            "template: no answer would end before task.max_new_tokens; name what ends one with task.stop or "
+            "task.stop_token_ids"
+        )
+    return [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(config, checkpoint, rules)]
+
+
+def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: int) -> Iterator[str]:
+    """What to know of how the model is spoken to.
+
+    Raises:
+        ModelLoadError: every prompt has a token that the model does not have.
+    """
+    if not tokenizer.has_template:
+        parts = "model.system, document and instruction" if model.system else "document and instruction"
+        yield f"the tokenizer has no chat template: a prompt is plain text, {parts} one after the other"
+    if (highest := tokenizer.highest_token_id) >= vocab_size:
+        if outside := [token for token in tokenizer.encode(Prompt("text", "instruction")) if token >= vocab_size]:
+            raise ModelLoadError(
+                f"model.name: every prompt has the token {outside[0]}, and the model's embedding has {vocab_size} "
+                "rows: this tokenizer is another model's"
+            )
+        yield (
+            f"the tokenizer has tokens up to {highest}, the model's embedding {vocab_size} rows: documents with a "
+            "token beyond them fail"
+        )
+
+
+def _about_weights(config: Any, checkpoint: Checkpoint, rules: Rules) -> Iterator[str]:
+    """What to know of how the model is loaded and its tokens are chosen."""
+    if checkpoint.adapter is not None:
+        yield f"the adapter is merged into its model, {checkpoint.weights}"
+    if method := quantization(config):
+        yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
+    said = rules.model_dump(exclude_defaults=True, exclude={"end_token_ids", "not_for_sampling"})
+    if said:
+        settings = ", ".join(f"{key} {shown(value)}" for key, value in said.items())
+        yield f"generation_config.json is followed: {settings} (top_k, top_p, min_p where task.temperature is not 0)"
+
+
 def model_path(model: ModelSection) -> str:
     """What to give to transformers: a hub id, or a local folder, into which an S3 folder is fetched first.
 
     Raises:
-        ModelLoadError: an S3 folder that cannot be read.
+        ModelLoadError: an S3 folder that is not there.
+        SourceError: one that cannot be read.
     """
     if model.is_hub_id:
         return model.name
@@ -84,6 +164,8 @@ def model_path(model: ModelSection) -> str:
     try:
         return fetch_folder(model.name, cache)
     except SourceError as error:
+        if error.__cause__ is not None:  # the store did not answer, which says nothing of the name
+            raise SourceError(f"model.name: {error}") from error
         raise ModelLoadError(f"model.name: {error}") from error
 
 
@@ -98,10 +180,20 @@ def revision_hash(model: ModelSection) -> str:
     """
     path = model_path(model)
     config = load_config(path, model.revision, model.trust_remote_code)
-    if model.is_hub_id:
-        return getattr(config, "_commit_hash", None) or model.revision or "main"
+    checkpoint = find_checkpoint(path, model.revision)
+    weights = _identity(checkpoint.weights, checkpoint.revision, config)
+    if checkpoint.adapter is None:
+        return weights
+    own = _identity(checkpoint.adapter, checkpoint.adapter_revision, None)
+    return hashlib.sha256(f"{weights}\0{own}".encode()).hexdigest()
+
+
+def _identity(place: str, revision: str | None, config: Any) -> str:
+    """The commit of a hub id, or a hash over a folder's files."""
+    if not os.path.isdir(place):
+        return getattr(config, "_commit_hash", None) or revision or "main"
     digest = hashlib.sha256()
-    for file in sorted(file for file in Path(path).iterdir() if file.is_file() and not _for_people(file.name)):
+    for file in sorted(file for file in Path(place).iterdir() if file.is_file() and not _for_people(file.name)):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         _hash_file(file, digest)
     return digest.hexdigest()

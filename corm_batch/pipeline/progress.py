@@ -109,7 +109,7 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: "notice" of what a run finds at its output and does about it, before anything else; "start" when documents
+        kind: "notice" of what a run finds in its model and at its output, before anything else; "start" when documents
             begin to be read, "stage" when what the run waits for before its first answer has changed, "document" for
             each row, "skip" when done documents were passed over, "loss" when a replica died, "commit" when a part is
             safe, "tick" now and then while nothing happens.

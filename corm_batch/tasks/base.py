@@ -9,15 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import SamplingParams
 from corm_batch.registry import Plugin
 
+StopText = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, strict=True)]
 Overflow = Literal["map_reduce", "truncate", "error"]
 
 
@@ -89,17 +91,29 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
 
     max_new_tokens: int = Field(256, ge=1, description="tokens of one answer at most")
     temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token")
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="below 1 it goes before the one of the model's generation_config.json"
+    )
     seed: int = Field(0, ge=0)
-    stop: tuple[str, ...] = Field((), description="end the answer where one of these texts would begin")
+    stop: tuple[StopText, ...] = Field(
+        (), description="end the answer where one of these texts, or special tokens, would begin"
+    )
+    stop_token_ids: tuple[TokenId, ...] = Field((), description="end the answer before one of these tokens, too")
     overflow: Overflow = Field("map_reduce", description="what to do with a document longer than the context")
+
+    @field_validator("stop", "stop_token_ids", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """One alone stands for a list of one."""
+        return (value,) if isinstance(value, str | int) else value
 
     @property
     def sampling(self) -> SamplingParams:
         """The engine's view of the sampling fields."""
         return SamplingParams(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
-        )
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed,
+            stop_token_ids=self.stop_token_ids,
+        )  # fmt: skip
 
     @property
     def source_columns(self) -> Sequence[str]:

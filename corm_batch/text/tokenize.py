@@ -6,6 +6,7 @@ another. Knows nothing of engines, actors or tasks' meaning.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from corm_batch.engine.checkpoint import one_line
 from corm_batch.errors import ModelLoadError
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.reasoning import ReasoningMarks, reasoning_marks
@@ -22,7 +24,13 @@ DocumentRole = Literal["user", "document"]
 
 
 class PromptTokenizer:
-    """One model's tokenizer and how a prompt is laid out for it."""
+    """One model's tokenizer and how a prompt is laid out for it.
+
+    Attributes:
+        end_token_ids: tokens that end an answer: the tokenizer's own and what the chat template puts behind one;
+            whoever has the model adds the model's.
+        stop_strings: texts that end every answer of this model.
+    """
 
     def __init__(self, tokenizer: Any, *, document_role: DocumentRole = "user", system: str | None = None) -> None:
         """Wrap a transformers tokenizer.
@@ -34,7 +42,8 @@ class PromptTokenizer:
             system: what the model is told before everything else.
 
         Raises:
-            ModelLoadError: the chat template refuses messages of these roles, or leaves them out.
+            ModelLoadError: the chat template refuses messages of these roles, or leaves them out; or there is none,
+                and a role of its own is asked for.
         """
         self._tokenizer = tokenizer
         self._document_role = document_role
@@ -44,8 +53,17 @@ class PromptTokenizer:
         longest_first = sorted(self._special, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=64)(self._encode)
+        eos = tokenizer.eos_token_id
+        self.end_token_ids: frozenset[int] = frozenset() if eos is None else frozenset([eos])
+        self.stop_strings: tuple[str, ...] = ()
         if tokenizer.chat_template:
             self._check_template()
+            self.end_token_ids |= self._template_end()
+        elif document_role != "user":
+            raise ModelLoadError(
+                f"model.document_role: {document_role}: the tokenizer has no chat template, which alone knows roles: "
+                "leave it out, and system, document and instruction are put one after the other as plain text"
+            )
 
     def _check_template(self) -> None:
         """Make sure that the model will see every message.
@@ -69,6 +87,32 @@ class PromptTokenizer:
                     "see model.document_role and model.system"
                 )
 
+    def _template_end(self) -> set[int]:
+        """The token of its own that the chat template puts behind an assistant's message; none where it puts none."""
+        content = "\ue000answer\ue000"
+        asked = self._messages(Prompt(text="(text)", instruction="(instruction)"))
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                [*asked, {"role": "assistant", "content": content}], tokenize=False
+            )
+        except Exception:  # a template for questions alone says nothing of an answer's end
+            return set()
+        _, found, behind = rendered.rpartition(content)
+        behind = behind.lstrip()
+        added = {token.content: id_ for id_, token in self._tokenizer.added_tokens_decoder.items() if token.content}
+        ends = [name for name in added if behind.startswith(name)]
+        return {added[max(ends, key=len)]} if found and ends else set()
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model's own chat template lays prompts out."""
+        return bool(self._tokenizer.chat_template)
+
+    @property
+    def highest_token_id(self) -> int:
+        """The highest id that a text can be encoded with."""
+        return max(self._tokenizer.get_vocab().values(), default=-1)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -86,9 +130,8 @@ class PromptTokenizer:
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise ModelLoadError(f"model.name: cannot load the tokenizer of {path!r}: {reason}") from error
+        except Exception as error:  # somebody else's files can fail in any way
+            raise ModelLoadError(f"model.name: cannot load the tokenizer of {path!r}: {one_line(error)}") from error
         tokenizer.model_max_length = 2**31  # the engine owns the limit; no warning for a text that gets cut anyway
         return cls(tokenizer, document_role=document_role, system=system)
 
@@ -166,11 +209,30 @@ class PromptTokenizer:
         text: str = self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
         return text
 
-    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The answer's text: no special tokens, nothing from the first stop string on, no blanks around it."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        cuts = [text.find(string) for string in stop if string in text]
-        return text[: min(cuts, default=len(text))].strip()
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = (), stop_token_ids: Sequence[int] = ()) -> str:
+        """The answer's text: no special tokens, nothing from the first stop string or token on, no blanks around it."""
+        ids = list(token_ids)
+        ends = {*self.end_token_ids, *stop_token_ids}
+        if ids and ids[-1] in ends:
+            ids.pop()
+        strings = self._stop_strings(stop)
+        if any(map(self._special_pattern.search, strings)):
+            return self._decode_up_to(ids, strings)
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text[: _first(strings, text)].strip()
+
+    def _decode_up_to(self, ids: list[int], stop: Sequence[str]) -> str:
+        """The text without special tokens before the first of the stop strings, which have some."""
+        special = {id_ for id_, _ in self._special.values()}
+        pieces = [
+            (is_special, self._tokenizer.decode(list(run)))
+            for is_special, run in itertools.groupby(ids, key=lambda id_: id_ in special)
+        ]
+        end, text, start = _first(stop, "".join(piece for _, piece in pieces)), "", 0
+        for is_special, piece in pieces:
+            text += "" if is_special else piece[: max(0, end - start)]
+            start += len(piece)
+        return text.strip()
 
     @cached_property
     def reasoning(self) -> ReasoningMarks:
@@ -182,14 +244,23 @@ class PromptTokenizer:
 
     def stop_check(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
         """A test on the output ids so far: does the newest token complete one of the `stop` strings?"""
-        strings = [string for string in stop if string]
+        strings = self._stop_strings(stop)
         if not strings:
             return None
         # a token stands for at least one byte; four more because a cut character decodes to something else
         tail = max(len(string.encode()) for string in strings) + 4
+        plain = not any(map(self._special_pattern.search, strings))
 
         def stops(token_ids: Sequence[int]) -> bool:
-            text = self._tokenizer.decode(list(token_ids[-tail:]), skip_special_tokens=True)
+            text = self._tokenizer.decode(list(token_ids[-tail:]), skip_special_tokens=plain)
             return any(string in text for string in strings)
 
         return stops
+
+    def _stop_strings(self, stop: Sequence[str]) -> list[str]:
+        return [string for string in (*stop, *self.stop_strings) if string]
+
+
+def _first(strings: Sequence[str], text: str) -> int:
+    """Where the first of the strings begins in `text`; its length where none does."""
+    return min((text.find(string) for string in strings if string in text), default=len(text))

@@ -203,3 +203,29 @@ def test_a_real_job_and_its_rerun(corm_batch, write_job, tmp_path):
     again = corm_batch("run", job, "--set", "engine.kv_memory=64MiB")
     assert again.code == 3
     assert "0 ok, 0 failed, 3 done before (2 ok, 1 failed), in" in again.out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot load"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[" * 5000 + "]" * 5000), "nested too deeply"),
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "model.document_role: document"),
+        (lambda folder: (folder / "generation_config.json").write_text('{"num_beams": 4}'), "num_beams: 4"),
+    ],
+)
+def test_a_wrong_model_is_one_line_and_exit_code_2_before_anything_starts(
+    corm_batch, write_job, model_without_weights, tmp_path, change, message
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model_without_weights, folder)
+    change(folder)
+    model = {"name": str(folder), "dtype": "float32", "document_role": "document"}
+    result = corm_batch("run", write_job(ROWS, model=model))
+    assert result.code == 2
+    assert result.err.startswith("corm-batch: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,54 +1,115 @@
-"""What is refused at load, by name, and what is read off a model."""
+"""Weights that are the model's, all of them and no others; adapters merged into them."""
 
 from __future__ import annotations
 
-import pytest
-from transformers import DeepseekV3Config, Gemma3TextConfig, Llama4TextConfig, MambaConfig, Phi3Config
+import json
+from pathlib import Path
 
-from corm_batch.engine import loader
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MambaConfig
+
 from corm_batch.engine.engine import Engine
-from corm_batch.engine.loader import refuse_unsupported
-from corm_batch.errors import UnsupportedModelError
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import ModelLoadError, UnsupportedModelError
 from tests.conftest import llama_config, save_random_model
 
-REFUSED = {
-    "latent attention": (DeepseekV3Config(kv_lora_rank=64), "latent attention"),
-    "chunked attention": (Llama4TextConfig(num_hidden_layers=4), "chunked_attention"),
-    "dynamic rope": (
-        llama_config(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-        "dynamic",
-    ),
-    "bidirectional": (Gemma3TextConfig(use_bidirectional_attention=True), "bidirectional"),
-}
+PROMPT = [5, 6, 7] * 5
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_the_engine_would_get_wrong_is_refused_by_name(name):
-    config, feature = REFUSED[name]
-    with pytest.raises(UnsupportedModelError, match=feature) as caught:
-        refuse_unsupported(config)
-    assert config.model_type in str(caught.value)
+def engine_of(folder):
+    return Engine.from_pretrained(str(folder), policy={"name": "full"}, dtype="float32", device="cpu", kv_memory="4MiB")
 
 
-def test_longrope_is_refused_beyond_its_original_context_only():
-    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 256, **factors}
-    config = Phi3Config(rope_parameters=rope, original_max_position_embeddings=256)
-    with pytest.raises(UnsupportedModelError, match="max_model_len"):
-        refuse_unsupported(config)
-    refuse_unsupported(config, max_model_len=256)
+def change_weights(folder, change):
+    path = Path(folder, "model.safetensors")
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
 
 
-def test_a_model_that_cannot_be_split_is_refused_on_several_ranks_only():
-    config = llama_config(num_key_value_heads=2)
-    for size in (1, 2):
-        refuse_unsupported(config, num_shards=size)
-    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 4.*4 query heads and 2 kv heads"):
-        refuse_unsupported(config, num_shards=4)
-    config.base_model_tp_plan = None
-    refuse_unsupported(config)
-    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 2.*without a tensor-parallel plan"):
-        refuse_unsupported(config, num_shards=2)
+def change_config(folder, **changes):
+    path = Path(folder, "config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_random_model(llama_config(attention_bias=True), tmp_path / "model")
+
+
+def test_a_weight_that_is_missing_is_not_made_up(folder):
+    change_weights(folder, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ModelLoadError, match=r"lack model\.layers\.1\.mlp\.up_proj\.weight$"):
+        engine_of(folder)
+
+
+def test_a_weight_without_a_place_in_the_config_is_not_passed_over(folder):
+    change_config(folder, attention_bias=False)
+    with pytest.raises(ModelLoadError, match=r"have .*\.bias.* and 5 more, for which its config\.json has no place"):
+        engine_of(folder)
+    change_config(folder, attention_bias=True, num_hidden_layers=1, layer_types=None)
+    with pytest.raises(ModelLoadError, match=r"have model\.layers\.1\..*no place"):
+        engine_of(folder)
+
+
+def test_weights_of_another_size_are_one_line(folder):
+    change_config(folder, intermediate_size=72)
+    with pytest.raises(ModelLoadError, match=r"^[^\n]*cannot load the weights of [^\n]*$"):
+        engine_of(folder)
+
+
+def test_a_weight_the_model_has_no_use_for_is_no_harm(folder):
+    change_weights(folder, lambda weights: weights.update({"vision.tower.weight": torch.zeros(2)}))
+    engine_of(folder)
+
+
+def test_a_quantised_checkpoint_that_cannot_be_loaded_is_named(folder):
+    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32})
+    with pytest.raises(ModelLoadError, match=r"^[^\n]*, which is quantised with gptq: [^\n]+$"):
+        engine_of(folder)
+
+
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """A LoRA adapter, beside its model; and the greedy answer of the two together."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), config)
+    model.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([PROMPT])
+    out = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
+    )
+    return tmp_path / "adapter", out[0, len(PROMPT) :].tolist()
+
+
+def answer(engine):
+    (done,) = engine.run([Request("a", PROMPT, SamplingParams(max_new_tokens=12))])
+    return list(done.token_ids)
+
+
+def test_an_adapter_is_merged_into_the_model_its_config_names(adapter, folder):
+    place, expected = adapter
+    assert answer(engine_of(place)) == expected != answer(engine_of(folder))
+    path = place / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "base_model_name_or_path": "../model"}))
+    assert answer(engine_of(place)) == expected
+
+
+def test_an_adapter_that_lacks_weights_is_refused(adapter):
+    place, _ = adapter
+    path = place / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"^[^\n]*adapter.*cannot be merged.*missing adapter keys[^\n]*$"):
+        engine_of(place)
 
 
 def test_a_model_without_attention_layers_is_refused(tmp_path):
@@ -56,12 +117,3 @@ def test_a_model_without_attention_layers_is_refused(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="mamba"):
         Engine.from_pretrained(str(tmp_path), policy={"name": "full"}, dtype="float32", device="cpu")
-
-
-def test_other_logits_than_the_models_own_are_refused(tmp_path, monkeypatch):
-    """The second line of defence: a feature nobody named still shows in the logits."""
-    folder = save_random_model(llama_config(), tmp_path)
-    honest = loader.causal_attention
-    monkeypatch.setattr(loader, "causal_attention", lambda q, k, v, scale, *rest: honest(q, k, v, scale * 1.1, *rest))
-    with pytest.raises(UnsupportedModelError, match="relative distance"):
-        Engine.from_pretrained(folder, policy={"name": "full"}, dtype="float32", device="cpu")

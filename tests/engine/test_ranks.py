@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import Engine
-from corm_batch.engine.loader import LoadedModel, _Probe
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.probe import _Probe
 from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError, RankError

@@ -8,9 +8,12 @@ from collections import Counter
 import pytest
 import torch
 
+from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
-from corm_batch.engine.sampler import draw, sample
+from corm_batch.engine.rules import NO_RULES, Rules
+from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.shape import ModelShape
 
 PROBS = torch.tensor([0.05, 0.4, 0.15, 0.3, 0.1])
 
@@ -19,13 +22,21 @@ def sequence(name="a", **sampling):
     return Sequence(Request(name, [1], SamplingParams(**sampling)), 0, 1, torch.device("cpu"))
 
 
+def model(rules=NO_RULES, vocab_size=5):
+    """One whose logits a test makes up."""
+    shape = ModelShape(1, 1, 1, 1, 99, vocab_size)
+    return LoadedModel(
+        torch.nn.Identity(), shape, (None,), frozenset(), torch.device("cpu"), torch.float32, rules=rules
+    )
+
+
 def choose(logits, sequences):
-    tokens, logprobs = sample(logits, draw(sequences, 1, logits.device))
+    tokens, logprobs = sample(logits, prepare(model(), sequences, 1))
     return tokens.tolist(), logprobs.tolist()
 
 
-def draws(count, **sampling):
-    numbers = draw([sequence(**sampling)], count, torch.device("cpu"))
+def draws(count, rules=NO_RULES, **sampling):
+    numbers = prepare(model(rules), [sequence(**sampling)], count)
     return Counter(int(sample(PROBS.log()[None], numbers, step)[0]) for step in range(count))
 
 
@@ -48,6 +59,32 @@ def test_top_p_draws_among_the_fewest_tokens_that_hold_it(top_p, allowed):
     assert set(draws(600, temperature=1.0, top_p=top_p)) == allowed
 
 
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ({"top_k": 2}, {1, 3}),
+        ({"min_p": 0.3}, {1, 3, 2}),
+        ({"top_p": 0.41}, {1, 3}),
+        ({"top_k": 2, "top_p": 0.5}, {1}),  # of the two likeliest's 0.7, the first is 0.57
+        ({"suppress_tokens": (1,), "top_k": 1}, {3}),
+    ],
+)
+def test_the_model_s_own_limits_hold_for_what_is_drawn(rules, allowed):
+    assert set(draws(600, Rules(**rules), temperature=1.0)) == allowed
+    assert draws(1, Rules(**rules), temperature=0.0).keys() == {3 if "suppress_tokens" in rules else 1}
+
+
+def test_the_request_s_own_top_p_goes_before_the_model_s():
+    assert set(draws(600, Rules(top_p=0.01), temperature=1.0, top_p=0.8)) == {1, 3, 2}
+
+
+def test_the_probability_told_is_the_model_s_whatever_the_rules():
+    choice = prepare(model(Rules(suppress_tokens=(1,))), [sequence()], 1)
+    tokens, logprobs = sample(PROBS.log()[None], choice)
+    assert tokens.tolist() == [3]
+    assert logprobs.tolist() == pytest.approx([math.log(0.3)], rel=1e-5)
+
+
 def test_a_low_temperature_sharpens():
     assert draws(400, temperature=0.2)[1] > 300
 
@@ -67,7 +104,7 @@ def test_logits_that_are_not_numbers_show_in_the_probability():
 
 def test_draws_for_many_steps_are_those_of_one_step_after_another():
     logits = torch.randn(6, 1, 40)
-    at_once = draw([sequence(temperature=1.0)], 6, logits.device)
+    at_once = prepare(model(), [sequence(temperature=1.0)], 6)
     again = sequence(temperature=1.0)
     for step, row in enumerate(logits):
         assert sample(row, at_once, step)[0].tolist() == choose(row, [again])[0]

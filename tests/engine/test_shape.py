@@ -29,7 +29,13 @@ def test_without_kv_heads_in_the_config_every_query_head_has_its_own():
     assert (shape.num_kv_heads, shape.head_dim) == (4, 12)
 
 
-def test_a_config_that_cannot_be_read(tmp_path):
-    (tmp_path / "config.json").write_text("{not json")
-    with pytest.raises(ModelLoadError, match=str(tmp_path)):
-        ModelShape.from_pretrained(str(tmp_path))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"num_attention_heads": 0}, "num_heads=0"), ({"num_key_value_heads": 3}, "4 query heads.*3 kv heads")],
+)
+def test_counts_that_make_no_sense_are_named(changes, message):
+    config = llama_config()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(ModelLoadError, match=rf"config\.json \(llama\).*{message}"):
+        ModelShape.from_config(config)

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,10 +7,12 @@ import pytest
 import ray
 
 from corm_batch.engine.engine import Engine
-from corm_batch.errors import ModelLoadError
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.pipeline import model as module
-from corm_batch.pipeline.model import model_loader, model_path, revision_hash
+from corm_batch.pipeline.model import check_model, model_loader, model_path, revision_hash
 from corm_batch.spec import ModelSection
+from corm_batch.tasks.base import Prompt
 from tests.fakes import MODEL
 
 
@@ -65,6 +68,117 @@ def test_s3_folder_is_fetched_once(bucket, tmp_path, monkeypatch):
     assert model_path(section) == str(path)
     with pytest.raises(ModelLoadError, match="no files there"):
         model_path(ModelSection(name=f"{bucket}/nothing"))
+
+
+@pytest.fixture
+def changed(tmp_path, model_without_weights):
+    """Call with changes to JSON files of the quick start's model, None for a file to leave out; the new folder."""
+
+    def change(**files):
+        folder = tmp_path / "changed"
+        shutil.copytree(model_without_weights, folder, dirs_exist_ok=True)
+        for name, changes in files.items():
+            path = folder / (name + (".jinja" if name == "chat_template" else ".json"))
+            if changes is None:
+                path.unlink()
+            else:
+                content = {**json.loads(path.read_text()), **changes}
+                path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        return str(folder)
+
+    return change
+
+
+def checked(job, folder, task=None, **model):
+    spec = job({"a": "text"}, model={"name": folder, **model}, task=task or {})
+    return check_model(spec)
+
+
+def test_a_model_in_order_needs_no_word(job):
+    assert checked(job, MODEL) == []
+
+
+def test_a_model_without_any_end_token_is_refused_unless_the_task_says_what_ends_an_answer(job, changed):
+    no_end = {"eos_token_id": None}
+    folder = changed(config=no_end, generation_config=no_end, tokenizer_config={"eos_token": None})
+    assert checked(job, folder) == []  # the template ends an answer
+    template = Path(folder, "chat_template.jinja")
+    template.write_text(template.read_text().replace("<|end|>", ""))
+    with pytest.raises(ModelLoadError, match=r"no end token in generation_config\.json, config\.json, tokenizer or"):
+        checked(job, folder)
+    assert checked(job, folder, {"stop": "\n"}) == []
+    assert checked(job, folder, {"stop_token_ids": 4}) == []
+
+
+def test_a_missing_template_is_said_and_a_role_that_needs_it_refused(job, changed):
+    folder = changed(chat_template=None)
+    (note,) = checked(job, folder, document_role="user", system="Be brief.")
+    assert "no chat template" in note
+    assert "model.system, document and instruction" in note
+    with pytest.raises(ModelLoadError, match=r"model\.document_role: document"):
+        checked(job, folder)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_said_and_one_that_no_prompt_survives_refused(job, changed):
+    (note,) = checked(job, changed(config={"vocab_size": 8000}))
+    assert "tokens up to 8191" in note
+    assert "8000 rows" in note
+    with pytest.raises(ModelLoadError, match=r"every prompt has the token.*another model's"):
+        checked(job, changed(config={"vocab_size": 5}))
+
+
+def test_a_stop_token_is_one_of_the_model_s(job):
+    with pytest.raises(SpecError, match=r"task\.stop_token_ids: 8192: the model has the tokens 0\.\.8191"):
+        checked(job, MODEL, {"stop_token_ids": [4, 8192]})
+
+
+def test_settings_of_generation_config_are_told_or_refused(job, changed):
+    folder = changed(generation_config={"repetition_penalty": 1.1, "typical_p": 0.5})
+    (note,) = checked(job, folder)
+    assert "generation_config.json is followed: repetition_penalty 1.1" in note
+    with pytest.raises(UnsupportedModelError, match=r"typical_p: 0\.5.*task\.temperature"):
+        checked(job, folder, {"temperature": 0.7})
+    assert checked(job, folder, {"temperature": 0.7}, generation_config="ignore") == []
+    with pytest.raises(UnsupportedModelError, match="num_beams: 4"):
+        checked(job, changed(generation_config={"num_beams": 4}))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_heads=0"),
+        ({"layer_types": ["full_attention"]}, "layer_types"),
+        ({"num_attention_heads": "six"}, "num_attention_heads"),
+        ({"model_type": ["x"]}, "unhashable"),
+        ({"model_type": "unheard-of"}, "unheard-of"),
+        ({"kv_lora_rank": 8}, "latent attention"),
+        ({"quantization_config": 5}, "cannot load"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_one_line(job, changed, config, message):
+    with pytest.raises((ModelLoadError, UnsupportedModelError), match=message) as caught:
+        checked(job, changed(config=config))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantised_checkpoint_is_said(job, changed):
+    (note,) = checked(job, changed(config={"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    assert "quantised with gptq" in note
+
+
+def test_wrong_end_of_sequence_in_the_configs_does_not_keep_an_answer_going(job, tmp_path):
+    """The configs name token 0; tokenizer and chat template end a turn with <|end|>."""
+    folder = tmp_path / "wrong_eos"
+    shutil.copytree(MODEL, folder)
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": 0}))
+    model = model_loader(job({"a": "text"}, model={"name": str(folder)}))()
+    assert model.engine.model.eos_token_ids == {0, 4}
+    ids = model.tokenizer.encode(Prompt("The secret code of the blue gate is 4711.", "What is the secret code?"))
+    (done,) = model.engine.run([Request("a", ids, SamplingParams(max_new_tokens=24))])
+    assert done.finish_reason == "stop"
+    assert done.token_ids[-1] == 4
 
 
 def test_loads_engine_and_tokenizer(job):

@@ -39,3 +39,16 @@ def test_wrong_fields_are_refused_with_their_path(name):
         Task.from_spec({"name": name, **SPECS[name], "max_new_tokens": 0})
     with pytest.raises(SpecError, match=r"task\.max_tokens: unknown key; known here: max_new_tokens, "):
         Task.from_spec({"name": name, **SPECS[name], "max_tokens": 5})
+
+
+def test_one_stop_stands_for_a_list_of_one():
+    task = Task.from_spec({"name": "summarize", "stop": "END", "stop_token_ids": 4})
+    assert (task.stop, task.stop_token_ids) == (("END",), (4,))
+    assert task.sampling.stop_token_ids == (4,)
+
+
+@pytest.mark.parametrize("wrong", [{"stop": [""]}, {"stop": [3]}, {"stop_token_ids": [-1]}, {"stop_token_ids": "4"}])
+def test_what_cannot_stop_an_answer_is_named(wrong):
+    (field,) = wrong
+    with pytest.raises(SpecError, match=rf"task\.{field}\.0: "):
+        Task.from_spec({"name": "summarize", **wrong})

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -106,7 +108,7 @@ def test_token_ends_are_estimated_for_a_tokenizer_that_cannot_say(plain):
         """`plain` without offsets."""
 
         is_fast = False
-        chat_template = None
+        chat_template = eos_token_id = None
         added_tokens_decoder = plain.added_tokens_decoder
 
         def __call__(self, text, **options):
@@ -134,3 +136,62 @@ def test_stop_check_fires_with_the_token_that_completes_the_string(reference):
     assert "###" in reference.decode(ids[: first + 1])
     assert "###" not in reference.decode(ids[:first])
     assert tokenizer.stop_check([""]) is None
+
+
+@pytest.mark.parametrize("stop", [["<|end|>"], ["nowhere", "\n<|end|>"], ["is<|end|>"]])
+def test_special_tokens_in_a_stop_string_stop(reference, stop):
+    tokenizer = PromptTokenizer(reference)
+    ids = reference("Paris is\n<|end|> and<|end|>", add_special_tokens=False)["input_ids"]
+    if stop == ["is<|end|>"]:
+        ids = reference("Paris is<|end|> and", add_special_tokens=False)["input_ids"]
+    check = tokenizer.stop_check(stop)
+    fired = [check(ids[: count + 1]) for count in range(len(ids))]
+    assert fired.index(True) == ids.index(4)
+    assert tokenizer.decode(ids, stop) == ("Paris" if stop == ["is<|end|>"] else "Paris is")
+    assert tokenizer.decode([2, *ids], stop) == ("Paris" if stop == ["is<|end|>"] else "Paris is")
+
+
+def test_stop_strings_of_the_model_stop_every_answer(reference):
+    tokenizer = PromptTokenizer(reference)
+    tokenizer.stop_strings = ("###",)
+    ids = reference("one ### two", add_special_tokens=False)["input_ids"]
+    assert tokenizer.stop_check([])(ids)
+    assert tokenizer.decode(ids) == "one"
+
+
+def test_a_token_that_ends_an_answer_is_no_part_of_it(reference):
+    tokenizer = PromptTokenizer(reference)
+    ids = reference("Paris is", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, (), [ids[-1]]) == "Paris"
+    tokenizer.end_token_ids = frozenset(ids[-1:])
+    assert tokenizer.decode(ids) == "Paris"
+
+
+def test_end_tokens_are_the_tokenizer_s_and_the_template_s(reference, plain):
+    assert PromptTokenizer(reference, document_role="document").end_token_ids == {4}
+    assert PromptTokenizer(plain).end_token_ids == {plain.convert_tokens_to_ids("</s>")}
+    plain.add_special_tokens({"additional_special_tokens": ["<turn>", "<stop>"]})
+    stop, ends = plain.convert_tokens_to_ids("<stop>"), {plain.convert_tokens_to_ids("</s>")}
+    for template, more in {
+        "{% for m in messages %}<turn>{{ m['content'] }}<stop>\n{% endfor %}": {stop},
+        "{% for m in messages %}<turn>{{ m['content'] | trim }} <stop>{% endfor %}<turn>": {stop},
+        "{% for m in messages %}<turn>{{ m['content'] }}{% endfor %}": set(),
+        "{{ messages[0]['content'] }}{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}": set(),
+    }.items():
+        plain.chat_template = template
+        assert PromptTokenizer(plain).end_token_ids == ends | more, template
+
+
+def test_a_role_of_its_own_needs_a_template(plain):
+    with pytest.raises(ModelLoadError, match=r"model\.document_role: document: the tokenizer has no chat template"):
+        PromptTokenizer(plain, document_role="document")
+
+
+@pytest.mark.parametrize("content", ["[" * 5000 + "]" * 5000, "{}", "[]", "{not json"])
+def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path, content):
+    for file in Path(MODEL).iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelLoadError, match=r"^model\.name: cannot load the tokenizer of [^\n]*$"):
+        PromptTokenizer.from_pretrained(str(tmp_path))

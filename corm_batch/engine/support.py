@@ -1,0 +1,60 @@
+"""refuse_unsupported(): what a model's config already tells of features that break a packed, paged forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from corm_batch.engine.shape import ModelShape
+from corm_batch.errors import UnsupportedModelError
+
+
+def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards: int = 1) -> None:
+    """Refuse by name what a config already tells.
+
+    Raises:
+        UnsupportedModelError: see the message.
+    """
+
+    def refuse(feature: str) -> None:
+        raise UnsupportedModelError(f"{config.model_type}: {feature} is not supported")
+
+    if getattr(config, "is_encoder_decoder", False):
+        refuse("an encoder-decoder model")
+    if getattr(config, "kv_lora_rank", None):
+        refuse("multi-head latent attention (kv_lora_rank)")
+    if getattr(config, "num_kv_shared_layers", 0):
+        refuse("layers that borrow another layer's keys and values (num_kv_shared_layers)")
+    if getattr(config, "use_bidirectional_attention", None):
+        refuse("bidirectional attention (use_bidirectional_attention)")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        refuse(f"a layer of type {', '.join(sorted(kinds))}")
+    _refuse_rope(config, refuse, max_model_len)
+    if num_shards == 1:
+        return
+    shape = ModelShape.from_config(config)
+    if shape.num_kv_heads % num_shards or shape.num_heads % num_shards:
+        refuse(
+            f"engine.tensor_parallel of {num_shards}, which {shape.num_heads} query heads and {shape.num_kv_heads} kv "
+            f"heads cannot be split into evenly,"
+        )
+    if not getattr(config, "base_model_tp_plan", None):
+        refuse(f"engine.tensor_parallel of {num_shards} for a model without a tensor-parallel plan in transformers")
+
+
+def _refuse_rope(config: Any, refuse: Callable[[str], None], max_model_len: int | None) -> None:
+    """Rotary frequencies that depend on the longest sequence of a batch would depend on a document's neighbours."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = parameters.get("rope_type", "default")
+        original = parameters.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        if kind == "dynamic":
+            refuse("rope_type dynamic, whose frequencies change with the longest sequence of a batch,")
+        if kind == "longrope" and not (max_model_len and original and max_model_len <= original):
+            refuse(
+                f"rope_type longrope beyond its original context, where frequencies change with the longest sequence "
+                f"of a batch (engine.max_model_len of at most {original} keeps below), "
+            )

@@ -1,0 +1,94 @@
+"""What a folder is, said in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from transformers import AutoConfig
+
+from corm_batch.engine import checkpoint
+from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, merge_adapter, quantization
+from corm_batch.errors import ModelLoadError, UnsupportedModelError
+from tests.conftest import llama_config
+
+
+def test_a_folder_with_a_model_and_a_hub_id_are_themselves(tmp_path, monkeypatch):
+    llama_config().save_pretrained(tmp_path)
+    assert find_checkpoint(str(tmp_path), "v1") == Checkpoint(str(tmp_path), "v1")
+    monkeypatch.setattr(checkpoint, "find_adapter_config_file", lambda name, revision: None)
+    assert find_checkpoint("some/model", "v1") == Checkpoint("some/model", "v1")
+
+
+def test_formats_that_are_not_read_are_named(tmp_path):
+    weights = tmp_path / "model-Q4_K_M.gguf"
+    weights.write_bytes(b"GGUF")
+    for path in (weights, tmp_path, tmp_path / "missing.GGUF"):
+        with pytest.raises(UnsupportedModelError, match=r"is a GGUF file: .*safetensors"):
+            load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("missing", "no folder"), ("empty", r"no config\.json"), ("notes.txt", "is a file")]
+)
+def test_what_is_no_model_is_named(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelLoadError, match=rf"^model\.name: [^\n]*{message}[^\n]*$"):
+        load_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", ["{not json", "", "[]", "[" * 5000 + "]" * 5000, '{"model_type": ["x"]}', "\0"])
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelLoadError, match=rf"^model\.name: [^\n]*{tmp_path}[^\n]*$"):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base_model_name_or_path": "/nowhere/base"}, "adapter of the model '/nowhere/base': there is no such folder"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path: got None"),
+        ({}, "'base_model_name_or_path' is missing"),
+        ([], "cannot read"),
+    ],
+)
+def test_an_adapter_whose_model_cannot_be_found_says_so(tmp_path, settings, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelLoadError, match=message):
+        load_config(str(tmp_path))
+
+
+def test_an_adapter_of_a_hub_id_that_cannot_be_reached_says_what_to_do(tmp_path, monkeypatch):
+    def unreachable(*args, **options):
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base-of-ours"}))
+    with pytest.raises(ModelLoadError, match=r"adapter of the model 'some/base-of-ours', which cannot.*path of a copy"):
+        load_config(str(tmp_path))
+
+
+def test_the_tokenizer_is_the_adapter_s_where_it_has_one(tmp_path):
+    adapter = Checkpoint("base", "v1", adapter=str(tmp_path), adapter_revision="v2")
+    assert adapter.tokenizer == ("base", "v1")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert adapter.tokenizer == (str(tmp_path), "v2")
+
+
+def test_merging_needs_peft(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelLoadError, match=r"needs peft: pip install 'corm-batch\[lora\]'"):
+        merge_adapter(None, Checkpoint("base", None, adapter="folder"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"), [({"quant_method": "fp8"}, "fp8"), ({"bits": 4}, "unknown"), (None, None), ({}, None)]
+)
+def test_the_quantisation_is_read_off_the_config(settings, method):
+    config = llama_config()
+    if settings is not None:
+        config.quantization_config = settings
+    assert quantization(config) == method

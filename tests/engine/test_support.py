@@ -1,0 +1,49 @@
+"""What is refused by name, from the config alone."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import DeepseekV3Config, Gemma3TextConfig, Llama4TextConfig, Phi3Config
+
+from corm_batch.engine.support import refuse_unsupported
+from corm_batch.errors import UnsupportedModelError
+from tests.conftest import llama_config
+
+REFUSED = {
+    "latent attention": (DeepseekV3Config(kv_lora_rank=64), "latent attention"),
+    "chunked attention": (Llama4TextConfig(num_hidden_layers=4), "chunked_attention"),
+    "dynamic rope": (
+        llama_config(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        "dynamic",
+    ),
+    "bidirectional": (Gemma3TextConfig(use_bidirectional_attention=True), "bidirectional"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_engine_would_get_wrong_is_refused_by_name(name):
+    config, feature = REFUSED[name]
+    with pytest.raises(UnsupportedModelError, match=feature) as caught:
+        refuse_unsupported(config)
+    assert config.model_type in str(caught.value)
+
+
+def test_longrope_is_refused_beyond_its_original_context_only():
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 256, **factors}
+    config = Phi3Config(rope_parameters=rope, original_max_position_embeddings=256)
+    with pytest.raises(UnsupportedModelError, match="max_model_len"):
+        refuse_unsupported(config)
+    refuse_unsupported(config, max_model_len=256)
+
+
+def test_a_model_that_cannot_be_split_is_refused_on_several_ranks_only():
+    config = llama_config(num_key_value_heads=2)
+    for size in (1, 2):
+        refuse_unsupported(config, num_shards=size)
+    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 4.*4 query heads and 2 kv heads"):
+        refuse_unsupported(config, num_shards=4)
+    config.base_model_tp_plan = None
+    refuse_unsupported(config)
+    with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 2.*without a tensor-parallel plan"):
+        refuse_unsupported(config, num_shards=2)
