@@ -1,0 +1,27 @@
+"""In Triton's interpreter every kernel runs on small shapes only: it takes a second for what a GPU does in none."""
+
+import os
+
+import pytest
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+MOST = 700
+"""Largest number among the parameters of a test that the interpreter runs."""
+
+
+def numbers(value):
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from numbers(part)
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what is too large, and what no interpreter is needed for: that runs without one."""
+    for item in items if INTERPRET else ():
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("device") != "cpu" or not ("kernel" in item.name or item.path.parent.name == "kernels"):
+            item.add_marker(pytest.mark.skip(reason="needs no interpreter"))
+        elif max((number for value in params.values() for number in numbers(value)), default=0) > MOST:
+            item.add_marker(pytest.mark.skip(reason="too large for the interpreter"))
