@@ -10,32 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from corm_batch.budgets.base import Budget, Place
     from corm_batch.data.document import Document
     from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.engine import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams
     from corm_batch.errors import CormBatchError
     from corm_batch.evaluation.base import Case, Suite
-    from corm_batch.ops.pages import NEVER
+    from corm_batch.ops.pages import NEVER, Column
+    from corm_batch.ops.reduction import Reduction
     from corm_batch.output.newest_rows import read_results
     from corm_batch.pipeline.driver import run_job
-    from corm_batch.policies.base import KVPolicy
+    from corm_batch.policies.base import KVPolicy, Needs, ScoringPolicy, Seen
     from corm_batch.registry import load_plugin
     from corm_batch.spec import JobSpec
     from corm_batch.tasks.base import Prompt, Task, TaskResult
 
 __all__ = [
     "NEVER",
+    "Budget",
     "Case",
+    "Column",
     "Completion",
     "CormBatchError",
     "Document",
     "Engine",
     "JobSpec",
     "KVPolicy",
+    "Needs",
+    "Place",
     "Prompt",
+    "Reduction",
     "Request",
     "SamplingParams",
+    "ScoringPolicy",
+    "Seen",
     "Source",
     "Split",
     "Suite",
@@ -47,7 +56,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Budget": "budgets.base",
     "Case": "evaluation.base",
+    "Column": "ops.pages",
     "Completion": "engine.request",
     "CormBatchError": "errors",
     "Document": "data.document",
@@ -55,9 +66,14 @@ _MODULES = {
     "JobSpec": "spec",
     "KVPolicy": "policies.base",
     "NEVER": "ops.pages",
+    "Needs": "policies.base",
+    "Place": "budgets.base",
     "Prompt": "tasks.base",
+    "Reduction": "ops.reduction",
     "Request": "engine.request",
     "SamplingParams": "engine.request",
+    "ScoringPolicy": "policies.base",
+    "Seen": "policies.base",
     "Source": "data.sources.base",
     "Split": "data.sources.base",
     "Suite": "evaluation.base",

@@ -5,6 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+
+from corm_batch import KVPolicy, load_plugin
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -26,7 +30,9 @@ def parametrized(pattern):
     )
 
 
-@pytest.mark.parametrize("folder", ["corm_batch/engine", "corm_batch/ops", "corm_batch/pipeline", "infra"])
+@pytest.mark.parametrize(
+    "folder", ["corm_batch/engine", "corm_batch/ops", "corm_batch/pipeline", "corm_batch/policies", "infra"]
+)
 def test_folders_that_need_one_have_a_document(folder):
     assert f"{folder}/README.md" in TEXTS
 
@@ -45,3 +51,17 @@ def test_files_named_are_there(document, named):
 @parametrized(r"python -m ((?:infra|tests|corm_batch)[\w.]*)")
 def test_commands_are_there(document, named):
     assert find_spec(named) is not None
+
+
+def test_the_example_of_a_policy_is_one(tmp_path):
+    text = TEXTS["corm_batch/policies/README.md"]
+    code, job = (re.search(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)[1] for kind in ("python", "yaml"))
+    (tmp_path / "long_keys.py").write_text(code)
+    try:
+        load_plugin(str(tmp_path / "long_keys.py"))
+        policy = KVPolicy.from_spec(yaml.safe_load(job)["policy"])
+        key = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
+        assert policy.born(0, key, key, torch.tensor([[1, 2]]))[0].tolist() == [[25.0, 1.0]]
+        assert policy.budget.name == "adakv"
+    finally:
+        KVPolicy._plugins.pop("long_keys", None)

@@ -12,6 +12,50 @@ from corm_batch.registry import Plugin
 from tests.cli.conftest import corm_batch  # noqa: F401
 from tests.conftest import REFERENCE_MODEL
 
+NORM = '''
+import torch
+from pydantic import Field
+
+from corm_batch import Column, ScoringPolicy
+
+class LongKeys(ScoringPolicy, name="long_keys"):
+    """Keep long keys, by a column of its own."""
+
+    power: float = Field(1.0, gt=0)
+    columns = (Column("length"),)
+
+    def born(self, layer, key, value, position):
+        return (torch.linalg.vector_norm(key, dim=-1, dtype=torch.float32) ** self.power,)
+
+    def score(self, layer, entries, step):
+        return entries["length"]
+'''
+KEYS = '''
+import torch
+
+from corm_batch import Needs, ScoringPolicy
+
+class ReadsKeys(ScoringPolicy, name="reads_keys"):
+    """Keep long keys, read again each time."""
+
+    @property
+    def needs(self):
+        return Needs(keys=True)
+
+    def score(self, layer, entries, step):
+        return torch.linalg.vector_norm(entries.key.float(), dim=-1)
+'''
+BUDGET = '''
+from corm_batch import Budget
+
+class LessAbove(Budget, name="less_above"):
+    """Half as much from some layer on."""
+
+    above: int = 1
+
+    def most(self, place, num_tokens):
+        return max(place.recent, self.max_kept // (1 + (place.layer >= self.above)))
+'''
 SOURCE = '''
 from corm_batch import Document, Source, Split
 
@@ -127,3 +171,35 @@ def test_a_suite_from_outside(tmp_path):
     cases = list(suite.cases(Tokenizer.from_file(f"{REFERENCE_MODEL}/tokenizer.json"), [], 5))
     assert [case.answers for case in cases] == [("0",), ("2",)]
     assert suite.score(cases[1], "2") == {"exact": 1.0, "letters": 1.0}
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_policies_and_a_budget_from_outside(tmp_path, tiny_llama, prefill):
+    """Both policies keep the same, one by a column of its own, one by the keys; the budget bounds each layer."""
+    for name, text in {"norm": NORM, "keys": KEYS, "budget": BUDGET}.items():
+        (tmp_path / f"my_{name}.py").write_text(text)
+        public.load_plugin(str(tmp_path / f"my_{name}.py"))
+    kept = []
+    for name in ("long_keys", "reads_keys"):
+        policy = {"name": name, "recent": 4, "budget": {"name": "less_above", "max_kept": 24}}
+        engine = public.Engine.from_pretrained(
+            tiny_llama, policy=policy, dtype="float32", device="cpu", kv_memory="4MiB", prefill=prefill,
+            chunk_size=32, compact_every=4,
+        )  # fmt: skip
+        sampling = public.SamplingParams(max_new_tokens=9)
+        request = public.Request("a", [(7 * i) % 199 for i in range(150)], sampling, return_kept_positions=True)
+        (done,) = engine.run([request])
+        assert done.error is None
+        kept.append((done.token_ids, done.kept_positions))
+        lower, upper = ([len(head) for head in layer] for layer in done.kept_positions)
+        assert max(lower) < 24 + 9
+        assert max(upper) < 12 + 9
+        assert min(lower) > max(upper)
+    assert kept[0] == kept[1]
+
+
+def test_the_command_line_lists_them(corm_batch, tmp_path):  # noqa: F811
+    (tmp_path / "my_norm.py").write_text(NORM)
+    listed = corm_batch("policies", "--plugin", tmp_path / "my_norm.py", "--json")
+    assert '"long_keys"' in listed.out
+    assert listed.code == 0
