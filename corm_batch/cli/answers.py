@@ -59,18 +59,14 @@ class Expected:
         return f"{sum(known)} of {len(known)} equal what is expected"
 
 
-def print_answers(
-    console: Console, rows: Sequence[Mapping[str, Any]], expected: Expected | None = None, documents: int | None = None
-) -> None:
+def print_answers(console: Console, rows: Sequence[Mapping[str, Any]], expected: Expected | None) -> None:
     """One line a document: tokens, bytes, status, answer or error, and the right answer.
 
-    The status of an answer is `exact` or `differs` where the right one is known, else that of `status_text`; of how
-    many `documents` these are some is said where it is given.
+    The status of an answer is `exact` or `differs` where the right one is known, else that of `status_text`.
     """
-    title = "Documents" if documents in (None, len(rows)) else f"Documents, the first {len(rows)} of {documents:,}"
     columns = [excerpt("document"), *map(number, ("tokens", "KV full -> peak", "saved")), label("status")]
     columns += [excerpt("answer")] if expected is None else [excerpt("answer"), excerpt("expected")]
-    print_table(console, title, columns, [_cells(row, expected) for row in rows])
+    print_table(console, "Documents", columns, [_cells(row, expected) for row in rows])
 
 
 def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:

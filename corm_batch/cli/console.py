@@ -99,5 +99,5 @@ def print_table(
     with console.capture() as drawn:
         console.print(table)
     for line in drawn.get().splitlines():
-        console.out(line.rstrip(), highlight=False)
+        console.file.write(line.rstrip() + "\n")  # as drawn: printed again, its own styles would be made harmless
     console.print()

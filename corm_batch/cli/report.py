@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from corm_batch.cli.console import excerpt, label, number, output_console, print
 from corm_batch.cli.options import AsJson
 from corm_batch.errors import SpecError
 from corm_batch.report.settings import differences
-from corm_batch.report.totals import compared_rows, outcome_text, shared_rows, totals_rows
+from corm_batch.report.totals import answer_text, compared_rows, outcome_text, shared_rows, status_text, totals_rows
 from corm_batch.report.units import count_text, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
-    from corm_batch.cli.answers import print_answers
     from corm_batch.report.answers import answers_of
     from corm_batch.report.job_report import build_report
 
@@ -56,7 +55,7 @@ def report(
         print_json(_as_json(figures, comparison))
         return
     console = output_console()
-    print_answers(console, answers_of(_uri("", output), _first(committed.rows), _CHARS), None, figures.documents)
+    _print_answers(console, answers_of(_uri("", output), _first(committed.rows), _CHARS), figures.documents)
     print_totals(console, output, figures)
     _print_differences(console, "Settings that are not the same for all rows", differences(figures.jobs), ("values",))
     _print_layers(console, figures)
@@ -132,6 +131,20 @@ def _print_differences(console: Console, title: str, found: Sequence[SettingDiff
     rows = [(one_line(one.path, 60), *(one_line(value, 120) for value in one.values)) for one in found]
     if rows:
         print_table(console, title, [label("setting"), *map(prose, sides)], rows)
+
+
+def _print_answers(console: Console, rows: Sequence[Mapping[str, Any]], documents: int) -> None:
+    title = "Answers" if documents == len(rows) else f"Answers, the first {len(rows)} of {documents:,}"
+    cells = [
+        (
+            one_line(row["doc_id"], 40),
+            status_text(row),
+            "-" if row["output_tokens"] is None else count_text(row["output_tokens"]),
+            one_line(answer_text(row), _CHARS),
+        )
+        for row in rows
+    ]
+    print_table(console, title, [excerpt("document"), label("status"), number("tokens"), prose("answer")], cells)
 
 
 def _first(rows: pa.Table) -> pa.Table:

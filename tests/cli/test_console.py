@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from corm_batch.cli.console import excerpt, label, number, output_console, print_table, prose
+from corm_batch.cli.console import _HarmlessConsole, excerpt, label, number, output_console, print_table, prose
 
 ROWS = [("book:a-very-long-name-of-a-document-in-an-archive", "123456", "one answer that goes on for quite a while")]
 
@@ -23,6 +23,15 @@ def test_narrow_terminal_cuts_excerpts_and_keeps_numbers():
     assert "123456" in row
     assert "…" in row
     assert len(lines) == 5, "one line a row"
+
+
+def test_styles_of_a_table_are_styles_and_codes_of_a_cell_are_text():
+    stream = io.StringIO()
+    console = _HarmlessConsole(file=stream, width=60, force_terminal=True, color_system="standard")
+    print_table(console, "Title", [excerpt("answer")], [("\x1b[31mred",)])
+    assert "\x1b[1manswer" in stream.getvalue()
+    assert "\\x1b[1m" not in stream.getvalue()
+    assert "\x1b[31m" not in stream.getvalue()
 
 
 def test_narrow_terminal_wraps_prose():

@@ -29,16 +29,16 @@ def test_tables(corm_batch, write_output):
 def test_answers_are_shown(corm_batch, write_output):
     lines = corm_batch("report", write_output()).out.partition("\n\n")[0].splitlines()
     drawn = [[cell.strip() for cell in line.split("|")] for line in lines]
-    rows = {row[0]: row[4:] for row in drawn}
-    assert rows["a"] == ["ok", "35564"]
-    assert rows["b"] == ["ok", "Oslo or [1mBergen"]
-    assert rows["c"] == ["failed", "DocumentError: is empty"]
+    rows = {row[0]: row[1:] for row in drawn}
+    assert rows["a"] == ["ok", "5", "35564"]
+    assert rows["b"] == ["ok", "5", "Oslo or [1mBergen"]
+    assert rows["c"] == ["failed", "5", "DocumentError: is empty"]
 
 
 def test_of_many_documents_the_first_answers(corm_batch, tmp_path):
     commit(tmp_path / "out", [answered(f"d{number:02d}") for number in range(60)])
     printed = corm_batch("report", tmp_path / "out").out
-    assert "Documents, the first 20 of 60" in printed
+    assert "Answers, the first 20 of 60" in printed
     assert "answer to d19" in printed
     assert "answer to d20" not in printed
 

@@ -61,7 +61,7 @@ def sizes_figure(groups: Sequence[SizeGroup]) -> Figure:
         chart.bar(span, (0, group.kv_bytes_peak), "peak", tip, gap=0.2)
         if documents <= _FEW:
             top = max(group.kv_bytes_full, group.kv_bytes_peak)
-            chart.note(start + 0.1, top, f"{one_line(group.doc_id or '', _NOTE_ID)}: {saved} saved")
+            chart.note(start + 0.5, top, f"{one_line(group.doc_id or '', _NOTE_ID)}: {saved} saved", centred=True)
         start = span[1]
     if len(groups) == documents:
         caption = f"One bar for each of {counted(documents, 'document')}."

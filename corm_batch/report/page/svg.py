@@ -96,10 +96,11 @@ class Chart:
         upper = [(x, high) for x, _, high in reversed(points)]
         self._add("polygon", kind, {"points": self._points(lower + upper)}, tip)
 
-    def note(self, x: float, y: float, text: str) -> None:
-        """Words above a point, on the side of it where there is room."""
+    def note(self, x: float, y: float, text: str, *, centred: bool = False) -> None:
+        """Words above a point, in the middle or on the side of it where there is room."""
         right = self._across(x) > _WIDTH / 2
-        self._label(self._across(x) + (-8 if right else 8), self._down(y) - 6, text, "end" if right else "start")
+        shift, anchor = (0, "middle") if centred else (-8, "end") if right else (8, "start")
+        self._label(self._across(x) + shift, self._down(y) - 6, text, anchor)
 
     def markup(self) -> str:
         """The `svg` element."""
