@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from corm_batch.ops.kernels.strides import Strides, strides
+from corm_batch.ops.kernels.strides import Strides, own_strides, strides
 from corm_batch.ops.pages import Entries, Lists, Pages
 
 
@@ -20,6 +20,7 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
     (num_sequences, num_kv_heads), (_, page_size, head_dim) = entries.position.shape, pages.key.shape
     _append[(num_sequences * num_kv_heads,)](
         pages, lists, entries, strides(entries, 0), strides(entries, 1),
+        own_strides(entries, 0), own_strides(entries, 1),
         *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads,
         C=page_size, D=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), num_warps=1,
     )  # fmt: skip
@@ -28,6 +29,7 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
 @triton.jit
 def _append(
     pages: Pages, lists: Lists, new: Entries, stride_s: Strides, stride_k: Strides,
+    own_s: tl.tuple, own_k: tl.tuple,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -50,6 +52,6 @@ def _append(
     tl.store(pages.expiry + place, tl.load(new.expiry + s * stride_s.expiry + k * stride_k.expiry))
     tl.store(pages.statistic + place, tl.load(new.statistic + s * stride_s.statistic + k * stride_k.statistic))
     for i in tl.static_range(len(pages.own)):
-        tl.store(pages.own[i] + place, tl.load(new.own[i] + s * stride_s.own[i] + k * stride_k.own[i]))
+        tl.store(pages.own[i] + place, tl.load(new.own[i] + s * own_s[i] + k * own_k[i]))
     tl.debug_barrier()  # no thread may still want the old length
     tl.store(length_at, index + 1)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, strides
+from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.pages import NEVER, Entries, Pages
 
 _NEVER = tl.constexpr(NEVER)
@@ -25,7 +25,8 @@ def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entri
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     _gather_kernel[(triton.cdiv(shape[1], tile), num_heads)](
-        pages, born, strides(born, 0), strides(born, 1), gathered, table_KP, table_KP.stride(0), length_K, num_held,
+        pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
+        gathered, table_KP, table_KP.stride(0), length_K, num_held,
         num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, num_warps=4,
     )  # fmt: skip
     return gathered
@@ -34,7 +35,8 @@ def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entri
 @triton.jit(do_not_specialize=["table_stride", "num_held", "num_born"],
             do_not_specialize_on_alignment=["table", "lengths"])  # fmt: skip
 def _gather_kernel(
-    pages: Pages, born: Entries, head_stride: Strides, entry_stride: Strides, gathered: Entries,
+    pages: Pages, born: Entries, head_stride: Strides, entry_stride: Strides,
+    own_head: tl.tuple, own_entry: tl.tuple, gathered: Entries,
     table: tl.tensor, table_stride: int, lengths: tl.tensor, num_held: int, num_born: int,
     D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -61,7 +63,7 @@ def _gather_kernel(
     _copy(pages.expiry + place, held, born.expiry + expiry_at, new, gathered.expiry + to)
     _copy(pages.statistic + place, held, born.statistic + statistic_at, new, gathered.statistic + to)
     for i in tl.static_range(len(pages.own)):
-        own_at = head * head_stride.own[i] + row * entry_stride.own[i]
+        own_at = head * own_head[i] + row * own_entry[i]
         _copy(pages.own[i] + place, held, born.own[i] + own_at, new, gathered.own[i] + to)
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, strides
+from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.pages import Entries, Pages
 
 
@@ -30,7 +30,8 @@ def store_entries(
         num_tiles, TILE=tile, CHUNK=8192 // tile, num_warps=8,
     )  # fmt: skip
     _copy_kernel[(max(1, num_tiles), num_heads)](
-        pages, entries, strides(entries, 0), strides(entries, 1), keep, count_K, before, own, len(own), fresh,
+        pages, entries, strides(entries, 0), strides(entries, 1),
+        own_strides(entries, 0), own_strides(entries, 1), keep, count_K, before, own, len(own), fresh,
         len(fresh), used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile, num_warps=4,
     )  # fmt: skip
@@ -84,6 +85,7 @@ def _page_id(
             do_not_specialize_on_alignment=["own", "fresh"])  # fmt: skip
 def _copy_kernel(
     pages: Pages, entries: Entries, head_stride: Strides, entry_stride: Strides,
+    own_head: tl.tuple, own_entry: tl.tuple,
     keep: tl.tensor, counts: tl.tensor, before: tl.tensor,
     own: tl.tensor, num_own: int, fresh: tl.tensor, num_fresh: int, used: tl.tensor, taken: tl.tensor,
     num_heads: int, num_entries: int, num_tiles: int,
@@ -128,7 +130,7 @@ def _copy_kernel(
                 tl.load(entries.statistic + head * head_stride.statistic + row * entry_stride.statistic, mask=kept), D,
             )  # fmt: skip
             for i in tl.static_range(len(pages.own)):
-                number = entries.own[i] + head * head_stride.own[i] + row * entry_stride.own[i]
+                number = entries.own[i] + head * own_head[i] + row * own_entry[i]
                 tl.store(pages.own[i] + place, tl.load(number, mask=kept), mask=kept)
 
 

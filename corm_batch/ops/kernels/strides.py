@@ -11,17 +11,21 @@ TILE_ELEMENTS = 8192
 
 
 class Strides(NamedTuple):
-    """Elements from one head, or one entry, of `Entries` to the next."""
+    """Elements from one head, or one entry, of `Entries` to the next, in the columns that every policy has."""
 
     key: int
     value: int
     position: int
     expiry: int
     statistic: int
-    own: tuple[int, ...]
 
 
 def strides(entries: Entries, dim: int) -> Strides:
     """Elements from one index of this dimension to the next."""
-    key, value, position, expiry, statistic, *own = (column.stride(dim) for column in entries.tensors)
-    return Strides(key, value, position, expiry, statistic, tuple(own))
+    return Strides(*(column.stride(dim) for column in entries[:5]))
+
+
+def own_strides(entries: Entries, dim: int) -> tuple[int, ...]:
+    """The same in the policy's own columns. Apart, for inside another tuple Triton 3.6 takes no strides of which one is
+    1, and so known when the kernel is compiled, and another is not."""
+    return tuple(column.stride(dim) for column in entries.own)
