@@ -18,8 +18,9 @@ from corm_batch.bench.gpus import GpuEstimate, estimate, find_gpu
 from corm_batch.budgets.base import Place
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
+from corm_batch.engine.checkpoint import load_config
 from corm_batch.engine.memory import pool_bytes
-from corm_batch.engine.shape import ModelShape, load_config
+from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
