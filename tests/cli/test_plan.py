@@ -81,5 +81,5 @@ def test_wrong_spec_and_no_model(corm_batch, write_job, tmp_path):
     assert "polcy: unknown key" in result.err
 
     result = corm_batch("plan", write_job(ROWS, model={"name": str(tmp_path)}))
-    assert result.code == 1
-    assert f"model.name: cannot load '{tmp_path}'" in result.err
+    assert result.code == 2
+    assert f"model.name: no model in '{tmp_path}'" in result.err
