@@ -31,6 +31,7 @@ REDUCTIONS = [
     Reduction(4, statistic="sum_squares"),
     Reduction(5, "step", 1.2, statistic="max"),
     Reduction(ALL_ROWS, "cache", 0.8, 2, "count_low"),
+    Reduction(1, statistic="last"),
 ]
 
 
@@ -208,6 +209,7 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
         (torch.bfloat16, 64, 2, 4, 16, 2, "", REDUCTIONS[5], 300),
         (torch.float16, 64, 2, 4, 16, 2, "", REDUCTIONS[6], 300),
         (torch.float32, 64, 2, 4, 16, 2, "sink", REDUCTIONS[7], 300),
+        (torch.float32, 32, 2, 4, 16, 2, "", REDUCTIONS[8], 90),
     ],
 )
 def test_kernel(device, monkeypatch, dtype, head_dim, kv_heads, group, page_size, splits, features, reduction, longest):

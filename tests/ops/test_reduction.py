@@ -48,8 +48,10 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
                     expiry[k, i] = max(int(expiry[k, i]), t + reduction.window)
                 if reduction.statistic == "count_low":
                     statistic[k, i] += not hit
-                elif hit and alive:
+                elif hit and alive and reduction.statistic != "last":
                     statistic[k, i] = 0.0
+                elif reduction.statistic == "last":
+                    statistic[k, i] = sum(weights) / group
                 elif reduction.statistic == "max":
                     statistic[k, i] = max(float(statistic[k, i]), *weights)
                 elif reduction.statistic == "sum_squares":
@@ -74,6 +76,7 @@ def by_hand(reduction, query, lse, step, entries, gap_rule):
         Reduction(window=4, threshold="step", tau=2.0, statistic="max"),
         Reduction(window=9, threshold="step", tau=1.5, statistic="count_low"),
         Reduction(window=ALL_ROWS, threshold="cache", statistic="count_low"),
+        Reduction(window=1, statistic="last"),
     ],
     ids=str,
 )
@@ -110,7 +113,11 @@ def test_what_attention_did_not_see_gets_no_vote_and_no_statistic():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"statistic": "median"}, "sum_squares.*median"), ({"statistic": "count_low"}, "threshold")],
+    [
+        ({"statistic": "median"}, "sum_squares.*median"),
+        ({"statistic": "count_low"}, "threshold"),
+        ({"statistic": "last"}, "window must be 1, got 4"),
+    ],
 )
 def test_a_statistic_that_cannot_be(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corm_batch.ops.top import top_entries
+from corm_batch.ops.top import order_entries, top_entries
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -35,6 +35,47 @@ def by_sorting(rank, candidate, count):
         chosen = candidate[k].nonzero().flatten().tolist()
         top[k, sorted(chosen, key=row.__getitem__)[-count:]] = True
     return top
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int32])
+def test_order_is_that_of_the_ranks_whatever_their_sign_and_then_of_the_positions(kind):
+    numbers = [-3.5e38, -7.25, -1.0, -0.0, 0.0, 1e-45, 1.0, 1.0, 7.5, 2.0**40]
+    if kind == torch.float32:
+        rank = torch.tensor([torch.nan, -torch.inf, *numbers, torch.inf])
+    else:
+        rank = torch.tensor([-(2**31), -9, -1, 0, 0, 1, 5, 2**31 - 1], dtype=torch.int32)
+    for seed in range(20):
+        shuffled = torch.randperm(len(rank), generator=torch.Generator().manual_seed(seed))
+        position = torch.arange(1, len(rank) + 1, dtype=torch.int32)
+        order = order_entries(rank[shuffled], position)
+        values = rank[shuffled].double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).tolist()
+        assert order.argsort().tolist() == sorted(range(len(rank)), key=lambda i: (values[i], i))
+        assert order.dtype == torch.int64
+        assert order.unique().numel() == len(rank)
+
+
+def by_sorting_each(rank, candidate, most):
+    return torch.cat([
+        by_sorting(rank[k : k + 1], candidate[k : k + 1], count) if count else torch.zeros_like(candidate[k : k + 1])
+        for k, count in enumerate(most.tolist())
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("candidates", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("heads", "entries"), [(1, 1), (5, 33), (3, 1)])
+def test_every_head_may_have_a_number_of_its_own(heads, entries, candidates):
+    ranks, most = make_ranks(heads, entries, candidates), torch.randint(0, entries + 2, (heads,))
+    assert torch.equal(top_entries(*ranks, most), by_sorting_each(*ranks, most))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("heads", "entries"), [(1, 1), (5, 300), (3, 1100)])
+def test_kernel_takes_a_number_for_every_head(device, heads, entries):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.top")
+    ranks = make_ranks(heads, entries, 0.7, device)
+    most = torch.randint(0, entries + 2, (heads,), device=device)
+    most[0] = 0
+    assert torch.equal(kernel.top_entries(*ranks, most), by_sorting_each(*ranks, most))
 
 
 @settings(max_examples=60, deadline=None)

@@ -113,6 +113,7 @@ def assert_equals_definition(reduction, case, gap_rule):
         Reduction(window=7, threshold="step", tau=9.0, statistic="max"),
         Reduction(window=ALL_ROWS, threshold="step", tau=9.0, statistic="count_low"),
         Reduction(window=40, threshold="cache", tau=9.0, reach=4, statistic="count_low"),
+        Reduction(window=1, statistic="last"),
     ],
     ids=str,
 )
