@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from corm_batch.budgets.base import Budget, Place
     from corm_batch.data.document import Document
     from corm_batch.data.sources.base import Source, Split
-    from corm_batch.engine.engine import Engine
+    from corm_batch.engine.open import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams
     from corm_batch.errors import CormBatchError
     from corm_batch.evaluation.base import Case, Suite
@@ -62,7 +62,7 @@ _MODULES = {
     "Completion": "engine.request",
     "CormBatchError": "errors",
     "Document": "data.document",
-    "Engine": "engine.engine",
+    "Engine": "engine.open",
     "JobSpec": "spec",
     "KVPolicy": "policies.base",
     "NEVER": "ops.pages",

@@ -11,7 +11,9 @@ CormBatchError
 ├─ AnswerError                   what the model answered cannot be used: a failed row that keeps the answer
 ├─ UnsupportedModelError         the model needs an attention feature the engine would get wrong
 ├─ ModelLoadError                the model cannot be found or read
-├─ RankError                     a process of a tensor-parallel engine failed: which, why
+├─ EngineError                   an engine failed as a whole, and with it whatever it was answering
+│  ├─ RankError                  a process of a tensor-parallel engine failed: which, why
+│  └─ BrokenEngineError          a replica's engine failed or answers no more: the replica is replaced
 └─ LeaseError                    another driver holds this output: who, since when
 """
 
@@ -101,7 +103,15 @@ class ModelLoadError(CormBatchError):
     """No model at that path or id, or its files cannot be read."""
 
 
-class RankError(CormBatchError):
+class EngineError(CormBatchError):
+    """An engine failed as a whole."""
+
+
+class BrokenEngineError(EngineError):
+    """The engine of a replica failed as a whole or answers no more; the replica has to be replaced."""
+
+
+class RankError(EngineError):
     """A process of a tensor-parallel engine failed, and with it the engine; the message says which and why."""
 
 

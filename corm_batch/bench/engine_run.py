@@ -12,8 +12,8 @@ import numpy as np
 from corm_batch.bench.result import Measured, Prefill
 from corm_batch.bench.workload import Workload
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Completion, Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
 

@@ -1,4 +1,4 @@
-"""Engine: one model replica with many documents in flight. Token ids in, token ids and exact memory figures out.
+"""EngineCore: one model replica with many documents in flight. Token ids in, token ids and exact memory figures out.
 
 Knows nothing of text, files or Ray. Not thread safe: one thread calls everything.
 """
@@ -6,20 +6,17 @@ Knows nothing of text, files or Ray. Not thread safe: one thread calls everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
 from corm_batch.engine.batch import Span
-from corm_batch.engine.checkpoint import load_config
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import Eviction
-from corm_batch.engine.loader import LoadedModel, load_model
+from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_bytes, pool_too_small
 from corm_batch.engine.outcome import judge
 from corm_batch.engine.policy_check import check_policy
@@ -31,8 +28,7 @@ from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.support import refuse_unsupported
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import DocumentError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import OutOfPages, page_bytes
 from corm_batch.ops.pages import entry_columns
@@ -40,7 +36,7 @@ from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.sliding_window import SlidingWindow
 
 
-class Engine:
+class EngineCore:
     """Continuous batching over a page pool that holds only what the policy keeps.
 
     Args:
@@ -74,52 +70,6 @@ class Engine:
         self._live: dict[str, Sequence] = {}
         self._finished: list[Completion] = []
         self._arrivals = 0
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str,
-        *,
-        policy: Mapping[str, Any] | KVPolicy,
-        dtype: str = "bfloat16",
-        device: str = "auto",
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        end_token_ids: Collection[int] = (),
-        apply_generation_config: bool = True,
-        **config: Any,
-    ) -> Engine:
-        """Load a model and make an engine of it, with `tensor_parallel` of 2 or more over as many processes.
-
-        Args:
-            path_or_hub_id: a local folder or a hub id.
-            policy: a policy, or its name and fields, such as {"name": "corm", "window": 256}.
-            dtype: "float32", "bfloat16" or "float16".
-            device: "cpu", "cuda", "cuda:1" ...; "auto" takes a GPU when there is one, as many as it shall share.
-            revision, trust_remote_code, end_token_ids, apply_generation_config: as `load_model`.
-            **config: fields of EngineConfig.
-
-        Raises:
-            SpecError: a wrong policy, dtype or config field.
-            ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
-        """
-        chosen = KVPolicy.from_spec(policy)
-        settings = EngineConfig.parse(config)
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        load = partial(
-            load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
-            trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),
-            apply_generation_config=apply_generation_config,
-        )  # fmt: skip
-        if settings.tensor_parallel > 1:
-            model_config = load_config(path_or_hub_id, revision, trust_remote_code)
-            refuse_unsupported(model_config, settings.max_model_len, settings.tensor_parallel)
-            from corm_batch.engine.parallel import ParallelEngine  # which is an engine itself
-
-            return ParallelEngine.start(load, device, chosen, settings)
-        return cls(load(device=torch.device(device)), chosen, settings)
 
     @property
     def shape(self) -> ModelShape:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.ranks import JoinedRanks
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Follower(JoinedRanks):
                 load, num_threads, policy, config = args
                 engine = None  # its pages make room
                 torch.set_num_threads(num_threads)
-                engine = Engine(load(device=self.device, ranks=self), policy, config)
+                engine = EngineCore(load(device=self.device, ranks=self), policy, config)
             elif callable(call := getattr(engine, name)):
                 call(*args)
 

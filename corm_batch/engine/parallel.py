@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.ranks import JoinedRanks
 from corm_batch.engine.request import Completion, Request
@@ -148,13 +148,13 @@ class Leader(JoinedRanks):
                 leaving.join(_GRACE_S)
 
 
-class ParallelEngine(Engine):
+class ParallelEngine(EngineCore):
     """An engine whose other ranks run in processes of their own.
 
     Args:
         leader: of the ranks.
         load: loads a rank's share of the model; takes `device` and `ranks`.
-        policy, config: as `Engine`.
+        policy, config: as `EngineCore`.
     """
 
     def __init__(
@@ -196,18 +196,18 @@ class ParallelEngine(Engine):
             return super().pool_bytes_used
 
     def add(self, request: Request) -> None:
-        """As `Engine.add`; the others hear of it once it is known to be in order, and never ask its `stop`."""
+        """As `EngineCore.add`; the others hear of it once it is known to be in order, and never ask its `stop`."""
         super().add(request)
         with self._together("add", replace(request, stop=None)):
             pass
 
     def cancel(self, request_id: str) -> None:
-        """As `Engine.cancel`."""
+        """As `EngineCore.cancel`."""
         with self._together("cancel", request_id):
             super().cancel(request_id)
 
     def step(self) -> list[Completion]:
-        """As `Engine.step`.
+        """As `EngineCore.step`.
 
         Raises:
             RankError: another rank failed; the engine is closed.

@@ -124,6 +124,11 @@ class Completion:
     kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None
 
 
+def room_left(num_prompt_tokens: int, max_new_tokens: int, max_model_len: int) -> int:
+    """Tokens of the context that a prompt and the longest answer to it leave free; below 0 where they do not fit."""
+    return max_model_len - num_prompt_tokens - max_new_tokens
+
+
 def find_problem(request: Request, vocab_size: int, max_model_len: int) -> DocumentError | None:
     """Why a model of this vocabulary and context can never answer the request; None when it can."""
     ids = np.asarray(request.token_ids)
@@ -133,10 +138,10 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
         return DocumentError(f"the prompt has a token id outside 0..{vocab_size - 1}")
     if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
         return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
-    length = ids.size + request.sampling.max_new_tokens
-    if length > max_model_len:
+    longest = request.sampling.max_new_tokens
+    if room_left(ids.size, longest, max_model_len) < 0:
         return DocumentError(
-            f"{ids.size} prompt tokens and up to {request.sampling.max_new_tokens} new ones make {length}; "
+            f"{ids.size} prompt tokens and up to {longest} new ones make {ids.size + longest}; "
             f"the context is {max_model_len}"
         )
     return None

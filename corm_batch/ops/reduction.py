@@ -50,8 +50,8 @@ class Reduction:
             raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, got {self.statistic!r}")
         if self.gathers.power is None and self.threshold is None:
             raise ValueError(f"{self.statistic} needs a threshold: without one no weight is low")
-        if self.gathers.rows == "last" and self.window != 1:
-            raise ValueError(f"{self.statistic} is what one row says: window must be 1, got {self.window}")
+        if self.gathers.rows == "last" and (self.window != 1 or self.threshold is not None):
+            raise ValueError(f"{self.statistic} is what one row says: window must be 1, got {self.window}, and no hits")
 
     @property
     def gathers(self) -> Statistic:

@@ -23,8 +23,8 @@ import ray
 from ray.exceptions import RayError
 
 from corm_batch.data.document import Document
+from corm_batch.errors import BrokenEngineError
 from corm_batch.output.rows import DocumentRow, RowBuilder
-from corm_batch.pipeline.engine_thread import BrokenEngineError
 from corm_batch.pipeline.replica import Flight, Loss, Replica, Spawn, cause_of, one_line
 
 _MAX_BACKOFF_S = 60.0

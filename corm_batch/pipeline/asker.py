@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from corm_batch.engine.request import Completion, MemoryStats, Request, SamplingParams
+from corm_batch.engine.request import Completion, MemoryStats, Request, SamplingParams, room_left
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Prompt
@@ -52,7 +52,7 @@ class EngineAsker:
             BrokenEngineError: the engine failed as a whole.
         """
         token_ids = self._tokenizer.encode(prompt)
-        if len(token_ids) + sampling.max_new_tokens > self._max_model_len:
+        if self._room(token_ids, sampling.max_new_tokens) < 0:
             raise DocumentError(
                 f"{len(token_ids)} prompt tokens and {sampling.max_new_tokens} for the answer do not fit "
                 f"the model's context of {self._max_model_len}"
@@ -86,7 +86,7 @@ class EngineAsker:
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and answer fit the model's context."""
-        return len(self._tokenizer.encode(prompt)) + max_new_tokens <= self._max_model_len
+        return self._room(self._tokenizer.encode(prompt), max_new_tokens) >= 0
 
     def windows(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> list[str]:
         """Cut `text` into consecutive pieces, each of which fits when put through `prompt`.
@@ -94,7 +94,7 @@ class EngineAsker:
         Raises:
             DocumentError: the instruction alone fills the context.
         """
-        room = self._room(prompt, max_new_tokens)
+        room = self._room(self._tokenizer.encode(prompt("")), max_new_tokens)
         ends = self._tokenizer.token_ends(text)
         return cut_windows(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
 
@@ -104,15 +104,15 @@ class EngineAsker:
         Raises:
             DocumentError: the instruction alone fills the context.
         """
-        room = self._room(prompt, max_new_tokens)
+        room = self._room(self._tokenizer.encode(prompt("")), max_new_tokens)
         ends = self._tokenizer.token_ends(text)
         beginning = cut_beginning(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
         self.transcript.truncated |= len(beginning) < len(text)
         return beginning
 
-    def _room(self, prompt: Callable[[str], Prompt], max_new_tokens: int) -> int:
-        """Tokens left for text."""
-        return self._max_model_len - max_new_tokens - len(self._tokenizer.encode(prompt("")))
+    def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
+        """Tokens of the context that are left beside this prompt and its answer."""
+        return room_left(len(token_ids), max_new_tokens, self._max_model_len)
 
 
 _SUMMED = ("prompt_tokens", "output_tokens", "evicted_entries", "preemptions", "queue_s", "prefill_s", "decode_s")

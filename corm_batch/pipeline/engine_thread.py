@@ -13,11 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from corm_batch.engine.request import Completion, Request
-from corm_batch.errors import CormBatchError
-
-
-class BrokenEngineError(CormBatchError):
-    """The engine of this replica failed as a whole or answers no more; the replica has to be replaced."""
+from corm_batch.errors import BrokenEngineError
 
 
 class SteppedEngine(Protocol):

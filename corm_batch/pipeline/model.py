@@ -39,7 +39,7 @@ def _load(spec: JobSpec) -> Model:
     Raises:
         ModelLoadError, UnsupportedModelError, SpecError: see `Engine.from_pretrained`.
     """
-    from corm_batch.engine.engine import Engine  # here, in an actor: seconds that a driver need not wait
+    from corm_batch.engine.open import Engine  # here, in an actor: seconds that a driver need not wait
 
     path = model_path(spec.model)
     tokenizer = load_tokenizer(spec.model, path)

@@ -41,7 +41,20 @@ from infra.training.report import tables
 POLICIES: dict[str, Mapping[str, Any]] = {
     "full": {"name": "full"},
     "paper": {"name": "corm", "window": 256, "recent": 256, "tau": 1.0},
+} | {
+    name: {"recent": 64, "budget": {"name": budget, "max_kept": 256}, "name": policy}
+    for name, policy, budget in (
+        ("snapkv", "snapkv", "uniform"),
+        ("snapkv pyramidkv", "snapkv", "pyramidkv"),
+        ("snapkv adakv", "snapkv", "adakv"),
+        ("h2o", "h2o", "uniform"),
+        ("tova", "tova", "uniform"),
+        ("keydiff", "keydiff", "uniform"),
+        ("l2_norm", "l2_norm", "uniform"),
+    )
 }
+POLICIES["streaming_llm"] = {"name": "streaming_llm", "sinks": 4, "recent": 252}
+"""By the name the command line knows them by; those that hold 256 entries a head are as large as each other."""
 WINDOWS = (2048, 8192)
 """Tokens of the perplexity windows."""
 SAMPLES = 12
@@ -178,7 +191,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=100, help="of each task and length; five times as many questions")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192], help="tokens, answer included")
     parser.add_argument("--policy", action="append", default=[], metavar="NAME=JSON", help="one more policy")
-    parser.add_argument("--policies", nargs="*", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--policies", nargs="*", default=["full", "paper"], choices=list(POLICIES))
     parser.add_argument("--suites", nargs="+", default=list(SUITES), metavar="NAME|JSON", help="what is asked")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file with more plug-ins")
     parser.add_argument("--groups", nargs="+", help="only these groups of cases, such as 'squad planted'")

@@ -6,7 +6,7 @@ from corm_batch.bench.engine_run import random_prompts
 from corm_batch.bench.model import own_attention, random_model
 from corm_batch.engine.attention import ATTENTION
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from tests.oracle import Oracle
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import DocumentError, ModelLoadError, SpecError
 from tests.conftest import REFERENCE_MODEL

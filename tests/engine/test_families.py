@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from tests.conftest import llama_config, save_random_model
 

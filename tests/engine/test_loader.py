@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MambaConfig
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import ModelLoadError, UnsupportedModelError
 from tests.conftest import llama_config, save_random_model

@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from corm_batch.engine import parallel
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
 from corm_batch.engine.loader import load_model
+from corm_batch.engine.open import Engine
 from corm_batch.engine.parallel import Leader, ParallelEngine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import RankError, SpecError, UnsupportedModelError

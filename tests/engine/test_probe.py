@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corm_batch.engine import probe
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.errors import UnsupportedModelError
 from tests.conftest import llama_config, save_random_model
 

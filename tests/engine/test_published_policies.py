@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from tests.engine.test_corm_oracle import random_prompts
 from tests.oracle import Oracle

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.open import Engine
 from corm_batch.engine.probe import _Probe
 from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.request import Request, SamplingParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.rules import Rules
 from corm_batch.errors import DocumentError, ModelLoadError, UnsupportedModelError

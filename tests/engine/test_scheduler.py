@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import Engine
 from corm_batch.engine.loader import load_model
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError
 from corm_batch.policies.base import KVPolicy

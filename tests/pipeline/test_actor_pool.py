@@ -6,10 +6,9 @@ import pytest
 import ray
 
 from corm_batch.data.document import Document
-from corm_batch.errors import ModelLoadError
+from corm_batch.errors import BrokenEngineError, ModelLoadError
 from corm_batch.pipeline import actor_pool as module
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
-from corm_batch.pipeline.engine_thread import BrokenEngineError
 from corm_batch.pipeline.replica import Flight, Loss
 from corm_batch.pipeline.worker import EngineActor, ReplicaInfo, WorkerSettings
 from corm_batch.tasks.base import Task

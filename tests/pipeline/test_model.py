@@ -6,7 +6,7 @@ import boto3
 import pytest
 import ray
 
-from corm_batch.engine.engine import Engine
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.pipeline import model as module

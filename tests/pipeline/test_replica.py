@@ -8,8 +8,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
 from corm_batch.data.document import Document
-from corm_batch.errors import ModelLoadError, UnsupportedModelError
-from corm_batch.pipeline.engine_thread import BrokenEngineError
+from corm_batch.errors import BrokenEngineError, ModelLoadError, UnsupportedModelError
 from corm_batch.pipeline.replica import Replica, cause_of, one_line
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task

@@ -3,8 +3,7 @@ import asyncio
 import pytest
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError
-from corm_batch.pipeline.engine_thread import BrokenEngineError
+from corm_batch.errors import AnswerError, BrokenEngineError
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Prompt, Task
 from tests.fakes import scripted

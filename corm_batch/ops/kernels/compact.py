@@ -52,7 +52,7 @@ def _compact_kernel(
         index = start + tl.arange(0, SCAN)
         place = _place(table, index, index < length, C)
         dead = (index < length) & ~_stays(pages, place, index < length, step)
-        removed += tl.load(pages.statistic + place, mask=dead, other=0.0)
+        removed += tl.load(pages.statistic + place, mask=dead, other=0.0)  # [SCAN]
         first = tl.minimum(first, tl.min(tl.where(dead, index, length)))
     tl.store(losses + row * num_heads + head, tl.sum(removed))
 
@@ -63,11 +63,11 @@ def _compact_kernel(
         source = _place(table, index, index < length, C)
         keep = _stays(pages, source, index < length, step)
         wide = keep[:, None] & (column < D)
-        key = tl.load(pages.key + source[:, None] * D + column, mask=wide)
-        value = tl.load(pages.value + source[:, None] * D + column, mask=wide)
-        position = tl.load(pages.position + source, mask=keep)
-        expiry = tl.load(pages.expiry + source, mask=keep)
-        statistic = tl.load(pages.statistic + source, mask=keep)
+        key = tl.load(pages.key + source[:, None] * D + column, mask=wide)  # [TILE, D]
+        value = tl.load(pages.value + source[:, None] * D + column, mask=wide)  # [TILE, D]
+        position = tl.load(pages.position + source, mask=keep)  # [TILE]
+        expiry = tl.load(pages.expiry + source, mask=keep)  # [TILE]
+        statistic = tl.load(pages.statistic + source, mask=keep)  # [TILE]
         target = _place(table, count + tl.cumsum(keep.to(tl.int32)) - 1, keep, C)
         tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
         tl.store(pages.key + target[:, None] * D + column, key, mask=wide)
@@ -76,7 +76,7 @@ def _compact_kernel(
         tl.store(pages.expiry + target, expiry, mask=keep)
         tl.store(pages.statistic + target, statistic, mask=keep)
         for i in tl.static_range(len(pages.own)):
-            number = tl.load(pages.own[i] + source, mask=keep)
+            number = tl.load(pages.own[i] + source, mask=keep)  # [TILE]
             tl.debug_barrier()
             tl.store(pages.own[i] + target, number, mask=keep)
         count += tl.sum(keep.to(tl.int32))
@@ -93,5 +93,5 @@ def _place(table: tl.tensor, index: tl.tensor, mask: tl.tensor, C: tl.constexpr)
 @triton.jit
 def _stays(pages: Pages, place: tl.tensor, mask: tl.tensor, step: tl.tensor) -> tl.tensor:
     """Which entries a query after `step` may see; those outside the mask none."""
-    position = tl.load(pages.position + place, mask=mask, other=0)
+    position = tl.load(pages.position + place, mask=mask, other=0)  # [TILE]
     return mask & (position <= step) & (tl.load(pages.expiry + place, mask=mask, other=0) > step)

@@ -114,7 +114,7 @@ def _locate(
 @triton.jit
 def _place(ids: tl.tensor, index: tl.tensor, inside: tl.tensor, C: tl.constexpr) -> tl.tensor:
     """Where in the pool the entries at `index` of a list are, int64: too many for 32 bits once times D."""
-    page = tl.load(ids + index // C, mask=inside, other=0)
+    page = tl.load(ids + index // C, mask=inside, other=0)  # [BN]
     return page.to(tl.int64) * C + index % C
 
 
@@ -144,7 +144,7 @@ def _attend(
     now = tl.load(step + row // num_kv_heads)
     g, d, n = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     head = row * G + g
-    q = tl.load(query + head[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)
+    q = tl.load(query + head[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)  # [BG, D]
     q = q.to(key.dtype.element_ty)
     top = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
@@ -155,9 +155,9 @@ def _attend(
         inside = index < end
         place = _place(ids, index, inside, C)
         offset, read = place[:, None] * D + d[None, :], inside[:, None] & (d < D)[None, :]
-        k = tl.load(key + offset, mask=read, other=0.0)
-        born = tl.load(position + place, mask=inside, other=0)
-        last = tl.load(expiry + place, mask=inside, other=0)
+        k = tl.load(key + offset, mask=read, other=0.0)  # [BN, D]
+        born = tl.load(position + place, mask=inside, other=0)  # [BN]
+        last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
         visible = inside & (born <= now) & (now <= last)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if softcap is not None:
@@ -168,7 +168,7 @@ def _attend(
         higher = tl.maximum(top, tl.max(s, axis=1))
         base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing visible yet: -inf - -inf is no number
         p, shrink = tl.exp(s - base[:, None]), tl.exp(top - base)
-        v = tl.load(value + offset, mask=read, other=0.0)
+        v = tl.load(value + offset, mask=read, other=0.0)  # [BN, D]
         out = tl.dot(p.to(v.dtype), v, out * shrink[:, None], input_precision="ieee")
         total, top = total * shrink + tl.sum(p, axis=1), higher
         if part_count is not None:
@@ -203,13 +203,13 @@ def _merge(
     for start in range(0, used, BLOCK_S):
         index = start + n
         mine = head * splits + index
-        highest = tl.load(part_max + mine, mask=index < used, other=float("-inf"))
+        highest = tl.load(part_max + mine, mask=index < used, other=float("-inf"))  # [BS]
         higher = tl.maximum(top, tl.max(highest, axis=0))
         base = tl.where(higher == float("-inf"), 0.0, higher)
         factor, shrink = tl.exp(highest - base), tl.exp(top - base)
         total = total * shrink + tl.sum(factor * tl.load(part_sum + mine, mask=index < used, other=0.0), axis=0)
         read = (index < used)[:, None] & (d < D)[None, :]
-        part = tl.load(part_out + mine[:, None] * D + d[None, :], mask=read, other=0.0)
+        part = tl.load(part_out + mine[:, None] * D + d[None, :], mask=read, other=0.0)  # [BS, D]
         acc, top = acc * shrink + tl.sum(part * factor[:, None], axis=0), higher
         if part_count is not None:
             count += tl.sum(tl.load(part_count + mine, mask=index < used, other=0), axis=0)
@@ -250,7 +250,7 @@ def _vote(
         weight, hit = tl.zeros([BLOCK_N], tl.float32), index < 0
         visible = inside
         for head in range(row * G, row * G + G):
-            s = tl.load(logits + head * num_slots + index, mask=inside, other=float("-inf"))
+            s = tl.load(logits + head * num_slots + index, mask=inside, other=float("-inf"))  # [BN]
             if POWER is not None:
                 weight = joined(weight, tl.exp(s - tl.load(lse + head)), G, POWER, HEADS)
             visible = s > float("-inf")
@@ -264,10 +264,10 @@ def _vote(
             hit = ((born - before <= REACH) | (after - born <= REACH)) & visible
         mine = inside & (index >= start) & (index < start + inner)
         found = tl.where(visible & ~hit, 1.0, 0.0) if POWER is None else averaged(weight, G, HEADS)
-        new = gathered(tl.load(statistic + place, mask=mine, other=0.0), found, ROWS)
+        new = gathered(tl.load(statistic + place, mask=mine, other=0.0), found, ROWS)  # [BN]
         if SINCE_HIT:
             new = tl.where(hit, 0.0, new)
         tl.store(statistic + place, new, mask=mine)
         if bar is not None:
-            last = tl.load(expiry + place, mask=mine & hit, other=0)
+            last = tl.load(expiry + place, mask=mine & hit, other=0)  # [BN]
             tl.store(expiry + place, tl.maximum(last, now + window), mask=mine & hit)

@@ -105,8 +105,8 @@ def _list_tiles(
     for start in range(0, num_tiles, TILES):
         tile = start + tl.arange(0, TILES)
         n = tile[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        begin = tl.load(first + k * num_entries + n, mask=n < num_entries, other=_NEVER)
-        end = tl.load(last + k * num_entries + n, mask=n < num_entries, other=-1)
+        begin = tl.load(first + k * num_entries + n, mask=n < num_entries, other=_NEVER)  # [BN]
+        end = tl.load(last + k * num_entries + n, mask=n < num_entries, other=-1)  # [BN]
         full = tl.min(((begin <= oldest) & (end >= newest)).to(tl.int32), axis=1)
         partial = tl.max(((begin <= newest) & (end >= oldest)).to(tl.int32), axis=1) - full
         tl.store(lists + _HEADER + num_full + tl.cumsum(full, 0) - 1, tile, mask=full == 1)
@@ -129,11 +129,11 @@ def _attend(
     h, b = tl.program_id(0) % num_heads, num_blocks - 1 - tl.program_id(0) // num_heads
     k = h // group
     r = b * BLOCK_R + tl.arange(0, BLOCK_R)
-    t = tl.load(step + r, mask=r < num_rows, other=0)
+    t = tl.load(step + r, mask=r < num_rows, other=0)  # [BR]
     first += k * num_entries
     last += k * num_entries
     lists += (k * num_blocks + b).to(tl.int64) * (_HEADER + num_tiles + 1)
-    q = query.load([h, b * BLOCK_R, 0]).reshape(BLOCK_R, WIDTH)
+    q = query.load([h, b * BLOCK_R, 0]).reshape(BLOCK_R, WIDTH)  # [BR, D]
     top = tl.full([BLOCK_R], -1e30, tl.float32)  # finite: a row that has seen nothing yet stays a number
     total = tl.zeros([BLOCK_R], tl.float32)
     if sink is not None:
@@ -168,15 +168,15 @@ def _visit(
         start = tile * BLOCK_N
         tiles += direction
         tile = tl.load(tiles)  # the next one, read long before it is needed
-        keys = key.load([k, start, 0]).reshape(BLOCK_N, WIDTH)
+        keys = key.load([k, start, 0]).reshape(BLOCK_N, WIDTH)  # [BN, D]
         score = tl.dot(q, keys.T, input_precision="ieee")
         if softcap is not None:
             score = 1.0 - 2.0 / (1.0 + tl.exp2(score * (2.0 * _LOG2_E * scale / softcap)))  # tanh
-        values = value.load([k, start, 0]).reshape(BLOCK_N, WIDTH)
+        values = value.load([k, start, 0]).reshape(BLOCK_N, WIDTH)  # [BN, D]
         if MASKED:
             n = start + tl.arange(0, BLOCK_N)
-            begin = tl.load(first + n, mask=n < num_entries, other=_NEVER)
-            end = tl.load(last + n, mask=n < num_entries, other=-1)
+            begin = tl.load(first + n, mask=n < num_entries, other=_NEVER)  # [BN]
+            end = tl.load(last + n, mask=n < num_entries, other=-1)  # [BN]
             score = tl.where((begin[None, :] <= t[:, None]) & (t[:, None] <= end[None, :]), score, float("-inf"))
             values = tl.where((begin <= tl.max(t, 0))[:, None], values, 0.0)
         new_top = tl.maximum(top, tl.max(score, 1) * unit)

@@ -45,7 +45,7 @@ def _gather_kernel(
     total = num_held + num_born
     held, inside = index < num_held, index < total
     new = inside & (index >= num_held)
-    page = tl.load(table + head * table_stride + index // C, mask=held, other=0).to(tl.int64)
+    page = tl.load(table + head * table_stride + index // C, mask=held, other=0).to(tl.int64)  # [TILE]
     place, row, to = page * C + index % C, (index - num_held).to(tl.int64), head * total + index
     column = tl.arange(0, PADDED_D)[None, :]
     old, young = held[:, None] & (column < D), new[:, None] & (column < D)

@@ -87,6 +87,8 @@ def reduce_columns(
     Returns:
         `entries` with a new expiry and statistic.
     """
+    if reduction.gathers.rows == "last":  # a tile adds its rows up, whichever was the last
+        query_HRD, lse_HR, step_R = query_HRD[:, -1:], lse_HR[:, -1:], step_R[-1:]
     (num_heads, num_rows, head_dim), (num_kv_heads, num_entries) = query_HRD.shape, entries.position.shape
     if not num_rows or not num_entries:
         return entries
@@ -137,16 +139,16 @@ def _reduce(
     n = tl.program_id(0) * (BLOCK_N - 2 * reach) - reach + offset
     inside = (n >= 0) & (n < num_entries)
     own = inside & (offset >= reach) & (offset < BLOCK_N - reach)
-    if order is not None:
-        n = tl.load(order + k * num_entries + n, mask=inside, other=0).to(tl.int32)
+    n = n if order is None else tl.load(order + k * num_entries + n, mask=inside, other=0).to(tl.int32)  # [BN]
     at = k * num_entries + n
-    birth = tl.load(position + at, mask=inside, other=_NEVER)
-    end, e = tl.load(last + at, mask=inside, other=-1), tl.load(old_expiry + at, mask=inside, other=0)
-    m = _in_lanes(tl.load(old_statistic + at, mask=inside, other=0.0), ROWS)
+    birth = tl.load(position + at, mask=inside, other=_NEVER)  # [BN]
+    end, e = tl.load(last + at, mask=inside, other=-1), tl.load(old_expiry + at, mask=inside, other=0)  # [BN]
+    m = _in_lanes(tl.load(old_statistic + at, mask=inside, other=0.0), ROWS)  # [BN, 4]
     d, real = tl.arange(0, WIDTH), birth < _NEVER
-    keys = tl.load(
+    keys = tl.load(  # [BN, D]
         key + k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :],
-        mask=real[:, None] & (d < D)[None, :], other=0.0,
+        mask=real[:, None] & (d < D)[None, :],
+        other=0.0,
     )  # fmt: skip
     # Rows from the first that sees anything here to the last, and those that see all of it: padding may be seen, too.
     first = tl.load(step)
@@ -157,8 +159,8 @@ def _reduce(
     for i in range(tl.maximum(since, 0) // tile_rows * G, tl.cdiv(until, tile_rows) * G):
         start, h = i // G * tile_rows, k * G + i % G
         there = (row < tile_rows) & (start + row < num_rows)
-        row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))
-        row_limit = log_tau - tl.load(log_count + (k * count_k + start) + row, mask=there, other=0.0)
+        row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))  # [BR]
+        row_limit = log_tau - tl.load(log_count + (k * count_k + start) + row, mask=there, other=0.0)  # [BR]
         log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
         t = (first + start) + row
         if (start < all_since) | (tl.minimum(start + tile_rows, num_rows) > all_until):
@@ -191,7 +193,7 @@ def _log_weight(
     WIDTH: tl.constexpr, BLOCK_R: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """log2 of the weights [BLOCK_N, BLOCK_R] that query head h gives, visible or not."""
-    q = query.load([h, start, 0]).reshape(BLOCK_R, WIDTH)
+    q = query.load([h, start, 0]).reshape(BLOCK_R, WIDTH)  # [BR, D]
     score = tl.dot(keys, q.T, input_precision="ieee")
     if softcap is not None:
         score = softcap - 2.0 * softcap / (1.0 + tl.exp2(score * (2.0 * _LOG2_E * scale / softcap)))

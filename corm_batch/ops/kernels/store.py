@@ -77,7 +77,7 @@ def _page_id(
     """The id of the page with this number in the call, 0 when the pool is short."""
     further = number - num_own
     place = further + taken
-    first = tl.load(own + number, mask=mask & (further < 0), other=0)
+    first = tl.load(own + number, mask=mask & (further < 0), other=0)  # [TILE]
     return first + tl.load(fresh + place, mask=mask & (further >= 0) & (place < num_fresh), other=0)
 
 
@@ -95,11 +95,11 @@ def _copy_kernel(
     """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head."""
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     index = tile * TILE + tl.arange(0, TILE)
-    kept = tl.load(keep + head * num_entries + index, mask=index < num_entries, other=0).to(tl.int1)
+    kept = tl.load(keep + head * num_entries + index, mask=index < num_entries, other=0).to(tl.int1)  # [TILE]
     num_kept = tl.sum(kept.to(tl.int32))
     if (num_kept > 0) | (tile == 0):
         heads = tl.arange(0, PADDED_K)
-        count = tl.load(counts + heads, mask=heads < num_heads, other=0)
+        count = tl.load(counts + heads, mask=heads < num_heads, other=0)  # [K]
         num_pages = (count + C - 1) // C
         start = tl.sum(tl.where(heads < head, num_pages, 0))
         begin = tl.load(taken)
@@ -116,7 +116,7 @@ def _copy_kernel(
             if head == 0:
                 tl.store(used, begin + tl.maximum(tl.sum(num_pages) - num_own, 0))
         if num_kept > 0:
-            rank = tl.load(before + head * num_tiles + tile) + tl.cumsum(kept.to(tl.int32)) - 1
+            rank = tl.load(before + head * num_tiles + tile) + tl.cumsum(kept.to(tl.int32)) - 1  # [TILE]
             page = _page_id(start + rank // C, kept, own, num_own, fresh, num_fresh, begin)
             row, wide = index.to(tl.int64), kept[:, None] & (column < D)
             key_at = head * head_stride.key + row[:, None] * entry_stride.key + column

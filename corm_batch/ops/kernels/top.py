@@ -47,8 +47,8 @@ def _both(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 @triton.jit
 def _load(ranks: tl.tensor, candidates: tl.tensor, index: tl.tensor, num_entries: int) -> tuple[tl.tensor, tl.tensor]:
     """Ranks, the lowest number for what is no candidate, and which are candidates."""
-    there = tl.load(candidates + index, mask=index < num_entries, other=0).to(tl.int1)
-    return tl.load(ranks + index, mask=there, other=-(1 << 63)), there
+    there = tl.load(candidates + index, mask=index < num_entries, other=0).to(tl.int1)  # [TILE]
+    return tl.load(ranks + index, mask=there, other=-(1 << 63)), there  # [TILE]
 
 
 @triton.jit
