@@ -6,7 +6,9 @@ gone, none.
 
 from __future__ import annotations
 
+import json
 import os
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,9 @@ from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields,
 
 def read_results(output_uri: str | os.PathLike[str], *, memory: bool = False) -> pa.Table:
     """The newest row of every document, in no particular order; no rows when nothing is committed yet.
+
+    A column whose type changed between versions or settings has one that holds all its values: text, where nothing
+    narrower does.
 
     Args:
         output_uri: where the job wrote: a folder, local or s3://.
@@ -44,8 +49,7 @@ def read_results(output_uri: str | os.PathLike[str], *, memory: bool = False) ->
             return rows
         return with_memory(rows, read_part(memory_of[part]) if part in memory_of else no_memory)
 
-    parts = list(read_ahead(read, newest)) or [with_memory(empty, no_memory) if memory else empty]
-    return pa.concat_tables(parts, promote_options="permissive")
+    return _joined(list(read_ahead(read, newest)) or [with_memory(empty, no_memory) if memory else empty])
 
 
 def newest_rows(output_uri: str) -> dict[str, pa.Array]:
@@ -91,3 +95,32 @@ def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
 def _ids(uri: str) -> pa.Table:
     """Ids and states of the rows of one part."""
     return read_fields(uri, [DOC_ID, STATUS]).replace_schema_metadata()
+
+
+def _joined(parts: list[pa.Table]) -> pa.Table:
+    """The rows of all parts; columns that hold different kinds of values in them become text, losing none."""
+    for name in dict.fromkeys(name for part in parts for name in part.column_names):
+        places = [place for place, part in enumerate(parts) if name in part.column_names]
+        columns = [parts[place][name] for place in places]
+        if len({column.type for column in columns}) == 1:
+            continue
+        for place, column in zip(places, _of_one_type(columns), strict=True):
+            index = parts[place].column_names.index(name)
+            parts[place] = parts[place].set_column(index, parts[place].field(name).with_type(column.type), column)
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _of_one_type(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """`columns` in one type that holds the values of all that have any."""
+    columns = [pa.chunked_array([pa.nulls(len(one))]) if one.null_count == len(one) else one for one in columns]
+    try:
+        fields = [pa.schema([pa.field("column", column.type)]) for column in columns]
+        kind = pa.unify_schemas(fields, promote_options="permissive").field(0).type
+        return [column.cast(kind) for column in columns]
+    except (pa.ArrowException, NotImplementedError):
+        return [pa.chunked_array([[_text(value) for value in column.to_pylist()]], pa.string()) for column in columns]
+
+
+def _text(value: Any) -> str | None:
+    """A value as text, as JSON where it is none."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

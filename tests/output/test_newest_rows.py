@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.errors import SourceError
-from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
+from corm_batch.output.newest_rows import memory_parts, newest_rows, read_results, with_memory
 from tests.outputs import answered, commit
 
 
@@ -36,6 +36,42 @@ def test_a_document_whose_newest_row_is_gone_has_none(tmp_path):
     commit(tmp_path, [answered("a"), answered("b"), answered("c", status="gone")])
     commit(tmp_path, [answered("a", status="gone"), answered("c")], number=1)
     assert [rows.to_pylist() for rows in newest_rows(str(tmp_path)).values()] == [[False, True, False], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "values"),
+    [
+        (([7], pa.int64()), pa.string(), ["8250", "7"]),
+        (([True], pa.bool_()), pa.string(), ["8250", "true"]),
+        (([[{"x": 1}]], pa.list_(pa.struct({"x": pa.int64()}))), pa.string(), ["8250", '[{"x": 1}]']),
+        (([None], pa.int64()), pa.string(), ["8250", None]),
+    ],
+)
+def test_a_column_whose_type_changed_loses_no_value(tmp_path, columns, kind, values):
+    commit(tmp_path, [answered("a")])
+    commit(tmp_path, [answered("b")], number=1)
+    commit(tmp_path, [answered("c")], number=2)
+    for number, one in enumerate([(["8250"], pa.string()), columns]):
+        (path,) = (tmp_path / "results").glob(f"*{number}.parquet")
+        pq.write_table(pq.read_table(path).append_column("code", pa.array(*one)), path)
+    found = read_results(tmp_path)["code"]
+    assert (found.type, found.to_pylist()) == (kind, [*values, None])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "values"),
+    [
+        (pa.array([None], pa.string()), pa.array([7], pa.int64()), [None, 7]),
+        (pa.array([1.5]), pa.array([2], pa.int64()), [1.5, 2.0]),
+        (pa.array([1.5]), pa.array([2**60 + 1], pa.int64()), ["1.5", "1152921504606846977"]),
+    ],
+)
+def test_a_column_that_had_another_type_keeps_the_narrowest_that_holds_all(tmp_path, old, new, values):
+    for number, column in enumerate((old, new)):
+        commit(tmp_path, [answered(f"d{number}")], number=number)
+        (path,) = (tmp_path / "results").glob(f"*{number}.parquet")
+        pq.write_table(pq.read_table(path).append_column("code", column), path)
+    assert read_results(tmp_path, memory=True)["code"].to_pylist() == values
 
 
 def test_memory_parts_by_their_results(tmp_path):
