@@ -76,7 +76,7 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     if documents != planned.measured or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.unusable:
-        rows.append(("unusable", f"{planned.unusable} rows without text or id, each a failed row"))
+        rows.append(("unusable", f"{planned.unusable} rows without text or an id of their own, each a failed row"))
     if planned.too_long:
         longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
         rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))

@@ -7,7 +7,7 @@ the end without it: the line was completed, the id filled in. Knows nothing of r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +27,32 @@ class FailedFile:
     error: str
 
 
+class DocumentIds:
+    """The ids of the rows read so far: each id is one row's, and the others go by their places."""
+
+    def __init__(self, splits: Iterable[Split]) -> None:
+        """For the rows of `splits`."""
+        self._files = {split.uri for split in splits}
+        self._seen: set[bytes] = set()
+
+    def settle(self, document: Document, split: Split, number: int) -> tuple[Document, str | None]:
+        """Row `number` of `split` under an id that no other row has, and why it cannot be answered, if so."""
+        place = _place(document, split, number)
+        if document.doc_id != place and (taken := self._taken(document.doc_id)):
+            return replace(document, doc_id=place), f"{taken}; this one is {place} and was not answered"
+        return document, document.problem
+
+    def _taken(self, doc_id: str) -> str | None:
+        """Why a row cannot have this id; None when it can, and has it from now on."""
+        if doc_id.rpartition("#")[0] in self._files:
+            return f"the id {doc_id!r} names the place of another row"
+        key = digest(doc_id)
+        if key in self._seen:
+            return f"an earlier row has the id {doc_id!r} too"
+        self._seen.add(key)
+        return None
+
+
 class Intake:
     """Reads a source once, split after split; a file that is broken costs no other file's documents."""
 
@@ -40,8 +66,7 @@ class Intake:
         self._ledger = ledger
         self._rows = rows
         self._done = ("ok",) if retry_failed else ("ok", "failed")
-        self._files = {split.uri for split in splits}
-        self._seen: set[bytes] = set()
+        self._ids = DocumentIds(splits)
         self._placed: set[str] = set()
         self._failed: dict[str, FailedFile] = {}
 
@@ -73,31 +98,23 @@ class Intake:
         for index, split in enumerate(self._splits):
             try:
                 for number, document in enumerate(self._source.read(split, self._columns)):
-                    yield self._sort(document, document.origin or f"{split.uri}#{split.index}:{number}")
+                    yield self._sort(document, split, number)
             except FileError as error:
                 self._failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
             if index == last[split.uri] and split.uri not in self._failed:
                 for doc_id in sorted(self._ledger.failed_places(split.uri) - self._placed):
                     yield self._rows.gone(doc_id)
 
-    def _sort(self, document: Document, origin: str) -> Document | DocumentRow | Literal["ok", "failed"]:
-        problem = document.problem
-        if document.doc_id != origin and (taken := self._taken(document.doc_id)):
-            problem = f"{taken}; this one is {origin} and was not answered"
-            document = replace(document, doc_id=origin)
-        if document.doc_id == origin:
-            self._placed.add(origin)
+    def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
+        document, problem = self._ids.settle(document, split, number)
+        if document.doc_id == _place(document, split, number):
+            self._placed.add(document.doc_id)
         state = self._ledger.state(document)
         if state != "new" and state in self._done:
             return state
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
 
-    def _taken(self, doc_id: str) -> str | None:
-        """Why a row cannot have this id; None when it can, and has it from now on."""
-        if doc_id.rpartition("#")[0] in self._files:
-            return f"the id {doc_id!r} names the place of another row"
-        key = digest(doc_id)
-        if key in self._seen:
-            return f"an earlier row has the id {doc_id!r} too"
-        self._seen.add(key)
-        return None
+
+def _place(document: Document, split: Split, number: int) -> str:
+    """Where a row stands, which is its id when it has no other."""
+    return document.origin or f"{split.uri}#{split.index}:{number}"

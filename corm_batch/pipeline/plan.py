@@ -24,7 +24,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
-from corm_batch.pipeline.intake import FailedFile
+from corm_batch.pipeline.intake import DocumentIds, FailedFile
 from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
 from corm_batch.pipeline.prompts import Asked, PromptSizes, ask_nobody, prompt_sizes
 from corm_batch.policies.base import KVPolicy
@@ -55,7 +55,7 @@ class JobPlan:
         files, splits, documents: in the source; `documents` is None when the files do not say.
         failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
         measured: documents that were read for everything below.
-        unusable: of these, rows without text or id; each would become a failed row.
+        unusable: of these, rows without text, or without an id that no earlier row has; each would become a failed row.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
         done, failed_before, todo: of these, answered by an earlier run, failed in it, and left to answer.
         earlier: what is said of rows that another job, or other settings, left in the output; one line each.
@@ -120,9 +120,9 @@ class _Measured:
     failed: dict[str, FailedFile] = field(default_factory=dict)
     whole: bool = True
 
-    def add(self, document: Document, state: State) -> None:
+    def add(self, document: Document, state: State, *, usable: bool) -> None:
         self.states.append(state)
-        if document.text is None:
+        if document.text is None or not usable:
             return
         if len(self.chars) % self.stride == 0:
             self.kept.append(document)
@@ -150,8 +150,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     ledger = Ledger.read(spec.output.uri, AnswerSettings.of(spec, revision_hash(spec.model)), spec.name)
     splits = spec.splits()
     measured = _Measured()
-    for document in _documents(spec, splits, measured):
-        measured.add(document, ledger.state(document))
+    for document, problem in _documents(spec, splits, measured):
+        measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len = shape.context(spec.engine.max_model_len)
     tokenizer = _tokenizer(spec, path)
     asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len) if tokenizer is not None else []
@@ -195,8 +195,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     )
 
 
-def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iterator[Document]:
-    """Every document, or of a large archive the first ones of splits that lie evenly over it.
+def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iterator[tuple[Document, str | None]]:
+    """Every document, or of a large archive the first ones of splits that lie evenly over it; and why it is unusable.
 
     Files that turn out to be broken are put into `found`; those that already are known to be are, wherever they lie.
     """
@@ -208,10 +208,12 @@ def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iter
         step = -(-len(splits) // _SPLITS_MEASURED)
         splits, found.whole = splits[::step], step == 1
         quota = -(-_MEASURED // len(splits))
+    ids = DocumentIds(splits)
     for split in splits:
         before = len(found.states)
         try:
-            yield from islice(spec.source.read(split, spec.task.source_columns), quota)
+            for number, document in enumerate(islice(spec.source.read(split, spec.task.source_columns), quota)):
+                yield ids.settle(document, split, number)
         except FileError as error:
             found.failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
         found.whole &= quota is None or len(found.states) - before < quota

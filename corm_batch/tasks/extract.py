@@ -120,7 +120,8 @@ class Extract(Task, name="extract"):
         if not records:
             cut = _CUT if finish_reason_of(answers) == "length" else ""
             reason = f"{output[:200]!r}" if answers else lost
-            raise AnswerError(f"the answer holds no JSON {kind}{cut}: {reason}", output=output if answers else None)
+            wanted = kind if fields.is_list else f"{kind} with a field of the schema"
+            raise AnswerError(f"the answer holds no JSON {wanted}{cut}: {reason}", output=output if answers else None)
         by_field = {name: [record[name] for _, record in records if name in record] for name in fields.properties}
         chosen: dict[str, Reading | None] = {}
         if fields.is_list:

@@ -95,18 +95,18 @@ class Fields:
         """What an answer in JSON says of the fields it states; None when it holds nothing of the kind.
 
         Of several objects it is the last that the schema allows, or the last that states a field at all; the schema
-        itself is none.
+        itself is none, and one that says something, but of no field, is none either ({"result": {"title": ...}}).
 
         Raises:
             CutOffError: it ends inside its JSON.
         """
         records = [record for value in json_values(answer) for record in self._records(value)]
-        if not records:
-            return None
         named = [record for record in records if record.keys() & self.properties.keys()]
+        if not (named or {} in records):
+            return None
         readings = [
             {name: self.judge(name, record[name]) for name in self.properties if self._is_stated(name, record)}
-            for record in named or records[-1:]
+            for record in named or [{}]
         ]
         allowed = [reading for reading in readings if not any(one.problem for one in reading.values())]
         complete = [reading for reading in allowed if not self._broken_rules(_values(reading))]

@@ -194,6 +194,14 @@ def test_counts_of_rows(job):
     assert planned.prompts == 24
 
 
+def test_a_repeated_id_is_no_document_to_ask_about(job):
+    spec = job(["a text"] * 3)
+    rows = [{"doc_id": doc_id, "text": "a text"} for doc_id in ("a", "b", "a")]
+    pq.write_table(pa.Table.from_pylist(rows), spec.source.uri)
+    planned = plan_job(spec)
+    assert (planned.unusable, planned.todo, planned.prompts) == (1, 3, 2)
+
+
 def test_no_usable_document(job):
     planned = plan_job(job([None, ""]))
     assert (planned.unusable, planned.histogram, planned.tokens) == (2, (), Quantiles(0, 0, 0))

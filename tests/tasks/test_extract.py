@@ -47,9 +47,12 @@ def test_each_asks_every_question_and_converts_the_answer(fake_asker, answer):
     [
         ('{"year": "soon"}', r'field year: "soon" breaks type: "integer"'),
         ('{"city": "Ulm"}', r'breaks required: \["year"\]'),
-        ("I cannot tell.", r"no JSON object: 'I cannot tell\.'"),
+        ("I cannot tell.", r"no JSON object with a field of the schema: 'I cannot tell\.'"),
         (json.dumps(SCHEMA), "no JSON object"),
-        ('{"year": 1999, "city": "' + "x" * 300, r"no JSON object \(cut off at task\.max_new_tokens\)"),
+        (
+            '{"year": 1999, "city": "' + "x" * 300,
+            r"no JSON object with a field of the schema \(cut off at task\.max_new_tokens\)",
+        ),
     ],
 )
 def test_together_that_does_not_validate_says_why(reply, said, fake_asker, answer):
@@ -95,7 +98,7 @@ def test_together_without_the_end_of_one_window(fake_asker, answer):
     assert result.columns == {"year": 1999, "city": None, "open": True}
     assert result.failed_fields == {"city": "the answer ends inside its JSON (cut off at task.max_new_tokens)"}
     assert result.finish_reason == "length"
-    with pytest.raises(AnswerError, match=r"holds no JSON object: no end") as caught:
+    with pytest.raises(AnswerError, match=r"holds no JSON object with a field of the schema: no end") as caught:
         answer(together(), fake_asker(lambda prompt: AnswerError("no end")), "text")
     assert caught.value.output is None
 

@@ -63,7 +63,7 @@ def test_an_array_at_the_root_is_a_column_of_lists():
         ('[{"a": 1}]', {"a": 1}),
         ('[{"a": 1}, {"a": 2}]', None),
         ("{}", {}),
-        ('{"b": 1}', {}),
+        ('{"b": 1}', None),
         ('{"a": null}', {}),
         ("[1, 2]", None),
         ("no JSON", None),
@@ -80,6 +80,12 @@ def test_an_echo_of_the_schema_is_no_record():
     assert rule.read_record(f'Schema: {echo} Answer: {{"title": "Final"}}') == {"title": Reading("Final")}
     assert rule.read_record(f'{{"title": "Final"}} by {echo}') == {"title": Reading("Final")}
     assert rule.read_record(echo) is None
+
+
+@pytest.mark.parametrize("answer", ['{"result": {"a": 1}}', '{"A": 1}'])
+def test_an_object_of_other_fields_does_not_say_that_these_are_missing(answer):
+    assert fields(a=INTEGER).read_record(answer) is None
+    assert fields(a=INTEGER).read_record("{}") == {}
 
 
 def test_rules_about_the_whole_object_count_when_one_is_chosen():
