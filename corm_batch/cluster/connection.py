@@ -13,7 +13,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import AuthenticationError
 
 from corm_batch.cluster.head import check_head, no_cluster
-from corm_batch.cluster.token import own_token, quiet, unread_token, use_token
+from corm_batch.cluster.token import own_token, quiet, unread_token
 from corm_batch.errors import CormBatchError
 from corm_batch.spec import JobSpec
 
@@ -56,7 +56,6 @@ def connected(spec: JobSpec) -> Iterator[None]:
 
 def _join(address: str, setting: str) -> None:
     """Join the cluster at `address`, which `setting` gave."""
-    use_token()
     try:
         if address == "auto":  # what `ray start` left on this machine
             address = canonicalize_bootstrap_address(address) or address

@@ -9,7 +9,7 @@ import grpc
 from ray._private.grpc_utils import init_grpc_channel
 from ray.exceptions import AuthenticationError
 
-from corm_batch.cluster.token import has_token, missing_token, refused_token, unread_token
+from corm_batch.cluster.token import has_token, missing_token, refused_token, unread_token, use_token
 from corm_batch.errors import CormBatchError, SpecError
 
 _CLIENT = "ray://"
@@ -23,6 +23,9 @@ _CHANNEL = [("grpc.enable_http_proxy", 0)]  # Ray itself does not go through one
 
 def check_head(address: str, setting: str) -> None:
     """Return once the head answers; a head that is about to start is waited for, ten seconds at most.
+
+    A token is used from then on where the head wants one. It may be that of another cluster: a process that uses it
+    refuses the calls of a head that has none, and Ray ends its actors before they start.
 
     Args:
         address: HOST:PORT of the GCS, or ray://HOST:PORT of the client server.
@@ -40,7 +43,7 @@ def check_head(address: str, setting: str) -> None:
             f"ray://HOST:PORT, auto or local, got {shown}{url}"
         )
     try:
-        _ask(address)
+        _ask_as_wanted(address)
     except AuthenticationError as error:
         raise CormBatchError(f"{setting}: {address}: {unread_token()}") from error
     except grpc.RpcError as error:
@@ -60,6 +63,22 @@ def no_cluster(setting: str, address: str, reason: str) -> str:
         f"{setting}: no Ray cluster answers at {address!r}: {(lines or ['no answer'])[0].strip(' .')[:300]}. The "
         f"address is that of the cluster's head, whose port is 6379 unless --port of `ray start` says otherwise.{own}"
     )
+
+
+def _ask_as_wanted(address: str) -> None:
+    """`_ask`, without a token first unless `RAY_AUTH_MODE` says otherwise; a client server, which calls nobody, with.
+
+    Raises:
+        grpc.RpcError, grpc.FutureTimeoutError, AuthenticationError: as `_ask`.
+    """
+    if address.startswith(_CLIENT):
+        use_token()
+    try:
+        _ask(address)
+    except grpc.RpcError as error:
+        if error.code() != grpc.StatusCode.UNAUTHENTICATED or not use_token():
+            raise
+        _ask(address)
 
 
 def _ask(address: str) -> None:

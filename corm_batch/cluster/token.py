@@ -32,10 +32,10 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def use_token() -> None:
-    """Show a token that is set up to the clusters that are joined; what `RAY_AUTH_MODE` says goes before."""
+def use_token() -> bool:
+    """Show a token that is set up from now on; what `RAY_AUTH_MODE` says goes before. Whether one is to be shown."""
     with quiet():
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        return bool(maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
 
 
 @contextmanager

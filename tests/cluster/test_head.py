@@ -2,6 +2,8 @@
 
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -74,6 +76,28 @@ def test_a_head_that_wants_a_token(answers, monkeypatch):
     )
     monkeypatch.setattr(head, "has_token", lambda: True)
     assert said(address).startswith(f"RAY_ADDRESS: {address}: 403: the cluster refuses the token from ")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_token_is_shown_to_the_head_that_wants_one(answers, monkeypatch, wanted):
+    """In a process of its own: Ray keeps whether a token is shown, and which, for as long as a process lives."""
+    metadata = []
+
+    def answer(request, context):
+        metadata.append(dict(context.invocation_metadata()).get("authorization"))
+        if wanted and metadata[-1] is None:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-some-cluster")
+    code = (
+        "import os, sys; from corm_batch.cluster import connection; connection.ray.init = lambda **arguments: None; "
+        "connection._join(sys.argv[1], 'RAY_ADDRESS'); print(os.environ.get('RAY_AUTH_MODE'))"
+    )
+    process = subprocess.run([sys.executable, "-c", code, answers(answer)], capture_output=True, text=True, timeout=60)
+    assert (process.stdout, process.returncode) == ("token\n" if wanted else "None\n", 0), process.stderr
+    assert metadata == [None, "Bearer of-some-cluster"] if wanted else [None]
 
 
 def test_another_server(answers):
