@@ -69,6 +69,7 @@ class Series:
         self._ray = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)  # sockets need short names
         # a folder of its own: nobody on this machine shall take this for the cluster to join
         os.environ.update(PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", RAY_TMPDIR=self._ray.name)
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # a token in $HOME is that of another cluster
         self.problems: list[str] = []
         self.slowest_stop_s = 0.0
         self._folder = folder

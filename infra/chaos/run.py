@@ -20,6 +20,7 @@ different, when work is repeated that nothing had interrupted, or more of it tha
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -34,6 +35,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.spec import JobSpec
 from infra.chaos.account import Account, Answer, Bounds, account
@@ -111,14 +113,17 @@ def run_series(seed: int, number: int, kills: int, clocks_s: float, folder: Path
     result = account(series.journal(), committed(disturbed), expected, dangerous, BOUNDS)
     result.violations += series.problems
     result.lost += number - len(expected)
+    read = read_results(disturbed.output.uri).column("doc_id").to_pylist()
     struck = Counter(entry["kind"] for entry in series.journal() if entry["event"] == "fault")
     return result, {
         "seed": seed,
+        "clocks_s": clocks_s,
         "kills": sum(struck.values()),
         "kinds": dict(sorted(struck.items())),
         "undisturbed_s": round(between - started, 1),
         "disturbed_s": round(ended - between, 1),
         "commit_after_sigterm_s": round(series.slowest_stop_s, 2),
+        "read_twice": len(read) - len(set(read)),
     }
 
 
@@ -129,7 +134,10 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--kills", type=int, default=32)
     parser.add_argument(
-        "--clocks-s", type=float, default=0.0, help="by so much one driver's clock and the next's differ"
+        "--clocks-s",
+        type=float,
+        action="append",
+        help="by so much one driver's clock and the next's differ; each with every seed; default: 0",
     )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -139,13 +147,13 @@ def main() -> int:
         "passed": True,
         "series": [],
     }
-    print("| seed | documents | kills | lost | duplicated | different | recomputed | violations | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for seed in arguments.seed or [1, 2, 3]:
+    print("| seed | clocks | documents | kills | lost | duplicated | different | recomputed | violations | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for seed, clocks_s in itertools.product(arguments.seed or [1, 2, 3], arguments.clocks_s or [0.0]):
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-            result, figures = run_series(seed, arguments.documents, arguments.kills, arguments.clocks_s, Path(folder))
+            result, figures = run_series(seed, arguments.documents, arguments.kills, clocks_s, Path(folder))
         counts = (result.lost, result.duplicated, result.different, result.recomputed, len(result.violations))
-        cells = (seed, result.documents, figures["kills"], *counts, figures["disturbed_s"])
+        cells = (seed, clocks_s, result.documents, figures["kills"], *counts, figures["disturbed_s"])
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         found["series"].append({**figures, **result.to_json()})
         found["passed"] = found["passed"] and result.passed and figures["kills"] == arguments.kills
