@@ -25,6 +25,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from corm_batch.errors import DocumentError
 
 LIMIT_S = 10.0  # of one rendering; a large document takes milliseconds
+_START_S = 120.0  # until the process has imported what it needs, on a machine that is busy
 _MEMORY = 1 << 30  # bytes of the process beyond what is rendered
 _TEXT = 1 << 24  # characters of a prompt beyond what its row holds
 _HEAD = struct.Struct("!Q")
@@ -90,16 +91,23 @@ class Renderer:
                 start_new_session=True,  # an interrupt is its owner's to handle
             )
             atexit.register(self.close)
+            assert self._process.stdout is not None
+            _message_within(_START_S, self._process.stdout)  # its start is no template's time
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(_HEAD.pack(len(request)) + request)
         stdin.flush()
-        ready, _, _ = select.select([stdout], [], [], self._limit_s)
-        if not ready:
-            raise EOFError("no answer in time")
-        answer: tuple[bool, str] = pickle.loads(_message(stdout))
+        answer: tuple[bool, str] = pickle.loads(_message_within(self._limit_s, stdout))
         return answer
+
+
+def _message_within(seconds: float, file: IO[bytes]) -> bytes:
+    """The next message; EOFError when it does not begin in time."""
+    ready, _, _ = select.select([file], [], [], seconds)
+    if not ready:
+        raise EOFError("no answer in time")
+    return _message(file)
 
 
 def _message(file: IO[bytes]) -> bytes:
@@ -128,8 +136,10 @@ def _answer(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool
 
 
 def _serve() -> None:
-    """The process: one request after another until its owner is gone."""
+    """The process: an empty message when it is there, then one request after another until its owner is gone."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(_HEAD.pack(0))
+    answers.flush()
     while True:
         try:
             request = _message(requests)

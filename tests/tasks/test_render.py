@@ -53,3 +53,14 @@ def test_a_process_that_is_gone_is_started_again(renderer):
     renderer._process.kill()
     renderer._process.wait()
     assert renderer.render("{{ text }}", {"text": "b"}) == "b"
+
+
+def test_the_start_of_the_process_is_no_time_of_a_template(monkeypatch, tmp_path):
+    """On a busy machine it takes seconds to import what a template needs; no document is to fail for that."""
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(1.5)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    renderer = Renderer(limit_s=1.0)
+    try:
+        assert renderer.render("{{ a }}", {"a": 1}) == "1"
+    finally:
+        renderer.close()
