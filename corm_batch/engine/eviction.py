@@ -7,6 +7,7 @@ policy needs and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -40,9 +41,10 @@ class Eviction:
             Place(layer, len(policies), self.num_heads * ranks.size, policy.num_pinned)
             for layer, policy in enumerate(policies)
         ]
+        self.most_entries = lru_cache(maxsize=4096)(self._most_entries)  # asked of every sequence at every admission
         self._own_heads = slice(ranks.rank * self.num_heads, (ranks.rank + 1) * self.num_heads)
 
-    def most_entries(self, num_tokens: int) -> int:
+    def _most_entries(self, num_tokens: int) -> int:
         """Entries a head holds at most, of so many tokens; mean over layers and heads."""
         mosts = (self._most(layer, num_tokens) for layer in range(len(self.policies)))
         return int(np.mean([np.minimum(most, num_tokens).mean() for most in mosts]))
