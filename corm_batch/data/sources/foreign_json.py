@@ -16,7 +16,7 @@ def encoding_problem(uri: str, head: bytes) -> str | None:
     """Why a file that begins with these bytes is no UTF-8 text; None when it may be."""
     if head and not head.strip(b"\0"):
         return "it begins with NUL bytes where text should be, as a file does that was never written to its end"
-    encoding = json.detect_encoding(head)
+    encoding: str = json.detect_encoding(head)
     if not head.startswith(_MARKS) and (encoding.startswith("utf-8") or head.count(0) < len(head) // 4):
         return None
     encoding = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")  # as iconv calls them

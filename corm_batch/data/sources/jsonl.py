@@ -78,7 +78,7 @@ def _lines(uri: str) -> Iterator[Iterator[bytes]]:
         FileError: it holds text in another encoding, or not even the beginning of a compressed file.
     """
     with open_file(uri) as file, io.BufferedReader(file, _READ_BYTES) as buffered:  # type: ignore[type-var]
-        plain = _uncompressed(uri, buffered)
+        plain = _uncompressed(uri, cast(io.BufferedReader, buffered))
         if problem := encoding_problem(uri, plain.peek(64)[:64]):
             raise FileError(uri, problem)
         yield (line for line in (line.removeprefix(_BOM) for line in plain) if line.strip())
