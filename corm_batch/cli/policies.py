@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corm_batch.cli.console import label, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Plugins
-from corm_batch.registry import Plugin
+
+if TYPE_CHECKING:
+    from corm_batch.registry import Plugin
 
 
 def policies(
