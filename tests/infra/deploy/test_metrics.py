@@ -100,7 +100,9 @@ def test_names_are_spelled_once():
         for metric in METRICS:
             short = metric.name.removeprefix("corm_batch_")
             spelled = text.count(f'"{metric.name}"') + text.count(f'_summed("{short}"')
-            assert spelled == (path.name == "metrics.py"), f"{path}: {metric.name}"
+            assert spelled == (path.relative_to(ROOT).as_posix() == "corm_batch/pipeline/metrics.py"), (
+                f"{path}: {metric.name}"
+            )
 
 
 def test_alerts_and_dashboard_read_what_exists(rules, dashboard):
