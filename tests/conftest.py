@@ -140,3 +140,15 @@ def rows():
 
     own = column("score", pa.int64(), "the task's own")
     return RowBuilder("run-1", "print-1", result_schema([own], {}), memory_schema({}), {"policy": "{}"})
+
+
+@pytest.fixture
+def leave_no_plugin():
+    """What a test loads from plug-in files is forgotten when it ends."""
+    from corm_batch.plugin_file import PluginFile
+    from corm_batch.registry import Plugin
+
+    yield
+    for kind in Plugin.__subclasses__():
+        for name in [name for name, plugin in kind._plugins.items() if PluginFile.of(plugin.__module__)]:
+            del kind._plugins[name]

@@ -7,10 +7,10 @@ import yaml
 
 import corm_batch as public
 from corm_batch.output.newest_rows import read_results
-from corm_batch.plugin_file import PluginFile
-from corm_batch.registry import Plugin
 from tests.cli.conftest import corm_batch  # noqa: F401
 from tests.conftest import REFERENCE_MODEL
+
+pytestmark = pytest.mark.usefixtures("leave_no_plugin")
 
 NORM = '''
 import torch
@@ -106,14 +106,6 @@ class Sums(Suite, name="sums"):
     def score(self, case, text):
         return {"exact": float(text == case.answers[0]), "letters": float(len(text))}
 '''
-
-
-@pytest.fixture(autouse=True)
-def _leave_no_plugin():
-    yield
-    for kind in Plugin.__subclasses__():
-        for name in [name for name, plugin in kind._plugins.items() if PluginFile.of(plugin.__module__)]:
-            del kind._plugins[name]
 
 
 @pytest.fixture

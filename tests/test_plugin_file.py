@@ -10,9 +10,11 @@ import corm_batch
 from corm_batch.errors import SpecError
 from corm_batch.plugin_file import PluginFile
 from corm_batch.policies.base import KVPolicy
-from corm_batch.registry import INITIAL_VERSION, Plugin, plugin_files
+from corm_batch.registry import INITIAL_VERSION, plugin_files
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Task
+
+pytestmark = pytest.mark.usefixtures("leave_no_plugin")
 
 FIRST = '''
 from pydantic import Field
@@ -26,14 +28,6 @@ class First(KVPolicy, name="outside_first"):
 class NotForSale(First):
     pass
 '''
-
-
-@pytest.fixture(autouse=True)
-def _leave_no_plugin():
-    yield
-    for kind in Plugin.__subclasses__():
-        for name in [name for name, plugin in kind._plugins.items() if PluginFile.of(plugin.__module__)]:
-            del kind._plugins[name]
 
 
 @pytest.fixture

@@ -34,16 +34,14 @@ def test_the_example_job_loads(tmp_path):
     assert job.policy.budget.max_kept == 2048
 
 
+@pytest.mark.usefixtures("leave_no_plugin")
 def test_the_example_policy_does_what_it_says(tmp_path):
     file = tmp_path / "sinks.py"
     file.write_text(next(block for block in blocks("python") if "class Sinks" in block))
-    try:
-        load_plugin(str(file))
-        policy = KVPolicy.from_spec({"name": "sinks", "first": 2, "recent": 3})
-        expiry = policy.expiry(0, torch.tensor([[1, 2, 3, 10]], dtype=torch.int32))
-        assert expiry.tolist() == [[NEVER, NEVER, 6, 13]]
-    finally:
-        KVPolicy._plugins.pop("sinks", None)
+    load_plugin(str(file))
+    policy = KVPolicy.from_spec({"name": "sinks", "first": 2, "recent": 3})
+    expiry = policy.expiry(0, torch.tensor([[1, 2, 3, 10]], dtype=torch.int32))
+    assert expiry.tolist() == [[NEVER, NEVER, 6, 13]]
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
