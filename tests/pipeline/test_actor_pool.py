@@ -122,6 +122,7 @@ class Recorder:
     tokens: int = 0
     num_documents: int = 0
     is_empty: bool = False
+    is_starting: bool = False
     is_loading: bool = False
     takes_more: bool = True
     refs: tuple = ()
