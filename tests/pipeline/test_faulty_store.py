@@ -54,7 +54,7 @@ def archive(bucket, tmp_path):
             texts = [None if row == 7 else f"Document {name} has text. " * 9 for row, name in enumerate(ids)]
             content = encode_part(pa.table({"doc_id": ids, "text": texts}), "parquet")
             write_whole(f"{place}/documents/{file}.parquet", content)
-        for name in ("config.json", "tokenizer.json"):
+        for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
             with open(os.path.join(MODEL, name), "rb") as content:
                 write_whole(f"{place}/model/{name}", content.read())
         write_whole(f"{place}/model/model.safetensors", weights)
