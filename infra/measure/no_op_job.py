@@ -74,7 +74,7 @@ class NoOpTokenizer:
     def stop_check(self, stop: Sequence[str]) -> None:
         """No answer is ever stopped."""
 
-    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = (), stop_token_ids: Sequence[int] = ()) -> str:
         """The answer."""
         return "yes"
 
