@@ -195,8 +195,8 @@ class Series:
         self._start()
 
     def _strike_commit(self, rng: random.Random) -> None:
-        before = set(os.listdir(self._output / "memory"))
-        self._until(lambda: set(os.listdir(self._output / "memory")) - before, "a part is committed", pause_s=0.0)
+        before = self._parts()
+        self._until(lambda: self._parts() - before, "a part is committed", pause_s=0.0)
         self._kill_driver("commit")
         self._start()
 
@@ -239,6 +239,10 @@ class Series:
         except (OSError, ValueError):
             return False
         return bool(lease["pid"] == self._driver.pid)
+
+    def _parts(self) -> set[Path]:
+        """Files of memory figures, the first of the two that a commit writes; none before the first commit."""
+        return set((self._output / "memory").glob("*"))
 
     def _answered(self) -> int:
         """Documents with a row, committed or not."""

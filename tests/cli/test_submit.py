@@ -258,7 +258,7 @@ def test_the_head_is_killed_and_started_anew(real, write_job, tmp_path):
     driver = real.start("-m", "corm_batch.cli", "run", path, *options)
     follower = real.start("-m", "corm_batch.cli", "submit", path, "--follow")
     id_ = follower.stdout.readline().partition(":")[0]
-    while "Connected to Ray cluster" not in driver.stderr.readline():
+    while "waiting for room for a replica" not in driver.stderr.readline():
         assert driver.poll() is None
     until(lambda: documents_of(tmp_path / "out"))
     family = descendants(real.process.pid)
