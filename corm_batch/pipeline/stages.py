@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from corm_batch.cluster.connection import cluster_address
+from corm_batch.cluster.health import cluster_answers
 from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.placement import Placement
 from corm_batch.spec import JobSpec
@@ -34,7 +35,11 @@ class Stages:
         self._over = False
 
     def now(self, load: PoolLoad, *, answered: bool) -> str:
-        """What is waited for while the pool holds `load`; empty once something was `answered`."""
+        """What is waited for while the pool holds `load`; empty once something was `answered`.
+
+        Raises:
+            CormBatchError: another cluster answers in place of the one that was joined.
+        """
         self._over = self._over or answered
         if self._over:
             return ""
@@ -51,4 +56,5 @@ class Stages:
         if now - self._asked < _ASK_S or not (self._lacks or now - self._began > _LONG_S):
             return
         self._asked = now
-        self._lacks = self._placement.lacks()
+        if cluster_answers():  # Ray aborts this process when it asks a head that was started anew for resources
+            self._lacks = self._placement.lacks()
