@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corm_batch.cli.console import error_console
+from corm_batch.cli.console import error_console, output_console
 from corm_batch.errors import SpecError
+from corm_batch.harmless import harmless
 
 if TYPE_CHECKING:
     from corm_batch.cluster.ray_jobs import RayJobs
@@ -49,12 +50,21 @@ def open_cluster(address: str) -> RayJobs:
     return RayJobs(url)
 
 
+def print_log(pieces: Iterable[str]) -> None:
+    """A log as it comes, line by line, harmless: its lines are not only corm-batch's, and name what a user named."""
+    stream, rest = output_console().file, ""
+    for piece in pieces:
+        lines, end, rest = (rest + piece).rpartition("\n")
+        stream.write(harmless(lines + end))
+        stream.flush()
+    stream.write(harmless(rest))
+    stream.flush()
+
+
 def follow(cluster: RayJobs, job_id: str) -> int:
     """Show a job's log until it ends; the exit code of its `corm-batch run`, 130 after Ctrl-C, which leaves it be."""
     try:
-        for piece in cluster.follow(job_id):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        print_log(cluster.follow(job_id))
     except KeyboardInterrupt:
         error_console().print(f"{job_id} goes on; to stop it: corm-batch cancel {job_id}", soft_wrap=True)
         return 130

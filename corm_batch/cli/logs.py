@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from corm_batch.cli.cluster_options import LOCAL_DASHBOARD, Address, JobId, follow, open_cluster
+from corm_batch.cli.cluster_options import LOCAL_DASHBOARD, Address, JobId, follow, open_cluster, print_log
 
 
 def logs(
@@ -21,5 +20,4 @@ def logs(
     cluster = open_cluster(address)
     if wait:
         raise typer.Exit(follow(cluster, job_id))
-    sys.stdout.write(cluster.log(cluster.job(job_id)))
-    sys.stdout.flush()
+    print_log([cluster.log(cluster.job(job_id))])

@@ -14,11 +14,11 @@ from corm_batch.schedule.kubernetes import (
     gpus_of_replica,
     job_command,
     job_for_pods,
-    kubernetes_cron,
     metadata,
     pod,
     resources,
 )
+from corm_batch.schedule.kubernetes_cron import kubernetes_cron
 from corm_batch.schedule.schedule import Schedule
 from corm_batch.spec import JobSpec
 
@@ -48,7 +48,7 @@ def ray_cron_job(schedule: Schedule, options: PodOptions) -> str:
     """A ConfigMap with the spec and a RayCronJob that runs it at its times (KubeRay 1.6 or newer), as YAML.
 
     Raises:
-        SpecError: as `ray_job`; or the cron expression has no counterpart there.
+        SpecError: as `ray_job`; or the cron expression would be due at other times there.
     """
     options.check()
     job = _own_cluster(job_for_pods(schedule))
@@ -57,7 +57,7 @@ def ray_cron_job(schedule: Schedule, options: PodOptions) -> str:
         "kind": "RayCronJob",
         "metadata": metadata(schedule.name, options),
         "spec": {
-            "schedule": kubernetes_cron(schedule.cron),
+            "schedule": kubernetes_cron(schedule.cron, schedule.time_zone),
             "timeZone": schedule.time_zone,
             "jobTemplate": _ray_job_spec(schedule, options, job),
         },

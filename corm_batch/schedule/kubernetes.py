@@ -12,7 +12,7 @@ import yaml
 
 from corm_batch.data.uri import is_s3
 from corm_batch.errors import SpecError
-from corm_batch.schedule.cron import cron_fields, portable_cron
+from corm_batch.schedule.kubernetes_cron import kubernetes_cron
 from corm_batch.schedule.schedule import Schedule
 from corm_batch.spec import JobSpec
 
@@ -65,7 +65,8 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
     """A ConfigMap with the spec and a CronJob that runs it, as YAML.
 
     Raises:
-        SpecError: the spec or an option is wrong, or cannot be meant for a pod.
+        SpecError: the spec or an option is wrong, or cannot be meant for a pod; or the cron expression would be due at
+            other times there.
     """
     options.check()
     job = job_for_pods(schedule)
@@ -76,7 +77,7 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
         "kind": "CronJob",
         "metadata": metadata(schedule.name, options),
         "spec": {
-            "schedule": kubernetes_cron(schedule.cron),
+            "schedule": kubernetes_cron(schedule.cron, schedule.time_zone),
             "timeZone": schedule.time_zone,
             "concurrencyPolicy": "Forbid",
             "jobTemplate": {"spec": _job_spec(schedule, options, needs)},
@@ -125,27 +126,6 @@ def gpus_of_replica(job: JobSpec) -> float:
     if job.cluster.gpus_per_replica is not None:
         return job.cluster.gpus_per_replica
     return 0 if job.model.device == "cpu" else job.engine.tensor_parallel
-
-
-def kubernetes_cron(cron: str) -> str:
-    """`cron` as Kubernetes and KubeRay read it.
-
-    Raises:
-        SpecError: it has no counterpart there.
-    """
-    try:
-        fields = cron_fields(cron)
-        portable = portable_cron(cron)
-    except ValueError as error:
-        raise SpecError(f"cron: {error}, got {cron!r}") from error
-    _, _, day, _, weekday = cron.split()
-    stepped = any(field.startswith("*") and field != "*" for field in (day, weekday))
-    if fields.both_days and stepped and "*" not in (day, weekday):
-        raise SpecError(
-            f"cron: Kubernetes takes a date that is right by day of month or by day of week, cron one that is right by "
-            f"both, where one of them is a step over *; got {cron!r}; give one of the two as *"
-        )
-    return portable
 
 
 def job_command(schedule: Schedule) -> list[str]:

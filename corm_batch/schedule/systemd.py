@@ -7,18 +7,18 @@ runs one that comes twice the first time only; where that differs from cron, the
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
 from corm_batch.errors import SpecError
-from corm_batch.schedule.cron import CronFields, cron_fields, due_after
+from corm_batch.schedule.clock_changes import first_difference
+from corm_batch.schedule.cron import CronFields, cron_fields
 from corm_batch.schedule.schedule import Schedule
 
 _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
-_YEARS_AHEAD = 10
-_AROUND = timedelta(days=2)
 
 _SERVICE = """\
 # Install both files in ~/.config/systemd/user (with `loginctl enable-linger`, to run while nobody is logged in), then:
@@ -95,7 +95,7 @@ def on_calendar(cron: str, time_zone: str) -> list[str]:
     if cron.split()[1:] == ["*"] * 4:
         zones.append("UTC")  # every hour of every day: the same in both, but for zones with half hours
     for zone in zones:
-        change = _first_difference(cron, time_zone, zone)
+        change = first_difference(cron, time_zone, partial(_elapses, cron, ZoneInfo(zone)))
         if change is None:
             return [f"{expression} {zone}" for expression in _expressions(fields)]
     raise SpecError(
@@ -120,23 +120,6 @@ def _expressions(fields: CronFields) -> list[str]:
 
 def _numbers(values: tuple[int, ...]) -> str:
     return ",".join(f"{value:02d}" for value in values)
-
-
-def _first_difference(cron: str, time_zone: str, zone: str) -> datetime | None:
-    """The first clock change of `time_zone` around which `cron` is not due as systemd elapses in `zone`; to the day."""
-    local, wanted = ZoneInfo(time_zone), ZoneInfo(zone)
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for day in (today + timedelta(days=number) for number in range(365 * _YEARS_AHEAD)):
-        if day.astimezone(local).utcoffset() != (day + timedelta(days=1)).astimezone(local).utcoffset():
-            start, stop = day - _AROUND, day + _AROUND
-            if _due(cron, time_zone, start, stop) != _elapses(cron, wanted, start, stop):
-                return day
-    return None
-
-
-def _due(cron: str, time_zone: str, start: datetime, stop: datetime) -> list[datetime]:
-    """When `cron` is due after `start` and until `stop`."""
-    return list(takewhile(lambda time: time <= stop, due_after(cron, time_zone, start)))
 
 
 def _elapses(cron: str, zone: ZoneInfo, start: datetime, stop: datetime) -> list[datetime]:

@@ -28,6 +28,7 @@ class Cluster:
     submitted = ()
     known = ()
     interrupt = False
+    logged = ""
     ended = SubmittedJob("job-1", "test", "/out", "failed documents", 1.0, 2.0, 3, "")
 
     def __init__(self, address):
@@ -41,10 +42,11 @@ class Cluster:
         return self.ended
 
     def log(self, job):
-        return f"log of {job.id}\n"
+        return f"log of {job.id}\n{self.logged}"
 
     def follow(self, id_):
         yield "first\n"
+        yield from self.logged
         if self.interrupt:
             raise KeyboardInterrupt
         yield "last\n"
@@ -93,6 +95,13 @@ def test_following_ends_as_the_job_did(corm_batch, write_job, cluster, monkeypat
     monkeypatch.setattr(Cluster, "interrupt", True)
     result = corm_batch("logs", "job-1", "--follow")
     assert (result.code, result.err) == (130, "job-1 goes on; to stop it: corm-batch cancel job-1\n")
+
+
+def test_a_log_is_harmless_however_it_comes(corm_batch, cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "logged", "\x1b]0;x\x07é\n(pid=7) s3://KEY:SECRET@bucket/\x1b[31m no end")
+    for verb, first in ((("logs", "job-1"), "log of job-1\n"), (("logs", "job-1", "-f"), "first\n")):
+        shown = corm_batch(*verb).out.removeprefix(first).removesuffix("last\n")
+        assert shown == "\\x1b]0;x\\x07é\n(pid=7) s3://***@bucket/\\x1b[31m no end"
 
 
 def test_json_logs_and_cancel(corm_batch, write_job, cluster):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from corm_batch.errors import SpecError
-from corm_batch.schedule.kubernetes import PodOptions, cron_job, kubernetes_cron
+from corm_batch.schedule.kubernetes import PodOptions, cron_job
 from corm_batch.spec import JobSpec
 from tests.schedule.conftest import ROOT, make_schedule
 from tests.schedule.manifests import problems, validated
@@ -91,20 +91,6 @@ def test_paths_of_this_machine_are_refused(override, field):
 def test_a_schedule_for_a_cluster_that_is_there_is_refused():
     with pytest.raises(SpecError, match="address: expected none, for a pod runs the job itself; got http://head:8265"):
         cron_job(make_schedule(address="http://head:8265"), OPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("cron", "rendered"),
-    [("0 2 * * 7", "0 2 * * 0"), ("0 2 */2 * *", "0 2 */2 * *"), ("0 2 1 * MON", "0 2 1 * 1")],
-)
-def test_cron_as_kubernetes_reads_it(cron, rendered):
-    assert kubernetes_cron(cron) == rendered
-
-
-@pytest.mark.parametrize("cron", ["0 2 */2 * MON", "0 2 L * *"])
-def test_cron_that_kubernetes_reads_in_another_way_is_refused(cron):
-    with pytest.raises(SpecError, match="cron: "):
-        kubernetes_cron(cron)
 
 
 def test_the_schema_finds_mistakes():

@@ -157,7 +157,7 @@ FOREIGN = {
     "zeros": (bytes(5000), "NUL bytes"),
     "csv": (b"doc_id,text\na,b\nc,d\n", "none of its 3 lines has a JSON object .*: the line is no JSON"),
     "binary": (random.Random(1).randbytes(4000), "none of its .* lines has a JSON object"),
-    "half_a_line": (b'{"doc_id": "a", "te', "none of its 1 lines has a JSON object"),
+    "half_a_line": (b'{"doc_id": "a", "te', "its only line does not have a JSON object"),
 }
 
 
