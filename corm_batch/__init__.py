@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.open import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams
-    from corm_batch.errors import CormBatchError
+    from corm_batch.errors import (
+        ClusterError,
+        CormBatchError,
+        DocumentError,
+        EngineError,
+        ModelError,
+        OutputError,
+        SourceError,
+        SpecError,
+    )
     from corm_batch.evaluation.base import Case, Suite
     from corm_batch.ops.pages import NEVER, Column
     from corm_batch.ops.reduction import Reduction
@@ -30,14 +39,19 @@ __all__ = [
     "NEVER",
     "Budget",
     "Case",
+    "ClusterError",
     "Column",
     "Completion",
     "CormBatchError",
     "Document",
+    "DocumentError",
     "Engine",
+    "EngineError",
     "JobSpec",
     "KVPolicy",
+    "ModelError",
     "Needs",
+    "OutputError",
     "Place",
     "Prompt",
     "Reduction",
@@ -46,6 +60,8 @@ __all__ = [
     "ScoringPolicy",
     "Seen",
     "Source",
+    "SourceError",
+    "SpecError",
     "Split",
     "Suite",
     "Task",
@@ -58,15 +74,20 @@ __all__ = [
 _MODULES = {
     "Budget": "budgets.base",
     "Case": "evaluation.base",
+    "ClusterError": "errors",
     "Column": "ops.pages",
     "Completion": "engine.request",
     "CormBatchError": "errors",
     "Document": "data.document",
+    "DocumentError": "errors",
     "Engine": "engine.open",
+    "EngineError": "errors",
     "JobSpec": "spec",
     "KVPolicy": "policies.base",
+    "ModelError": "errors",
     "NEVER": "ops.pages",
     "Needs": "policies.base",
+    "OutputError": "errors",
     "Place": "budgets.base",
     "Prompt": "tasks.base",
     "Reduction": "ops.reduction",
@@ -75,6 +96,8 @@ _MODULES = {
     "ScoringPolicy": "policies.base",
     "Seen": "policies.base",
     "Source": "data.sources.base",
+    "SourceError": "errors",
+    "SpecError": "errors",
     "Split": "data.sources.base",
     "Suite": "evaluation.base",
     "Task": "tasks.base",

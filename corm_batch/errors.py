@@ -1,24 +1,30 @@
-"""Every error a user can meet, as one tree.
+"""Every error a user can meet, as one tree; what a caller catches is a branch.
 
 CormBatchError
 ├─ SpecError (also ValueError)   the YAML or an argument is wrong: field path, value given, what is allowed
-├─ SourceError                   documents cannot be read
-│  ├─ FileError                  one file cannot, or not to its end; the job goes on with the others
+├─ ModelError                    the model cannot be asked as it is
+│  ├─ ModelLoadError             it cannot be found or read
+│  └─ UnsupportedModelError      it needs a feature that the engine would get wrong
+├─ SourceError                   something cannot be read
+│  ├─ FileError                  one file of documents cannot, or not to its end; the job goes on with the others
+│  │  └─ ColumnsError            it does not have the columns that the job asks for
 │  └─ DamagedPartError           a file that a job has written is not whole: which, and what to do
-├─ OutputError                   a part cannot be written
-├─ CapacityError                 one document can never fit the pool: bytes needed, bytes there
-├─ DocumentError                 one document cannot be asked about: a failed row, the job goes on
-├─ AnswerError                   what the model answered cannot be used: a failed row that keeps the answer
-├─ UnsupportedModelError         the model needs an attention feature the engine would get wrong
-├─ ModelLoadError                the model cannot be found or read
-├─ EngineError                   an engine failed as a whole, and with it whatever it was answering
+├─ OutputError                   results cannot be written
+│  └─ LeaseError                 another driver holds this output: who, since when
+├─ DocumentError                 one document has no answer: a failed row that says why, the job goes on
+│  ├─ CapacityError              it can never fit the pool: bytes needed, bytes there
+│  └─ AnswerError                what the model answered cannot be used: the row keeps the answer
+│     └─ CutOffError             it ends inside its JSON
+├─ EngineError                   an engine cannot go on
 │  ├─ RankError                  a process of a tensor-parallel engine failed: which, why
-│  └─ BrokenEngineError          a replica's engine failed or answers no more: the replica is replaced
-└─ LeaseError                    another driver holds this output: who, since when
+│  ├─ BrokenEngineError          a replica's engine failed or answers no more: the replica is replaced
+│  └─ OutOfPages                 the pool has fewer pages than asked for; never leaves the engine
+└─ ClusterError                  a Ray cluster does not answer, refuses the token, or has lost a job
 """
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,13 +38,29 @@ class CormBatchError(Exception):
         """The message, fit to be shown anywhere."""
         return harmless(super().__str__())
 
+    def __reduce__(self) -> Any:
+        """Pickled as it is, whatever its class is made from."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
 
 class SpecError(CormBatchError, ValueError):
     """A job spec or an argument is wrong: which field, what was given, what is allowed."""
 
 
+class ModelError(CormBatchError):
+    """The model cannot be asked as it is."""
+
+
+class ModelLoadError(ModelError):
+    """No model at that path or id, or its files cannot be read."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model has a feature this engine would compute wrongly; the message names it."""
+
+
 class SourceError(CormBatchError):
-    """Documents cannot be read."""
+    """Something cannot be read: documents, a spec, or what a job has written."""
 
 
 class FileError(SourceError):
@@ -55,6 +77,10 @@ class FileError(SourceError):
         self.reason = reason
 
 
+class ColumnsError(FileError):
+    """A file can be read, but does not have the columns that the job asks for."""
+
+
 class DamagedPartError(SourceError):
     """A file that a job has written can be fetched and is not whole; the message says which and what to do."""
 
@@ -63,7 +89,15 @@ class OutputError(CormBatchError):
     """Results cannot be written; nothing that was committed before is lost."""
 
 
-class CapacityError(CormBatchError):
+class LeaseError(OutputError):
+    """Another driver holds this output."""
+
+
+class DocumentError(CormBatchError):
+    """One document cannot be asked about; the job records why in its row and goes on."""
+
+
+class CapacityError(DocumentError):
     """One document needs more cache than the whole pool has.
 
     Attributes:
@@ -77,11 +111,7 @@ class CapacityError(CormBatchError):
         self.bytes_available = bytes_available
 
 
-class DocumentError(CormBatchError):
-    """One document cannot be asked about; the job records why in its row and goes on."""
-
-
-class AnswerError(CormBatchError):
+class AnswerError(DocumentError):
     """What the model answered cannot be used; the document's row keeps all of it and says why.
 
     Attributes:
@@ -95,25 +125,33 @@ class AnswerError(CormBatchError):
         self.columns = dict(columns or {})
 
 
-class UnsupportedModelError(CormBatchError):
-    """The model has a feature this engine would compute wrongly; the message names it."""
-
-
-class ModelLoadError(CormBatchError):
-    """No model at that path or id, or its files cannot be read."""
+class CutOffError(AnswerError, ValueError):
+    """An answer ends inside its JSON."""
 
 
 class EngineError(CormBatchError):
-    """An engine failed as a whole."""
-
-
-class BrokenEngineError(EngineError):
-    """The engine of a replica failed as a whole or answers no more; the replica has to be replaced."""
+    """An engine cannot go on."""
 
 
 class RankError(EngineError):
     """A process of a tensor-parallel engine failed, and with it the engine; the message says which and why."""
 
 
-class LeaseError(CormBatchError):
-    """Another driver holds this output."""
+class BrokenEngineError(EngineError):
+    """The engine of a replica failed as a whole or answers no more; the replica has to be replaced."""
+
+
+class OutOfPages(EngineError):
+    """The pool has fewer free pages than asked for. Never leaves the engine.
+
+    Attributes:
+        num_missing: pages short.
+    """
+
+    def __init__(self, num_missing: int) -> None:
+        super().__init__(f"{num_missing} pages short")
+        self.num_missing = num_missing
+
+
+class ClusterError(CormBatchError):
+    """A Ray cluster does not answer, refuses the token, does not do what it is told, or has lost a job."""

@@ -21,7 +21,7 @@ from corm_batch.bench.result import BenchResult, Figures, Measured, Prefill, Row
 from corm_batch.bench.workload import EngineName, LlamaShape, Workload
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import DocumentError, EngineError, ModelError, SpecError
 
 _LIBRARIES = ("corm-batch", "torch", "transformers", "triton")
 
@@ -109,7 +109,7 @@ def _outcome(prepared: _Prepared, workload: Workload, engine: EngineName, prefil
             measured = measure_engine(model, workload, policy, prefill)
     except torch.OutOfMemoryError as error:
         return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
-    except CormBatchError as error:
+    except (DocumentError, EngineError, ModelError, SpecError) as error:
         return {"reason": str(error)}
     max_kept = workload.max_kept if engine == "corm" else workload.prompt_tokens
     peak_bytes = _peak_bytes(model.device)

@@ -42,7 +42,7 @@ def measure_engine(model: LoadedModel, workload: Workload, policy: KVPolicy, pre
     """Warm up, prefill a few documents, answer all of them.
 
     Raises:
-        CormBatchError: a document cannot be answered, such as one whose cache does not fit.
+        DocumentError: one cannot be answered, such as one whose cache does not fit.
         torch.OutOfMemoryError: the device has less memory than was planned for.
     """
     config = EngineConfig(

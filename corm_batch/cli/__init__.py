@@ -10,9 +10,9 @@ import typer
 
 from corm_batch.cli import bench, cancel, logs, plan, policies, report, run, schedule, status, submit
 from corm_batch.cli.console import error_console
-from corm_batch.errors import CormBatchError, ModelLoadError, SpecError, UnsupportedModelError
+from corm_batch.errors import CormBatchError, ModelError, SpecError
 
-_WRONG_SPEC = (SpecError, ModelLoadError, UnsupportedModelError)  # a model that cannot be loaded is the spec's fault
+_WRONG_SPEC = (SpecError, ModelError)  # a model that cannot be loaded is the spec's fault
 
 app = typer.Typer(
     help="Ask a language model about every document of an archive, with CORM-compressed key-value caches.",

@@ -42,7 +42,7 @@ def open_cluster(address: str) -> RayJobs:
 
     Raises:
         SpecError: it is no URL.
-        CormBatchError: no cluster answers there, or it refuses the token.
+        ClusterError: no cluster answers there, or it refuses the token.
     """
     url = checked_address(address)
     from corm_batch.cluster.ray_jobs import RayJobs  # Ray, which a wrong address need not wait for

@@ -15,7 +15,7 @@ import typer
 from corm_batch.cli.cluster_options import LOCAL_DASHBOARD, Address, open_cluster
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError
 from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _documents(cluster: RayJobs, job: SubmittedJob) -> Documents | None:
     """None as well where the log is gone, with the node it was on."""
     try:
         return Documents.read(cluster.log(job))
-    except CormBatchError:
+    except ClusterError:
         return None
 
 

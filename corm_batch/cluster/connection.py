@@ -14,7 +14,7 @@ from ray.exceptions import AuthenticationError
 
 from corm_batch.cluster.head import check_head, no_cluster
 from corm_batch.cluster.token import own_token, quiet, unread_token
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError, SpecError
 from corm_batch.spec import JobSpec
 
 _OBJECT_STORE_BYTES = 200 * 2**20
@@ -33,7 +33,7 @@ def connected(spec: JobSpec) -> Iterator[None]:
 
     Raises:
         SpecError: no address of a cluster.
-        CormBatchError: no cluster answers at the address, it refuses the token, or none can be started here.
+        ClusterError: no cluster answers at the address, it refuses the token, or none can be started here.
     """
     if ray.is_initialized():
         yield
@@ -62,13 +62,13 @@ def _join(address: str, setting: str) -> None:
         check_head(address, setting)
         with quiet():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except CormBatchError:
+    except (ClusterError, SpecError):
         raise
     except AuthenticationError as error:
-        raise CormBatchError(f"{setting}: {address}: {unread_token()}") from error
+        raise ClusterError(f"{setting}: {address}: {unread_token()}") from error
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        raise CormBatchError(no_cluster(setting, address, str(error))) from error
+        raise ClusterError(no_cluster(setting, address, str(error))) from error
 
 
 def _start_local(spec: JobSpec) -> None:
@@ -90,13 +90,13 @@ def _start_local(spec: JobSpec) -> None:
                 _temp_dir=os.path.join(folder, "ray"),
             )
     except AuthenticationError as error:
-        raise CormBatchError(f"Ray cannot be started on this machine: {unread_token()}") from error
+        raise ClusterError(f"Ray cannot be started on this machine: {unread_token()}") from error
     except Exception as error:  # what goes wrong with processes, sockets and files is of no common kind
         ray.shutdown()
         too_long = len(os.fsencode(folder)) > _SHORT_ENOUGH and "AF_UNIX" in str(error)
         reason = f"names of sockets in {folder} are too long" if too_long else f"{type(error).__name__}: {error}"
         first = reason.splitlines()[0][:300]
-        raise CormBatchError(
+        raise ClusterError(
             f"{setting or 'RAY_TMPDIR'}: Ray cannot be started with its files in {folder}: {first}. Set RAY_TMPDIR to "
             f"a folder that can be written and whose name has {_SHORT_ENOUGH} bytes at most, such as /tmp"
         ) from error

@@ -10,7 +10,7 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray.exceptions import AuthenticationError
 
 from corm_batch.cluster.token import has_token, missing_token, refused_token, unread_token, use_token
-from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.errors import ClusterError, SpecError
 
 _CLIENT = "ray://"
 _ADDRESS = re.compile(rf"^({_CLIENT})?(\[[0-9a-fA-F:.]+\]|[^\s/@:\[\]]+):\d{{1,5}}$")
@@ -33,7 +33,7 @@ def check_head(address: str, setting: str) -> None:
 
     Raises:
         SpecError: no such address.
-        CormBatchError: nothing answers there, it is no Ray cluster, or it refuses the token.
+        ClusterError: nothing answers there, it is no Ray cluster, or it refuses the token.
     """
     if not _ADDRESS.match(address):
         shown = "one with credentials" if "@" in address else repr(address)
@@ -45,14 +45,14 @@ def check_head(address: str, setting: str) -> None:
     try:
         _ask_as_wanted(address)
     except AuthenticationError as error:
-        raise CormBatchError(f"{setting}: {address}: {unread_token()}") from error
+        raise ClusterError(f"{setting}: {address}: {unread_token()}") from error
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             refusal = refused_token() if has_token() else missing_token()
-            raise CormBatchError(f"{setting}: {address}: {refusal}") from error
-        raise CormBatchError(no_cluster(setting, address, error.details() or str(error.code()))) from error
+            raise ClusterError(f"{setting}: {address}: {refusal}") from error
+        raise ClusterError(no_cluster(setting, address, error.details() or str(error.code()))) from error
     except grpc.FutureTimeoutError as error:
-        raise CormBatchError(no_cluster(setting, address, f"no answer in {_PATIENCE_S:.0f} s")) from error
+        raise ClusterError(no_cluster(setting, address, f"no answer in {_PATIENCE_S:.0f} s")) from error
 
 
 def no_cluster(setting: str, address: str, reason: str) -> str:

@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from corm_batch.cluster.token import missing_token, quiet, refused_token, unread_token, use_token
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError
 
 _OVERRIDES = "RAY_API_SERVER_ADDRESS"  # what Ray takes before any address it is given
 _CONNECT_S = 10.0
@@ -25,7 +25,7 @@ def connect(address: str) -> JobSubmissionClient:
     """A client of the Jobs API at `address`, a URL as `valid_address` returns it.
 
     Raises:
-        CormBatchError: nothing answers there, it is no Ray dashboard, or it refuses the token.
+        ClusterError: nothing answers there, it is no Ray dashboard, or it refuses the token.
     """
     with explained(address):
         _reach(address)
@@ -35,7 +35,7 @@ def connect(address: str) -> JobSubmissionClient:
         try:
             return JobSubmissionClient(address)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise CormBatchError(
+            raise ClusterError(
                 f"{address}: no Ray dashboard with a Jobs API answers there, but something else does: {_brief(error)}"
             ) from error
         finally:
@@ -55,22 +55,22 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def explained(address: str) -> Iterator[None]:
-    """Turn what a request to the Jobs API at `address` raises into CormBatchError; Ray's own log stays quiet."""
+    """Turn what a request to the Jobs API at `address` raises into ClusterError; Ray's own log stays quiet."""
     try:
         with quiet():
             yield
-    except CormBatchError:
+    except ClusterError:
         raise
     except AuthenticationError as error:
-        raise CormBatchError(f"{address}: {_refusal(str(error))}") from error
+        raise ClusterError(f"{address}: {_refusal(str(error))}") from error
     except OSError as error:
-        raise CormBatchError(
+        raise ClusterError(
             f"{address}: no Ray cluster answers there: {_brief(error)}. The address is that of the dashboard (port "
             "8265 unless --dashboard-port of `ray start` says otherwise), which needs ray[default] on the head; from "
             "other machines it is reached through `ray dashboard` or a port forward"
         ) from error
     except RuntimeError as error:
-        raise CormBatchError(f"{address}: the cluster could not do it: {_brief(error)}") from error
+        raise ClusterError(f"{address}: the cluster could not do it: {_brief(error)}") from error
 
 
 def _refusal(message: str) -> str:

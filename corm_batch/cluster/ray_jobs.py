@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from ray.job_submission import JobDetails, JobStatus
 
 from corm_batch.cluster.jobs_api import connect, explained
-from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.errors import ClusterError, SpecError
 from corm_batch.registry import plugin_files
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class SubmittedJob:
 
 
 class RayJobs:
-    """The jobs of one cluster. Every method raises CormBatchError when it does not answer, or refuses the token."""
+    """The jobs of one cluster. Every method raises ClusterError when it does not answer, or refuses the token."""
 
     def __init__(self, address: str) -> None:
         """Reach the cluster whose dashboard is at `address`, a URL as `valid_address` returns it."""
@@ -116,7 +116,7 @@ class RayJobs:
         """Whether it was submitted; not when another was first with this id.
 
         Raises:
-            CormBatchError: no agent of the cluster takes a job, `_NO_AGENT_S` seconds long.
+            ClusterError: no agent of the cluster takes a job, `_NO_AGENT_S` seconds long.
         """
         command = ["corm-batch", "run", _SPEC_FILE, *(["--retry-failed"] if retry_failed else [])]
         since = time.monotonic()
@@ -142,7 +142,7 @@ class RayJobs:
                     if _NO_AGENT not in str(error):
                         raise
                     if time.monotonic() - since > _NO_AGENT_S:
-                        raise CormBatchError(f"{self.address}: {_WITHOUT_AGENT}") from error
+                        raise ClusterError(f"{self.address}: {_WITHOUT_AGENT}") from error
                 time.sleep(_POLL_S)
 
     def jobs(self) -> list[SubmittedJob]:
@@ -174,7 +174,7 @@ class RayJobs:
 
         Raises:
             SpecError: there is none of that id.
-            CormBatchError: the cluster has not answered for `_AWAY_S` seconds, or has forgotten the job meanwhile.
+            ClusterError: the cluster has not answered for `_AWAY_S` seconds, or has forgotten the job meanwhile.
         """
         self.job(id_)
         seen, answered = 0, time.monotonic()
@@ -188,11 +188,11 @@ class RayJobs:
                     return
                 answered = time.monotonic()
             except SpecError as error:
-                raise CormBatchError(
+                raise ClusterError(
                     f"{self.address}: the cluster has forgotten {id_}, for its head was started anew. What is "
                     "committed is safe: submit the job again"
                 ) from error
-            except CormBatchError:
+            except ClusterError:
                 if time.monotonic() - answered > _AWAY_S:
                     raise
                 time.sleep(1.0)
@@ -209,10 +209,10 @@ class RayJobs:
                 try:
                     with explained(self.address):
                         piece = runner.run(following(pieces))
-                except CormBatchError:
+                except ClusterError:
                     raise
                 except Exception as error:  # what Ray's HTTP client says of a broken connection
-                    raise CormBatchError(f"{self.address}: the connection broke: {error}") from error
+                    raise ClusterError(f"{self.address}: the connection broke: {error}") from error
                 if piece is None:
                     return
                 if fresh := piece[skip:]:
@@ -227,7 +227,7 @@ class RayJobs:
 
         Raises:
             SpecError: there is none of that id.
-            CormBatchError: it does not end.
+            ClusterError: it does not end.
         """
         job = self.job(id_)
         if not job.active:
@@ -237,7 +237,7 @@ class RayJobs:
         deadline = time.monotonic() + 2 * _STOP_S
         while (job := self.job(id_)).active:
             if time.monotonic() > deadline:
-                raise CormBatchError(f"{id_}: was told to stop and is still {job.state} after {2 * _STOP_S} s")
+                raise ClusterError(f"{id_}: was told to stop and is still {job.state} after {2 * _STOP_S} s")
             time.sleep(_POLL_S)
         return job, True
 

@@ -33,7 +33,7 @@ from corm_batch.data.local_files import local_files, local_glob, synced_temporar
 from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
 from corm_batch.data.uri import is_s3
-from corm_batch.errors import CormBatchError, OutputError, SourceError
+from corm_batch.errors import OutputError, SourceError
 
 _FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
 _CONNECT_S, _READ_S = 10.0, 30.0  # a connection that takes longer, or says nothing for so long, is given up
@@ -68,8 +68,6 @@ def reading(uri: str) -> Iterator[None]:
     """Turn what goes wrong while reading `uri` into SourceError with the URI in its message."""
     try:
         yield
-    except CormBatchError:
-        raise
     except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{uri}: cannot be read: {reason(error)}") from error
 

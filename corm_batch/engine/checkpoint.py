@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from corm_batch.errors import CormBatchError, ModelLoadError, UnsupportedModelError
+from corm_batch.errors import ModelError, ModelLoadError, UnsupportedModelError
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -112,7 +112,7 @@ def merge_adapter(module: Any, checkpoint: Checkpoint) -> Any:
             kind = adapted.active_peft_config.peft_type
             raise UnsupportedModelError(f"model.name: an adapter of the kind {kind} cannot be merged into the model")
         return adapted.merge_and_unload(safe_merge=True)
-    except CormBatchError:
+    except ModelError:
         raise
     except Exception as error:  # whatever does not suit whatever
         raise ModelLoadError(
@@ -140,7 +140,7 @@ def one_line(error: BaseException, most: int = 400) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _not_a_folder(path: str) -> CormBatchError:
+def _not_a_folder(path: str) -> ModelError:
     if path.lower().endswith(".gguf"):
         return UnsupportedModelError(
             f"model.name: {path!r} is a GGUF file: that format is not supported; take the model's safetensors folder"

@@ -28,9 +28,9 @@ from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
-from corm_batch.errors import DocumentError
+from corm_batch.errors import DocumentError, OutOfPages
 from corm_batch.kv.cache import KVCache
-from corm_batch.kv.pool import OutOfPages, page_bytes
+from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.sliding_window import SlidingWindow

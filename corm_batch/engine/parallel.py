@@ -27,7 +27,7 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.ranks import JoinedRanks
 from corm_batch.engine.request import Completion, Request
-from corm_batch.errors import CormBatchError, RankError, SpecError
+from corm_batch.errors import EngineError, ModelError, RankError, SpecError
 from corm_batch.policies.base import KVPolicy
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Leader(JoinedRanks):
     def failure(self, error: Exception) -> Exception:
         """Why the ranks are out of step after `error` here; they are let go."""
         reports = []
-        if not isinstance(error, CormBatchError):
+        if not isinstance(error, SpecError | ModelError | EngineError):
             heard = multiprocessing.connection.wait(self._links, _GRACE_S)
             for rank, (link, process) in enumerate(zip(self._links, self._processes, strict=True), 1):
                 if link not in heard:

@@ -11,7 +11,7 @@ from torch import Tensor
 from corm_batch.engine.batch import ChunkBatch, PrefillBatch, Span
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.kv.pool import OutOfPages
+from corm_batch.errors import OutOfPages
 
 
 class Prefiller:

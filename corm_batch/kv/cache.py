@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.errors import OutOfPages
 from corm_batch.kv.page_table import PageTable
-from corm_batch.kv.pool import OutOfPages, PagePool
+from corm_batch.kv.pool import PagePool
 from corm_batch.ops.pages import Column, Entries, Lists, Pages, read_pages
 from corm_batch.ops.select import Ops, select_ops
 

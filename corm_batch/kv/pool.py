@@ -7,15 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from corm_batch.errors import OutOfPages
 from corm_batch.ops.pages import Column, Pages
-
-
-class OutOfPages(Exception):
-    """The pool has fewer free pages than asked for. Never leaves the engine."""
-
-    def __init__(self, num_missing: int) -> None:
-        super().__init__(f"{num_missing} pages short")
-        self.num_missing = num_missing
 
 
 def page_bytes(page_size: int, columns: Iterable[Column]) -> int:

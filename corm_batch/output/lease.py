@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from corm_batch.data.filesystem import create_exclusive, delete, read_whole, write_whole
-from corm_batch.errors import CormBatchError, LeaseError, SourceError
+from corm_batch.errors import LeaseError, OutputError, SourceError
 from corm_batch.output import clock
 
 RENEW_S = 20.0
@@ -97,7 +97,7 @@ class Lease:
         try:
             self.check()
             delete(self._uri)
-        except CormBatchError:
+        except (OutputError, SourceError):
             if error is None:
                 raise
 
@@ -144,7 +144,7 @@ class Lease:
             except LeaseError as error:
                 self.lost = error
                 return
-            except CormBatchError:
+            except (OutputError, SourceError):
                 self._away = True  # a fault that may pass: the lease lasts several renewals
 
     def _content(self) -> bytes:

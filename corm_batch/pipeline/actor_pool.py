@@ -139,7 +139,7 @@ class ActorPool:
         """Keep every replica busy, wait for something to happen, and return the rows that were finished.
 
         Raises:
-            CormBatchError: the model can never be loaded.
+            SpecError, ModelError: the model can never be loaded.
             BrokenEngineError: replicas die whatever they are given.
         """
         self._start_missing()

@@ -15,7 +15,7 @@ import numpy as np
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import Completion, MemoryStats, Request
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.tasks.base import Prompt, Task
 from corm_batch.text.tokenize import PromptTokenizer
@@ -83,7 +83,7 @@ def ask_nobody(
 
     async def ask(document: Document) -> Asked:
         engine = _CountingEngine()
-        with suppress(CormBatchError):  # most often the answer is not what it should be
+        with suppress(DocumentError, ModelError):  # most often the answer is not what it should be
             await task.run(document, _WatchingAsker(document, tokenizer, engine, max_model_len))
         return engine.asked
 

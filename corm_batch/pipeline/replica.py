@@ -127,7 +127,7 @@ class Replica:
 
         Raises:
             RayError: the actor is gone or broken, and every document it held is still in flight; call `lose`.
-            CormBatchError: the model can never be loaded.
+            SpecError, ModelError: the model can never be loaded.
         """
         if self._starting in ready:
             self._starting = None  # when it died instead, its life tells

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from corm_batch.errors import CormBatchError, LeaseError
+from corm_batch.errors import LeaseError, OutputError, SourceError, SpecError
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.schedule.cron import latest_due, next_due
 from corm_batch.schedule.registry import ScheduleRegistry
@@ -213,7 +213,7 @@ class ScheduleServer:
             action()
         except LeaseError:
             raise
-        except CormBatchError as error:
+        except (SpecError, SourceError, OutputError) as error:
             if self._told.get(key) != str(error):
                 self._told[key] = str(error)
                 self._say(f"{key}: {error}")

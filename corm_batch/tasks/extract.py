@@ -12,10 +12,9 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError
+from corm_batch.errors import AnswerError, CutOffError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
-from corm_batch.tasks.json_answer import CutOffError
 from corm_batch.tasks.json_schema import check_schema
 from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted, pieces, text_of
 from corm_batch.tasks.questions import (

@@ -6,14 +6,12 @@ import json
 import re
 from typing import Any
 
+from corm_batch.errors import CutOffError
+
 _OPENING = re.compile(r"[{\[]")
 _BEGUN = re.compile(r'\{\s*"|\[\s*[\["{]')  # what shows that an object or list was meant
 _MOST_REPAIRS = 200
 _MOST_DIGITS = 400  # of an integer: Python refuses to read many more
-
-
-class CutOffError(ValueError):
-    """The answer ends inside its JSON."""
 
 
 def json_values(answer: str) -> list[Any]:

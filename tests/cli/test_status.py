@@ -11,7 +11,7 @@ from corm_batch.cli.run import _print_summary
 from corm_batch.cli.status import Documents
 from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import SubmittedJob
-from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.errors import ClusterError, SpecError
 from corm_batch.pipeline.progress import Event, JobSummary, Progress
 
 FAILED = "Job entrypoint command failed with exit code 1\ncorm-batch: no such model"
@@ -89,7 +89,7 @@ class Cluster:
 
     def log(self, job):
         if job.id not in self._logs:
-            raise CormBatchError("the node is gone")
+            raise ClusterError("the node is gone")
         return self._logs[job.id]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from corm_batch.cluster import head
 from corm_batch.cluster.head import check_head
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def impatient(monkeypatch):
 
 
 def said(address):
-    with pytest.raises(CormBatchError) as error:
+    with pytest.raises(ClusterError) as error:
         check_head(address, "RAY_ADDRESS")
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)

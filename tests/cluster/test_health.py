@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import AuthenticationError, RpcError
 
 from corm_batch.cluster.health import cluster_answers
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_head_that_is_away_may_come_back(answer):
 
 def test_another_head_never_knows_of_this_cluster(answer):
     answer(AuthenticationError("RPC error: WrongClusterID"))
-    with pytest.raises(CormBatchError, match=r"its head was started anew.*run the job again"):
+    with pytest.raises(ClusterError, match=r"its head was started anew.*run the job again"):
         cluster_answers()
 
 

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from corm_batch.cluster.jobs_api import connect, explained
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import ClusterError
 
 VERSION = json.dumps({"version": "4", "ray_version": ray.__version__})
 
@@ -63,7 +63,7 @@ def test_the_given_address_wins_over_the_environment(server):
 )
 def test_what_answers_is_named(server, status, body, message):
     address = server(status, body)
-    with pytest.raises(CormBatchError) as error:
+    with pytest.raises(ClusterError) as error:
         connect(address)
     assert str(error.value).startswith(f"{address}: {message}")
     assert "canary" not in str(error.value)
@@ -73,11 +73,11 @@ def test_nothing_answers():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(CormBatchError, match=r"no Ray cluster answers there: .*refused.*8265"):
+        with pytest.raises(ClusterError, match=r"no Ray cluster answers there: .*refused.*8265"):
             connect(address)
 
 
 def test_a_request_that_fails_tells_the_servers_last_line():
-    with pytest.raises(CormBatchError) as error, explained("http://h"):
+    with pytest.raises(ClusterError) as error, explained("http://h"):
         raise RuntimeError("Request failed with status code 500: Traceback\n  File x\nValueError: no such thing\n.")
     assert str(error.value) == "http://h: the cluster could not do it: ValueError: no such thing"

@@ -10,7 +10,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import RayJobs, job_id
-from corm_batch.errors import CormBatchError, SpecError
+from corm_batch.errors import ClusterError, SpecError
 from corm_batch.spec import JobSpec
 
 
@@ -128,9 +128,7 @@ def test_a_cluster_whose_agents_are_not_up_is_waited_for_and_named(client, jobs,
     monkeypatch.setattr(client, "submit_job", refuse)
     assert jobs.submit(job({"a": "text"}))[1]
     refusals[0] = 1000
-    with pytest.raises(
-        CormBatchError, match="http://head:8265: the cluster answers, but none of its nodes has an agent"
-    ):
+    with pytest.raises(ClusterError, match="http://head:8265: the cluster answers, but none of its nodes has an agent"):
         jobs.submit(job({"b": "text"}, task={"max_new_tokens": 9}))
     assert refusals[0] > 990
 
@@ -218,7 +216,7 @@ def test_following_gives_up_when_the_cluster_stays_away(client, jobs, monkeypatc
     monkeypatch.setattr(ray_jobs, "_AWAY_S", -1.0)
     client.add("a")
     client.breaks = [0]
-    with pytest.raises(CormBatchError, match=r"http://head:8265: .*gone"):
+    with pytest.raises(ClusterError, match=r"http://head:8265: .*gone"):
         list(jobs.follow("a"))
 
 
@@ -229,7 +227,7 @@ def test_following_ends_when_the_cluster_has_forgotten_the_job(client, jobs):
     followed = jobs.follow("a")
     assert "first".startswith(next(followed))
     client.details.clear()
-    with pytest.raises(CormBatchError, match=r"has forgotten a, for its head was started anew.*submit the job again"):
+    with pytest.raises(ClusterError, match=r"has forgotten a, for its head was started anew.*submit the job again"):
         list(followed)
 
 
@@ -241,5 +239,5 @@ def test_cancel(client, jobs, monkeypatch):
     client.add("b")
     monkeypatch.setattr(client, "stop_job", lambda id_: None)
     monkeypatch.setattr(ray_jobs, "_STOP_S", -1)
-    with pytest.raises(CormBatchError, match="b: was told to stop and is still running"):
+    with pytest.raises(ClusterError, match="b: was told to stop and is still running"):
         jobs.cancel("b")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
-from corm_batch.kv.pool import OutOfPages, PagePool, page_bytes
+from corm_batch.kv.pool import PagePool, page_bytes
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
 

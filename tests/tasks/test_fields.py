@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corm_batch.errors import AnswerError
+from corm_batch.errors import AnswerError, CutOffError
 from corm_batch.tasks.fields import Fields, Reading
-from corm_batch.tasks.json_answer import CutOffError
 from corm_batch.tasks.json_schema import check_schema
 
 INTEGER = {"type": "integer"}

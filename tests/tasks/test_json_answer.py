@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corm_batch.tasks.json_answer import CutOffError, json_values
+from corm_batch.errors import CutOffError
+from corm_batch.tasks.json_answer import json_values
 
 
 @pytest.mark.parametrize(

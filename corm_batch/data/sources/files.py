@@ -19,14 +19,10 @@ from corm_batch.data.filesystem import blame, list_files, reason
 from corm_batch.data.listing import would_list
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri
-from corm_batch.errors import CormBatchError, FileError, SourceError, SpecError
+from corm_batch.errors import ColumnsError, FileError, SourceError, SpecError
 
 _LOOK_AT_ONCE = 16
 _NAMED_AT_MOST = 20
-
-
-class ColumnsError(FileError):
-    """A file can be read, but does not have the columns that the job asks for."""
 
 
 class FileSource(Source):
@@ -145,7 +141,7 @@ def _one_file(uri: str, beyond: Callable[[], str] = lambda: "") -> Iterator[None
     """Turn whatever goes wrong with the file `uri` into a FileError; `beyond` says from where on it cannot be read."""
     try:
         yield
-    except CormBatchError:
+    except (SourceError, SpecError):
         raise
     except Exception as error:  # what readers of damaged files raise has no bounds
         blame(uri, error)

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, cast
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import ColumnsError, FileSource
+from corm_batch.data.sources.files import FileSource
 from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
 from corm_batch.data.sources.zstd_file import ZstdFile
-from corm_batch.errors import FileError
+from corm_batch.errors import ColumnsError, FileError
 
 _READ_BYTES = 8 << 20
 _LINES_LOOKED_AT = 100

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import ColumnsError, FileSource
+from corm_batch.data.sources.files import FileSource
+from corm_batch.errors import ColumnsError
 
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 32, 64 << 20  # a row group of gigabytes then takes a few times as much, and a page
 _READ_BYTES = 4 << 20

@@ -8,9 +8,8 @@ from botocore.exceptions import NoCredentialsError
 
 from corm_batch.data import filesystem
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import ColumnsError
 from corm_batch.data.sources.jsonl import JsonlSource
-from corm_batch.errors import FileError, SourceError, SpecError
+from corm_batch.errors import ColumnsError, FileError, SourceError, SpecError
 
 
 class Scripted(JsonlSource):
