@@ -13,6 +13,7 @@ Markdown tables.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import platform
@@ -166,6 +167,9 @@ def run_policy(
         groups.setdefault(case.case.group, []).append(case)
     for group, found in groups.items():
         yield group, run_group(engine, tokenizer, group, found)
+    del engine
+    gc.collect()  # its pages: the next policy's would not fit beside them
+    torch.cuda.empty_cache()
 
 
 @torch.no_grad()
