@@ -7,10 +7,21 @@ cd "$(dirname "$0")/.."
 install test
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
-.venv/bin/python -m mypy
+
+# Types, and the kernels on small shapes in Triton's interpreter: in the gaps that the tests leave, see below.
+log=$(mktemp)
+nice -n 19 sh -euc '
+    .venv/bin/python -m mypy
+    if [ $# -eq 0 ] && .venv/bin/python -c "import triton" 2>/dev/null; then
+        TRITON_INTERPRET=1 .venv/bin/python -m pytest -q -r f -p no:cacheprovider tests/ops
+    fi
+' checks "$@" >"$log" 2>&1 &
+checks=$!
+trap 'kill "$checks" 2>/dev/null; rm -f "$log"' EXIT INT TERM
+
+status=0
 # Two files at a time: half of the time a test waits, for clusters to start and for limits to pass.
-.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
-# The kernels, on small shapes, in Triton's interpreter
-if [ $# -eq 0 ] && .venv/bin/python -c "import triton" 2>/dev/null; then
-    TRITON_INTERPRET=1 .venv/bin/python -m pytest -n 2 -q -r f tests/ops
-fi
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@" || status=$?
+wait "$checks" || status=$?
+cat "$log"
+exit "$status"
