@@ -57,6 +57,11 @@ class PluginFile:
         return _hash(self.source)
 
     @property
+    def file_name(self) -> str:
+        """What it is called where a copy of it goes along with a job."""
+        return f"{self.module_name}.py"
+
+    @property
     def module_name(self) -> str:
         """What its module is called, in every process."""
         stem = re.sub(r"[^0-9A-Za-z]", "_", Path(self.path).stem)

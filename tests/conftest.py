@@ -145,10 +145,15 @@ def rows():
 @pytest.fixture
 def leave_no_plugin():
     """What a test loads from plug-in files is forgotten when it ends."""
+    yield
+    forget_plugins()
+
+
+def forget_plugins():
+    """As if no plug-in file had been loaded."""
     from corm_batch.plugin_file import PluginFile
     from corm_batch.registry import Plugin
 
-    yield
     for kind in Plugin.__subclasses__():
         for name in [name for name, plugin in kind._plugins.items() if PluginFile.of(plugin.__module__)]:
             del kind._plugins[name]

@@ -10,7 +10,7 @@ import typer
 
 from corm_batch.cli.cluster_options import checked_address
 from corm_batch.cli.console import error_console, label, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson, Overrides, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.cli.schedule_options import ClusterAddress, Registry, ScheduleName, open_registry
 from corm_batch.cli.schedule_render import render
 from corm_batch.errors import LeaseError, SpecError
@@ -33,6 +33,7 @@ def add(
     cron: Annotated[str, typer.Option(metavar="EXPRESSION", help="Five fields, for example '0 2 * * *'.")],
     time_zone: Annotated[str, typer.Option(metavar="ZONE", help="In which the expression is read.")] = "UTC",
     overrides: Overrides = None,
+    plugins: Plugins = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
     address: ClusterAddress = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a schedule of that name.")] = False,
@@ -48,6 +49,7 @@ def add(
         "cron": cron,
         "time_zone": time_zone,
         "overrides": tuple(overrides or ()),
+        "plugins": tuple(plugins or ()),
         "retry_failed": retry_failed,
         "address": address,
         "directory": os.getcwd(),

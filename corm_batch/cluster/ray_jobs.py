@@ -123,9 +123,8 @@ class RayJobs:
         with explained(self.address), tempfile.TemporaryDirectory() as folder:
             Path(folder, _SPEC_FILE).write_text(spec.to_yaml(), encoding="utf-8")
             for file in plugin_files(spec):
-                name = f"{file.module_name}.py"
-                Path(folder, name).write_text(file.source, encoding="utf-8")
-                command += ["--plugin", name]
+                Path(folder, file.file_name).write_text(file.source, encoding="utf-8")
+                command += ["--plugin", file.file_name]
             while True:
                 try:
                     self._client.submit_job(

@@ -72,7 +72,7 @@ def _own_cluster(job: JobSpec) -> JobSpec:
 
 def _ray_job_spec(schedule: Schedule, options: PodOptions, job: JobSpec) -> Manifest:
     return {
-        "entrypoint": shlex.join(job_command(schedule)),
+        "entrypoint": shlex.join(job_command(schedule, job)),
         # a rerun would skip failed documents and so hide that there were any
         "backoffLimit": 0,
         "shutdownAfterJobFinishes": True,

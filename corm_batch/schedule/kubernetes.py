@@ -12,6 +12,7 @@ import yaml
 
 from corm_batch.data.uri import is_s3
 from corm_batch.errors import SpecError
+from corm_batch.registry import plugin_files
 from corm_batch.schedule.kubernetes_cron import kubernetes_cron
 from corm_batch.schedule.schedule import Schedule
 from corm_batch.spec import JobSpec
@@ -80,13 +81,13 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
             "schedule": kubernetes_cron(schedule.cron, schedule.time_zone),
             "timeZone": schedule.time_zone,
             "concurrencyPolicy": "Forbid",
-            "jobTemplate": {"spec": _job_spec(schedule, options, needs)},
+            "jobTemplate": {"spec": _job_spec(schedule, options, job, needs)},
         },
     }
     return dump(config_map(schedule, options, job), cron)
 
 
-def _job_spec(schedule: Schedule, options: PodOptions, needs: Manifest) -> Manifest:
+def _job_spec(schedule: Schedule, options: PodOptions, job: JobSpec, needs: Manifest) -> Manifest:
     """A job that is tried again unless the spec is wrong (exit code 2) or documents failed (3): that would not help."""
     no_use = {"containerName": "corm-batch", "operator": "In", "values": [2, 3]}
     return {
@@ -95,7 +96,7 @@ def _job_spec(schedule: Schedule, options: PodOptions, needs: Manifest) -> Manif
         "template": {
             "metadata": {"labels": labels(schedule.name)},
             "spec": {
-                **pod(schedule, options, "corm-batch", needs, job_command(schedule)),
+                **pod(schedule, options, "corm-batch", needs, job_command(schedule, job)),
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 90,
             },
@@ -128,19 +129,20 @@ def gpus_of_replica(job: JobSpec) -> float:
     return 0 if job.model.device == "cpu" else job.engine.tensor_parallel
 
 
-def job_command(schedule: Schedule) -> list[str]:
+def job_command(schedule: Schedule, job: JobSpec) -> list[str]:
     """The command line of the driver in a pod; changes of the spec are in the ConfigMap's already."""
+    plugins = [part for file in plugin_files(job) for part in ("--plugin", f"{_SPEC_FOLDER}/{file.file_name}")]
     retry = ["--retry-failed"] if schedule.retry_failed else []
-    return ["corm-batch", "run", f"{_SPEC_FOLDER}/job.yaml", *retry]
+    return ["corm-batch", "run", f"{_SPEC_FOLDER}/job.yaml", *plugins, *retry]
 
 
 def config_map(schedule: Schedule, options: PodOptions, job: JobSpec) -> Manifest:
-    """The complete spec as a ConfigMap."""
+    """The complete spec and the plug-in files that it uses, as a ConfigMap."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(f"{schedule.name}-spec", options),
-        "data": {"job.yaml": job.to_yaml()},
+        "data": {"job.yaml": job.to_yaml(), **{file.file_name: file.source for file in plugin_files(job)}},
     }
 
 

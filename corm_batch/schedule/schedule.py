@@ -14,11 +14,17 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 from corm_batch.cluster.address import DashboardAddress
 from corm_batch.data.uri import Uri
 from corm_batch.errors import SpecError
-from corm_batch.registry import describe
+from corm_batch.registry import describe, load_plugin
 from corm_batch.schedule.cron import valid_cron, valid_time_zone
 from corm_batch.spec import JobSpec, Section
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,34}[a-z0-9])?$"  # a RayCronJob, the narrowest of all, takes 36 characters
+
+
+def _in_full(path: str) -> str:
+    """The path of a file of this machine, from wherever it is looked for."""
+    return os.path.abspath(os.path.expanduser(path))
+
 
 Outcome = Literal["running", "ok", "failed documents", "failed", "cancelled", "interrupted"]
 
@@ -31,6 +37,9 @@ class Schedule(Section):
     cron: Annotated[str, AfterValidator(valid_cron)] = Field(description="minute hour day-of-month month day-of-week")
     time_zone: Annotated[str, AfterValidator(valid_time_zone)] = Field("UTC", description="IANA name")
     overrides: tuple[str, ...] = Field((), description="changes of the spec, each section.field=value")
+    plugins: tuple[Annotated[str, AfterValidator(_in_full)], ...] = Field(
+        (), description="files of plug-ins that the spec names, read anew for each run"
+    )
     retry_failed: bool = Field(False, description="answer failed documents again")
     address: DashboardAddress | None = Field(None, description="dashboard of the Ray cluster it runs on; default: here")
     directory: str = Field(description="what relative paths in the spec count from")
@@ -52,8 +61,10 @@ class Schedule(Section):
         """The job as it is written now.
 
         Raises:
-            SpecError: the spec cannot be read or is wrong, or `directory` is gone.
+            SpecError: the spec or a plug-in cannot be read or is wrong, or `directory` is gone.
         """
+        for path in self.plugins:
+            load_plugin(path)
         try:
             with chdir(self.directory):
                 return JobSpec.load(self.spec, self.overrides)
@@ -64,7 +75,8 @@ class Schedule(Section):
         """What follows `corm-batch` on the command line that runs the job."""
         verb = ["run"] if self.address is None else ["submit", "--address", self.address, "--follow"]
         changes = [part for override in self.overrides for part in ("--set", override)]
-        return [*verb, self.spec, *changes, *(["--retry-failed"] if self.retry_failed else [])]
+        plugins = [part for path in self.plugins for part in ("--plugin", path)]
+        return [*verb, self.spec, *changes, *plugins, *(["--retry-failed"] if self.retry_failed else [])]
 
     def command(self) -> list[str]:
         """The whole command line, with the Python of this process; to be run in `directory`."""

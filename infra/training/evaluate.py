@@ -2,8 +2,8 @@
 
     python -m infra.training.evaluate MODEL
     python -m infra.training.evaluate MODEL --cases 2 --lengths 512
-    python -m infra.training.evaluate MODEL --policy 'short={"name": "corm", "window": 64, "recent": 64}'
-    python -m infra.training.evaluate MODEL --suites needles '{"name": "key_value", "haystack": "my.parquet"}'
+    python -m infra.training.evaluate MODEL --policy 'short={name: corm, window: 64, recent: 64}'
+    python -m infra.training.evaluate MODEL --suites needles '{name: key_value, haystack: my.parquet}'
 
 The suites of corm_batch/evaluation (facts planted in books, SQuAD alone and planted, summaries) and perplexity; greedy,
 exact prefill, float32 on a CPU and bfloat16 on a GPU. Writes a JSON record and, beside it, summaries to read; prints
@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corm_batch import Engine, KVPolicy, Request, SamplingParams, load_plugin
+from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.request import MemoryStats
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
@@ -194,9 +195,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
     parser.add_argument("--cases", type=int, default=100, help="of each task and length; five times as many questions")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192], help="tokens, answer included")
-    parser.add_argument("--policy", action="append", default=[], metavar="NAME=JSON", help="one more policy")
+    parser.add_argument("--policy", action="append", default=[], metavar="NAME=YAML", help="one more policy")
     parser.add_argument("--policies", nargs="*", default=["full", "paper"], choices=list(POLICIES))
-    parser.add_argument("--suites", nargs="+", default=list(SUITES), metavar="NAME|JSON", help="what is asked")
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), metavar="NAME|YAML", help="what is asked")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="a file with more plug-ins")
     parser.add_argument("--groups", nargs="+", help="only these groups of cases, such as 'squad planted'")
     parser.add_argument("--output", type=Path, default=Path("evaluation.json"))
@@ -204,13 +205,13 @@ def arguments() -> argparse.Namespace:
 
 
 def suites(asked: Sequence[str]) -> list[Suite]:
-    """Suites by name, with the evaluation data, or as JSON with settings of their own.
+    """Suites by name, with the evaluation data, or as YAML with settings of their own.
 
     Raises:
         SpecError: no such suite, or a wrong setting.
     """
-    specs = (json.loads(one) if one.startswith("{") else SUITES.get(one, {"name": one}) for one in asked)
-    return [Suite.from_spec(spec) for spec in specs]
+    given = [load_yaml(one, "--suites") for one in asked]
+    return [Suite.from_spec(SUITES.get(one, {"name": one}) if isinstance(one, str) else one) for one in given]
 
 
 def write(path: Path, record: Mapping[str, Any], samples: Mapping[str, Any]) -> None:
@@ -227,7 +228,7 @@ def main() -> None:
         load_plugin(path)
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     specs = {name: POLICIES[name] for name in asked.policies} | {
-        name: json.loads(policy) for name, _, policy in (p.partition("=") for p in asked.policy)
+        name: load_yaml(policy, "--policy") for name, _, policy in (p.partition("=") for p in asked.policy)
     }
     policies = {name: KVPolicy.from_spec(spec) for name, spec in specs.items()}
     tokenizer = Tokenizer.from_file(f"{asked.model}/tokenizer.json")

@@ -6,8 +6,13 @@ from datetime import timedelta
 import pytest
 
 from corm_batch.errors import SpecError
+from corm_batch.schedule.kuberay import ray_job
+from corm_batch.schedule.kubernetes import PodOptions, cron_job
 from corm_batch.schedule.schedule import RunState
 from tests.schedule.conftest import ROOT, START, make_schedule
+from tests.schedule.manifests import validated
+
+OPTIONS = PodOptions("registry/corm-batch:1")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,49 @@ def test_job_counts_relative_paths_from_its_directory(tmp_path, monkeypatch):
     assert job.policy.tau == 2
     with pytest.raises(SpecError, match=r"directory: .*gone: No such file"):
         make_schedule(directory=str(tmp_path / "gone")).job()
+
+
+OWN = """
+from corm_batch import KVPolicy
+class Own(KVPolicy, name="own"):
+    '''Keeps all of it.'''
+    size: int = {size}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, leave_no_plugin):
+    """The file of a policy."""
+    (tmp_path / "own.py").write_text(OWN.format(size=3))
+    return tmp_path / "own.py"
+
+
+def test_a_plugin_is_read_anew_for_each_run(own, monkeypatch):
+    monkeypatch.chdir(own.parent)
+    schedule = make_schedule(plugins=("own.py",), overrides=("policy={name: own}",))
+    assert schedule.arguments()[-2:] == ["--plugin", str(own)]
+    assert make_schedule(plugins=["own.py"], address="http://head:8265").arguments()[-2:] == ["--plugin", str(own)]
+    assert schedule.job().policy.size == 3
+    own.write_text(OWN.format(size=4))
+    assert schedule.job().policy.size == 4
+    own.unlink()
+    with pytest.raises(SpecError, match=r"own\.py: cannot read the plug-in"):
+        schedule.job()
+
+
+def test_a_pod_gets_the_plugins_that_its_spec_uses(own, tmp_path):
+    (tmp_path / "other.py").write_text(OWN.format(size=5).replace('"own"', '"other"'))
+    plugins = (str(own), str(tmp_path / "other.py"))
+    schedule = make_schedule(plugins=plugins, overrides=("policy={name: own}",), retry_failed=True)
+    for text, kind in ((cron_job(schedule, OPTIONS), "CronJob"), (ray_job(schedule, OPTIONS), "RayJob")):
+        manifests = validated(text)
+        (name,) = manifests["ConfigMap"]["data"].keys() - {"job.yaml"}
+        assert manifests["ConfigMap"]["data"][name] == own.read_text()
+        spec = manifests[kind]["spec"]
+        command = spec.get("entrypoint") or " ".join(
+            spec["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["command"]
+        )
+        assert command == f"corm-batch run /etc/corm-batch/job.yaml --plugin /etc/corm-batch/{name} --retry-failed"
 
 
 @pytest.mark.parametrize(
