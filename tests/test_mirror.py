@@ -20,6 +20,7 @@ WHOLE = {
     "pipeline/test_exactly_once.py": "a job whose processes are killed",
     "pipeline/test_faulty_store.py": "a job whose store fails",
     "report/page/test_browser.py": "the page in a browser",
+    "infra/test_scripts.py": "no Python: quickstart.sh, test.sh",
     "infra/deploy/test_dockerfile.py": "no Python: Dockerfile",
     "infra/deploy/test_manifests.py": "no Python: compose, KubeRay, Prometheus, Grafana, the file of `ray up`",
     "infra/deploy/test_metrics.py": "no Python: rules and dashboard against a live job",

@@ -1,28 +1,72 @@
-"""What the README shows is true: its spec loads, its policy works, its files exist, its commands are there."""
+"""What the README shows and says is true: its examples run, its figures are those on disk, its sentences have tests."""
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
-import torch
-from typer.testing import CliRunner
+import yaml
 
-from corm_batch import NEVER, load_plugin
-from corm_batch.cli import app
-from corm_batch.policies.base import KVPolicy
+from corm_batch import Budget, Engine, KVPolicy, Request, SamplingParams, load_plugin
+from corm_batch.bench.workload import WORKLOADS
 from corm_batch.spec import JobSpec
+from infra.measure.performance_table import beside_vllm, read_results, read_vllm, replaced
+from tests.outputs import answered, commit
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "infra/measure/results"
+HELD = yaml.safe_load((ROOT / "tests/readme.yaml").read_text(encoding="utf-8"))
+"""What the README says, by how it begins, and the tests that hold it."""
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
 def blocks(language):
     return [block for found, block in FENCED if found == language]
+
+
+def said(text):
+    """Sentences, tables by their heads, lines of shell blocks and other blocks by their first lines."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    for language, block in fence.findall(text):
+        yield from block.splitlines() if language == "sh" else block.splitlines()[:1]
+    prose = re.sub(r"<!--.*?-->", "", fence.sub("", text))
+    for paragraph in re.split(r"\n\s*\n|\n(?=\* )", prose):
+        if paragraph.startswith("|"):
+            yield paragraph.splitlines()[0]
+        elif paragraph.strip() and not paragraph.startswith("#"):
+            plain = re.sub(r"\[([^]]*)\]\([^)]*\)|\*\*(.*?)\*\*", r"\1\2", " ".join(paragraph.split()))
+            yield from re.split(r"(?<=[.:;]) +(?=[A-Z`])", plain.removeprefix("* "))
+
+
+def test_everything_that_is_said_is_held_by_tests_that_are_there():
+    everything = list(said(README))
+    assert len(everything) == len(set(everything)) > 40
+    for one in everything:
+        assert [beginning for beginning in HELD if one.startswith(beginning)], one
+    for beginning, tests in HELD.items():
+        assert sum(one.startswith(beginning) for one in everything) == 1, beginning
+        for file, _, name in (test.partition("::") for test in tests):
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.M), name
+
+
+def test_it_fits_on_two_pages():
+    lines = README.splitlines()
+    assert len(lines) <= 165
+    assert max(map(len, lines)) <= 122
+
+
+def test_the_versions_of_python_are_those_that_are_installed_with():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.search(r"Python ([\d., or]+\d) ", README)[1]
+    versions = [int(minor) for minor in re.findall(r"3\.(\d+)", named)]
+    assert project["requires-python"] == f">=3.{versions[0]},<3.{versions[-1] + 1}"
+    script = (ROOT / "infra/install.sh").read_text()
+    assert f"(3, {versions[0]}) <= sys.version_info[:2] <= (3, {versions[-1]})" in script
+    assert versions == list(range(versions[0], versions[-1] + 1))
 
 
 def test_the_example_job_loads(tmp_path):
@@ -32,36 +76,83 @@ def test_the_example_job_loads(tmp_path):
     job = JobSpec.load(str(path))
     assert job.task.name == "extract"
     assert job.policy.budget.max_kept == 2048
+    assert (job.cluster.replicas.min, job.cluster.replicas.max) == (1, 8)
+
+
+def test_the_example_of_reading_runs(tmp_path, monkeypatch):
+    commit(tmp_path / "out/quickstart", [answered("a", output="old")])
+    commit(tmp_path / "out/quickstart", [answered("a", output="new"), answered("b")], number=1)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(next(block for block in blocks("python") if "read_results" in block), found)
+    assert sorted(found["rows"]["output"].to_pylist()) == ["answer to b", "new"]
+    assert found["costs"]["kv_bytes_peak"].to_pylist() == [2 * 2**20] * 2
 
 
 @pytest.mark.usefixtures("leave_no_plugin")
-def test_the_example_policy_does_what_it_says(tmp_path):
-    file = tmp_path / "sinks.py"
-    file.write_text(next(block for block in blocks("python") if "class Sinks" in block))
-    load_plugin(str(file))
-    policy = KVPolicy.from_spec({"name": "sinks", "first": 2, "recent": 3})
-    expiry = policy.expiry(0, torch.tensor([[1, 2, 3, 10]], dtype=torch.int32))
-    assert expiry.tolist() == [[NEVER, NEVER, 6, 13]]
-
-
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_linked_files_exist(link):
-    assert (ROOT / link).exists()
-
-
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:sh|python) (infra/\S+?)[\s`]", README))))
-def test_scripts_exist(name):
-    assert (ROOT / name).exists()
-
-
-@pytest.mark.parametrize("verb", sorted(set(re.findall(r"^corm-batch (\w+)", README, re.MULTILINE))))
-def test_commands_exist(verb):
-    assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0
+def test_the_example_policy_keeps_what_it_says(tmp_path, tiny_llama):
+    (tmp_path / "sinks.py").write_text(next(block for block in blocks("python") if "class Sinks" in block))
+    load_plugin(str(tmp_path / "sinks.py"))
+    policy = yaml.safe_load(re.search(r"`policy: (\{name: sinks.*?\})`", README)[1])
+    engine = Engine.from_pretrained(
+        tiny_llama, policy=policy | {"recent": 5}, dtype="float32", device="cpu", kv_memory="4MiB", compact_every=1
+    )
+    sampling = SamplingParams(max_new_tokens=9)
+    (done,) = engine.run([Request("a", list(range(40)), sampling, return_kept_positions=True)])
+    last = 40 + 8  # the last token is never fed
+    assert policy["first"] == 2
+    for head in (head for layer in done.kept_positions for head in layer):
+        assert list(head) == [0, 1, *range(last - 5, last)]
 
 
 def test_every_folder_of_the_tree_exists():
     (tree,) = [block for block in blocks("") if "corm_batch/" in block and "pipeline/" in block]
-    package = tree.partition("jobs/ ")[0]
-    assert {ROOT / "corm_batch" / name for name in re.findall(r"^  (\w+)/", package, re.MULTILINE)} == {
-        path for path in (ROOT / "corm_batch").iterdir() if (path / "__init__.py").exists()
-    }
+    package, _, others = tree.partition("jobs/ ")
+    named = set(re.findall(r"(?<=\s)(\w+)/", package)) - {"kernels"}
+    assert named == {path.parent.name for path in (ROOT / "corm_batch").glob("*/__init__.py")}
+    assert all((ROOT / "infra" / name).is_dir() for name in re.findall(r"(\w+)/", others.partition("infra/ ")[2])[:4])
+
+
+def test_policies_and_budgets_are_all_named_and_say_where_they_deviate():
+    (sentence,) = [one for one in said(README) if one.startswith("There are `corm`")]
+    policies, _, budgets = sentence.partition("budgets")
+    for kind, names, exact in ((KVPolicy, policies, set()), (Budget, budgets, {"headkv"})):
+        shipped = {name: one for name, one in kind.registered().items() if one.__module__.startswith("corm_batch.")}
+        assert set(re.findall(r"`(\w+)`", names)) == set(shipped)
+        papers = {name: one.__doc__ for name, one in shipped.items() if "Based on" in one.__doc__}
+        assert {name for name, text in papers.items() if "Deviation" not in text} == exact
+
+
+def test_figures_of_policies_are_those_recorded():
+    """Each row of the table, from the record of the run that asked these 1,000 questions."""
+    recorded = {}
+    for file in ("facts", "facts-settings", "facts-policies"):
+        record = json.loads((RESULTS / f"reference_model/{file}.json").read_text())
+        assert (record["device"], record["dtype"]) == ("NVIDIA H200", "bfloat16")
+        for name, groups in record["results"]["policies"].items():
+            scores, memory = (groups["facts 8192"][key] for key in ("scores", "memory"))
+            exact = [scores[task]["exact"] for task in ("all", "records")]
+            policy = record["policies"][name]
+            recorded[policy["name"], policy.get("window"), policy.get("tau"), policy.get("reach", 0)] = [
+                f"{100 * memory['kept_ratio']:.1f} %".replace("100.0", "100"),
+                f"{100 * memory['freed_at_peak']:.1f} %",
+                *(f"{share['hits']:,} / {share['cases']:,}" for share in exact),
+            ]
+    table = README[README.index("| policy |") :].partition("\n\n")[0].replace("**", "").splitlines()[2:]
+    assert len(table) == 4
+    for line in table:
+        policy, *figures = line.strip("| ").split(" | ")
+        numbers = {name: int(value) for name, value in re.findall(r"(window|tau|reach)(?: = recent =)? (\d+)", policy)}
+        name = re.match(r"`(\w+)`", policy)[1]
+        assert recorded[name, numbers.get("window"), numbers.get("tau"), numbers.get("reach", 0)] == figures
+
+
+def test_documents_an_hour_are_those_recorded():
+    """The table, and of what it is, as its caption says."""
+    (record,) = read_vllm(RESULTS).values()
+    assert (record["engine"], record["device"]) == ("vllm 0.22.1", "NVIDIA H200")
+    for name in (row["workload"] for row in record["rows"]):
+        workload = WORKLOADS[name]
+        assert (workload.output_tokens, workload.dtype) == (256, "bfloat16")
+        assert workload.max_kept == (1024 if name.endswith("-4k") else 2048)
+    assert replaced(README, beside_vllm(read_results(RESULTS), read_vllm(RESULTS))) == README

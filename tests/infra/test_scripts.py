@@ -1,0 +1,57 @@
+"""quickstart.sh and test.sh, with an environment that only writes down what it is asked to do."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The scripts in a checkout whose .venv has a python and a corm-batch that log their arguments."""
+    shutil.copytree(ROOT / "infra", tmp_path / "infra", ignore=lambda folder, names: {"measure", "training", "deploy"})
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "corm-batch"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/log\n')
+        (programs / name).chmod(0o755)
+    return tmp_path
+
+
+def asked(checkout, script, *arguments):
+    """What the script had its environment do, once it ended well."""
+    log = checkout / "log"
+    log.write_text("")
+    subprocess.run(["sh", checkout / "infra" / script, *arguments], check=True, capture_output=True, cwd="/")
+    return [line for line in log.read_text().splitlines() if "pip --version" not in line]
+
+
+def test_the_quick_start_installs_once_and_answers(checkout):
+    install, run = asked(checkout, "quickstart.sh")
+    assert install.startswith("python -m pip install ")
+    assert install.endswith(" --constraint infra/constraints.txt --editable .")
+    assert run == "corm-batch run jobs/quickstart/job.yaml --expect expected"
+    assert asked(checkout, "quickstart.sh", "--json") == [f"{run} --json"]
+    (checkout / "infra/constraints.txt").write_text("torch==1\n")
+    assert asked(checkout, "quickstart.sh") == [install, run]
+
+
+def test_the_tests_are_lint_types_and_tests(checkout):
+    install, *checks = asked(checkout, "test.sh", "-k", "corm")
+    assert install.endswith(" --editable .[test]")
+    assert [check.split()[2] for check in checks] == ["ruff", "ruff", "mypy", "pytest"]
+    assert checks[-1].endswith(" -k corm")
+    kernels = asked(checkout, "test.sh")[-1]
+    assert kernels.endswith(" tests/ops")
+
+
+def test_a_check_that_fails_is_the_end(checkout):
+    python = checkout / ".venv/bin/python"
+    python.write_text(python.read_text() + 'case "$*" in *mypy*) exit 1;; esac\n')
+    with pytest.raises(subprocess.CalledProcessError):
+        asked(checkout, "test.sh")
+    assert "pytest" not in (checkout / "log").read_text()
