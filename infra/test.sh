@@ -17,7 +17,8 @@ nice -n 19 sh -euc '
     fi
 ' checks "$@" >"$log" 2>&1 &
 checks=$!
-trap 'kill "$checks" 2>/dev/null; rm -f "$log"' EXIT INT TERM
+trap 'kill "$checks" 2>/dev/null || true; rm -f "$log"' EXIT  # without `true` its status would be the script's
+trap 'exit 130' INT TERM
 
 status=0
 # Two files at a time: half of the time a test waits, for clusters to start and for limits to pass.

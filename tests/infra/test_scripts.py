@@ -41,17 +41,21 @@ def test_the_quick_start_installs_once_and_answers(checkout):
 
 
 def test_the_tests_are_lint_types_and_tests(checkout):
-    install, *checks = asked(checkout, "test.sh", "-k", "corm")
+    install, check, style, *others = asked(checkout, "test.sh", "-k", "corm")
     assert install.endswith(" --editable .[test]")
-    assert [check.split()[2] for check in checks] == ["ruff", "ruff", "mypy", "pytest"]
-    assert checks[-1].endswith(" -k corm")
-    kernels = asked(checkout, "test.sh")[-1]
-    assert kernels.endswith(" tests/ops")
+    assert (check, style) == ("python -m ruff check .", "python -m ruff format --check .")
+    types, tests = sorted(others)
+    assert types == "python -m mypy"
+    assert tests.startswith("python -m pytest ")
+    assert tests.endswith(" -k corm")
+    whole = asked(checkout, "test.sh")
+    assert sum(line.startswith("python -m pytest ") and line.endswith(" tests/ops") for line in whole) == 1
+    assert {line.split()[2] for line in whole if " -m " in line} == {"ruff", "mypy", "pytest"}
 
 
-def test_a_check_that_fails_is_the_end(checkout):
+@pytest.mark.parametrize("failing", ["ruff", "mypy", "pytest -n", "tests/ops"])
+def test_a_check_that_fails_is_told_by_the_exit_code(checkout, failing):
     python = checkout / ".venv/bin/python"
-    python.write_text(python.read_text() + 'case "$*" in *mypy*) exit 1;; esac\n')
+    python.write_text(python.read_text() + f'case "$*" in *"{failing}"*) exit 1;; esac\n')
     with pytest.raises(subprocess.CalledProcessError):
         asked(checkout, "test.sh")
-    assert "pytest" not in (checkout / "log").read_text()
