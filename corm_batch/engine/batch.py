@@ -76,7 +76,7 @@ class PrefillBatch:
         self._step_T = (self.positions + 1).int()
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         slots = [span.sequence.slot for span in spans]
-        num_pages = sum(eviction.most_pages(span.stop) for span in spans)
+        num_pages = sum(eviction.limits.pages(span.stop) for span in spans)
         self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
 
     def attend(

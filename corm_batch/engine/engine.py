@@ -63,8 +63,8 @@ class EngineCore:
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         self.compact_every = config.compact_every or max(1, min(window, 256) // 2)
         self.decoder = Decoder(model, self.cache, self.policies)
-        growth = self.compact_every + self.decoder.most_steps
-        self.scheduler = Scheduler(config, self.cache, lambda tokens: self.eviction.most_entries(tokens) + growth)
+        growth, limits = self.compact_every + self.decoder.most_steps, self.eviction.limits
+        self.scheduler = Scheduler(config, self.cache, lambda tokens: limits.mean_entries(tokens) + growth)
         self.prefiller = Prefiller(model, self.eviction, config.prefill == "streaming", self.scheduler.make_room)
         self.stats = EngineStats()
         self._live: dict[str, Sequence] = {}

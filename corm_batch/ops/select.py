@@ -24,7 +24,7 @@ class Ops(NamedTuple):
 
     dense_attention: Callable[..., tuple[Tensor, Tensor]]
     reduce_columns: Callable[..., Entries]
-    top_entries: Callable[[Tensor, Tensor, int | Tensor], Tensor]
+    top_entries: Callable[[Tensor, Tensor, Tensor, int | Tensor], Tensor]
     store_entries: Callable[..., tuple[Tensor, Tensor]]
     gather_entries: Callable[..., Entries]
     append_entries: Callable[..., None]

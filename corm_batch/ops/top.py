@@ -23,11 +23,11 @@ def order_entries(rank: Tensor, position: Tensor) -> Tensor:
     return torch.add(position, rank.long(), alpha=1 << 31)
 
 
-def top_entries(order_KN: Tensor, candidate_KN: Tensor, most: int | Tensor) -> Tensor:
-    """Which candidates of each head are the highest in order, as many as it may hold.
+def top_entries(rank_KN: Tensor, position_KN: Tensor, candidate_KN: Tensor, most: int | Tensor) -> Tensor:
+    """Which candidates of each head have its highest ranks, as many as it may hold; of equals the newest.
 
     Args:
-        order_KN: int64; no two candidates of a head have the same.
+        rank_KN, position_KN: as in `order_entries`.
         candidate_KN: bool.
         most: how many, at least 1, or [K] integers, one for each head, from 0 on; with fewer candidates all of them are
             chosen.
@@ -35,10 +35,10 @@ def top_entries(order_KN: Tensor, candidate_KN: Tensor, most: int | Tensor) -> T
     Returns:
         [K, N] bool.
     """
-    num_entries = order_KN.shape[-1]
+    num_entries = candidate_KN.shape[-1]
     if isinstance(most, int) and most >= num_entries:
         return candidate_KN
-    order = order_KN.masked_fill(~candidate_KN, torch.iinfo(torch.int64).min)
+    order = order_entries(rank_KN, position_KN).masked_fill(~candidate_KN, torch.iinfo(torch.int64).min)
     if isinstance(most, int):
         return candidate_KN & (order >= order.topk(most, dim=-1).values[:, -1:])
     place = torch.empty_like(order).scatter_(

@@ -9,7 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import BudgetedPolicy, Needs
+from corm_batch.policies.base import BudgetedPolicy, Needs, Seen
+
+_LONGEST = 1 << 29
+"""Steps that `window` and `recent` may be: far beyond any context, and sums of them are still int32."""
 
 
 class Corm(BudgetedPolicy, name="corm"):
@@ -32,8 +35,8 @@ class Corm(BudgetedPolicy, name="corm"):
       pools its scores over neighbours for the same reason.
     """
 
-    window: int = Field(256, ge=1, description="recent queries that vote (the paper's w)")
-    recent: int = Field(256, ge=1, description="newest entries that never leave (the paper's r)")
+    window: int = Field(256, ge=1, le=_LONGEST, description="recent queries that vote (the paper's w)")
+    recent: int = Field(256, ge=1, le=_LONGEST, description="newest entries that never leave (the paper's r)")
     tau: float = Field(1.0, gt=0.0, description="a key is important at a weight of tau / t or more")
     threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
     reach: int = Field(0, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
@@ -46,3 +49,10 @@ class Corm(BudgetedPolicy, name="corm"):
     def expiry(self, layer: int, position: Tensor) -> Tensor:
         """Without a hit: `recent` steps after birth, and never before step `window`."""
         return torch.clamp(position + self.recent, min=self.window)
+
+    def rank(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
+        """The newest `recent` entries first, then the latest hit, which is the latest expiry.
+
+        No entry expires later than `window` steps from now, and none of the newest before the next step.
+        """
+        return torch.add(entries.expiry, entries.position > step - self.recent, alpha=self.window)

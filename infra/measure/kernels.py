@@ -146,12 +146,11 @@ def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int) -> Call:
 
 
 def top(ops: Ops, K: int, N: int, count: int) -> Call:
-    """Ranks as CORM makes them: recent tokens, then by expiry, then by position; one in five is no candidate."""
-    position = torch.arange(N)
-    recent, expiry = (position > N - WINDOW).long(), torch.randint(N, N + 400, (K, N))
-    rank = (recent << 62) + (expiry << 32) + position
+    """Ranks as CORM makes them: recent tokens, then by expiry; one in five is no candidate."""
+    position = torch.arange(N, dtype=torch.int32).expand(K, -1)
+    rank = torch.randint(N, N + WINDOW, (K, N), dtype=torch.int32) + WINDOW * (position > N - WINDOW)
     candidate = torch.rand(K, N) < 0.8
-    return Call(lambda: ops.top_entries(rank, candidate, count), 10 * K * N)
+    return Call(lambda: ops.top_entries(rank, position, candidate, count), 10 * K * N)
 
 
 def dense(ops: Ops, K: int, R: int, N: int, window: int | None = None) -> Call:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,6 +133,18 @@ def test_random_eviction_keeps_its_share_and_the_recent(prefill, tiny_llama):
     assert kept[0][0] != kept[0][1] != kept[1][1]
     assert all(set(range(319, 329)) <= set(head) for layer in kept for head in layer)
     assert 0.2 < sum(len(head) - 10 for layer in kept for head in layer) / (319 * 4) < 0.4
+
+
+def test_an_engine_let_go_of_is_gone_at_once_and_its_pages_with_it(tiny_llama):
+    engine = make(tiny_llama, {"name": "h2o"})
+    run(engine, Request("a", [7, 3] * 50, SamplingParams(max_new_tokens=2)))
+    pages = weakref.ref(engine.cache.pool)
+    gc.disable()  # the next engine's pages need the room, and nobody waits for the collector
+    try:
+        del engine
+        assert pages() is None
+    finally:
+        gc.enable()
 
 
 def test_requests_that_can_never_be_answered_come_back_with_the_reason(tiny_llama):

@@ -29,7 +29,7 @@ def make(policy, heads=3, width=2):
 def survivors(policy, entries, step):
     """Those of one layer."""
     eviction = make(policy)
-    return eviction._survivors(0, entries, step, eviction._most(0, step), step)
+    return eviction._survivors(0, entries, step, eviction.limits.most(0, step), step)
 
 
 def make_entries(seed):
@@ -116,7 +116,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
         return Entries(key, key, position, expiry, torch.zeros_like(key[..., 0]), policy.born(0, key, key, position))
 
     def store(entries, step):
-        stage = cache.stage([slot], eviction.most_pages(step))
+        stage = cache.stage([slot], eviction.limits.pages(step))
         eviction.store(stage, slot, 0, entries, step)
         cache.commit(stage)
 

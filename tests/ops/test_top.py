@@ -18,22 +18,25 @@ DEVICES = [
 ]
 
 
-EXTREME = torch.iinfo(torch.int64)
+EXTREME = torch.iinfo(torch.int32)
 
 
-def make_ranks(heads, count, candidates, device="cpu"):
-    """Ranks as policies make them, and numbers from all over; about this share of them candidates."""
-    position = torch.stack([torch.randperm(count) + 1 for _ in range(heads)])
-    rank = (torch.randint(0, 2, (heads, count)) << 62) + (torch.randint(1, 99, (heads, count)) << 32) + position
-    rank[::2] = torch.randint(EXTREME.min, EXTREME.max, rank[::2].shape) // (count + 1) * (count + 1) + position[::2]
-    return rank.to(device), (torch.rand(heads, count) < candidates).to(device)
+def make_ranks(heads, count, candidates, device="cpu", kind=torch.int32):
+    """Ranks as policies make them, and in every other head numbers from all over; about this share are candidates."""
+    position = torch.stack([torch.randperm(count) + 1 for _ in range(heads)]).int()
+    rank = torch.randint(1, 99, (heads, count), dtype=torch.int32)
+    rank[::2] = torch.randint(EXTREME.min, EXTREME.max, rank[::2].shape)
+    if kind == torch.float32:
+        few = torch.tensor([torch.nan, -torch.inf, -2.5, -0.0, 0.0, 1e-45, torch.inf])
+        rank = torch.where(rank % 3 == 0, few[rank % 7], rank.view(torch.float32))
+    return rank.to(device), position.to(device), (torch.rand(heads, count) < candidates).to(device)
 
 
-def by_sorting(rank, candidate, count):
-    top = torch.zeros_like(candidate)
-    for k, row in enumerate(rank.tolist()):
-        chosen = candidate[k].nonzero().flatten().tolist()
-        top[k, sorted(chosen, key=row.__getitem__)[-count:]] = True
+def by_sorting(rank, position, candidate, count):
+    top, values = torch.zeros_like(candidate), rank.double().nan_to_num(nan=-torch.inf, posinf=torch.inf)
+    for k, row in enumerate(zip(values.tolist(), position.tolist(), strict=True)):
+        chosen, places = candidate[k].nonzero().flatten().tolist(), list(zip(*row, strict=True))
+        top[k, sorted(chosen, key=places.__getitem__)[-count:]] = True
     return top
 
 
@@ -54,11 +57,11 @@ def test_order_is_that_of_the_ranks_whatever_their_sign_and_then_of_the_position
         assert order.unique().numel() == len(rank)
 
 
-def by_sorting_each(rank, candidate, most):
-    return torch.cat([
-        by_sorting(rank[k : k + 1], candidate[k : k + 1], count) if count else torch.zeros_like(candidate[k : k + 1])
-        for k, count in enumerate(most.tolist())
-    ])  # fmt: skip
+def by_sorting_each(*ranks_and_most):
+    *columns, most = ranks_and_most
+    rows = [[column[k : k + 1] for column in columns] for k in range(len(most))]
+    tops = [by_sorting(*row, n) if n else torch.zeros_like(row[-1]) for row, n in zip(rows, most.tolist(), strict=True)]
+    return torch.cat(tops)
 
 
 @pytest.mark.parametrize("candidates", [0.0, 0.3, 1.0])
@@ -84,32 +87,37 @@ def test_kernel_takes_a_number_for_every_head(device, heads, entries):
     entries=st.integers(1, 50),
     count=st.integers(1, 60),
     candidates=st.sampled_from([0.0, 0.3, 1.0]),
+    kind=st.sampled_from([torch.int32, torch.float32]),
     seed=st.integers(0, 10**6),
 )
-def test_definition_is_what_sorting_finds(heads, entries, count, candidates, seed):
+def test_definition_is_what_sorting_finds(heads, entries, count, candidates, kind, seed):
     torch.manual_seed(seed)
-    ranks = make_ranks(heads, entries, candidates)
+    ranks = make_ranks(heads, entries, candidates, kind=kind)
     assert torch.equal(top_entries(*ranks, count), by_sorting(*ranks, count))
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [torch.int32, torch.float32])
 @pytest.mark.parametrize("candidates", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
     ("heads", "entries", "count"), [(1, 1, 1), (5, 300, 1), (3, 1025, 700), (2, 64, 64), (2, 5, 9), (2, 8200, 3000)]
 )
-def test_kernel_matches(device, heads, entries, count, candidates):
+def test_kernel_matches(device, heads, entries, count, candidates, kind):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
-    ranks = make_ranks(heads, entries, candidates, device)
+    ranks = make_ranks(heads, entries, candidates, device, kind)
     assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_kernel_takes_the_extremes_of_int64(device):
+def test_kernel_takes_extremes_and_columns_that_all_heads_share(device):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
-    rank = torch.tensor([[EXTREME.min, EXTREME.min + 1, -1, 0, 1, EXTREME.max, 1 << 62]], device=device)
+    rank = torch.tensor([EXTREME.min, EXTREME.min + 1, -1, 0, 1, EXTREME.max, 1 << 30, EXTREME.max], device=device)
+    rank = rank.int().expand(2, -1)
+    position = torch.tensor([1, 2, 3, EXTREME.max, 5, 6, 7, 8], dtype=torch.int32, device=device).expand(2, -1)
     candidate = torch.ones_like(rank, dtype=torch.bool)
-    for count in range(1, 8):
-        assert torch.equal(kernel.top_entries(rank, candidate, count), by_sorting(rank, candidate, count))
+    for count in range(1, 9):
+        ranks = rank, position, candidate
+        assert torch.equal(kernel.top_entries(*ranks, count), by_sorting(*ranks, count))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,75 @@
+"""Limits: what budgets let heads hold, in entries and in pages. Host numbers, worked out once for each length.
+
+Asked for every layer of every prompt, and for every sequence at every admission. Knows no cache and holds none: what
+is remembered for long must not keep a pool alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from functools import lru_cache
+
+import numpy as np
+
+from corm_batch.budgets.base import Place
+from corm_batch.engine.ranks import Ranks
+from corm_batch.policies.base import KVPolicy
+
+_REMEMBERED = 4096
+"""Lengths whose numbers are kept."""
+
+
+class Limits:
+    """What the heads of one rank may hold.
+
+    Args:
+        policies: one a layer.
+        num_heads: kv heads of a layer that this rank has.
+        page_size: entries a page.
+        ranks: this one, and those that have the other heads.
+
+    Attributes:
+        places: the layers, as budgets are asked about them.
+        budgets: theirs, None for no bound.
+        joint: of each layer, whether ranks have to look at each other's heads.
+    """
+
+    def __init__(self, policies: Seq[KVPolicy], num_heads: int, page_size: int, ranks: Ranks) -> None:
+        self.num_heads, self.page_size, self.num_ranks = num_heads, page_size, ranks.size
+        self.own_heads = slice(ranks.rank * num_heads, (ranks.rank + 1) * num_heads)
+        self.places = [
+            Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned)
+            for layer, policy in enumerate(policies)
+        ]
+        self.budgets = [policy.budget_at(layer) for layer, policy in enumerate(policies)]
+        self.joint = [
+            ranks.size > 1 and budget is not None and (budget.shared or policy.one_choice)
+            for policy, budget in zip(policies, self.budgets, strict=True)
+        ]
+        self.mean_entries = lru_cache(_REMEMBERED)(self._mean_entries)
+        self.pages = lru_cache(_REMEMBERED)(self._pages)
+
+    def most(self, layer: int, num_tokens: int) -> int | np.ndarray:
+        """Entries that the heads of a layer may hold: one number, or [K] of this rank's heads; all without a budget."""
+        budget = self.budgets[layer]
+        if budget is None:
+            return num_tokens
+        most = budget.most(self.places[layer], num_tokens)
+        return max(1, most) if isinstance(most, int) else np.maximum(1, most[self.own_heads])
+
+    def _mean_entries(self, num_tokens: int) -> int:
+        """Entries a head holds at most, of so many tokens; mean over layers and heads."""
+        mosts = (self.most(layer, num_tokens) for layer in range(len(self.places)))
+        return int(np.mean([np.minimum(most, num_tokens).mean() for most in mosts]))
+
+    def _pages(self, num_tokens: int) -> int:
+        """Pages that a sequence of so many tokens holds here at most, once what need not stay is gone."""
+        pages, page_size = 0, self.page_size
+        for layer, budget in enumerate(self.budgets):
+            held = np.minimum(self.most(layer, num_tokens), np.full(self.num_heads, num_tokens))
+            if budget is not None and budget.shared:  # one head may hold what all have together
+                together = int(held.sum()) * self.num_ranks
+                pages += min(together // page_size, self.num_heads * (num_tokens // page_size)) + self.num_heads
+            else:
+                pages += int((-(-held // page_size)).sum())
+        return pages
