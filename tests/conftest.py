@@ -72,6 +72,17 @@ def reference_model():
 
 
 @pytest.fixture(scope="session")
+def released_model():
+    """Folder of SmolLM2-135M-Instruct, fetched with the first test of a clone that asks for it."""
+    from infra.models.fetch import PLACES, SMOLLM2, OutOfReachError, fetch
+
+    try:
+        return str(fetch(SMOLLM2, PLACES))
+    except OutOfReachError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def model_without_weights(tmp_path_factory):
     """Config and tokenizer of the quick start's model: whoever loads weights from here fails."""
     folder = tmp_path_factory.mktemp("model")

@@ -1,7 +1,8 @@
-"""FactSuite: facts planted in natural text, asked for one by one; an answer counts when it equals the fact."""
+"""FactSuite: facts planted in natural text, asked for one by one; an answer is the fact, or says it in a sentence."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, ClassVar
@@ -54,6 +55,7 @@ class FactSuite(Suite):
             makers = (pass_key, magic_number)
     """
 
+    shares: ClassVar[tuple[str, ...]] = ("exact", "said")
     makers: ClassVar[tuple[Maker, ...]] = ()
     haystack: File = Field(description="Parquet file of the text around the facts: columns kind (haystack) and text")
 
@@ -68,8 +70,10 @@ class FactSuite(Suite):
                 yield from _cases(haystack, maker, length, count)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
-        """Whether the answer is the fact, blanks at the ends aside."""
-        return {"exact": float(text.strip() == case.answers[0].strip())}
+        """Whether the answer is the fact, blanks at the ends aside, and whether it says it among other words."""
+        fact = case.answers[0].strip()
+        said = re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text)
+        return {"exact": float(text.strip() == fact), "said": float(said is not None)}
 
 
 def _cases(haystack: Haystack, maker: Maker, length: int, count: int) -> Iterator[Case]:

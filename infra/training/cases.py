@@ -1,9 +1,10 @@
-"""What the evaluation asks: cases of the suites over held-out texts, laid out as the reference model reads them."""
+"""What the evaluation asks: cases of the suites over held-out texts, laid out as the model that is asked reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from corm_batch.evaluation.base import Case, Suite
+from corm_batch.tasks.base import Prompt
+from corm_batch.text.tokenize import PromptTokenizer
 from infra.training.compose import ANSWER, DOCUMENT, QUESTION
 
 DATA = Path(__file__).parent / "evaluation"
@@ -25,6 +28,9 @@ SUITES: dict[str, Mapping[str, Any]] = {
 }
 WRITTEN = {"squad": 5, "summaries": 5}
 """Suites of what people wrote: how many times as many cases of them, as a task has few kinds of questions or one."""
+
+Layout = Callable[[Sequence[int], str], list[int]]
+"""A document's token ids and a question about it as a prompt, up to where the answer starts."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,25 @@ def read(name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def layout(model: str, tokenizer: Tokenizer) -> Layout:
+    """That of training where the tokenizer is the recipe's, else the chat template of the model in the folder."""
+    if tokenizer.token_to_id(DOCUMENT) is not None:
+        return partial(prompt, tokenizer)
+    chat = PromptTokenizer.from_pretrained(model)
+    return lambda document, question: list(chat.encode(Prompt(tokenizer.decode(document), question)))
+
+
 def prompt(tokenizer: Tokenizer, document: Sequence[int], question: str) -> list[int]:
-    """A document and a question about it, up to where the answer starts."""
+    """The layout of training."""
     start, asks, answers = (tokenizer.token_to_id(token) for token in (DOCUMENT, QUESTION, ANSWER))
     asked = tokenizer.encode(f" {question.strip()}", add_special_tokens=False).ids
     return [start, *document, asks, *asked, answers]
 
 
-def draw_cases(tokenizer: Tokenizer, suites: Sequence[Suite], lengths: Sequence[int], count: int) -> Iterator[Asked]:
+def draw_cases(
+    tokenizer: Tokenizer, lay_out: Layout, suites: Sequence[Suite], lengths: Sequence[int], count: int
+) -> Iterator[Asked]:
     """Every case: `count` of each task and length, more of what people wrote."""
     for suite in suites:
         for case in suite.cases(tokenizer, lengths, count * WRITTEN.get(suite.name, 1)):
-            yield Asked(suite, case, prompt(tokenizer, case.document, case.question))
+            yield Asked(suite, case, lay_out(case.document, case.question))

@@ -1,4 +1,4 @@
-"""What a model of this project answers through the engine, policy by policy, on texts that its training never saw.
+"""What a model answers through the engine, policy by policy, on texts that the reference model's training never saw.
 
     python -m infra.training.evaluate MODEL
     python -m infra.training.evaluate MODEL --cases 2 --lengths 512
@@ -6,7 +6,8 @@
     python -m infra.training.evaluate MODEL --suites needles '{name: key_value, haystack: my.parquet}'
 
 The suites of corm_batch/evaluation (facts planted in books, SQuAD alone and planted, summaries) and perplexity; greedy,
-exact prefill, float32 on a CPU and bfloat16 on a GPU. Writes a JSON record and, beside it, summaries to read; prints
+exact prefill, float32 on a CPU and bfloat16 on a GPU. A model with another tokenizer than the recipe's is asked through
+its chat template. Writes a JSON record and, beside it, summaries to read; prints
 Markdown tables.
 """
 
@@ -36,7 +37,7 @@ from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.request import MemoryStats
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
-from infra.training.cases import SUITES, Asked, draw_cases, read
+from infra.training.cases import SUITES, Asked, draw_cases, layout, read
 from infra.training.compose import DOCUMENT
 from infra.training.report import tables
 
@@ -72,7 +73,7 @@ CUDA_ENGINE: dict[str, Any] = {"max_sequences": 1024, "step_token_budget": 65536
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the engine made of a case: the text without `<|end|>` and blanks around it, and what it cost."""
+    """What the engine made of a case: the text without its end token and blanks around it, and what it cost."""
 
     asked: Asked
     text: str
@@ -175,8 +176,9 @@ def run_policy(
 
 @torch.no_grad()
 def perplexity(model: PreTrainedModel, tokenizer: Tokenizer, count: int, length: int) -> dict[str, float]:
-    """Of the first `count` books, over whole windows of `length` tokens that start with `<|document|>`."""
-    start, losses = tokenizer.token_to_id(DOCUMENT), []
+    """Of the first `count` books, over whole windows of `length` tokens that start as the model's training texts do."""
+    document, losses = tokenizer.token_to_id(DOCUMENT), list[float]()
+    start = model.config.bos_token_id if document is None else document
     for row in [row for row in read("books") if row["kind"] == "perplexity"][:count]:
         book = tokenizer.encode(row["text"], add_special_tokens=False).ids
         for first in range(0, len(book) - length + 2, length - 1):
@@ -237,7 +239,9 @@ def main() -> None:
     context = model.config.max_position_embeddings
     windows = {str(size): perplexity(model, tokenizer, asked.cases, size) for size in WINDOWS if size <= context}
     results: dict[str, Any] = {"perplexity": windows, "policies": {}}
-    drawn = list(draw_cases(tokenizer, suites(asked.suites), asked.lengths, asked.cases))
+    drawn = list(
+        draw_cases(tokenizer, layout(asked.model, tokenizer), suites(asked.suites), asked.lengths, asked.cases)
+    )
     cases = [case for case in drawn if len(case.prompt) + case.case.max_new_tokens <= context]
     print(f"{len(cases)} cases; {len(drawn) - len(cases)} more do not fit {context} tokens", flush=True)
     cases = [case for case in cases if not asked.groups or case.case.group in asked.groups]

@@ -20,11 +20,13 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 
 
 def facts(policy: str, groups: Record) -> str:
-    """Tasks by lengths, under one policy."""
+    """Tasks by lengths, under one policy: answers that are the fact, and answers that say it."""
     lengths = {group.split()[1]: found["scores"] for group, found in groups.items() if group.startswith("facts")}
     tasks = dict.fromkeys(task for scores in lengths.values() for task in scores)
-    rows = [[task, *(percent(scores[task]["exact"]) for scores in lengths.values())] for task in tasks]
-    return table(f"Facts, exact answers: {policy}", ["task", *lengths], rows)
+    kinds = ("exact", "said")
+    rows = [[task, *(percent(scores[task][kind]) for scores in lengths.values() for kind in kinds)] for task in tasks]
+    header = ["task", *(f"{length} {kind}" for length in lengths for kind in kinds)]
+    return table(f"Facts: {policy}", header, rows)
 
 
 def squad(policies: Record) -> str:

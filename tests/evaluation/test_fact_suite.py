@@ -44,10 +44,12 @@ def test_cases_depend_on_the_seed_and_not_on_other_lengths_and_counts(suite, tok
     assert all(one.document != two.document for one, two in zip(drawn[-2::-2], other[::-1], strict=False))
 
 
-def test_an_answer_counts_when_it_equals_the_fact(suite, tokenizer):
+def test_an_answer_is_the_fact_or_says_it_whole(suite, tokenizer):
     case = next(suite.cases(tokenizer, [512], 1))
-    assert suite.score(case, case.answers[0]) == {"exact": 1.0}
-    assert suite.score(case, case.answers[0] + "0") == suite.score(case, "") == {"exact": 0.0}
+    fact = case.answers[0]
+    assert suite.score(case, f" {fact}\n") == {"exact": 1.0, "said": 1.0}
+    assert suite.score(case, f"It is {fact}.") == {"exact": 0.0, "said": 1.0}
+    assert suite.score(case, fact + "0") == suite.score(case, "") == {"exact": 0.0, "said": 0.0}
 
 
 def test_a_file_without_a_haystack_is_refused(tmp_path, tokenizer):

@@ -3,10 +3,11 @@
 import collections
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from corm_batch.evaluation.base import Suite
-from infra.training.cases import SUITES, draw_cases, prompt, read
+from infra.training.cases import SUITES, draw_cases, layout, prompt, read
 from infra.training.compose import ANSWER, DOCUMENT
 from infra.training.facts import TASKS
 from tests.infra.training.conftest import ORCHARD, QUICKSTART
@@ -17,7 +18,7 @@ FACTS_TOKENS = 64
 
 @pytest.fixture(scope="module")
 def cases(tokenizer):
-    return list(draw_cases(tokenizer, ALL, [512, 1024], 2))
+    return list(draw_cases(tokenizer, layout(str(QUICKSTART / "model"), tokenizer), ALL, [512, 1024], 2))
 
 
 def decode(tokenizer, asked):
@@ -75,6 +76,17 @@ def test_squad_holds_its_answers_alone_and_planted(cases, tokenizer):
 
 
 def test_cases_are_the_same_every_time_and_do_not_depend_on_other_lengths(cases, tokenizer):
-    again = [asked for asked in draw_cases(tokenizer, ALL[:4], [1024], 1)]
+    again = [asked for asked in draw_cases(tokenizer, layout(str(QUICKSTART / "model"), tokenizer), ALL[:4], [1024], 1)]
     before = [asked for asked in cases if asked.case.group == "facts 1024"][::2]
     assert again == before
+
+
+@pytest.mark.real_model
+def test_a_released_model_is_asked_through_its_chat_template(released_model):
+    tokenizer = Tokenizer.from_file(f"{released_model}/tokenizer.json")
+    lay_out = layout(released_model, tokenizer)
+    ids = lay_out(tokenizer.encode("Noon.", add_special_tokens=False).ids, "When?")
+    assert tokenizer.decode(ids, skip_special_tokens=False) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nNoon.\n\nWhen?<|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -73,7 +73,7 @@ def test_the_tables_show_every_policy_and_task(results, capsys):
     print(*evaluate.tables(results), sep="\n")  # noqa: T201
     printed = capsys.readouterr().out
     for policy, groups in results["policies"].items():
-        (rows,) = re.findall(rf"## Facts, exact answers: {policy}\n\n((?:\|.*\n)+)", printed)
+        (rows,) = re.findall(rf"## Facts: {policy}\n\n((?:\|.*\n)+)", printed)
         assert [line.split("|")[1].strip() for line in rows.splitlines()[2:]] == list(groups[GROUP]["scores"])
         assert f"| {policy} | {GROUP} | {groups[GROUP]['memory']['kept_ratio']:.1%} |" in printed
 
