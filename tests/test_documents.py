@@ -84,6 +84,16 @@ def test_commands_take_these_arguments(document, named, tmp_path, monkeypatch):
     assert command.make_context(command.name, words, parent=context).params
 
 
+def test_the_example_of_reading_runs(tmp_path, monkeypatch):
+    commit(tmp_path / "out/quickstart", [answered("a", output="old")])
+    commit(tmp_path / "out/quickstart", [answered("a", output="new"), answered("b")], number=1)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(block("jobs/README.md", "python"), found)
+    assert sorted(found["rows"]["output"].to_pylist()) == ["answer to b", "new"]
+    assert found["costs"]["kv_bytes_peak"].to_pylist() == [2 * 2**20] * 2
+
+
 def test_the_query_of_parts_finds_what_read_results_finds(tmp_path):
     commit(tmp_path, [answered("a"), answered("b", output="old"), answered("c")])
     commit(tmp_path, [answered("b", output="new"), answered("c", status="gone"), answered("d")], number=1)

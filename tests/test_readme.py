@@ -12,6 +12,10 @@ import yaml
 
 from corm_batch import Budget, Engine, KVPolicy, Request, SamplingParams, load_plugin
 from corm_batch.bench.workload import WORKLOADS
+from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.console import output_console
+from corm_batch.report.job_report import read_report
+from corm_batch.report.totals import totals_rows
 from corm_batch.spec import JobSpec
 from infra.measure.performance_table import beside_vllm, read_results, read_vllm, replaced
 from tests.outputs import answered, commit
@@ -69,6 +73,23 @@ def test_the_versions_of_python_are_those_that_are_installed_with():
     assert versions == list(range(versions[0], versions[-1] + 1))
 
 
+def test_the_printout_is_what_is_printed_today(tmp_path, capsys):
+    """The columns of the table and the names of the totals; the figures are of a run of the quick start."""
+    documents, _, totals = next(block for block in blocks("") if block.startswith("Documents")).partition(
+        "\n\nTotals\n"
+    )
+    row = dict.fromkeys(("kv_bytes_full", "kv_bytes_peak", "output")) | answered("a")
+    print_answers(output_console(), [row], Expected({"a": "17"}))
+    heads = [head.strip() for head in capsys.readouterr().out.splitlines()[1].split("|")]
+    _, head, _, *rows = documents.splitlines()
+    assert re.split(r" {2,}", head.strip()) == heads
+    assert {re.split(r" {2,}", line)[4] for line in rows} <= {"exact", "ok"}
+    names = [name for name, _ in totals_rows(read_report(commit(tmp_path, [answered("a")])))] + ["answers"]
+    shown = [re.split(r" {2,}", line)[0] for line in totals.splitlines()]
+    assert shown == [name for name in names if name in shown]
+    assert totals.endswith(" of 27 equal what is expected\n")
+
+
 def test_the_example_job_loads(tmp_path):
     (spec,) = blocks("yaml")
     path = tmp_path / "job.yaml"
@@ -77,16 +98,6 @@ def test_the_example_job_loads(tmp_path):
     assert job.task.name == "extract"
     assert job.policy.budget.max_kept == 2048
     assert (job.cluster.replicas.min, job.cluster.replicas.max) == (1, 8)
-
-
-def test_the_example_of_reading_runs(tmp_path, monkeypatch):
-    commit(tmp_path / "out/quickstart", [answered("a", output="old")])
-    commit(tmp_path / "out/quickstart", [answered("a", output="new"), answered("b")], number=1)
-    monkeypatch.chdir(tmp_path)
-    found = {}
-    exec(next(block for block in blocks("python") if "read_results" in block), found)
-    assert sorted(found["rows"]["output"].to_pylist()) == ["answer to b", "new"]
-    assert found["costs"]["kv_bytes_peak"].to_pylist() == [2 * 2**20] * 2
 
 
 @pytest.mark.usefixtures("leave_no_plugin")
