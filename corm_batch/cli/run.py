@@ -90,11 +90,24 @@ def _left(summary: JobSummary) -> str:
     return f"; left for the next run: {number}"
 
 
+def _marks(summary: JobSummary) -> str:
+    """How many rows of this run are not all that they might be."""
+    counts = {
+        "cut off": summary.cut_off,
+        "read in part": summary.truncated,
+        "looping": summary.looping,
+        "with failed fields": summary.with_failed_fields,
+    }
+    said = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
+    return f"; {said}" if said else ""
+
+
 def _print_summary(console: Console, summary: JobSummary) -> None:
     print_broken_files(console, [(file.uri, file.error) for file in summary.failed_files], summary.empty_files)
     console.print(
         f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {before_text(summary)}, "
-        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}{_left(summary)}",
+        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}{_left(summary)}"
+        f"{_marks(summary)}",
         soft_wrap=True,
     )
     for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):

@@ -41,6 +41,7 @@ _RESULTS = [
     "finish_reason",
     "truncated",
     "repetition",
+    "failed_fields",
     "committed_at",
 ]
 _MEMORY = [
@@ -110,7 +111,8 @@ class Committed:
     """What is committed at an output.
 
     Attributes:
-        rows: the newest row of every document, oldest first, with the columns of both tables that figures need; with
+        rows: the newest row of every document, oldest first, with the columns of both tables that figures need, of
+            `failed_fields` how many there are; with
             `content_sha256`, `answer` (the beginning) and `answer_digest` when answers were asked for.
         commits: every part, oldest first, also those whose rows a later one replaced.
         records: those of the runs that came to their end, by their ids.
@@ -183,9 +185,11 @@ def _read(uri: str, table: Table, columns: list[str]) -> tuple[pa.Table, tuple[b
 
 def _read_results(uri: str, answers: bool) -> tuple[pa.Table, tuple[bytes, ...]]:
     """One part of the results, answers made short."""
+    part, job = _read(uri, "results", [*_RESULTS, *(_ANSWERS if answers else ())])
+    failed_fields = pc.list_value_length(part["failed_fields"])
+    part = part.set_column(part.column_names.index("failed_fields"), "failed_fields", failed_fields)
     if not answers:
-        return _read(uri, "results", _RESULTS)
-    part, job = _read(uri, "results", [*_RESULTS, *_ANSWERS])
+        return part, job
     digests = [None if answer is None else digest(answer) for answer in part["output"].to_pylist()]
     shortened = pc.utf8_slice_codeunits(part["output"], 0, EXCERPT)
     part = part.drop_columns("output").append_column("answer", shortened)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from corm_batch.output.marks import Marks
 from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.intake import FailedFile
 
@@ -25,6 +26,7 @@ class Progress:
         kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
         kv_bytes_peak: what they held at most, summed over documents.
         kept_bytes: `kv_bytes_full` times each document's kept ratio, summed.
+        cut_off, truncated, looping, with_failed_fields: documents with a row of this run that has this mark.
         seconds: since the run began.
     """
 
@@ -38,6 +40,10 @@ class Progress:
     kv_bytes_full: int = 0
     kv_bytes_peak: int = 0
     kept_bytes: float = 0.0
+    cut_off: int = 0
+    truncated: int = 0
+    looping: int = 0
+    with_failed_fields: int = 0
     seconds: float = 0.0
 
     @property
@@ -71,12 +77,14 @@ class Progress:
 
     def with_row(self, row: DocumentRow) -> Progress:
         """The counts with one more document."""
+        marks = {name: getattr(self, name) + mark for name, mark in asdict(Marks.of(row.result)).items()}
         if not row.ok:
-            return replace(self, failed=self.failed + 1)
+            return replace(self, failed=self.failed + 1, **marks)
         memory = row.memory
         return replace(
             self,
             ok=self.ok + 1,
+            **marks,
             prompt_tokens=self.prompt_tokens + memory["prompt_tokens"],
             output_tokens=self.output_tokens + memory["output_tokens"],
             kv_bytes_full=self.kv_bytes_full + memory["kv_bytes_full"],

@@ -16,6 +16,7 @@ _COLUMNS = (
     "finish_reason",
     "truncated",
     "repetition",
+    "failed_fields",
     "prompt_tokens",
     "output_tokens",
     "kv_bytes_full",

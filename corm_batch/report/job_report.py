@@ -62,8 +62,8 @@ class JobReport:
 
     Attributes:
         documents, ok, failed: counts.
-        cut_off, truncated, looping: documents, answered or failed, with an answer that ended at task.max_new_tokens, of
-            which only a part was read, and whose answer repeats itself over and over.
+        cut_off, truncated, looping, with_failed_fields: documents, answered or failed, with the mark of that name
+            (`corm_batch.output.marks`).
         failed_files: (URI, error) of files that the newest recorded run could not read, or not to their end.
         runs: how many runs wrote these rows.
         jobs: who wrote them, most rows first.
@@ -91,6 +91,7 @@ class JobReport:
     cut_off: int
     truncated: int
     looping: int
+    with_failed_fields: int
     failed_files: tuple[tuple[str, str], ...]
     runs: int
     jobs: tuple[JobSettings, ...]
@@ -145,6 +146,7 @@ def build_report(committed: Committed) -> JobReport:
         cut_off=pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0,
         truncated=pc.sum(rows["truncated"]).as_py() or 0,
         looping=pc.sum(pc.greater_equal(rows["repetition"], LOOPING)).as_py() or 0,
+        with_failed_fields=pc.sum(pc.greater(rows["failed_fields"], 0)).as_py() or 0,
         failed_files=max(committed.records, key=lambda run: run.run_id).failed_files if committed.records else (),
         runs=len(rows["run_id"].unique()),
         jobs=committed.jobs,

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from corm_batch.output.marks import Marks
 from corm_batch.report.settings import NONE, values_of, values_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text
-from corm_batch.text.repetition import LOOPING
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
@@ -70,6 +70,9 @@ def warning_rows(figures: JobReport) -> list[tuple[str, str]]:
         rows.append(("part read", f"{counted(figures.truncated, 'document')}: the rest did not fit the context"))
     if figures.looping:
         rows.append(("looping", f"{counted(figures.looping, 'answer')} repeating the same words over and over"))
+    if figures.with_failed_fields:
+        documents = counted(figures.with_failed_fields, "document")
+        rows.append(("failed fields", f"{documents} with fields of no usable answer; the column failed_fields tells"))
     rows += [("not read", one_line(f"{uri}: {error}", _NAMES)) for uri, error in figures.failed_files[:_FILES]]
     if (left := len(figures.failed_files) - _FILES) > 0:
         rows.append(("not read", f"and {counted(left, 'other file')}"))
@@ -147,12 +150,17 @@ def outcome_text(document: DocumentFigures, width: int) -> str:
 
 
 def status_text(row: Mapping[str, Any]) -> str:
-    """`ok`, `failed`, or what somebody who reads the answer ought to know: `looping`, `cut off`, `part read`."""
+    """`ok`, `failed`, or what somebody who reads the answer ought to know: `cut off, failed fields`."""
     if row["status"] != "ok":
         return "failed"
-    if (row.get("repetition") or 0.0) >= LOOPING:
-        return "looping"
-    return "cut off" if row.get("finish_reason") == "length" else "part read" if row.get("truncated") else "ok"
+    marks = Marks.of(row)
+    said = {
+        "looping": marks.looping,
+        "cut off": marks.cut_off and not marks.looping,  # where a loop ends anyway
+        "part read": marks.truncated,
+        "failed fields": marks.with_failed_fields,
+    }
+    return ", ".join(text for text, holds in said.items() if holds) or "ok"
 
 
 def answer_text(row: Mapping[str, Any]) -> str:

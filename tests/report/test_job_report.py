@@ -11,7 +11,8 @@ from corm_batch.report.failures import Message
 from corm_batch.report.job_report import Pace, Spread, build_report
 from corm_batch.report.totals import totals_rows
 
-SCHEMA = pa.schema([*RESULT_FIELDS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
+RESULTS = [pa.field(field.name, pa.int32()) if field.name == "failed_fields" else field for field in RESULT_FIELDS]
+SCHEMA = pa.schema([*RESULTS, *(field for field in MEMORY_FIELDS if field.name not in RESULT_NAMES)])
 
 
 def answered(doc_id, **figures):
@@ -85,15 +86,16 @@ def test_all_failed_is_a_pace_too():
 
 def test_answers_that_were_cut_off_and_files_that_were_not_read_are_said():
     older, newer = (RunRecord(f"run-{number}", 1, 1.0, ((f"{number}.gz", "cut"),)) for number in (1, 2))
-    rows = [answered("a", finish_reason="length"), answered("b", finish_reason="stop", repetition=0.1)]
+    rows = [answered("a", finish_reason="length", failed_fields=2), answered("b", finish_reason="stop", repetition=0.1)]
     rows += [answered("c", repetition=0.5), failed("d", "AnswerError", "no", truncated=True, repetition=0.9)]
     figures = report(*rows, records=[older, newer])
-    assert (figures.cut_off, figures.truncated, figures.looping) == (1, 1, 2)
+    assert (figures.cut_off, figures.truncated, figures.looping, figures.with_failed_fields) == (1, 1, 2, 1)
     assert figures.failed_files == (("2.gz", "cut"),)
     shown = dict(totals_rows(figures))
     assert shown["cut off"] == "1 document with an answer that task.max_new_tokens ended"
     assert shown["part read"] == "1 document: the rest did not fit the context"
     assert shown["looping"] == "2 answers repeating the same words over and over"
+    assert shown["failed fields"].startswith("1 document with fields of no usable answer")
     assert shown["not read"] == "2.gz: cut"
 
 

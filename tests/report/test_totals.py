@@ -14,13 +14,15 @@ from tests.outputs import answered, commit, failed
 
 @pytest.fixture
 def figures(tmp_path):
-    committed = read_committed(commit(tmp_path, [answered("a"), failed("b")]))
+    failures = [{"field": name, "reason": "no number"} for name in ("year", "price")]
+    committed = read_committed(commit(tmp_path, [answered("a", failed_fields=failures), failed("b")]))
     return build_report(committed)
 
 
 def test_totals(figures):
     rows = dict(totals_rows(figures))
     assert rows["documents"] == "1 ok, 1 failed, written by 1 run"
+    assert rows["failed fields"] == "1 document with fields of no usable answer; the column failed_fields tells"
     assert rows["policy"] == "corm window=64"
     assert rows["KV bytes full -> peak"] == "8.0 MiB -> 2.0 MiB, 75.0% saved"
     assert rows["throughput"] == "- (no run has left the record that it writes at its end)"
@@ -52,6 +54,9 @@ def test_two_outputs(tmp_path):
 def test_status_of_an_answer():
     rows = [{"finish_reason": "length"}, {"truncated": True}, {"repetition": 0.8, "finish_reason": "length"}, {}]
     assert [status_text({"status": "ok"} | row) for row in rows] == ["cut off", "part read", "looping", "ok"]
+    partly = {"failed_fields": [{"field": "year", "reason": "no"}], "finish_reason": "length", "truncated": True}
+    assert status_text({"status": "ok"} | partly) == "cut off, part read, failed fields"
+    assert status_text({"status": "ok", "failed_fields": 2}) == "failed fields"
     assert status_text({"status": "failed", "finish_reason": "length"}) == "failed"
 
 
