@@ -52,8 +52,8 @@ class AnswerSettings:
     """Every setting that changes an answer.
 
     Attributes:
-        values: by path in the spec, defaults written out; with `model.hash`, which says what weights were loaded, and
-            the `version` of each plug-in.
+        values: by path in the spec, defaults written out; with `model.hash`, which says what weights were loaded,
+            `model.version` and the `version` of each plug-in.
         told: those that were not at their defaults, in the version that answered.
         defaults: by path, where there is one; none are known of rows that a job has written.
     """
@@ -63,15 +63,16 @@ class AnswerSettings:
     defaults: Mapping[str, Any]
 
     @classmethod
-    def of(cls, spec: JobSpec, model_hash: str) -> Self:
+    def of(cls, spec: JobSpec, model_hash: str, model_version: int = INITIAL_VERSION) -> Self:
         """The settings of a job.
 
         Args:
             spec: the job.
             model_hash: says which weights were loaded (the hub's commit, a hash over a folder's files). Where a folder
                 lies is therefore left out, as are source, output and cluster.
+            model_version: what a plug-in's is to it: raised when the same model is to give other answers than before.
         """
-        return cls._read(yaml.safe_load(spec.to_yaml()), model_hash, are_now=True)
+        return cls._read(yaml.safe_load(spec.to_yaml()), model_hash, model_version, are_now=True)
 
     @classmethod
     def of_part(cls, metadata: Mapping[bytes, bytes]) -> Self | None:
@@ -81,12 +82,12 @@ class AnswerSettings:
                 written = json.loads(content)
                 return cls(written["values"], {path: written["values"][path] for path in written["told"]}, {})
             spec = yaml.safe_load(metadata[b"corm_batch.spec"])
-            return cls._read(spec, metadata[b"corm_batch.model_hash"].decode(), are_now=False)
+            return cls._read(spec, metadata[b"corm_batch.model_hash"].decode(), INITIAL_VERSION, are_now=False)
         except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError):
             return None
 
     @classmethod
-    def _read(cls, spec: Mapping[str, Any], model_hash: str, *, are_now: bool) -> Self:
+    def _read(cls, spec: Mapping[str, Any], model_hash: str, model_version: int, *, are_now: bool) -> Self:
         """From a whole spec; `are_now`: it is of this version, and so are its plug-ins."""
         spec = spec if are_now else _as_now(spec)
         policy = KVPolicy.registered().get(spec["policy"]["name"])
@@ -97,6 +98,7 @@ class AnswerSettings:
             for path, value, default in _flat(JobSpec, sections, "", read_by_policy, are_now)
             if path != "model.name" or _is_hub_id(value)
         ]
+        found.append(("model.version", model_version, INITIAL_VERSION))
         return cls(
             values={path: value for path, value, _ in found},
             told={path: value for path, value, default in found if value != default},
@@ -138,7 +140,11 @@ class AnswerSettings:
 
 
 def _as_now(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A spec of an earlier version as this one writes it: what a policy's heads may hold is its budget's to say."""
+    """A spec of an earlier version as this one writes it: what a policy's heads may hold is its budget's to say.
+
+    Neither `version` nor `gone` could say so: the same number means the same answers under another path, and without
+    this every row of a policy that set `max_kept` would be answered again.
+    """
     policy = dict(spec["policy"])
     if "max_kept" in policy:
         most = policy.pop("max_kept")

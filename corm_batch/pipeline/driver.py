@@ -31,7 +31,7 @@ from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.metrics import JobMetrics
-from corm_batch.pipeline.model import check_model, model_loader, revision_hash
+from corm_batch.pipeline.model import answers_version, check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
@@ -68,7 +68,7 @@ def run_job(
     about_model = check_model(spec)
     splits = spec.splits()
     model_hash = revision_hash(spec.model)
-    answer_settings = AnswerSettings.of(spec, model_hash)
+    answer_settings = AnswerSettings.of(spec, model_hash, answers_version(spec))
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
         rows = _row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import ModelLoadError, SourceError, SpecError, UnsupportedModelError
 from corm_batch.pipeline.worker import LoadModel, Model
-from corm_batch.registry import shown
+from corm_batch.registry import INITIAL_VERSION, shown
 from corm_batch.spec import JobSpec, ModelSection
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
@@ -102,11 +103,7 @@ def check_model(spec: JobSpec) -> list[str]:
     tokenizer = load_tokenizer(spec.model, path)
     if outside := [token for token in task.stop_token_ids if token >= vocab_size]:
         raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")
-    generation = read_generation_config(checkpoint)
-    ends = end_tokens(vocab_size, generation, config) | tokenizer.end_token_ids
-    rules = NO_RULES
-    if generation is not None and spec.model.generation_config == "apply":
-        rules = Rules.read(generation, vocab_size, ends)
+    ends, rules = _ends_and_rules(spec.model, checkpoint, config, tokenizer)
     if problem := rules.find_problem(task.sampling):
         raise UnsupportedModelError(f"{problem}; task.temperature 0 does without")
     if not any(token < vocab_size for token in ends) and not (task.stop or task.stop_token_ids or rules.stop_strings):
@@ -116,6 +113,50 @@ def check_model(spec: JobSpec) -> list[str]:
             "task.stop_token_ids"
         )
     return [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(config, checkpoint, rules)]
+
+
+def _ends_and_rules(
+    model: ModelSection, checkpoint: Checkpoint, config: Any, tokenizer: PromptTokenizer | None
+) -> tuple[frozenset[int], Rules]:
+    """What ends an answer, and what its tokens are chosen by; without a tokenizer as far as the configs say.
+
+    Raises:
+        ModelLoadError, UnsupportedModelError: see `Rules.read`.
+    """
+    vocab_size = ModelShape.from_config(config).vocab_size
+    generation = read_generation_config(checkpoint)
+    ends = end_tokens(vocab_size, generation, config) | (tokenizer.end_token_ids if tokenizer else frozenset())
+    if generation is None or model.generation_config == "ignore":
+        return ends, NO_RULES
+    return ends, Rules.read(generation, vocab_size, ends)
+
+
+def answers_version(spec: JobSpec) -> int:
+    """The version of the model section, as plug-ins have one: 2 where this model is asked in another way than in 1.
+
+    Version 1 took no word of how tokens are chosen from generation_config.json, and ended an answer at the tokens that
+    one file names: this one, or config.json where it names none. Whether an answer would have ended at one of those
+    that came to be known since cannot be told from its row; of a model that has such tokens all are answered again.
+
+    Raises:
+        ModelLoadError, UnsupportedModelError: what its configs say cannot be read or done; a tokenizer that cannot be
+            loaded is left out.
+    """
+    path, task = model_path(spec.model), spec.task
+    checkpoint = find_checkpoint(path, spec.model.revision)
+    config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
+    vocab_size, tokenizer = ModelShape.from_config(config).vocab_size, None
+    with suppress(ModelLoadError):
+        tokenizer = load_tokenizer(spec.model, path)
+    ends, rules = _ends_and_rules(spec.model, checkpoint, config, tokenizer)
+    known = end_tokens(vocab_size, read_generation_config(checkpoint)) or end_tokens(vocab_size, config)
+    without_meaning = {"end_token_ids", "not_for_sampling"}
+    if task.temperature == 0:
+        without_meaning |= {"top_k", "top_p", "min_p"}
+    elif task.top_p < 1:
+        without_meaning.add("top_p")
+    new = any(token not in known and token < vocab_size for token in ends)
+    return 2 if new or rules.model_dump(exclude_defaults=True, exclude=without_meaning) else INITIAL_VERSION
 
 
 def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: int) -> Iterator[str]:

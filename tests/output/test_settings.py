@@ -189,6 +189,17 @@ def test_a_version_of_a_plug_in_has_its_rows_answered_again(monkeypatch):
     assert settings(policy={"name": "full"}).same_as(others)
 
 
+def test_a_version_of_the_model_has_its_rows_answered_again():
+    spec = JobSpec.from_mapping(MINIMAL)
+    before, now = (AnswerSettings.of(spec, "abc", version) for version in (1, 2))
+    assert before.fingerprint == settings().fingerprint != now.fingerprint
+    assert [change.text for change in now.changes(before)] == ["model.version 1 -> 2"]
+    assert AnswerSettings.of_part({SETTINGS[0].encode(): now.to_metadata().encode()}).values["model.version"] == 2
+    assert now.same_as(AnswerSettings.of_part({SETTINGS[0].encode(): now.to_metadata().encode()}))
+    assert not now.same_as(written(before, model__version=None))
+    assert before.same_as(written(before, model__version=None))
+
+
 def test_changes_are_named_by_path_with_both_values():
     schema = {"type": "object", "properties": {"year": {"type": "integer"}}}
     extract = {"name": "extract", "schema": schema}

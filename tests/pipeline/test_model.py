@@ -10,7 +10,7 @@ from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.pipeline import model as module
-from corm_batch.pipeline.model import check_model, model_loader, model_path, revision_hash
+from corm_batch.pipeline.model import answers_version, check_model, model_loader, model_path, revision_hash
 from corm_batch.spec import ModelSection
 from corm_batch.tasks.base import Prompt
 from tests.fakes import MODEL
@@ -141,6 +141,25 @@ def test_settings_of_generation_config_are_told_or_refused(job, changed):
     assert checked(job, folder, {"temperature": 0.7}, generation_config="ignore") == []
     with pytest.raises(UnsupportedModelError, match="num_beams: 4"):
         checked(job, changed(generation_config={"num_beams": 4}))
+
+
+def test_the_version_rises_where_the_model_answers_otherwise_than_before(job, changed):
+    """Before: no rules of generation_config.json, and the end tokens of that file or else of config.json alone."""
+
+    def version(folder, task=None, **model):
+        return answers_version(job({"a": "text"}, model={"name": folder, **model}, task=task or {}))
+
+    sampled = {"temperature": 0.7}
+    assert version(MODEL) == version(MODEL, sampled) == 1
+    drawn = changed(generation_config={"top_k": 20, "top_p": 0.8, "temperature": 0.6, "do_sample": True})
+    assert (version(drawn), version(drawn, sampled)) == (1, 2)
+    assert version(drawn, sampled, generation_config="ignore") == 1
+    drawn = changed(generation_config={"top_p": 0.8})
+    assert (version(drawn, sampled), version(drawn, {**sampled, "top_p": 0.5})) == (2, 1)
+    assert version(changed(generation_config={"repetition_penalty": 1.1})) == 2
+    assert version(changed(generation_config={"repetition_penalty": 1.0})) == 1
+    assert version(changed(generation_config={"eos_token_id": 0})) == 2  # the tokenizer's ends an answer since
+    assert version(changed(generation_config={"eos_token_id": None})) == 1
 
 
 @pytest.mark.parametrize(
