@@ -1,4 +1,4 @@
-"""YAML that is safe to load: no key twice, no aliases that make a small file a huge value. Knows nothing of specs."""
+"""YAML that is safe to load: no key twice, and nothing that makes a small file a huge value. Knows nothing of specs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from corm_batch.errors import SpecError
 _MOST_CHARACTERS = 1 << 20  # of the file
 _MOST_EXPANDED = 1 << 21  # characters of all values with every alias written out, and so many for each of them:
 _OF_A_VALUE = 16
+_MOST_BITS = 64
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key stands once: of two, the first would be dropped without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -23,6 +24,18 @@ class _UniqueKeys(yaml.SafeLoader):
         if twice := sorted(key for key, count in own.items() if count > 1):
             raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """The number, unless it is one that no setting takes and that may take minutes to write out."""
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a whole number of more than {_MOST_BITS} bits", node.start_mark
+            )
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def load_yaml(text: str, origin: str) -> Any:
@@ -34,7 +47,7 @@ def load_yaml(text: str, origin: str) -> Any:
     if len(text) > _MOST_CHARACTERS:
         raise SpecError(f"{origin}: {len(text):,} characters, of which there may be {_MOST_CHARACTERS:,}")
     try:
-        loader = _UniqueKeys(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:

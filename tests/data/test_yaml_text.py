@@ -13,6 +13,7 @@ def test_values_and_aliases_are_read():
     assert load_yaml("a: &x {b: [1, two]}\nc: *x\nd: {<<: *x, e: 3}", "spec") == {
         "a": {"b": [1, "two"]}, "c": {"b": [1, "two"]}, "d": {"b": [1, "two"], "e": 3}}  # fmt: skip
     assert load_yaml("", "spec") is None
+    assert load_yaml("[0xFF, -9223372036854775808, 18446744073709551615]", "spec") == [255, -(2**63), 2**64 - 1]
 
 
 @pytest.mark.parametrize(
@@ -29,9 +30,11 @@ def test_values_and_aliases_are_read():
         ("a: !!python/object:os.system x", "no valid YAML: ConstructorError"),
         ("a: b: c", "no valid YAML: ScannerError"),
         ("a: " + "9" * 5000, "no valid YAML: ValueError"),
+        ("a: 0x" + "f" * 5000, "no valid YAML: ConstructorError: a whole number of more than 64 bits"),
+        ("a: [-1" + "0" * 30 + "]", "a whole number of more than 64 bits"),
         ("---\na: 1\n---\nb: 2", "no valid YAML: ComposerError"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_what_is_no_yaml_or_too_large_is_refused_at_once(text, said):
     began = time.process_time()
