@@ -101,6 +101,26 @@ def test_each_broken_file_has_one_line(corm_batch, write_job, fake_job, monkeypa
     assert summary["failed_files"][1] == {"uri": "/in/b.jsonl", "error": "it holds UTF-16"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_a_source_in_another_encoding_is_named_with_what_to_do_and_starts_nothing(
+    encoding, corm_batch, write_job, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(driver, "connected", None)  # no cluster, no model
+    rows = "".join(json.dumps({"doc_id": name, "text": "Ein Wort"}) + "\n" for name in "abc")
+    (tmp_path / "docs.jsonl").write_bytes(rows.encode(encoding))
+    job = write_job(ROWS, source={"name": "jsonl", "uri": str(tmp_path / "docs.jsonl")})
+    for _ in range(2):
+        result = corm_batch("run", job)
+        lines = result.out.splitlines()
+        assert lines[0] == "1 file cannot be read, or not to the end; what can be is"
+        assert lines[1].startswith(f"  {tmp_path}/docs.jsonl: it holds UTF-")
+        assert "not UTF-8; convert it, for example: iconv -f UTF-" in lines[1]
+        assert ": 0 ok, 0 failed, 0 done before, in " in lines[2]
+        assert result.code == 3
+    (tmp_path / "docs.jsonl").write_bytes(rows.encode(encoding).decode(encoding).encode())
+    assert "3 to do" in corm_batch("plan", job).out
+
+
 @pytest.mark.parametrize(
     ("summary", "code"),
     [
