@@ -13,7 +13,7 @@ from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.report.totals import policy_text
-from corm_batch.report.units import bytes_text, count_text, counted, percent_text, seconds_text, whole_text
+from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
     from corm_batch.bench.gpus import GpuEstimate
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
 
 _BAR_WIDTH = 30
+_REFUSALS = 5
 
 
 def plan(
@@ -77,6 +78,12 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.unusable:
         rows.append(("unusable", f"{planned.unusable} rows without text or an id of their own, each a failed row"))
+    for refusal in planned.refused[:_REFUSALS]:
+        first = f"{counted(refusal.documents, 'document')}, first {one_line(refusal.doc_id, 80)}"
+        where = f" in {refusal.origin}" if refusal.origin else ""
+        rows.append(("would fail", f"{first}{where}: {one_line(refusal.reason, 300)}"))
+    if (more := len(planned.refused) - _REFUSALS) > 0:
+        rows.append(("would fail", f"others, for {counted(more, 'other reason')}, which --json shows"))
     if planned.too_long:
         longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
         rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))

@@ -25,8 +25,8 @@ from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.intake import DocumentIds, FailedFile
-from corm_batch.pipeline.model import load_tokenizer, model_path, revision_hash
-from corm_batch.pipeline.prompts import Asked, PromptSizes, ask_nobody, prompt_sizes
+from corm_batch.pipeline.model import answers_version, load_tokenizer, model_path, revision_hash
+from corm_batch.pipeline.prompts import Asked, PromptSizes, Refusal, ask_nobody, prompt_sizes, refusals
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
@@ -34,6 +34,7 @@ from corm_batch.text.tokenize import PromptTokenizer
 _MEASURED = 20_000
 _SPLITS_MEASURED = 200
 _TOKENIZED_CHARS = 4_000_000
+_ASKING_S = 60.0
 _KEPT_RATIOS = (1.0, 0.5, 0.25, 0.1)
 REFERENCE_POOL_BYTES = 10 * 2**30
 
@@ -56,6 +57,7 @@ class JobPlan:
         failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
         measured: documents that were read for everything below.
         unusable: of these, rows without text, or without an id that no earlier row has; each would become a failed row.
+        refused: why the task refuses some of those it was asked for prompts of, each a failed row; the most first.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
         done, failed_before, todo: of these, answered by an earlier run, failed in it, and left to answer.
         earlier: what is said of rows that another job, or other settings, left in the output; one line each.
@@ -84,6 +86,7 @@ class JobPlan:
     empty_files: tuple[str, ...]
     measured: int
     unusable: int
+    refused: tuple[Refusal, ...]
     too_long: int
     done: int
     failed_before: int
@@ -108,8 +111,7 @@ class JobPlan:
 @dataclass
 class _Measured:
     """What reading the documents gave: states of all, and of the usable ones whether they are to do, their characters,
-    and some of them, spread evenly: every `stride`-th; broken files; and whether
-    nothing was left out."""
+    and every `stride`-th of them; broken files; and whether nothing was left out."""
 
     states: list[State] = field(default_factory=list)
     todo: list[bool] = field(default_factory=list)
@@ -147,19 +149,19 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         find_gpu(gpu)
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
-    ledger = Ledger.read(spec.output.uri, AnswerSettings.of(spec, revision_hash(spec.model)), spec.name)
+    settings = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec))
+    ledger = Ledger.read(spec.output.uri, settings, spec.name)
     splits = spec.splits()
     measured = _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len = shape.context(spec.engine.max_model_len)
     tokenizer = _tokenizer(spec, path)
-    asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len) if tokenizer is not None else []
+    asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     kv_bytes = np.minimum(sizes.largest + spec.task.max_new_tokens, max_model_len) * per_token
-    rows = [split.num_rows for split in splits]
-    documents = None if min(rows) < 0 else sum(rows)
+    documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
     todo = np.array(measured.todo, dtype=bool)
     prompts = round(scale * float(sizes.prompts[todo].sum()))
@@ -173,6 +175,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         empty_files=tuple(split.uri for split in splits if split.num_rows == 0 and split.error is None),
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
+        refused=refusals(measured.kept, asked),
         too_long=int(np.count_nonzero(sizes.too_long)),
         done=measured.states.count("ok"),
         failed_before=measured.states.count("failed"),

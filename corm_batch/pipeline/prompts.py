@@ -7,19 +7,20 @@ document are summed up in turn) is built from answers of the greatest length.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import Completion, MemoryStats, Request
-from corm_batch.errors import DocumentError, ModelError
+from corm_batch.errors import AnswerError, DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.tasks.base import Prompt, Task
 from corm_batch.text.tokenize import PromptTokenizer
 
+_NUMBER = re.compile("[0-9]+(?:[.,][0-9]+)*")
 _CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
 
 
@@ -33,6 +34,7 @@ class Asked:
         whole: tokens of its first prompt before anything was cut; 0 where there is none.
         too_long: it does not fit the context, and `task.overflow` says what becomes of it.
         from_answers: how many of the prompts hold answers to earlier ones.
+        refusal: why the task asks nothing about it; None where it does.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Asked:
     whole: int = 0
     too_long: bool = False
     from_answers: int = 0
+    refusal: str | None = None
 
 
 class _CountingEngine:
@@ -77,20 +80,58 @@ class _WatchingAsker(EngineAsker):
 
 
 def ask_nobody(
-    task: Task, documents: Sequence[Document], tokenizer: PromptTokenizer, max_model_len: int
+    task: Task, documents: Sequence[Document], tokenizer: PromptTokenizer, max_model_len: int, limit_s: float
 ) -> list[Asked]:
-    """What `task` would ask about each document, in order; nothing about one that it refuses."""
+    """What `task` would ask about each document, in order; those it has not come to in `limit_s` seconds are left out.
+
+    The first one is not: what it asks, or why nothing, is known in any case.
+    """
 
     async def ask(document: Document) -> Asked:
         engine = _CountingEngine()
-        with suppress(DocumentError, ModelError):  # most often the answer is not what it should be
+        try:
             await task.run(document, _WatchingAsker(document, tokenizer, engine, max_model_len))
+        except AnswerError:
+            pass  # most often the answer is not what it should be
+        except (DocumentError, ModelError) as error:
+            if engine.asked.first is None:  # else it is about an answer that nobody gave
+                engine.asked.refusal = str(error)
         return engine.asked
 
     async def ask_all() -> list[Asked]:
-        return [await ask(document) for document in documents]
+        asked = list[Asked]()
+        try:
+            async with asyncio.timeout(limit_s):
+                for document in documents:
+                    asked.append(await ask(document))
+                    await asyncio.sleep(0)  # where the time that is over is noticed
+        except TimeoutError:
+            if not asked:
+                asked.append(Asked(refusal=f"putting its prompts together takes more than {limit_s:.0f} s"))
+        return asked
 
     return asyncio.run(ask_all())
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Documents that the task would ask nothing about for one reason: how many, and which was the first and where."""
+
+    reason: str
+    documents: int
+    doc_id: str
+    origin: str
+
+
+def refusals(documents: Sequence[Document], asked: Sequence[Asked]) -> tuple[Refusal, ...]:
+    """Why nothing is asked about some of the documents; reasons that differ in numbers only are one."""
+    found: dict[str, Refusal] = {}
+    for document, one in zip(documents, asked, strict=False):
+        if one.refusal is not None:
+            kind = _NUMBER.sub("0", one.refusal)
+            first = found.get(kind, Refusal(one.refusal, 0, document.doc_id, document.origin))
+            found[kind] = replace(first, documents=first.documents + 1)
+    return tuple(sorted(found.values(), key=lambda refusal: -refusal.documents))
 
 
 @dataclass(frozen=True)
@@ -108,16 +149,17 @@ def prompt_sizes(chars: Sequence[int], stride: int, asked: Sequence[Asked], room
 
     Args:
         chars: of each document.
-        stride, asked: what would be asked about every `stride`-th of them, which counts as it is; that of the others is
-            estimated by a line through these, from characters to tokens. Where nothing is known a document is one
-            prompt of its text alone.
+        stride, asked: what would be asked about every `stride`-th of them, or of these the first, which counts as it
+            is; that of the others is estimated by a line through these, from characters to tokens. Where nothing is
+            known a document is one prompt of its text alone.
         room: tokens that fit the context beside an answer.
     """
     lengths = np.array(chars, dtype=np.float64)
     if not asked:
         whole = np.ceil(lengths / _CHARS_PER_TOKEN).astype(np.int64)
         return PromptSizes(np.ones(len(chars), np.int64), whole, np.minimum(whole, room), whole > room)
-    known, wholes = lengths[::stride], np.array([one.whole for one in asked], dtype=np.float64)
+    places = np.arange(0, len(chars), stride)[: len(asked)]
+    known, wholes = lengths[places], np.array([one.whole for one in asked], dtype=np.float64)
     slope, start = np.polyfit(known, wholes, 1) if len(np.unique(known)) > 1 else (0.0, wholes.mean())
     whole = np.maximum(1.0, start + slope * lengths)
     too_long, largest = whole > room, np.minimum(whole, room)
@@ -127,8 +169,8 @@ def prompt_sizes(chars: Sequence[int], stride: int, asked: Sequence[Asked], room
         if total := sum(one.whole for one in alike):
             tokens[too_long == long] *= sum(sum(one.tokens) for one in alike) / total
             prompts[too_long == long] *= sum(len(one.tokens) for one in alike) / len(alike)
-    prompts[::stride] = [len(one.tokens) for one in asked]
-    tokens[::stride] = [sum(one.tokens) for one in asked]
-    largest[::stride] = [max(one.tokens, default=0) for one in asked]
-    too_long[::stride] = [one.too_long for one in asked]
+    prompts[places] = [len(one.tokens) for one in asked]
+    tokens[places] = [sum(one.tokens) for one in asked]
+    largest[places] = [max(one.tokens, default=0) for one in asked]
+    too_long[places] = [one.too_long for one in asked]
     return PromptSizes(prompts, tokens.round().astype(np.int64), largest.round().astype(np.int64), too_long)

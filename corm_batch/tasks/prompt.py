@@ -10,10 +10,11 @@ from jinja2 import TemplateError, meta, nodes
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
-from corm_batch.tasks.render import ENVIRONMENT, Renderer
+from corm_batch.tasks.render import Renderer
+from corm_batch.tasks.template import ENVIRONMENT
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"
@@ -22,7 +23,8 @@ _RENDERER = Renderer()
 
 
 def _valid_template(source: str) -> str:
-    """Refuse a template with a syntax error, or with a column's name that Jinja reads as a difference."""
+    """Refuse a template with a syntax error, or with a column's name that Jinja reads as a difference, and one that
+    can be rendered for no document."""
     try:
         tokens = [(kind, value) for _, kind, value in ENVIRONMENT.lex(source)]
         ENVIRONMENT.from_string(source)
@@ -33,6 +35,8 @@ def _valid_template(source: str) -> str:
             raise ValueError(
                 f'{a}-{b} is {a} minus {b}: a column of that name is {_ROW}["{a}-{b}"], a difference {a} - {b}'
             )
+    if problem := _RENDERER.problem_with_every_row(source):
+        raise ValueError(f"it can be rendered for no document: {problem}")
     return source
 
 
@@ -69,44 +73,72 @@ class PromptTask(Task, name="prompt"):
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Ask what the template says about one document."""
-
-        text = text_of(document)
-        # in a thread: a template may take all the time it has, and others' answers wait for the event loop
-        whole = await asyncio.to_thread(self._render, self.template, document, text=text)
-
-        def prompt(piece: str) -> Prompt:
-            return whole if piece == text else self._render(self.template, document, text=piece)
-
-        answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
-        asked = [*answers]
-        while len(answers) > 1:
-            groups = self._grouped(answers, document, asker)
-            if len(groups) == len(answers):
-                raise AnswerError(f"no two of the {len(asked)} windows' answers fit one prompt of task.reduce_template")
-            answers = await ask_all(self, asker, groups)
-            asked += answers
+        with _Rendering(document) as rendering:
+            prompts = await asyncio.to_thread(self._prompts, rendering, asker, text_of(document))
+            answers = await ask_all(self, asker, prompts)
+            asked = [*answers]
+            while len(answers) > 1:
+                groups = await asyncio.to_thread(self._grouped, answers, rendering, asker)
+                if len(groups) == len(answers):
+                    raise AnswerError(
+                        f"no two of the {len(asked)} windows' answers fit one prompt of task.reduce_template"
+                    )
+                answers = await ask_all(self, asker, groups)
+                asked += answers
         return TaskResult(answers[0].text, finish_reason=finish_reason_of(asked), pieces=len(asked))
 
-    def _grouped(self, answers: Sequence[Answer], document: Document, asker: Asker) -> list[Prompt]:
+    def _prompts(self, rendering: _Rendering, asker: Asker, text: str) -> list[Prompt]:
+        """The template over the row, or over its windows."""
+
+        def prompt(piece: str) -> Prompt:
+            return rendering.prompt("template", self.template, text=piece)
+
+        return [prompt(piece) for piece in pieces(self, asker, text, prompt)]
+
+    def _grouped(self, answers: Sequence[Answer], rendering: _Rendering, asker: Asker) -> list[Prompt]:
         """Prompts of consecutive answers, each of as many as fit."""
+
+        def reduction(outputs: list[str]) -> Prompt:
+            assert self.reduce_template is not None
+            return rendering.prompt("reduce_template", self.reduce_template, outputs=outputs)
+
         groups: list[list[str]] = [[]]
         for answer in answers:
             longer = [*groups[-1], answer.text]
-            if groups[-1] and not asker.fits(self._reduction(longer, document), self.max_new_tokens):
+            if groups[-1] and not asker.fits(reduction(longer), self.max_new_tokens):
                 groups.append([answer.text])
             else:
                 groups[-1] = longer
-        return [self._reduction(outputs, document) for outputs in groups]
+        return [reduction(outputs) for outputs in groups]
 
-    def _reduction(self, outputs: list[str], document: Document) -> Prompt:
-        """The prompt that combines `outputs`."""
-        assert self.reduce_template is not None
-        return self._render(self.reduce_template, document, outputs=outputs)
 
-    def _render(self, template: str, document: Document, **values: Any) -> Prompt:
-        """The template over the row's columns and `values`; DocumentError when they do not suit it."""
-        columns = {"text": document.text, "doc_id": document.doc_id, **document.columns, **values}
-        return Prompt("", _RENDERER.render(template, {_ROW: dict(columns), **columns}))
+class _Rendering:
+    """Templates over one row, as long as somebody waits for them.
+
+    Whoever renders does it in a thread: a template may take all the time it has, and others' answers wait for the event
+    loop. The thread of a document that is given up ends with what it is rendering.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self._columns = {"text": document.text, "doc_id": document.doc_id, **document.columns}
+        self._last: tuple[dict[str, Any], Prompt] | None = None
+        self._given_up = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._given_up = True
+
+    def prompt(self, field: str, template: str, **values: Any) -> Prompt:
+        """The template in `field` over the row's columns and `values`; DocumentError when they do not suit it."""
+        if self._given_up:
+            raise DocumentError("given up")
+        if self._last is None or self._last[0] != values:  # often the same again: does it fit, and then the prompt
+            columns = {**self._columns, **values}
+            text = _RENDERER.render(template, {_ROW: dict(columns), **columns}, called=f"task.{field}")
+            self._last = values, Prompt("", text)
+        return self._last[1]
 
 
 def _variables(template: str) -> set[str]:

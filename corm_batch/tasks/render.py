@@ -16,32 +16,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import IO, Any
 
-from jinja2 import StrictUndefined, Template, UndefinedError, pass_context
-from jinja2.sandbox import SandboxedEnvironment
-
 from corm_batch.errors import DocumentError
+from corm_batch.tasks.template import render
+from corm_batch.tasks.unknown_row import problem_with_every_row
 
 LIMIT_S = 10.0  # of one rendering; a large document takes milliseconds
 _START_S = 120.0  # until the process has imported what it needs, on a machine that is busy
 _MEMORY = 1 << 30  # bytes of the process beyond what is rendered
 _TEXT = 1 << 24  # characters of a prompt beyond what its row holds
 _HEAD = struct.Struct("!Q")
-
-
-@pass_context  # and so no constant is evaluated, however large, while a spec is read
-def _not_null(_: Any, value: Any) -> Any:
-    """Refuse to print a null, which would read "None" in the prompt."""
-    if value is None:
-        raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
-    return value
-
-
-ENVIRONMENT = SandboxedEnvironment(
-    undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False
-)
 
 
 class Renderer:
@@ -52,23 +37,30 @@ class Renderer:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def render(self, template: str, columns: Mapping[str, Any]) -> str:
-        """The template over `columns`; blocks until it is rendered.
+    def render(self, template: str, columns: Mapping[str, Any], *, called: str = "the template") -> str:
+        """The template over `columns`; blocks until it is rendered. It is `called` so in messages.
 
         Raises:
             DocumentError: it does not suit them, or takes more time or memory than it may.
         """
+        ok, text = self._answer((template, dict(columns)))
+        if not ok:
+            raise DocumentError(f"{called} cannot be rendered: {text}")
+        return text
+
+    def problem_with_every_row(self, template: str) -> str | None:
+        """Why the template can be rendered over no row at all; None when it may be over some."""
+        ok, text = self._answer((template, None))
+        return None if ok else text
+
+    def _answer(self, request: tuple[str, dict[str, Any] | None]) -> tuple[bool, str]:
+        """Whether it could be done, and the text or why not; the process is ended when that takes too much."""
         with self._lock:
             try:
-                ok, text = self._ask(pickle.dumps((template, dict(columns))))
-            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                return self._ask(pickle.dumps(request))
+            except (OSError, EOFError, pickle.UnpicklingError):
                 self.close()
-                raise DocumentError(
-                    f"the template cannot be rendered: it takes more than {self._limit_s:g} s or {_MEMORY >> 20} MiB"
-                ) from error
-        if not ok:
-            raise DocumentError(f"the template cannot be rendered: {text}")
-        return text
+                return False, f"it takes more than {self._limit_s:g} s or {_MEMORY >> 20} MiB"
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -118,23 +110,6 @@ def _message(file: IO[bytes]) -> bytes:
     return file.read(_HEAD.unpack(head)[0])
 
 
-@lru_cache(maxsize=64)
-def _compiled(source: str) -> Template:
-    """The template, parsed once."""
-    return ENVIRONMENT.from_string(source)
-
-
-def _answer(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool, str]:
-    """Whether it can be rendered, and the text or why not."""
-    try:
-        text = _compiled(template).render(columns)
-        if len(text) > limit:
-            return False, f"{len(text):,} characters, of which there may be {limit:,}"
-        return True, text
-    except Exception as error:  # an expression in a template can raise anything
-        return False, f"{type(error).__name__}: {error}"
-
-
 def _serve() -> None:
     """The process: an empty message when it is there, then one request after another until its owner is gone."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -147,7 +122,11 @@ def _serve() -> None:
             return
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + 8 * len(request), resource.RLIM_INFINITY))
         template, columns = pickle.loads(request)
-        answer = pickle.dumps(_answer(template, columns, _TEXT + len(request)))
+        if columns is None:
+            problem = problem_with_every_row(template, _TEXT)
+            answer = pickle.dumps((problem is None, problem or ""))
+        else:
+            answer = pickle.dumps(render(template, columns, _TEXT + len(request)))
         answers.write(_HEAD.pack(len(answer)) + answer)
         answers.flush()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -46,6 +47,7 @@ class PromptTokenizer:
                 and a role of its own is asked for.
         """
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()  # a text that holds special tokens is encoded under a setting of the tokenizer's
         self._document_role = document_role
         self._system = system
         added = tokenizer.added_tokens_decoder
@@ -145,7 +147,12 @@ class PromptTokenizer:
         return [*system, {"role": "user", "content": "\n\n".join(parts)}]
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The whole prompt as token ids, ready for the answer's first token."""
+        """The whole prompt as token ids, ready for the answer's first token; called from several threads."""
+        with self._lock:
+            return self._encode_alone(prompt)
+
+    def _encode_alone(self, prompt: Prompt) -> tuple[int, ...]:
+        """The same, once no other thread encodes."""
         if not self._tokenizer.chat_template:
             parts = [part for part in (self._system, prompt.text, prompt.instruction) if part]
             text = "\n\n".join(parts) + "\n"
@@ -196,12 +203,13 @@ class PromptTokenizer:
 
     def token_ends(self, text: str) -> Sequence[int]:
         """Where in `text` each of its tokens ends, as character offsets; estimated when the tokenizer cannot say."""
-        if self._tokenizer.is_fast:
-            encoding = self._tokenizer(
-                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-            )
-            return [end for _, end in encoding["offset_mapping"]]
-        count = len(self._encode_text(text, split_special_tokens=True))
+        with self._lock:
+            if self._tokenizer.is_fast:
+                encoding = self._tokenizer(
+                    text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+                )
+                return [end for _, end in encoding["offset_mapping"]]
+            count = len(self._encode_text(text, split_special_tokens=True))
         return [len(text) * (index + 1) // count for index in range(count)]
 
     def spelled(self, token_ids: Sequence[int]) -> str:

@@ -57,6 +57,17 @@ def test_the_first_prompt_whole(corm_batch, write_job):
     assert "Two\nlines \x1b[1m." in found
 
 
+def test_documents_that_would_fail_are_named_with_the_reason(corm_batch, write_job):
+    task = {"name": "prompt", "template": "{{ 1 / (text | length - 200) }}", "overflow": "truncate"}
+    result = corm_batch("plan", write_job(ROWS, task=task))
+    said = [line for line in result.out.splitlines() if line.startswith("would fail")]
+    assert len(said) == 1
+    assert " 1 document, first d0 in " in said[0]
+    assert said[0].endswith(
+        "documents.parquet#0:0: task.template cannot be rendered: ZeroDivisionError: division by zero"
+    )
+
+
 def test_on_a_card(corm_batch, write_job):
     printed = corm_batch("plan", write_job(ROWS), "--gpu", "L40S").out
     assert "On 1 replica of 1 l40s: 73.9 MiB of weights, a pool of " in printed

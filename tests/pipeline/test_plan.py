@@ -1,6 +1,7 @@
 """plan_job: what it counts and how it estimates, on a model that has no weights."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import ModelLoadError, SpecError
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import plan
-from corm_batch.pipeline.model import revision_hash
+from corm_batch.pipeline.model import answers_version, revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
 from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
 from corm_batch.spec import JobSpec
+from corm_batch.tasks import prompt
+from corm_batch.tasks.render import Renderer
 from corm_batch.text.tokenize import PromptTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +148,40 @@ def test_prompts_of_many_documents_are_estimated_from_some(job, monkeypatch):
     assert planned.tokens.max == pytest.approx(exact.tokens.max, rel=0.02)
 
 
+def test_it_says_why_nothing_is_asked_about_a_document(job):
+    task = {"name": "prompt", "template": "{{ 1 / (4 - text | length) }}", "overflow": "truncate"}
+    planned = plan_job(job(["four", "a text", "text"], task=task))
+    (refusal,) = planned.refused
+    assert (refusal.documents, refusal.doc_id, planned.prompts) == (2, "d0", 1)
+    assert refusal.origin.endswith("documents.parquet#0:0")
+    assert refusal.reason == "task.template cannot be rendered: ZeroDivisionError: division by zero"
+    longer = plan_job(
+        job(
+            ["a " * 90, "b"],
+            task={"name": "summarize", "overflow": "error", "max_new_tokens": 9},
+            engine={"max_model_len": 90},
+        )
+    )
+    assert [(refusal.documents, refusal.doc_id) for refusal in longer.refused] == [(1, "d0")]
+    assert "task.overflow is 'error'" in longer.refused[0].reason
+
+
+def test_templates_take_it_a_bounded_time_in_all(job, monkeypatch):
+    monkeypatch.setattr(plan, "_ASKING_S", 0.4)
+    monkeypatch.setattr(prompt, "_RENDERER", renderer := Renderer(limit_s=0.3))
+    renderer.render("", {})  # the process is there
+    slow = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    template = "{% if text == 'slow' %}" + slow + "{% endif %}"
+    task = {"name": "prompt", "template": template, "overflow": "truncate"}
+    began = time.monotonic()
+    planned = plan_job(job(["slow"] * 30, task=task))
+    assert time.monotonic() - began < 10, "30 documents may take 0.3 s each, and as long again to start a process"
+    assert planned.refused[0].reason.endswith("cannot be rendered: it takes more than 0.3 s or 1024 MiB")
+    assert 1 <= planned.tokenized < 30
+    assert not planned.exact
+    renderer.close()
+
+
 def test_the_first_prompt_is_what_the_model_sees(job):
     shown = plan_job(job([None, "One line."])).first_prompt
     assert shown.startswith("<|question|> One line.\n\nSummarise the document above")
@@ -214,7 +251,7 @@ def test_documents_an_earlier_run_answered(job):
         {
             "doc_id": document.doc_id,
             "content_sha256": content,
-            "fingerprint": AnswerSettings.of(spec, revision_hash(spec.model)).fingerprint,
+            "fingerprint": AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec)).fingerprint,
             "run_id": "r",
             "status": status,
             "committed_at": datetime.now(UTC),

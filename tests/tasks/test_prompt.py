@@ -1,10 +1,15 @@
+import asyncio
+import threading
 import time
 
 import pytest
 
+from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, DocumentError, SpecError
+from corm_batch.tasks import prompt
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.prompt import PromptTask
+from corm_batch.tasks.template import render
 
 TOGETHER = "overflow: map_reduce and reduce_template come together"
 
@@ -63,12 +68,12 @@ def test_answers_too_long_to_combine_end_with_a_reason(fake_asker, answer):
         ("{{ title }}", "null"),
         ("{{ text.nothing }}", "UndefinedError"),
         ("{{ 1 / (text | length - 4) }}", "ZeroDivisionError"),
-        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-        ("{% for i in range(10000000) %}{% endfor %}", "OverflowError"),
+        ("{{ text.__class__.__mro__ }}", "SecurityError"),
+        ("{% for i in range((text | length) * 10**7) %}{% endfor %}", "OverflowError"),
     ],
 )
 def test_a_row_that_does_not_suit_the_template_fails_alone(template, said, fake_asker, answer):
-    with pytest.raises(DocumentError, match=f"the template cannot be rendered: .*{said}"):
+    with pytest.raises(DocumentError, match=rf"task\.template cannot be rendered: .*{said}"):
         answer(prompt_task(template), fake_asker(lambda prompt: "fine"), "text", title=None)
 
 
@@ -91,6 +96,12 @@ def test_a_row_that_does_not_suit_the_template_fails_alone(template, said, fake_
         ),
         ({"template": "{{ text }}", "reduce_template": "{{ text }}"}, "reduce_template must use outputs"),
         ({"template": "{{ text }}", "reduce_template": "{% for %}"}, r"task\.reduce_template: no valid template"),
+        ({"template": "{{ text }}{{ 1 / 0 }}"}, r"task\.template: it can be rendered for no document: ZeroDivision"),
+        ({"template": "{{ text }}{{ 'a' * 20000000 }}"}, r"20,000,000 characters, of which there may be"),
+        (
+            {"template": "{{ text }}", "reduce_template": "{{ outputs }}{{ 'a' * 10**10 }}"},
+            r"task\.reduce_template: it can be rendered for no document: MemoryError",
+        ),
     ],
 )
 def test_templates_are_checked_at_load(fields, said):
@@ -120,5 +131,65 @@ def test_a_column_may_itself_be_called_row(fake_asker, answer):
 
 def test_a_template_of_any_size_is_read_at_once():
     began = time.process_time()
-    prompt_task("{{ 'a' * 10**10 }}{{ '%1000000000d' % 1 }}{% if 'b' | center(10**10) %}{% endif %}")
+    prompt_task("{% if text %}{{ 'a' * 10**10 }}{% if 'b' | center(10**10) %}{% endif %}{% endif %}")
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "map_reduce"])
+def test_whoever_renders_leaves_the_event_loop_to_others(overflow, fake_asker, monkeypatch):
+    """The whole text, windows and answers: nothing is rendered before the event loop has come round meanwhile."""
+    began, came_round, waited = threading.Event(), threading.Event(), []
+
+    class Patient:
+        def problem_with_every_row(self, template):
+            return None
+
+        def render(self, template, columns, *, called):
+            came_round.clear()
+            began.set()
+            waited.append(came_round.wait(5))
+            return render(template, columns, 1000)[1]
+
+    async def others():
+        while True:
+            if began.is_set():
+                began.clear()
+                came_round.set()
+            await asyncio.sleep(0.001)
+
+    async def run():
+        other = asyncio.create_task(others())
+        result = await task.run(Document("doc", "x" * 60), fake_asker(lambda _: "z" * 4, context=20))
+        other.cancel()
+        return result
+
+    monkeypatch.setattr(prompt, "_RENDERER", Patient())
+    reduce_template = "{{ outputs | join }}" if overflow == "map_reduce" else None
+    task = PromptTask(template="{{ text }}", reduce_template=reduce_template, overflow=overflow, max_new_tokens=4)
+    result = asyncio.run(run())
+    assert result.pieces == (5 if overflow == "map_reduce" else 1)  # four windows and what they say
+    assert len(waited) > 2
+    assert all(waited)
+
+
+def test_nothing_more_is_rendered_once_nobody_waits(fake_asker, monkeypatch):
+    """A document that is over its time limit while its thread renders: the next window is not put into the template."""
+    rendered, go_on = [], threading.Event()
+
+    class Slow:
+        def render(self, template, columns, *, called):
+            rendered.append(columns["text"])
+            go_on.wait(10)
+            return "much" * 10
+
+    monkeypatch.setattr(prompt, "_RENDERER", Slow())
+    task = PromptTask.model_construct(template="{{ text }}", overflow="truncate", max_new_tokens=4)
+
+    async def run():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await task.run(Document("doc", "x" * 60), fake_asker(lambda _: "", context=20))
+        go_on.set()
+
+    asyncio.run(run())
+    assert rendered == ["x" * 60]

@@ -1,0 +1,40 @@
+"""Jinja as prompts are written in it: sandboxed, and strict about what is not there. Knows nothing of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, UndefinedError, pass_context
+from jinja2.sandbox import SandboxedEnvironment
+
+
+@pass_context  # and so no constant is evaluated, however large, while a spec is read
+def _not_null(_: Any, value: Any) -> Any:
+    """Refuse to print a null, which would read "None" in the prompt."""
+    if value is None:
+        raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
+    return value
+
+
+ENVIRONMENT = SandboxedEnvironment(
+    undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False
+)
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> Template:
+    """The template, parsed once."""
+    return ENVIRONMENT.from_string(source)
+
+
+def render(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool, str]:
+    """Whether it can be rendered over `columns` in at most `limit` characters, and the text or why not."""
+    try:
+        text = _compiled(template).render(columns)
+    except Exception as error:  # an expression in a template can raise anything
+        return False, f"{type(error).__name__}: {error}"
+    if len(text) > limit:
+        return False, f"{len(text):,} characters, of which there may be {limit:,}"
+    return True, text
