@@ -6,7 +6,6 @@ Each knows how its tokens attend and what its queries say about the cache; none 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries
@@ -22,25 +22,6 @@ from corm_batch.policies.base import KVPolicy
 
 _GATHERED_ENTRIES = 1 << 16
 """Padded entries one decode call may gather on a CPU, which wants them in its caches."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Prompt tokens [start, stop) of one sequence."""
-
-    sequence: Sequence
-    start: int
-    stop: int
-
-    @property
-    def num_tokens(self) -> int:
-        """How many these are."""
-        return self.stop - self.start
-
-    @property
-    def ends_prompt(self) -> bool:
-        """Whether the sequence's first output token follows."""
-        return self.stop == self.sequence.num_prompt_tokens
 
 
 def new_entries(

@@ -30,10 +30,11 @@ class Eviction:
         cache: where the entries are: those of this rank's heads.
         policies: one a layer.
         ranks: those that have the other heads.
+        compact_every: output tokens between two compactions of a sequence.
     """
 
-    def __init__(self, cache: KVCache, policies: Seq[KVPolicy], ranks: Ranks) -> None:
-        self.cache, self.policies, self.ranks = cache, policies, ranks
+    def __init__(self, cache: KVCache, policies: Seq[KVPolicy], ranks: Ranks, compact_every: int = 1) -> None:
+        self.cache, self.policies, self.ranks, self.compact_every = cache, policies, ranks, compact_every
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
 
     def store(self, stage: Stage, slot: int, layer: int, entries: Entries, step: int) -> Tensor:
@@ -44,6 +45,11 @@ class Eviction:
         """
         keep = self._survivors(layer, entries, step, self.limits.most(layer, step), step)
         return self.cache.store(stage, slot, layer, entries, keep)
+
+    def compact_due(self, running: Seq[Sequence]) -> None:
+        """Compact those that have written enough since the last time."""
+        if due := [one for one in running if len(one.output) - one.num_compacted >= self.compact_every]:
+            self.compact(due)
 
     def compact(self, sequences: Seq[Sequence]) -> None:
         """Free every page of running sequences that only entries need which do not stay. Waits for the device."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from corm_batch.engine.batch import ChunkBatch, PrefillBatch, Span
+from corm_batch.engine.batch import ChunkBatch, PrefillBatch
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.work import Span
 from corm_batch.errors import OutOfPages
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence as Seq
 
 import torch
 
-from corm_batch.engine.batch import PrefillBatch, Span
+from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy

@@ -19,10 +19,11 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from corm_batch.engine.batch import Span
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.work import Decode, Prefill, Shortage, Span, Work
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.pool import OutOfPages
 
 _HEADROOM = 1.1
 """Predicted entries are taken this much above what was observed."""
@@ -47,14 +48,42 @@ class Scheduler:
         self.kept_ratio: float | None = None  # of late prompts, newer ones weighing more; nothing is known at first
         self._one_prompt_only = False
 
-    def schedule_prefill(self) -> list[Span]:
+    def schedule(self, num_steps: Callable[[Seq[Sequence]], int]) -> Work | None:
+        """What the next step does: prompts if any can start, else the running answers; None when there is nothing.
+
+        Args:
+            num_steps: how many tokens of some sequences are worth a step.
+        """
+        if spans := self._admit():
+            return Prefill(spans)
+        return self._reserve(num_steps(self.running)) if self.running else None
+
+    def take_back(self, work: Work, shortage: Shortage) -> Sequence | None:
+        """Undo work that found too little memory, so that less is tried at a time.
+
+        Returns:
+            The sequence that had all there is to itself, and has to fail; None when there is hope.
+        """
+        if isinstance(work, Decode):
+            if len(work.sequences) == 1:
+                return work.sequences[0]
+            self._halve()
+            return None
+        if len(work.spans) > 1 and not isinstance(shortage.error, OutOfPages):
+            self.token_budget = work.num_tokens // 2
+        if len(work.spans) == 1 and not self.swapped:
+            return work.spans[0].sequence
+        self._give_up(work.spans)
+        return None
+
+    def _admit(self) -> list[Span]:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
         spans = [self._span(sequence) for sequence in self.partial]
         room = self.token_budget - sum(span.stop - span.start for span in spans)
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
-        while self.waiting and not self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
+        while self.waiting and not self.swapped and self.cache.num_free_slots and self.num_open < self.max_running:
             sequence = self.waiting[0]
             span, pages = self._span(sequence), self._pages(sequence)
             # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
@@ -70,22 +99,18 @@ class Scheduler:
             spare -= pages
         return spans
 
-    def schedule_decode(self, num_steps: int) -> tuple[list[Sequence], int]:
-        """Running sequences with room reserved for `num_steps` more entries in each of their heads, or for one if there
-        is no more.
-
-        Returns:
-            The sequences, none when not even one has room, and the steps.
-        """
+    def _reserve(self, num_steps: int) -> Decode:
+        """Running sequences with room for `num_steps` more entries in each of their heads, or for one if there is no
+        more; the youngest make room for the others."""
         while self._starved(num_steps):
             if num_steps > 1:
                 num_steps = 1
             elif len(self.running) == 1:
-                return [], num_steps
+                return Decode(list(self.running), num_steps, starved=True)
             else:
                 self.preempt()
         self.cache.reserve(_slots(self.running), num_steps)
-        return list(self.running), num_steps
+        return Decode(list(self.running), num_steps)
 
     def prefilled(self, spans: Seq[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
@@ -99,7 +124,7 @@ class Scheduler:
                 ratio = stored / (span.stop * self.cache.num_lists)
                 self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
-    def give_up(self, spans: Seq[Span]) -> None:
+    def _give_up(self, spans: Seq[Span]) -> None:
         """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
         for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
             self.cache.close(sequence.slot)
@@ -124,7 +149,7 @@ class Scheduler:
         sequence.preemptions += 1
         insort(self.swapped, sequence, key=_arrival)
 
-    def halve(self) -> None:
+    def _halve(self) -> None:
         """From now on, decode at most half as many sequences at a time as run now."""
         self.max_running = max(1, len(self.running) // 2)
         while len(self.running) > self.max_running:
@@ -143,7 +168,7 @@ class Scheduler:
         return Span(sequence, start, stop)
 
     @property
-    def _num_open(self) -> int:
+    def num_open(self) -> int:
         """Sequences that have a slot."""
         return len(self.partial) + len(self.running)
 
@@ -163,7 +188,7 @@ class Scheduler:
 
     def _resume(self) -> None:
         """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
-        while self.swapped and self.cache.num_free_slots and self._num_open < self.max_running:
+        while self.swapped and self.cache.num_free_slots and self.num_open < self.max_running:
             sequence = self.swapped[0]
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from corm_batch.engine.batch import Span
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.work import Prefill, Span, Work
 
 
 @dataclass
@@ -26,6 +26,13 @@ class EngineStats:
     decode_s: float = 0.0
     decode_steps: int = 0
     most_in_flight: int = 0
+
+    def spent(self, work: Work, seconds: float) -> None:
+        """Count a whole step, what was decided before and after the forward pass included."""
+        if isinstance(work, Prefill):
+            self.prefill_s += seconds
+        else:
+            self.decode_s += seconds
 
     def prefilled(self, spans: Seq[Span], seconds: float) -> None:
         """Count a pass over prompts; its documents share its seconds by tokens, so that their shares add up to them."""

@@ -180,7 +180,7 @@ def test_an_answer_ends_at_end_of_sequence_at_a_stop_or_at_its_length(tiny_llama
     assert len(whole) == 12
     third = whole[2]
     first = whole.index(third)
-    engine.model = type(engine.model)(**{**vars(engine.model), "eos_token_ids": frozenset([third])})
+    engine.answers.model = type(engine.model)(**{**vars(engine.model), "eos_token_ids": frozenset([third])})
     answers = run(
         engine,
         Request("eos", [5, 6, 7], SamplingParams(max_new_tokens=12)),

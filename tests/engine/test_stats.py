@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from corm_batch.engine.batch import Span
 from corm_batch.engine.request import Request
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.stats import EngineStats
+from corm_batch.engine.work import Span
 
 
 def sequences(count):

@@ -1,0 +1,159 @@
+"""Answers: requests from their arrival to their completion; what a token means to an answer, and how answers end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_too_small
+from corm_batch.engine.request import Completion, FinishReason, Request
+from corm_batch.engine.scheduler import Scheduler
+from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.stats import EngineStats
+from corm_batch.engine.work import Chosen, Shortage
+from corm_batch.errors import DocumentError
+from corm_batch.kv.pool import OutOfPages
+from corm_batch.policies.base import Needs
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a step gave one answer.
+
+    Attributes:
+        tokens: its next ones, up to the one it ends with.
+        logprob_sum: of these.
+        reason: why the answer ends, "error" where logits were not finite; None when it goes on.
+    """
+
+    tokens: list[int]
+    logprob_sum: float
+    reason: FinishReason | None
+
+
+def judge(
+    sequence: Sequence, tokens: Iterable[int], logprobs: Iterable[float], eos_token_ids: Container[int]
+) -> Continuation:
+    """Which of a step's tokens of one sequence count; the sequence stays as it is.
+
+    Args:
+        sequence: whose tokens these are.
+        tokens, logprobs: in order; a log-probability of NaN stands for logits that were not finite.
+        eos_token_ids: tokens that end an answer.
+    """
+    output, start, total = list(sequence.output), len(sequence.output), 0.0
+    for token, logprob in zip(tokens, logprobs, strict=True):
+        if math.isnan(logprob):
+            return Continuation(output[start:], total, "error")
+        output.append(token)
+        total += logprob
+        if (reason := sequence.finish_reason(output, eos_token_ids)) is not None:
+            return Continuation(output[start:], total, reason)
+    return Continuation(output[start:], total, None)
+
+
+class Answers:
+    """The requests of one replica that are in flight, and those that have finished and nobody has taken yet.
+
+    Args:
+        model: which tokens end an answer.
+        needs: of the policy, for the figures.
+        config: of the engine, for the figures.
+        eviction: closes up what is left of an answer before it is measured.
+        scheduler: told of answers that end.
+        stats: counts tokens.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        needs: Needs,
+        config: EngineConfig,
+        eviction: Eviction,
+        scheduler: Scheduler,
+        stats: EngineStats,
+    ) -> None:
+        self.model, self.needs, self.config = model, needs, config
+        self.eviction, self.cache, self.scheduler, self.stats = eviction, eviction.cache, scheduler, stats
+        self._live: dict[str, Sequence] = {}
+        self._finished: list[Completion] = []
+        self._arrivals = 0
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._live or self._finished)
+
+    def open(self, request: Request) -> Sequence:
+        """A new one.
+
+        Raises:
+            ValueError: a request with this id is still in flight.
+        """
+        if request.id in self._live:
+            raise ValueError(f"a request with id {request.id!r} is still in flight")
+        sequence = Sequence(request, self._arrivals, self.model.shape.num_layers, self.model.device)
+        self._arrivals += 1
+        self._live[request.id] = sequence
+        return sequence
+
+    def cancel(self, request_id: str) -> None:
+        """End one as it stands; unknown or finished ids are ignored."""
+        if request_id in self._live:
+            self.finish(self._live[request_id], "cancelled")
+
+    def extend(self, sequences: Iterable[Sequence], chosen: Chosen) -> None:
+        """Give every sequence the tokens a step chose, up to the one it ends with; finish those that end."""
+        columns = zip(sequences, zip(*chosen.tokens, strict=True), zip(*chosen.logprobs, strict=True), strict=True)
+        by_sequence = list(columns)
+        if not by_sequence:
+            return
+        found = self.model.ranks.lead(lambda: [judge(*each, self.model.eos_token_ids) for each in by_sequence])
+        ended: list[tuple[Sequence, FinishReason]] = []
+        for (sequence, *_), continuation in zip(by_sequence, found, strict=True):
+            sequence.output += continuation.tokens
+            sequence.logprob_sum += continuation.logprob_sum
+            self.stats.output_tokens += len(continuation.tokens)
+            if continuation.reason == "error":
+                self.finish(sequence, "error", DocumentError("the model's logits are not finite"))
+            elif continuation.reason is not None:
+                ended.append((sequence, continuation.reason))
+        if ended:
+            self.eviction.compact([sequence for sequence, _ in ended])
+        for sequence, reason in ended:
+            self.finish(sequence, reason)
+
+    def fail(self, sequence: Sequence, shortage: Shortage) -> None:
+        """Fail one that had the pool, or the device, to itself and found it too small."""
+        error: Exception
+        if isinstance(shortage.error, OutOfPages):
+            pool = self.cache.pool
+            page_bytes = pool.page_bytes * self.model.ranks.size
+            need = self.cache.pages_held(sequence.slot) + pool.num_free + shortage.error.num_missing
+            error = pool_too_small(sequence, need * page_bytes, pool.num_pages * page_bytes)
+        else:
+            error = device_too_small(sequence, shortage.error)
+        self.finish(sequence, "error", error)
+
+    def finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
+        """Close one and its pages, and book what it cost."""
+        del self._live[sequence.request.id]
+        self.scheduler.remove(sequence)
+        positions = None
+        if reason in ("stop", "length") and sequence.request.return_kept_positions:
+            positions = kept_positions(self.cache, sequence.slot, self.model.ranks)
+        memory = memory_stats(sequence, self.cache, self.model, self.needs, self.config)
+        if sequence.slot >= 0:
+            self.cache.close(sequence.slot)
+        mean_logprob = sequence.logprob_sum / max(1, len(sequence.output))
+        self._finished.append(
+            Completion(sequence.request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions)
+        )
+
+    def collect(self) -> list[Completion]:
+        """Those that have finished since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
