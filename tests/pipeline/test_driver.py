@@ -113,6 +113,7 @@ def test_an_output_of_an_earlier_version_is_not_answered_again(name, tmp_path, m
     model_hash = read_part(part).schema.metadata[b"corm_batch.model_hash"].decode()
     monkeypatch.setattr(driver, "revision_hash", lambda model: model_hash)
     monkeypatch.setattr(driver, "check_model", lambda spec: [])  # its folder is gone
+    monkeypatch.setattr(driver, "answers_version", lambda spec: 1)
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
     summary = run_job(spec)
     assert (summary.documents, summary.skipped_ok, summary.skipped_failed) == (0, 2, 1)
