@@ -38,6 +38,12 @@ def test_no_leftovers(path):
     assert not [handler.lineno for handler in nodes(path, ast.ExceptHandler) if handler.type is None]
 
 
+def test_no_class_has_a_short_name_beside_its_own(path):
+    for imported in nodes(path, ast.ImportFrom):
+        for alias in imported.names:
+            assert not alias.asname or len(alias.asname) >= len(alias.name) or not alias.name[0].isupper(), alias.name
+
+
 def test_nobody_asks_which_policy_it_is(path):
     if path.relative_to(PACKAGE).parts[0] == "policies":
         return

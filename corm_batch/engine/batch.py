@@ -5,7 +5,7 @@ Each knows how its tokens attend and what its queries say about the cache; none 
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class PrefillBatch:
         eviction: which entries survive, in which cache.
     """
 
-    def __init__(self, spans: Seq[Span], eviction: Eviction) -> None:
+    def __init__(self, spans: abc.Sequence[Span], eviction: Eviction) -> None:
         self.spans, self.eviction = spans, eviction
         self.cache, self.policies = eviction.cache, eviction.policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
@@ -172,7 +172,7 @@ class DecodeBatch:
         policies: one a layer.
     """
 
-    def __init__(self, size: int, cache: KVCache, policies: Seq[KVPolicy]) -> None:
+    def __init__(self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy]) -> None:
         self.cache, self.policies = cache, policies
         device = cache.device
         self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
@@ -180,7 +180,7 @@ class DecodeBatch:
         self.logit_rows = torch.arange(size, device=device)
         self._slots = np.empty(0, np.int64)
 
-    def load(self, sequences: Seq[Sequence]) -> None:
+    def load(self, sequences: abc.Sequence[Sequence]) -> None:
         """Take on these sequences, one a row, each at its newest token."""
         rows = np.zeros((3, len(self.input_ids)), np.int64)
         rows[2] = -1

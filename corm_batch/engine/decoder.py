@@ -6,8 +6,8 @@ they are, and the token a step chooses is the next one's input. On a CPU a step 
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
@@ -48,21 +48,21 @@ class Decoder:
         policies: one a layer.
     """
 
-    def __init__(self, model: LoadedModel, cache: KVCache, policies: Seq[KVPolicy]) -> None:
+    def __init__(self, model: LoadedModel, cache: KVCache, policies: abc.Sequence[KVPolicy]) -> None:
         self.model, self.cache, self.policies = model, cache, policies
         self._fewest_steps, self.most_steps = _STEPS[model.device.type]
         self._graphs: dict[int, Captured] = {}
         self._version = 0
         self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
-    def num_steps(self, sequences: Seq[Sequence]) -> int:
+    def num_steps(self, sequences: abc.Sequence[Sequence]) -> int:
         """Steps until it is worth a look at the tokens; one where a rule has to look at each."""
         if self.model.rules.reads_history:
             return 1
         left = min(sequence.request.sampling.max_new_tokens - len(sequence.output) for sequence in sequences)
         return max(self._fewest_steps, min(self.most_steps, left))
 
-    def run(self, sequences: Seq[Sequence], num_steps: int) -> tuple[list[list[int]], list[list[float]]]:
+    def run(self, sequences: abc.Sequence[Sequence], num_steps: int) -> tuple[list[list[int]], list[list[float]]]:
         """The next `num_steps` tokens of each sequence and their log-probabilities, [steps][S].
 
         Room for the steps' entries has been reserved; a sequence that ends on the way goes on to the last step.
@@ -106,7 +106,7 @@ class Decoder:
         return captured.batch, captured.replay
 
     def _capture(self, batch: DecodeBatch) -> Captured:
-        """Record a step; the rehearsal before it, with rows that are no sequence, compiles what needs compiling."""
+        """Record a step; warm-up passes before it, with rows that are no sequence, compile what needs compiling."""
         stream = torch.cuda.Stream(self.model.device)
         stream.wait_stream(torch.cuda.current_stream(self.model.device))
         with torch.cuda.stream(stream):

@@ -17,7 +17,7 @@ from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.policy_check import check_policy
-from corm_batch.engine.rehearsal import measure_pool_bytes
+from corm_batch.engine.profile_run import measure_pool_bytes
 from corm_batch.engine.request import Completion, Request, find_problem
 from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler

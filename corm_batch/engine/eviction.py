@@ -6,7 +6,7 @@ policy needs and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Eviction:
         compact_every: output tokens between two compactions of a sequence.
     """
 
-    def __init__(self, cache: KVCache, policies: Seq[KVPolicy], ranks: Ranks, compact_every: int = 1) -> None:
+    def __init__(self, cache: KVCache, policies: abc.Sequence[KVPolicy], ranks: Ranks, compact_every: int = 1) -> None:
         self.cache, self.policies, self.ranks, self.compact_every = cache, policies, ranks, compact_every
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
 
@@ -46,12 +46,12 @@ class Eviction:
         keep = self._survivors(layer, entries, step, self.limits.most(layer, step), step)
         return self.cache.store(stage, slot, layer, entries, keep)
 
-    def compact_due(self, running: Seq[Sequence]) -> None:
+    def compact_due(self, running: abc.Sequence[Sequence]) -> None:
         """Compact those that have written enough since the last time."""
         if due := [one for one in running if len(one.output) - one.num_compacted >= self.compact_every]:
             self.compact(due)
 
-    def compact(self, sequences: Seq[Sequence]) -> None:
+    def compact(self, sequences: abc.Sequence[Sequence]) -> None:
         """Free every page of running sequences that only entries need which do not stay. Waits for the device."""
         slots = np.array([sequence.slot for sequence in sequences])
         steps = np.array([sequence.num_cached for sequence in sequences], dtype=np.int32)

@@ -6,7 +6,7 @@ is remembered for long must not keep a pool alive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +34,7 @@ class Limits:
         joint: of each layer, whether ranks have to look at each other's heads.
     """
 
-    def __init__(self, policies: Seq[KVPolicy], num_heads: int, page_size: int, ranks: Ranks) -> None:
+    def __init__(self, policies: abc.Sequence[KVPolicy], num_heads: int, page_size: int, ranks: Ranks) -> None:
         self.num_heads, self.page_size, self.num_ranks = num_heads, page_size, ranks.size
         self.own_heads = slice(ranks.rank * num_heads, (ranks.rank + 1) * num_heads)
         self.places = [

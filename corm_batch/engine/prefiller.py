@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Prefiller:
         self.model, self.eviction, self.make_room = model, eviction, make_room
         self._kind = ChunkBatch if streaming else PrefillBatch
 
-    def run(self, spans: Seq[Span]) -> Tensor:
+    def run(self, spans: abc.Sequence[Span]) -> Tensor:
         """Logits of the spans that end a prompt; what the spans keep is in the cache.
 
         Raises:

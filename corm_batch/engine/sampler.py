@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ class Changes:
     """
 
     always: Tensor | None
-    steps: Seq[Edits | None]
+    steps: abc.Sequence[Edits | None]
     seen: Tensor | None
     penalty: float
 
@@ -78,7 +78,7 @@ class Choice:
             self.changes.seen.scatter_(1, tokens_S[:, None], True)
 
 
-def prepare(model: LoadedModel, sequences: Seq[Sequence], num_steps: int) -> Choice:
+def prepare(model: LoadedModel, sequences: abc.Sequence[Sequence], num_steps: int) -> Choice:
     """What `sample` needs for the next `num_steps` tokens of the sequences."""
     return Choice(_draw(sequences, num_steps, model.rules, model.device), _change(model, sequences, num_steps))
 
@@ -104,7 +104,7 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
 
-def _draw(sequences: Seq[Sequence], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
+def _draw(sequences: abc.Sequence[Sequence], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
     """Random numbers for the sequences that sample; None when all are greedy.
 
     Each takes them from its own generator, in order, so the same sequence draws the same in any batch.
@@ -136,7 +136,7 @@ def _inverse_transform(logits_SV: Tensor, draws: Draws, uniform_S1: Tensor) -> T
     return order.gather(1, index.clamp(max=probs.shape[-1] - 1))[:, 0]
 
 
-def _change(model: LoadedModel, sequences: Seq[Sequence], num_steps: int) -> Changes | None:
+def _change(model: LoadedModel, sequences: abc.Sequence[Sequence], num_steps: int) -> Changes | None:
     """What the rules do in the next steps; None where they do nothing."""
     rules, vocab_size, device = model.rules, model.shape.vocab_size, model.device
     always, seen = None, None
@@ -154,7 +154,7 @@ def _change(model: LoadedModel, sequences: Seq[Sequence], num_steps: int) -> Cha
     return Changes(always, steps, seen, rules.repetition_penalty)
 
 
-def _edits(sequences: Seq[Sequence], rules: Rules, step: int, device: torch.device) -> Edits | None:
+def _edits(sequences: abc.Sequence[Sequence], rules: Rules, step: int, device: torch.device) -> Edits | None:
     """What is added to the logits of single rows at one step."""
     found = []
     for row, sequence in enumerate(sequences):
@@ -167,7 +167,7 @@ def _edits(sequences: Seq[Sequence], rules: Rules, step: int, device: torch.devi
     return torch.tensor(rows).to(device), torch.tensor(tokens).to(device), torch.tensor(values).to(device)
 
 
-def _seen(sequences: Seq[Sequence], vocab_size: int, device: torch.device) -> Tensor:
+def _seen(sequences: abc.Sequence[Sequence], vocab_size: int, device: torch.device) -> Tensor:
     """Which tokens each sequence has so far: [S, V] bool, made anew, so that a step that fails leaves no trace."""
     for sequence in sequences:
         if sequence.prompt_tokens_seen is None:

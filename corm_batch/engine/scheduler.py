@@ -13,9 +13,8 @@ anybody new is admitted. While a prefill step runs, every half-done prompt is pa
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
+from collections import abc, deque
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 
 import numpy as np
 
@@ -48,7 +47,7 @@ class Scheduler:
         self.kept_ratio: float | None = None  # of late prompts, newer ones weighing more; nothing is known at first
         self._one_prompt_only = False
 
-    def schedule(self, num_steps: Callable[[Seq[Sequence]], int]) -> Work | None:
+    def schedule(self, num_steps: Callable[[abc.Sequence[Sequence]], int]) -> Work | None:
         """What the next step does: prompts if any can start, else the running answers; None when there is nothing.
 
         Args:
@@ -112,7 +111,7 @@ class Scheduler:
         self.cache.reserve(_slots(self.running), num_steps)
         return Decode(list(self.running), num_steps)
 
-    def prefilled(self, spans: Seq[Span]) -> None:
+    def prefilled(self, spans: abc.Sequence[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
         for span in spans:
             span.sequence.num_prefilled = span.stop
@@ -124,7 +123,7 @@ class Scheduler:
                 ratio = stored / (span.stop * self.cache.num_lists)
                 self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
-    def _give_up(self, spans: Seq[Span]) -> None:
+    def _give_up(self, spans: abc.Sequence[Span]) -> None:
         """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
         for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
             self.cache.close(sequence.slot)
@@ -204,5 +203,5 @@ def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
 
 
-def _slots(sequences: Seq[Sequence]) -> np.ndarray:
+def _slots(sequences: abc.Sequence[Sequence]) -> np.ndarray:
     return np.array([sequence.slot for sequence in sequences], dtype=np.int64)

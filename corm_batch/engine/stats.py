@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 from dataclasses import dataclass
 
 from corm_batch.engine.sequence import Sequence
@@ -34,14 +34,14 @@ class EngineStats:
         else:
             self.decode_s += seconds
 
-    def prefilled(self, spans: Seq[Span], seconds: float) -> None:
+    def prefilled(self, spans: abc.Sequence[Span], seconds: float) -> None:
         """Count a pass over prompts; its documents share its seconds by tokens, so that their shares add up to them."""
         num_tokens = sum(span.num_tokens for span in spans)
         self.prompt_tokens += num_tokens
         for span in spans:
             span.sequence.prefill_s += seconds * span.num_tokens / num_tokens
 
-    def decoded(self, sequences: Seq[Sequence], num_steps: int, seconds: float) -> None:
+    def decoded(self, sequences: abc.Sequence[Sequence], num_steps: int, seconds: float) -> None:
         """Count some decode steps; their documents share the seconds evenly."""
         self.decode_steps += num_steps
         for sequence in sequences:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Span:
 class Prefill:
     """One forward pass over whole prompts, or chunks of them."""
 
-    spans: Rows[Span]
+    spans: abc.Sequence[Span]
 
     @property
     def num_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections import abc
 
 import torch
 
@@ -17,12 +17,14 @@ from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy
 
-_REHEARSED_TOKENS = (16_384, 32_768)
+_PROFILED_TOKENS = (16_384, 32_768)
 """Prompt lengths whose forward pass is measured; what a longer one takes is their straight line. Beyond the first, an
 MLP's rows run in slices and only what a token leaves behind grows."""
 
 
-def measure_pool_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column]) -> int:
+def measure_pool_bytes(
+    config: EngineConfig, model: LoadedModel, policies: abc.Sequence[KVPolicy], columns: abc.Sequence[Column]
+) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
     transient = _largest_pass(config, model, policies, columns)
     torch.cuda.empty_cache()
@@ -30,12 +32,14 @@ def measure_pool_bytes(config: EngineConfig, model: LoadedModel, policies: Seq[K
     return max(0, int((free - transient) * config.memory_fraction))
 
 
-def _largest_pass(config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column]) -> int:
+def _largest_pass(
+    config: EngineConfig, model: LoadedModel, policies: abc.Sequence[KVPolicy], columns: abc.Sequence[Column]
+) -> int:
     """Bytes that the longest prompt's forward pass takes beside the pool, measured on shorter ones."""
     most = config.step_token_budget
     if config.prefill == "exact":
         most = max(most, model.shape.context(config.max_model_len))
-    lengths = sorted({min(length, most) for length in _REHEARSED_TOKENS})
+    lengths = sorted({min(length, most) for length in _PROFILED_TOKENS})
     peaks = [_peak_bytes(config, model, policies, columns, length) for length in lengths]
     if len(lengths) == 1:
         return peaks[0]
@@ -44,7 +48,11 @@ def _largest_pass(config: EngineConfig, model: LoadedModel, policies: Seq[KVPoli
 
 @torch.inference_mode()
 def _peak_bytes(
-    config: EngineConfig, model: LoadedModel, policies: Seq[KVPolicy], columns: Seq[Column], num_tokens: int
+    config: EngineConfig,
+    model: LoadedModel,
+    policies: abc.Sequence[KVPolicy],
+    columns: abc.Sequence[Column],
+    num_tokens: int,
 ) -> int:
     """Device memory that a prompt of `num_tokens` takes while it is prefilled, its pages aside."""
     shape, device = model.shard, model.device
