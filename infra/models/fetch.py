@@ -212,7 +212,9 @@ def main() -> None:
     try:
         fetch(SMOLLM2, places)
     except FetchError as error:
-        raise SystemExit(str(error)) from error
+        raise SystemExit(
+            f"{error}\nWith a folder of yours: corm-batch run jobs/released/job.yaml --set model.name=FOLDER"
+        ) from error
 
 
 if __name__ == "__main__":
