@@ -1,0 +1,90 @@
+"""Positions that kvpress keeps of a prompt, to hold the policies of corm_batch to.
+
+    python -m infra.measure.kvpress --output infra/measure/results/kvpress.json
+
+Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not asked.
+The prompt is the beginning of a held-out book, the model that of the quick start in float32, half of the entries stay.
+Written are numbers in base 16 whose bit n says that token n stays, by layer and head; tests/infra/measure/test_kvpress.py
+holds the engine to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import kvpress  # type: ignore[import-not-found]
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from infra.measure.record import begin_record, write_record
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "jobs/quickstart/model"
+BOOKS = ROOT / "infra/training/evaluation/books.parquet"
+NUM_TOKENS, RATIO = 320, 0.5
+PRESSES: dict[str, Callable[[], Any]] = {
+    "Knorm": lambda: kvpress.KnormPress(RATIO),
+    "KeyDiff": lambda: kvpress.KeyDiffPress(RATIO),
+    "TOVA": lambda: kvpress.TOVAPress(RATIO),
+    "SnapKV": lambda: kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1),
+    "StreamingLLM": lambda: kvpress.StreamingLLMPress(RATIO, n_sink=4),
+    "AdaKV of SnapKV": lambda: kvpress.AdaKVPress(
+        kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1), alpha_safeguard=0.2
+    ),
+}
+"""By the names kvpress' documents know them by; unpooled, for it pools SnapKV's votes by another rule than the paper."""
+
+
+def keys(model: Any, prompt: Tensor, press: Any = None) -> list[Tensor]:
+    """What the cache holds of a prompt [1, T], [K, N, D] for each layer."""
+    cache = DynamicCache()
+    with torch.inference_mode():
+        if press is None:
+            model(prompt, past_key_values=cache)
+        else:
+            with press(model):
+                model(prompt, past_key_values=cache)
+    return [layer.keys[0] for layer in cache.layers]
+
+
+def kept(model: Any, prompt: Tensor, press: Any) -> list[list[list[int]]]:
+    """Tokens whose entries stay, by layer and head; those of AdaKV are masked in a cache that keeps all."""
+    attention = [layer.self_attn for layer in model.model.layers]
+    full, pressed = keys(model, prompt), keys(model, prompt, press)
+    masks = []
+    for module, all_KTD, held_KND in zip(attention, full, pressed, strict=True):
+        if (masked := getattr(module, "masked_key_indices", None)) is not None:
+            mask_KT = torch.ones(all_KTD.shape[:2], dtype=torch.bool)
+            mask_KT[masked[1], masked[2]] = False
+            module.masked_key_indices = None
+        else:
+            mask_KT = (all_KTD[:, :, None] == held_KND[:, None]).all(dim=-1).any(dim=-1)
+        masks.append(mask_KT)
+    return [[head.nonzero()[:, 0].tolist() for head in mask_KT] for mask_KT in masks]
+
+
+def main() -> None:
+    """Ask every press, write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    record = begin_record("kvpress", kvpress=version("kvpress"), transformers=version("transformers"))
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="sdpa").eval()
+    book = pq.read_table(BOOKS).to_pylist()[0]["text"]
+    prompt = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(book[2000:6000]).ids[:NUM_TOKENS]
+    record |= {"prompt": " ".join(map(str, prompt)), "kept": {}}
+    for name, press in PRESSES.items():
+        heads = kept(model, torch.tensor([prompt]), press())
+        record["kept"][name] = [[f"{sum(1 << token for token in head):x}" for head in layer] for layer in heads]
+    write_record(record, options.output)
+
+
+if __name__ == "__main__":
+    main()
