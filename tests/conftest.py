@@ -22,7 +22,12 @@ REFERENCE_MODEL = ROOT / "jobs" / "quickstart" / "model"
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what needs a GPU where there is none."""
+    """Files that start clusters come first: they wait while others work, and none is left alone at the end.
+
+    What needs a GPU is left out where there is none.
+    """
+    waits = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in waits)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -99,8 +99,8 @@ class Eviction:
             limit = budget.split(self.limits.places[layer], limit, *everybody)[..., self.limits.own_heads]
         if isinstance(limit, Tensor):
             limit = limit.expand(keep.shape[:-1]).flatten()
-        lists = (column.flatten(0, -2) for column in (rank, entries.position, keep))
-        return self.cache.ops.top_entries(*lists, limit).view(keep.shape)
+        rank_LN, position_LN, keep_LN = (column.flatten(0, -2) for column in (rank, entries.position, keep))
+        return self.cache.ops.top_entries(rank_LN, position_LN, keep_LN, limit).view(keep.shape)
 
     def _groups(self, layer: int, slots: np.ndarray, steps: np.ndarray) -> list[slice]:
         """Rows of `slots` to look at together: all of them, none where no head holds too much, or as many at a time as

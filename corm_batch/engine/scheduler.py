@@ -21,8 +21,8 @@ import numpy as np
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Decode, Prefill, Shortage, Span, Work
+from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
-from corm_batch.kv.pool import OutOfPages
 
 _HEADROOM = 1.1
 """Predicted entries are taken this much above what was observed."""

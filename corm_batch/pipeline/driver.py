@@ -30,12 +30,12 @@ from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.metrics import JobMetrics
 from corm_batch.pipeline.model import answers_version, check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.pipeline.stages import Stages, before_the_cluster
+from corm_batch.pipeline.telemetry import JobMetrics
 from corm_batch.pipeline.worker import LoadModel, WorkerSettings
 from corm_batch.spec import JobSpec
 

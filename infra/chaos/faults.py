@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Series:
         self._spare = self._popen()
         self._start()
         for fault in faults:
-            self._until(lambda fault=fault: self._answered() >= fault.point, "documents are answered")
+            self._until(partial(self._has_answered, fault.point), "documents are answered")
             time.sleep(fault.delay_s)
             if self.problems or self._driver.poll() is not None:
                 self.problems.append(f"the job was over before {fault}")
@@ -111,7 +112,7 @@ class Series:
     def close(self) -> None:
         """End everything."""
         self._end_processes()
-        self._cluster.shutdown()
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
         self._ray.cleanup()
         os.environ.clear()
         os.environ.update(self._environment)
@@ -244,9 +245,9 @@ class Series:
         """Files of memory figures, the first of the two that a commit writes; none before the first commit."""
         return set((self._output / "memory").glob("*"))
 
-    def _answered(self) -> int:
-        """Documents with a row, committed or not."""
-        return len({entry["document"] for entry in self.journal() if entry["event"] == "row"})
+    def _has_answered(self, documents: int) -> bool:
+        """Whether so many documents have a row, committed or not."""
+        return len({entry["document"] for entry in self.journal() if entry["event"] == "row"}) >= documents
 
     def _begun_by(self) -> set[int]:
         """Process ids of the replicas that ever began a document."""

@@ -20,7 +20,7 @@ from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.engine.request import Completion, MemoryStats, Request
 from corm_batch.engine.shape import ModelShape
-from corm_batch.output.parts import encode_part, folder, part_name
+from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.model import answers_version, revision_hash
 from corm_batch.pipeline.worker import Model
@@ -106,7 +106,10 @@ def commit_history(spec: JobSpec, documents: int) -> None:
     """The parts of a run that answered every document of the archive, as its driver would have written them."""
     fingerprint = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec)).fingerprint
     for part, numbers in enumerate(batched_range(documents, spec.output.part_documents)):
-        schemas = {"memory": memory_schema({}), "results": result_schema(spec.task.result_fields, {})}
+        schemas: dict[Table, pa.Schema] = {
+            "memory": memory_schema({}),
+            "results": result_schema(spec.task.result_fields, {}),
+        }
         rows: list[dict[str, Any]] = [
             {
                 "doc_id": f"document-{number:09d}",

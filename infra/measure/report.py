@@ -26,7 +26,7 @@ from corm_batch import read_results
 from corm_batch.cli.report import report
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.output.parts import encode_part, folder, part_name
+from corm_batch.output.parts import Table, encode_part, folder, part_name
 from infra.measure.no_op_job import ROOT, batched_range, measured
 from infra.measure.record import begin_record, write_record
 
@@ -61,7 +61,8 @@ def _commit(place: Path, run_id: str, number: int, columns: dict[str, Any]) -> N
     began = datetime.strptime(run_id[:8], "%Y%m%d").replace(tzinfo=UTC)
     count = len(columns["doc_id"])
     columns["committed_at"] = [began + timedelta(seconds=PART_S * (number + 1))] * count
-    for table, schema in (("memory", memory_schema({})), ("results", result_schema([], {}))):
+    schemas: dict[Table, pa.Schema] = {"memory": memory_schema({}), "results": result_schema([], {})}
+    for table, schema in schemas.items():
         arrays = [pa.array(columns.get(field.name, [None] * count), field.type) for field in schema]
         content = encode_part(pa.table(arrays, schema=schema), "parquet")
         write_whole(f"{folder(str(place), table)}/{part_name(run_id, number, 'parquet')}", content)

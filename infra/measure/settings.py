@@ -71,7 +71,7 @@ def summarise(rows: Iterable[Row], done: Mapping[str, Completion], tokenizer: Pr
     single = [hit for kind, kind_hits in hits.items() if kind not in LISTS for hit in kind_hits]
     memory = [done[row["doc_id"]].memory for row in rows]
     full_bytes = sum(m.kv_bytes_full for m in memory)
-    masses = [m.evicted_attention_mass for m in memory]
+    masses = [m.evicted_attention_mass for m in memory if m.evicted_attention_mass is not None]
     return {
         "documents": len(rows),
         "prompt_tokens": sum(m.prompt_tokens for m in memory),
@@ -83,7 +83,7 @@ def summarise(rows: Iterable[Row], done: Mapping[str, Completion], tokenizer: Pr
         "kv_bytes_peak": sum(m.kv_bytes_peak for m in memory),
         "freed_at_peak": share(full_bytes - sum(m.kv_bytes_peak for m in memory), full_bytes),
         "freed_at_end": share(full_bytes - sum(m.kv_bytes_final for m in memory), full_bytes),
-        "evicted_attention_mass": None if None in masses else share(sum(masses), len(masses)),
+        "evicted_attention_mass": share(sum(masses), len(masses)) if len(masses) == len(memory) else None,
     }
 
 

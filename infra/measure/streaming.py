@@ -20,7 +20,7 @@ from corm_batch import Completion, Engine, Request, SamplingParams
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "jobs/quickstart/model"
-POLICIES = {
+POLICIES: dict[str, dict[str, object]] = {
     "w = r = 256, tau 1 (the paper)": {"name": "corm"},
     "w = r = 32, tau 4": {"name": "corm", "window": 32, "recent": 32, "tau": 4.0},
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import gguf
@@ -25,9 +26,10 @@ def convert(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     # transformers reads the file three times and makes the same map of names for every module: 20 s instead of 10
     with patch.multiple(gguf, GGUFReader=cache(gguf.GGUFReader), get_tensor_name_map=cache(gguf.get_tensor_name_map)):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, output_loading_info=True
         )
+        model, found = loaded
         tokenizer = AutoTokenizer.from_pretrained(**source)
         split = gguf.GGUFReader(str(file)).get_field("tokenizer.ggml.pre").contents()
     if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers

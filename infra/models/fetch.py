@@ -127,10 +127,15 @@ def card(model: Released, origin: str) -> str:
 
 def from_hub(model: Released, folder: Path) -> str:
     """The hub's own files, of one commit, the large ones checked against the SHA-256 that the hub names."""
-    options = {"allow_patterns": list(HUB_FILES), "etag_timeout": HUB_TIMEOUT_S}
     try:
         found = HfApi().model_info(model.hub, files_metadata=True, timeout=HUB_TIMEOUT_S)
-        snapshot_download(model.hub, revision=found.sha, local_dir=folder, **options)
+        snapshot_download(
+            model.hub,
+            revision=found.sha,
+            local_dir=folder,
+            allow_patterns=list(HUB_FILES),
+            etag_timeout=HUB_TIMEOUT_S,
+        )
     except Exception as error:  # of the hub's library, of what it speaks HTTP with, of the system
         raise OutOfReachError(str(error) or error.__class__.__name__) from error
     for file in found.siblings or ():

@@ -79,11 +79,12 @@ def packed_attention(
             scale=scaling,
             window_size=(-1, 0),
         )
+        assert isinstance(out, Tensor)
         return out[None], None
     bounds = cu_seqlens.unique().tolist()
     parts = [
         F.scaled_dot_product_attention(
-            *(x[:, :, a:b] for x in (query, key, value)), is_causal=True, scale=scaling, enable_gqa=True
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=True
         )
         for a, b in pairwise(bounds)
     ]
@@ -96,7 +97,7 @@ def hidden_states(
     """[T, hidden] of packed token ids [T]; the residual stream runs in bfloat16."""
     step = torch.arange(len(ids), device=ids.device)
     start = cu_seqlens[torch.searchsorted(cu_seqlens, step, right=True, out_int32=True) - 1]
-    return model.model(
+    hidden: Tensor = model.model(
         inputs_embeds=model.model.embed_tokens(ids).bfloat16()[None],
         position_ids=(step - start)[None],
         use_cache=False,
@@ -104,6 +105,7 @@ def hidden_states(
         max_seqlen=max_seqlen,
         meter=meter,
     ).last_hidden_state[0]
+    return hidden
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -56,10 +56,22 @@ def layout(model: str, tokenizer: Tokenizer) -> Layout:
     return lambda document, question: list(chat.encode(Prompt(tokenizer.decode(document), question)))
 
 
+def mark(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no {token}")
+    return found
+
+
 def prompt(tokenizer: Tokenizer, document: Sequence[int], question: str) -> list[int]:
     """The layout of training."""
-    start, asks, answers = (tokenizer.token_to_id(token) for token in (DOCUMENT, QUESTION, ANSWER))
     asked = tokenizer.encode(f" {question.strip()}", add_special_tokens=False).ids
+    start, asks, answers = (mark(tokenizer, token) for token in (DOCUMENT, QUESTION, ANSWER))
     return [start, *document, asks, *asked, answers]
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from corm_batch.evaluation.base import Tokenizer
 from corm_batch.evaluation.haystack import Haystack, Ids
 from corm_batch.evaluation.suites.needles import one_of_several, place_number
 from infra.training.conversations import Conversation, drawn
@@ -97,6 +97,10 @@ class Instructions:
         return cls(list(questions.items()), summaries, conversations, meetings)
 
 
+ComposerArguments = tuple[Tokenizer, Ids, Sequence[str], Instructions]
+"""What every composer of a run gets, beside its seed."""
+
+
 class Composer(Haystack):
     """Draws sequences and rows; everything follows from the seed.
 
@@ -113,8 +117,8 @@ class Composer(Haystack):
     ) -> None:
         super().__init__(tokenizer, text, words, seed)
         self.instructions = instructions
-        self.special = {token: np.array([tokenizer.token_to_id(token)], np.uint16) for token in SPECIAL_TOKENS}
         vocabulary = tokenizer.get_vocab()
+        self.special = {token: np.array([vocabulary[token]], np.uint16) for token in SPECIAL_TOKENS}
         self.word_starts = np.array([i for piece, i in vocabulary.items() if piece[0] == "Ġ" and piece[1:].isalnum()])
 
     def facts(self, length: int, task: str | None = None) -> tuple[Ids, list[tuple[str, str]]]:
@@ -223,7 +227,8 @@ class Composer(Haystack):
         if kind == "text":
             return self.sequence(self.slice(length - 1), [])
         stutter = kind in STUTTERING and self.random.random() < STUTTER
-        return self.sequence(*getattr(self, kind)(length), stutter=stutter)
+        document, questions = getattr(self, kind)(length)
+        return self.sequence(document, questions, stutter)
 
     def row(self, num_tokens: int, progress: float) -> Row:
         """Sequences that fill `num_tokens`; what is over at the end is natural text.

@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corm_batch import Engine, KVPolicy, Request, SamplingParams, load_plugin
 from corm_batch.data.yaml_text import load_yaml
+from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.request import MemoryStats
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
@@ -41,22 +42,24 @@ from infra.training.cases import SUITES, Asked, draw_cases, layout, read
 from infra.training.compose import DOCUMENT
 from infra.training.report import tables
 
+_BUDGETED = (
+    ("snapkv", "snapkv", "uniform"),
+    ("snapkv pyramidkv", "snapkv", "pyramidkv"),
+    ("snapkv adakv", "snapkv", "adakv"),
+    ("h2o", "h2o", "uniform"),
+    ("tova", "tova", "uniform"),
+    ("keydiff", "keydiff", "uniform"),
+    ("l2_norm", "l2_norm", "uniform"),
+)
 POLICIES: dict[str, Mapping[str, Any]] = {
     "full": {"name": "full"},
     "paper": {"name": "corm", "window": 256, "recent": 256, "tau": 1.0},
-} | {
-    name: {"recent": 64, "budget": {"name": budget, "max_kept": 256}, "name": policy}
-    for name, policy, budget in (
-        ("snapkv", "snapkv", "uniform"),
-        ("snapkv pyramidkv", "snapkv", "pyramidkv"),
-        ("snapkv adakv", "snapkv", "adakv"),
-        ("h2o", "h2o", "uniform"),
-        ("tova", "tova", "uniform"),
-        ("keydiff", "keydiff", "uniform"),
-        ("l2_norm", "l2_norm", "uniform"),
-    )
+    **{
+        name: {"recent": 64, "budget": {"name": budget, "max_kept": 256}, "name": policy}
+        for name, policy, budget in _BUDGETED
+    },
+    "streaming_llm": {"name": "streaming_llm", "sinks": 4, "recent": 252},
 }
-POLICIES["streaming_llm"] = {"name": "streaming_llm", "sinks": 4, "recent": 252}
 """By the name the command line knows them by; those that hold 256 entries a head are as large as each other."""
 WINDOWS = (2048, 8192)
 """Tokens of the perplexity windows."""
@@ -81,7 +84,7 @@ class Outcome:
     memory: MemoryStats
 
 
-def answer(engine: Engine, tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[Outcome]:
+def answer(engine: EngineCore, tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[Outcome]:
     """Outcomes of the cases, in their order; the longest prompts run first.
 
     Raises:
@@ -116,7 +119,7 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
     """Means over the cases of what was kept at the end, overall and by layer, and shares of the bytes of all."""
     full = sum(m.kv_bytes_full for m in memory)
     prompts = sum(m.kv_bytes_full * m.prompt_tokens / (m.prompt_tokens + m.output_tokens - 1) for m in memory)
-    masses = [m.evicted_attention_mass for m in memory]
+    masses = [m.evicted_attention_mass for m in memory if m.evicted_attention_mass is not None]
     layers = [[m.kept_ratio * kept / fmean(m.kept_per_layer) for kept in m.kept_per_layer] for m in memory]
     return {
         "prompt_tokens": fmean(m.prompt_tokens for m in memory),
@@ -125,12 +128,12 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
         "kv_bytes_full": full,
         "freed_after_prefill": 1 - sum(m.kv_bytes_after_prefill for m in memory) / prompts,
         "freed_at_peak": 1 - sum(m.kv_bytes_peak for m in memory) / full,
-        "evicted_attention_mass": None if None in masses else fmean(masses),
+        "evicted_attention_mass": fmean(masses) if len(masses) == len(memory) else None,
         "preemptions": sum(m.preemptions for m in memory),
     }
 
 
-def run_group(engine: Engine, tokenizer: Tokenizer, group: str, cases: Sequence[Asked]) -> dict[str, Any]:
+def run_group(engine: EngineCore, tokenizer: Tokenizer, group: str, cases: Sequence[Asked]) -> dict[str, Any]:
     """Scores by task, the cost, and the first summaries of each task to read."""
     started = time.monotonic()
     outcomes = answer(engine, tokenizer, cases)

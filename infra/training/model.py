@@ -78,11 +78,11 @@ def build(settings: Settings, tokenizer: Tokenizer) -> PreTrainedModel:
         pad_token_id=0,
     )
     torch.manual_seed(settings.seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     if settings.start:
         load(model, Path(settings.start), tokenizer)
     if torch.cuda.is_available():
-        model = model.cuda()
+        model.to("cuda")  # type: ignore[arg-type]  # what transformers wraps it with has no type
         for layer in model.model.layers:
             layer.compile(dynamic=False)
     return model
@@ -106,12 +106,13 @@ def optimizers(model: PreTrainedModel, name: str, lr: float) -> list[torch.optim
     """AdamW for everything, or Muon for the matrices of the layers (its update scaled to the size of AdamW's)."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    adam = {"lr": lr, "betas": (0.9, 0.95), "fused": torch.cuda.is_available()}
     decayed = [model.model.embed_tokens.weight]
     if name == "adamw":
         decayed += matrices
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    chosen: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **adam)]
+    chosen: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=torch.cuda.is_available())
+    ]
     if name == "muon":
         chosen.append(torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     return chosen

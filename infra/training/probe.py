@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from corm_batch.evaluation.haystack import Ids
 from infra.training.attention import Meter, hidden_states
-from infra.training.compose import ANSWER_WEIGHT, DOCUMENT, Composer, Ids, Instructions
+from infra.training.compose import ANSWER_WEIGHT, DOCUMENT, Composer, Instructions
 from infra.training.facts import TASKS
 
 BOOKS = Path(__file__).parent / "evaluation/books.parquet"
@@ -66,12 +67,12 @@ class Probe:
 
     def exact(self, model: PreTrainedModel, task: str, length: int) -> float:
         """Share of the cases whose whole answer the model gives."""
-        cases = []
+        cases: list[tuple[Ids, np.ndarray]] = []
         while len(cases) < self.cases:
             document, questions = self.composer.facts(length - 96, task)
-            ids, weight = self.composer.sequence(document, questions[:1])
-            if len(ids) <= length:
-                cases.append((ids, weight == ANSWER_WEIGHT))
+            sequence, weight = self.composer.sequence(document, questions[:1])
+            if len(sequence) <= length:
+                cases.append((sequence, weight == ANSWER_WEIGHT))
         right = 0
         for batch in batched(cases, self.row):
             hidden = forward(model, [ids for ids, _ in batch])

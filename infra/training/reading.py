@@ -31,7 +31,7 @@ def sentences(text: str) -> list[str]:
 
 def gaps(text: str, draw: random.Random, count: int) -> list[tuple[str, str]]:
     """Up to `count` sentences with a name or number left out, some other words dropped too, and what was left out."""
-    questions = []
+    questions: list[tuple[str, str]] = []
     candidates = sentences(text)
     for sentence in draw.sample(candidates, min(len(candidates), 3 * count)):
         spans = list(SPAN.finditer(sentence))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infra.training.compose import Composer, Row
+from infra.training.compose import Composer, ComposerArguments, Row
 from infra.training.model import Settings
 
 
@@ -28,20 +28,25 @@ def step_inputs(row: Row, device: torch.device) -> tuple[Tensor, Tensor, Tensor,
 
 
 def compose_rows(
-    queue: Any, composer_arguments: tuple[Any, ...], settings: Settings, done: Any, first: int, every: int
+    queue: Any, composer_arguments: ComposerArguments, settings: Settings, done: Any, first: int, every: int
 ) -> None:
     """A worker process: rows first, first + every, ... of the run, each from a seed of its own."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # do not outlive a killed run
-    composer = Composer(*composer_arguments, seed=0)
+
+    def end_with_it() -> None:  # do not outlive a killed run
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+    composer = Composer(*composer_arguments, 0)
     for index in range(first, settings.rows, every):
         composer.random.seed(f"{settings.seed} {index}")
         queue.put(composer.row(settings.row, max(done.value, index / settings.rows)))
 
 
 def stream_rows(
-    composer_arguments: tuple[Any, ...], settings: Settings, done: Any, first: int, workers: int
+    composer_arguments: ComposerArguments, settings: Settings, done: Any, first: int, workers: int
 ) -> Iterator[Row]:
     """Rows of the run from number `first` on, in order, made by worker processes.
 
@@ -68,7 +73,8 @@ def stream_rows(
         while True:
             alive = worker.is_alive()  # asked before looking: a worker may end with its last rows in the queue
             try:
-                return queue.get(timeout=1)
+                row: Row = queue.get(timeout=1)
+                return row
             except Empty:
                 if not alive:
                     raise RuntimeError(f"the worker that composes row {first + index} died") from None

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from corm_batch.evaluation.haystack import common_words
+from corm_batch.evaluation.haystack import Ids, common_words
 from infra.training.attention import hidden_states
 from infra.training.compose import ANSWER_WEIGHT, AVOIDED, Composer, Instructions
 from infra.training.model import SIZES, Settings, build, optimizers, save
@@ -51,7 +51,7 @@ def loss_of(weight_VH: Tensor, hidden_TH: Tensor, target_T: Tensor, weight_T: Te
     return torch.stack([total, *(each / count for each, count in zip((text, answer, avoided), counts, strict=True))])
 
 
-def composer_arguments(data: Path, work: Path) -> tuple[Any, ...]:
+def composer_arguments(data: Path, work: Path) -> tuple[Tokenizer, Ids, list[str], Instructions]:
     """What every composer of a run gets, but for the seed: tokenizer, text, words, instructions."""
     tokenizer = Tokenizer.from_file(str(work / "tokenizer/tokenizer.json"))
     text = np.load(work / "text.npy", mmap_mode="r")
@@ -90,7 +90,7 @@ class Training:
         self.optimizers = optimizers(self.model, settings.optimizer, settings.lr)
         if saved:
             self.resume(saved)
-        composer = Composer(*arguments, seed=0)
+        composer = Composer(*arguments, 0)
         self.probe = Probe.load(composer, tuple(limits.probe_lengths), limits.probe_cases, settings.row)
         cuda = self.model.device.type == "cuda"
         self.loss = torch.compile(loss_of, dynamic=False) if cuda else loss_of
@@ -109,7 +109,8 @@ class Training:
     @property
     def progress(self) -> float:
         """Share of the run that is done: of its steps or of its time, whichever is more."""
-        return max(self.step / self.settings.steps, self.seconds / self.limits.seconds)
+        limit_s: float = self.limits.seconds
+        return max(self.step / self.settings.steps, self.seconds / limit_s)
 
     def log(self, **values: Any) -> None:
         """A line of JSON in the log and on the screen."""
@@ -117,7 +118,7 @@ class Training:
             file.write(json.dumps(values) + "\n")
         print(f"{self.folder.name} {json.dumps(values)}", flush=True)
 
-    def where(self) -> dict[str, float]:
+    def where(self) -> dict[str, Any]:
         """How far the run is, for the log."""
         tokens = self.step * self.settings.batch * self.settings.row
         return {"step": self.step, "tokens": tokens, "seconds": self.seconds}
@@ -131,7 +132,10 @@ class Training:
 
     def write_checkpoint(self) -> None:
         """Replace the last checkpoint; one that is half written never stands in its place."""
-        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
         state |= {"step": self.step, "seconds": self.seconds, "settings": asdict(self.settings)}
         torch.save(state, self.checkpoint.with_suffix(".new"))
         self.checkpoint.with_suffix(".new").replace(self.checkpoint)

@@ -1,8 +1,8 @@
 """The command line as a whole: verbs, exit codes, messages."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -11,17 +11,14 @@ from tests.test_harmless import SECRETS
 
 
 def test_help_is_fast():
-    """Best of three: the machine may be busy."""
+    """In processor time, best of three: the machine may be busy."""
+    command = [sys.executable, "-c", "from corm_batch.cli import main; main()", "--help"]
     seconds = []
     for _ in range(3):
-        started = time.monotonic()
-        shown = subprocess.run(
-            [sys.executable, "-c", "from corm_batch.cli import main; main()", "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.monotonic() - started)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
     assert all(f"  {verb} " in shown.stdout for verb in ("run", "plan", "report", "policies"))
 

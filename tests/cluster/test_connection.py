@@ -23,10 +23,10 @@ print("RAY_AUTH_TOKEN" in os.environ)
 """
 
 
-def python(code, spec, tmp_path, **environment):
+def python(code, spec, tmp_path, *arguments, **environment):
     """What a process of its own prints."""
     (tmp_path / "job.yaml").write_text(spec.to_yaml())
-    command = [sys.executable, "-c", code, str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-c", code, str(tmp_path / "job.yaml"), *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=True
     )
@@ -51,29 +51,32 @@ def test_running_cluster_is_used_and_left_alone(job, ray_cluster):
 
 
 FAILS = """
-import sys
+import os, sys
 from corm_batch.cluster.connection import connected
 from corm_batch.errors import ClusterError
 from corm_batch.spec import JobSpec
-try:
-    with connected(JobSpec.load(sys.argv[1])):
-        print("a cluster was started")
-except ClusterError as error:
-    print(error)
+spec = JobSpec.load(sys.argv[1])
+for setting, folder in zip(("RAY_TMPDIR", "TMPDIR"), sys.argv[2:]):
+    os.environ |= {"TMPDIR": "/tmp", "RAY_TMPDIR": "", setting: folder}
+    try:
+        with connected(spec):
+            print("a cluster was started")
+    except ClusterError as error:
+        print(error)
 """
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("setting", "folder", "reason"),
-    [("RAY_TMPDIR", "long" * 25, "names of sockets in .* are too long"), ("TMPDIR", "file", "NotADirectoryError")],
-)
-def test_a_folder_that_ray_cannot_use_is_named(job, tmp_path, setting, folder, reason):
+def test_a_folder_that_ray_cannot_use_is_named(job, tmp_path):
     (tmp_path / "file").touch()
-    folder = tmp_path / folder
-    environment = {"TMPDIR": "/tmp", "RAY_TMPDIR": "", setting: str(folder)}
-    (line,) = python(FAILS, job({"a": "text"}), tmp_path, **environment)
-    assert re.match(rf"{setting}: Ray cannot be started with its files in {folder}: {reason}.*Set RAY_TMPDIR to", line)
+    long, file = tmp_path / ("long" * 25), tmp_path / "file"
+    lines = python(FAILS, job({"a": "text"}), tmp_path, str(long), str(file))
+    expected = [
+        f"RAY_TMPDIR: Ray cannot be started with its files in {long}: names of sockets in .* are too long",
+        f"TMPDIR: Ray cannot be started with its files in {file}: NotADirectoryError",
+    ]
+    for line, start in zip(lines, expected, strict=True):
+        assert re.match(rf"{start}.*Set RAY_TMPDIR to", line)
 
 
 @pytest.mark.parametrize("empty", ["", " ", "local"])

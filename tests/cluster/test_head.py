@@ -92,8 +92,8 @@ def test_a_token_is_shown_to_the_head_that_wants_one(answers, monkeypatch, wante
     monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of-some-cluster")
     code = (
-        "import os, sys; from corm_batch.cluster import connection; connection.ray.init = lambda **arguments: None; "
-        "connection._join(sys.argv[1], 'RAY_ADDRESS'); print(os.environ.get('RAY_AUTH_MODE'))"
+        "import os, sys; from corm_batch.cluster.head import check_head; check_head(sys.argv[1], 'RAY_ADDRESS'); "
+        "print(os.environ.get('RAY_AUTH_MODE'))"
     )
     process = subprocess.run([sys.executable, "-c", code, answers(answer)], capture_output=True, text=True, timeout=60)
     assert (process.stdout, process.returncode) == ("token\n" if wanted else "None\n", 0), process.stderr

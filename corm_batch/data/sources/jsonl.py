@@ -52,8 +52,8 @@ class JsonlSource(FileSource, name="jsonl"):
         if problem := layout_problem(uri, head):
             raise FileError(uri, problem)
         if not found:
-            lines = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
-            raise FileError(uri, f"{lines} a JSON object with columns: {_parse(head[0])}")
+            which = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
+            raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
         if missing := [name for name in self.wanted(columns) if name not in found]:
             raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
         return [Split(uri, 0)]

@@ -186,8 +186,8 @@ def make_row(
     facts = fresh_facts(kind, source["doc_id"], text)
     count = len(facts.sentences)
     depths = [depth] if count == 1 else [(i + 1) / (count + 1) for i in range(count)]
-    row = {name: source[name] for name in ("doc_id", "source", "license", "title")}
-    return row | {
+    return {
+        **{name: source[name] for name in ("doc_id", "source", "license", "title")},
         "text": plant(text, facts.sentences, depths),
         "question": facts.question,
         "expected": facts.expected,
@@ -216,7 +216,7 @@ def main(source: Path, folder: Path) -> None:
     sources = {row["doc_id"]: row for row in pq.read_table(source).to_pylist()}
     cases = {case["case_id"]: case for case in pq.read_table(SUMMARIES).to_pylist()}
     rows = [
-        *(make_row(sources[doc_id], tokenizer, *rest) for doc_id, *rest in layout()),
+        *(make_row(sources[name], tokenizer, size, kind, depth) for name, size, kind, depth in layout()),
         *(summary_row(cases[case_id]) for case_id in ABSTRACTS),
     ]
     pq.write_table(

@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
-from build import SCHEMA, plant
 from transformers import AutoTokenizer
+
+from infra.training.quickstart_data.build import SCHEMA, plant
 
 MODEL = Path(__file__).parents[3] / "jobs/quickstart/model"
 MAX_TOKENS = 8_192 - 64  # of text and question; the rest is for the answer and the marks between them

@@ -19,7 +19,7 @@ import ray
 
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.pipeline.driver import run_job
-from corm_batch.pipeline.metrics import METRICS, RUNNING
+from corm_batch.pipeline.telemetry import METRICS, RUNNING
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from corm_batch.pipeline.metrics import JOB_TAG, METRICS
+from corm_batch.pipeline.telemetry import JOB_TAG, METRICS
 from tests.infra.deploy.conftest import DEPLOY, ROOT, load, problems
 from tests.infra.deploy.live_job import JOB
 from tests.infra.deploy.promql import label_names, metric_names
@@ -100,7 +100,7 @@ def test_names_are_spelled_once():
         for metric in METRICS:
             short = metric.name.removeprefix("corm_batch_")
             spelled = text.count(f'"{metric.name}"') + text.count(f'_summed("{short}"')
-            assert spelled == (path.relative_to(ROOT).as_posix() == "corm_batch/pipeline/metrics.py"), (
+            assert spelled == (path.relative_to(ROOT).as_posix() == "corm_batch/pipeline/telemetry.py"), (
                 f"{path}: {metric.name}"
             )
 

@@ -4,10 +4,10 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import MemoryStats
-from corm_batch.pipeline import metrics as module
+from corm_batch.pipeline import telemetry as module
 from corm_batch.pipeline.actor_pool import PoolLoad
-from corm_batch.pipeline.metrics import JOB_TAG, METRICS, JobMetrics
 from corm_batch.pipeline.progress import Event, Progress
+from corm_batch.pipeline.telemetry import JOB_TAG, METRICS, JobMetrics
 from corm_batch.tasks.base import TaskResult
 
 
