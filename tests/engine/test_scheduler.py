@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from corm_batch.engine.loader import load_model
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError
+from corm_batch.ops.pages import NEVER
 from corm_batch.policies.base import KVPolicy
 
 POLICIES = [
@@ -25,8 +27,6 @@ POLICIES = [
 
 @functools.cache
 def load(folder):
-    import torch
-
     return load_model(folder, torch.float32, torch.device("cpu"))
 
 
@@ -115,6 +115,40 @@ def test_preemption_changes_nothing_but_time(policy, prefill, tiny_llama):
         assert disturbed[name].token_ids == completion.token_ids
         assert disturbed[name].kept_positions == completion.kept_positions
         assert disturbed[name].memory.kv_bytes_peak == completion.memory.kv_bytes_peak
+
+
+class Thinned(KVPolicy):
+    """Every token stays in the first layer, every third one in those behind it."""
+
+    def expiry(self, layer, position):
+        return position.where(position % 3 != 0, NEVER) if layer else torch.full_like(position, NEVER)
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_layers_of_a_sequence_hold_different_numbers_of_entries_all_the_way(prefill, tiny_llama):
+    def answer(preempting):
+        config = EngineConfig(page_size=4, kv_memory=1 << 20, prefill=prefill, chunk_size=16, compact_every=2)
+        engine, done = Engine(load(tiny_llama), Thinned(), config), {}
+        for i in range(3):
+            sampling = SamplingParams(max_new_tokens=8, ignore_eos=True)
+            engine.add(Request(str(i), [(i * 31 + j * j) % 199 for j in range(20 + 7 * i)], sampling, True))
+        while engine.has_work:
+            done |= {one.id: one for one in engine.step()}
+            assert_books_balance(engine)
+            if preempting and engine.scheduler.running:
+                engine.scheduler.preempt()
+        assert engine.pool_bytes_used == 0
+        return done
+
+    steady, moved = answer(False), answer(True)
+    assert sum(one.memory.preemptions for one in moved.values()) > 2
+    for name, one in steady.items():
+        num_tokens = 20 + 7 * int(name) + 7
+        first, second = one.kept_positions
+        assert [len(head) for head in first] == [num_tokens] * 2
+        assert list(second) == [tuple(range(2, num_tokens, 3))] * 2
+        assert (moved[name].token_ids, moved[name].kept_positions) == (one.token_ids, one.kept_positions)
+        assert one.memory.kept_per_layer == (2 * num_tokens, 2 * (num_tokens // 3))
 
 
 def test_a_tight_pool_preempts_and_answers_everybody(tiny_llama):
