@@ -2,10 +2,10 @@
 
     python -m infra.measure.kvpress --output infra/measure/results/kvpress.json
 
-Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not asked.
-The prompt is the beginning of a held-out book, the model that of the quick start in float32, half of the entries stay.
-Written are numbers in base 16 whose bit n says that token n stays, by layer and head; tests/infra/measure/test_kvpress.py
-holds the engine to them.
+Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not
+asked. The prompt is the beginning of a held-out book, the model that of the quick start in float32, half of the entries
+stay. Written are numbers in base 16 whose bit n says that token n stays, by layer and head;
+tests/infra/measure/test_kvpress.py holds the engine to them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRESSES: dict[str, Callable[[], Any]] = {
         kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1), alpha_safeguard=0.2
     ),
 }
-"""By the names kvpress' documents know them by; unpooled, for it pools SnapKV's votes by another rule than the paper."""
+"""By the names kvpress' documents know them by; unpooled: it pools SnapKV's votes by another rule than the paper."""
 
 
 def keys(model: Any, prompt: Tensor, press: Any = None) -> list[Tensor]:
