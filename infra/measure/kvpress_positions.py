@@ -1,11 +1,11 @@
 """Positions that kvpress keeps of a prompt, to hold the policies of corm_batch to.
 
-    python -m infra.measure.kvpress --output infra/measure/results/kvpress.json
+    python -m infra.measure.kvpress_positions --output infra/measure/results/kvpress_positions.json
 
 Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not
-asked. The prompt is the beginning of a held-out book, the model that of the quick start in float32, half of the entries
+asked. The prompt is the beginning of a held-out book, the model that of the quick start in float32; half of the entries
 stay. Written are numbers in base 16 whose bit n says that token n stays, by layer and head;
-tests/infra/measure/test_kvpress.py holds the engine to them.
+tests/infra/measure/test_kvpress_positions.py holds the engine to them.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ PRESSES: dict[str, Callable[[], Any]] = {
         kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1), alpha_safeguard=0.2
     ),
 }
-"""By the names kvpress' documents know them by; unpooled: it pools SnapKV's votes by another rule than the paper."""
+"""As its documents call them; SnapKV unpooled, for there the mean of neighbours is taken, here their highest."""
 
 
 def keys(model: Any, prompt: Tensor, press: Any = None) -> list[Tensor]:
     """What the cache holds of a prompt [1, T], [K, N, D] for each layer."""
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     with torch.inference_mode():
         if press is None:
             model(prompt, past_key_values=cache)
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    record = begin_record("kvpress", kvpress=version("kvpress"), transformers=version("transformers"))
+    record = begin_record("kvpress_positions", kvpress=version("kvpress"), transformers=version("transformers"))
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="sdpa").eval()
     book = pq.read_table(BOOKS).to_pylist()[0]["text"]
     prompt = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(book[2000:6000]).ids[:NUM_TOKENS]

@@ -8,7 +8,7 @@ import pytest
 from corm_batch import Engine, Request, SamplingParams
 from tests.conftest import REFERENCE_MODEL
 
-RECORD = json.loads((Path(__file__).parents[3] / "infra/measure/results/kvpress.json").read_text())
+RECORD = json.loads((Path(__file__).parents[3] / "infra/measure/results/kvpress_positions.json").read_text())
 PROMPT = [int(token) for token in RECORD["prompt"].split()]
 HALF = {"name": "uniform", "max_kept": len(PROMPT) // 2}
 SNAPKV = {"name": "snapkv", "window": 32, "recent": 32, "pooling": 1}
