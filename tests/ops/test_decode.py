@@ -49,8 +49,11 @@ class Cache(NamedTuple):
         return self._replace(pages=pages)
 
 
-def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40):
-    """Ragged lists in shuffled pages; tables and lengths are views of one layer of three, of more slots than asked."""
+def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40, room=1):
+    """Ragged lists in shuffled pages, each with room for `room` entries more.
+
+    Tables and lengths are views of one layer of three, of more slots than asked.
+    """
     num_slots = sequences + 2
     lengths = torch.randint(shortest, longest, (num_slots, kv_heads), device=device)
     lengths[0, 0] = shortest
@@ -62,7 +65,7 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
         torch.zeros(pool, page_size, device=device),
     )
     ids = (torch.randperm(pool - 1, device=device) + 1).view(num_slots, kv_heads, table_width)
-    used = torch.arange(table_width, device=device) * page_size <= lengths[..., None]  # room for one more
+    used = torch.arange(table_width, device=device) * page_size < lengths[..., None] + room
     table = torch.randint(pool, (num_slots, 3, kv_heads, table_width), device=device, dtype=torch.int32)[:, 1]
     length = torch.randint(longest, (num_slots, 3, kv_heads), device=device, dtype=torch.int32)[:, 1]
     table[:], length[:] = torch.where(used, ids, 0), lengths
@@ -275,7 +278,7 @@ def test_kernel_at_size(sequences, kv_heads, group, longest, reduction):
 def test_a_cuda_graph_follows_lists_that_change():
     from corm_batch.ops.kernels import append, decode
 
-    cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64), Reduction(9, "cache", 0.8, 3)
+    cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64, room=3), Reduction(9, "cache", 0.8, 3)
     exact = cache.clone(torch.float32)
     exact = exact._replace(lists=Lists(*(column.clone() for column in cache.lists)))
     query, key, value = (torch.randn(6, heads, 64, device="cuda") for heads in (8, 2, 2))
