@@ -104,8 +104,8 @@ def _write_page(
 ) -> None:
     from corm_batch.data.filesystem import write_whole
     from corm_batch.report.answers import answers_of
-    from corm_batch.report.document_figures import evenly
     from corm_batch.report.job_details import build_details
+    from corm_batch.report.listed_documents import evenly
     from corm_batch.report.page.page import render_page
 
     shown = evenly(committed.rows.sort_by("doc_id"), _PAGE_ANSWERS)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.output.committed import Committed
-from corm_batch.report.document_figures import DocumentFigures, by_length, document_figures, evenly, measured
+from corm_batch.report.listed_documents import DocumentFigures, by_length, document_figures, evenly, measured
 from corm_batch.report.settings import SettingDifference, differences
 
 Verdict = Literal["failed here", "failed there", "failed in both", "answer differs", "text differs", "same answer"]

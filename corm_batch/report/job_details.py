@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.output.committed import Commit, Committed
-from corm_batch.report.document_figures import DocumentFigures, by_length, document_figures, evenly, measured
 from corm_batch.report.job_report import SlowDocument, Spread, layer_entries, slowest_documents
+from corm_batch.report.listed_documents import DocumentFigures, by_length, document_figures, evenly, measured
 
 MAX_DOCUMENTS = 1000
 _GROUPS, _BANDS, _BAND_DOCUMENTS, _INTERVALS = 64, 20, 20, 120

@@ -12,8 +12,8 @@ from corm_batch.report.units import bytes_text, count_text, counted, one_line, p
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
-    from corm_batch.report.document_figures import DocumentFigures
     from corm_batch.report.job_report import JobReport, Spread
+    from corm_batch.report.listed_documents import DocumentFigures
 
 _POLICIES, _FILES, _NAMES = 10, 10, 300
 

@@ -6,8 +6,8 @@ import pytest
 
 from corm_batch.output.committed import read_committed
 from corm_batch.report.comparison import compare
-from corm_batch.report.document_figures import DocumentFigures
 from corm_batch.report.job_report import build_report
+from corm_batch.report.listed_documents import DocumentFigures
 from corm_batch.report.totals import compared_rows, outcome_text, policy_text, shared_rows, status_text, totals_rows
 from tests.outputs import answered, commit, failed
 

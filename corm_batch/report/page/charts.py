@@ -11,9 +11,9 @@ from corm_batch.report.units import bytes_text, counted, one_line, percent_text,
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import DocumentPair
-    from corm_batch.report.document_figures import DocumentFigures
     from corm_batch.report.job_details import Bin, Interval, LengthBand, SizeGroup, Throughput
     from corm_batch.report.job_report import Spread
+    from corm_batch.report.listed_documents import DocumentFigures
 
 _TIP_ID, _NOTE_ID = 60, 30
 _FEW = 3  # documents of which each is named where it is drawn

@@ -5,9 +5,9 @@ import pytest
 from corm_batch.output.committed import read_committed
 from corm_batch.report.answers import answers_of
 from corm_batch.report.comparison import compare
-from corm_batch.report.document_figures import evenly
 from corm_batch.report.job_details import MAX_DOCUMENTS, build_details
 from corm_batch.report.job_report import build_report
+from corm_batch.report.listed_documents import evenly
 from corm_batch.report.page.page import render_page
 from tests.outputs import answered, commit, failed
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from corm_batch.output.committed import read_committed
-from corm_batch.report.document_figures import DocumentFigures, by_length, document_figures, evenly
+from corm_batch.report.listed_documents import DocumentFigures, by_length, document_figures, evenly
 from tests.outputs import answered, commit, failed
 
 
