@@ -18,7 +18,8 @@ CormBatchError
 ├─ EngineError                   an engine cannot go on
 │  ├─ RankError                  a process of a tensor-parallel engine failed: which, why
 │  ├─ BrokenEngineError          a replica's engine failed or answers no more: the replica is replaced
-│  └─ OutOfPages                 the pool has fewer pages than asked for; never leaves the engine
+│  ├─ OutOfPages                 the pool has fewer pages than asked for; never leaves the engine
+│  └─ Shortage                   work found too little memory; never leaves the engine
 └─ ClusterError                  a Ray cluster does not answer, refuses the token, or has lost a job
 """
 
@@ -151,6 +152,18 @@ class OutOfPages(EngineError):
     def __init__(self, num_missing: int) -> None:
         super().__init__(f"{num_missing} pages short")
         self.num_missing = num_missing
+
+
+class Shortage(EngineError):
+    """Work found too little memory; it is the scheduler's to take back. Never leaves the engine.
+
+    Attributes:
+        error: OutOfPages where it was the pool's, torch.OutOfMemoryError where it was the device's.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ClusterError(CormBatchError):

@@ -21,9 +21,9 @@ trap 'kill "$checks" 2>/dev/null || true; rm -f "$log"' EXIT  # without `true` i
 trap 'exit 130' INT TERM
 
 status=0
-# Three files at a time on two cores: half of the time a test waits, for clusters to start and for limits to pass. In
-# the order of tests/conftest.py, slow files first: pytest-xdist by itself leaves those of few tests to the end.
-.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@" || status=$?
+# Two files at a time: half of the time a test waits, for clusters to start and for limits to pass. In the order of
+# tests/conftest.py, slow files first: pytest-xdist by itself leaves those of few tests to the end.
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || status=$?
 wait "$checks" || status=$?
 cat "$log"
 exit "$status"

@@ -14,8 +14,8 @@ from corm_batch.engine.request import Completion, FinishReason, Request
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.work import Chosen, Shortage
-from corm_batch.errors import DocumentError, OutOfPages
+from corm_batch.engine.work import Chosen
+from corm_batch.errors import DocumentError, OutOfPages, Shortage
 from corm_batch.policies.base import Needs
 
 

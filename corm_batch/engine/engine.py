@@ -23,7 +23,7 @@ from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.work import Shortage
+from corm_batch.errors import Shortage
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns

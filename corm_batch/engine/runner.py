@@ -14,8 +14,8 @@ from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.work import Chosen, Decode, Prefill, Shortage, Work
-from corm_batch.errors import OutOfPages
+from corm_batch.engine.work import Chosen, Decode, Prefill, Work
+from corm_batch.errors import OutOfPages, Shortage
 
 
 class Runner:

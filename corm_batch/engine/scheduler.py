@@ -20,8 +20,8 @@ import numpy as np
 
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.sequence import Sequence
-from corm_batch.engine.work import Decode, Prefill, Shortage, Span, Work
-from corm_batch.errors import OutOfPages
+from corm_batch.engine.work import Decode, Prefill, Span, Work
+from corm_batch.errors import OutOfPages, Shortage
 from corm_batch.kv.cache import KVCache
 
 _HEADROOM = 1.1

@@ -68,15 +68,3 @@ class Chosen(NamedTuple):
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
-
-
-class Shortage(Exception):
-    """Work found too little memory; it is the scheduler's to take back. Never leaves the engine.
-
-    Attributes:
-        error: OutOfPages where it was the pool's, torch.OutOfMemoryError where it was the device's.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error

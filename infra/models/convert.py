@@ -31,7 +31,8 @@ def convert(file: Path, folder: Path) -> None:
         )
         model, found = loaded
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        split = gguf.GGUFReader(str(file)).get_field("tokenizer.ggml.pre").contents()
+        field = gguf.GGUFReader(str(file)).get_field("tokenizer.ggml.pre")
+        split = None if field is None else field.contents()
     if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
         raise ValueError(f"{file.name}: it lacks {', '.join(missing)}")
     if split != "smollm":
