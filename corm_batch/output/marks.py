@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corm_batch.text.repetition import LOOPING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,16 @@ class Marks:
             looping=(row.get("repetition") or 0.0) >= LOOPING,
             with_failed_fields=bool(row.get("failed_fields")),
         )
+
+    @staticmethod
+    def count(rows: pa.Table) -> dict[str, int]:
+        """How many rows have each mark, by its name; of `failed_fields` the rows hold how many there are."""
+        import pyarrow.compute as pc  # a command line that reads no rows starts without it
+
+        found = {
+            "cut_off": pc.equal(rows["finish_reason"], "length"),
+            "truncated": rows["truncated"],
+            "looping": pc.greater_equal(rows["repetition"], LOOPING),
+            "with_failed_fields": pc.greater(rows["failed_fields"], 0),
+        }
+        return {name: pc.sum(mark).as_py() or 0 for name, mark in found.items()}

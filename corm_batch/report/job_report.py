@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.output.committed import Committed, JobSettings, RunRecord, read_committed
+from corm_batch.output.marks import Marks
 from corm_batch.report.failures import FailureReasons, failure_reasons
-from corm_batch.text.repetition import LOOPING
 
 _SLOWEST = 5
 
@@ -143,10 +143,7 @@ def build_report(committed: Committed) -> JobReport:
         documents=rows.num_rows,
         ok=ok.num_rows,
         failed=failed.num_rows,
-        cut_off=pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0,
-        truncated=pc.sum(rows["truncated"]).as_py() or 0,
-        looping=pc.sum(pc.greater_equal(rows["repetition"], LOOPING)).as_py() or 0,
-        with_failed_fields=pc.sum(pc.greater(rows["failed_fields"], 0)).as_py() or 0,
+        **Marks.count(rows),
         failed_files=max(committed.records, key=lambda run: run.run_id).failed_files if committed.records else (),
         runs=len(rows["run_id"].unique()),
         jobs=committed.jobs,
