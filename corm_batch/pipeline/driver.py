@@ -30,7 +30,7 @@ from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.model import answers_version, check_model, model_loader, revision_hash
+from corm_batch.pipeline.model import check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.signals import StopSignals
@@ -65,10 +65,10 @@ def run_job(
     Raises:
         CormBatchError: the job itself failed; what was committed before is safe and a rerun goes on from there.
     """
-    about_model = check_model(spec)
+    model = check_model(spec)
     splits = spec.splits()
     model_hash = revision_hash(spec.model)
-    answer_settings = AnswerSettings.of(spec, model_hash, answers_version(spec))
+    answer_settings = AnswerSettings.of(spec, model_hash, model.version)
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
         rows = _row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))
@@ -83,7 +83,7 @@ def run_job(
         intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
-        run.tell(about_model, ledger)
+        run.tell(model.about, ledger)
         return run.main(cluster)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from corm_batch.errors import ModelLoadError, SourceError, SpecError, Unsupporte
 from corm_batch.pipeline.worker import LoadModel, Model
 from corm_batch.registry import INITIAL_VERSION, shown
 from corm_batch.spec import JobSpec, ModelSection
-from corm_batch.tasks.base import Prompt
+from corm_batch.tasks.base import Prompt, Task
 from corm_batch.text.tokenize import PromptTokenizer
 
 _WHOLE_BYTES = 64 * 2**20
@@ -84,11 +84,21 @@ def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:
     )
 
 
-def check_model(spec: JobSpec) -> list[str]:
-    """Look at the model of `spec` without its weights, before anything is started for it.
+@dataclass(frozen=True)
+class CheckedModel:
+    """A model that was looked at.
 
-    Returns:
-        What a user should know, one sentence each.
+    Attributes:
+        about: what a user should know, one sentence each.
+        version: see `answers_version`.
+    """
+
+    about: list[str]
+    version: int
+
+
+def check_model(spec: JobSpec) -> CheckedModel:
+    """Look at the model of `spec` without its weights, before anything is started for it.
 
     Raises:
         ModelLoadError: no model there, something in its folder that cannot be read, or nothing that ends an answer.
@@ -112,7 +122,8 @@ def check_model(spec: JobSpec) -> list[str]:
             "template: no answer would end before task.max_new_tokens; name what ends one with task.stop or "
             "task.stop_token_ids"
         )
-    return [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(config, checkpoint, rules)]
+    about = [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(config, checkpoint, rules)]
+    return CheckedModel(about, _version(task, checkpoint, config, ends, rules))
 
 
 def _ends_and_rules(
@@ -131,24 +142,28 @@ def _ends_and_rules(
     return ends, Rules.read(generation, vocab_size, ends)
 
 
-def answers_version(spec: JobSpec) -> int:
+def answers_version(spec: JobSpec, tokenizer: PromptTokenizer | None) -> int:
     """The version of the model section, as plug-ins have one: 2 where this model is asked in another way than in 1.
 
     Version 1 took no word of how tokens are chosen from generation_config.json, and ended an answer at the tokens that
     one file names: this one, or config.json where it names none. Whether an answer would have ended at one of those
     that came to be known since cannot be told from its row; of a model that has such tokens all are answered again.
 
+    Args:
+        spec: the job.
+        tokenizer: the model's; None where it cannot be loaded.
+
     Raises:
-        ModelLoadError, UnsupportedModelError: what its configs say cannot be read or done; a tokenizer that cannot be
-            loaded is left out.
+        ModelLoadError, UnsupportedModelError: what its configs say cannot be read or done.
     """
-    path, task = model_path(spec.model), spec.task
+    path = model_path(spec.model)
     checkpoint = find_checkpoint(path, spec.model.revision)
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
-    vocab_size, tokenizer = ModelShape.from_config(config).vocab_size, None
-    with suppress(ModelLoadError):
-        tokenizer = load_tokenizer(spec.model, path)
-    ends, rules = _ends_and_rules(spec.model, checkpoint, config, tokenizer)
+    return _version(spec.task, checkpoint, config, *_ends_and_rules(spec.model, checkpoint, config, tokenizer))
+
+
+def _version(task: Task, checkpoint: Checkpoint, config: Any, ends: frozenset[int], rules: Rules) -> int:
+    vocab_size = ModelShape.from_config(config).vocab_size
     known = end_tokens(vocab_size, read_generation_config(checkpoint)) or end_tokens(vocab_size, config)
     without_meaning = {"end_token_ids", "not_for_sampling"}
     if task.temperature == 0:

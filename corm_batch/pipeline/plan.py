@@ -149,14 +149,14 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         find_gpu(gpu)
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
-    settings = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec))
+    tokenizer = _tokenizer(spec, path)
+    settings = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec, tokenizer))
     ledger = Ledger.read(spec.output.uri, settings, spec.name)
     splits = spec.splits()
     measured = _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len = shape.context(spec.engine.max_model_len)
-    tokenizer = _tokenizer(spec, path)
     asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))

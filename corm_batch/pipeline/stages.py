@@ -38,7 +38,7 @@ class Stages:
         """What is waited for while the pool holds `load`; empty once something was `answered`.
 
         Raises:
-            CormBatchError: another cluster answers in place of the one that was joined.
+            ClusterError: another cluster answers in place of the one that was joined.
         """
         self._over = self._over or answered
         if self._over:

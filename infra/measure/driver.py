@@ -19,12 +19,18 @@ from corm_batch.data.document import Document
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import RowBuilder
-from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.intake import Intake
-from corm_batch.pipeline.model import answers_version, revision_hash
 from corm_batch.pipeline.plan import plan_job
-from infra.measure.no_op_job import ROOT, commit_history, load_no_op, measured, no_op_spec, write_archive
+from infra.measure.no_op_job import (
+    ROOT,
+    answer_settings,
+    commit_history,
+    load_no_op,
+    measured,
+    no_op_spec,
+    write_archive,
+)
 from infra.measure.record import begin_record, write_record
 
 
@@ -55,7 +61,7 @@ def plan(place: Path) -> dict[str, Any]:
 def resume(place: Path) -> dict[str, Any]:
     """A run that finds everything done: the ledger, and every document of the archive held against it."""
     spec = no_op_spec(place)
-    now = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec))
+    now = answer_settings(spec)
     rows = RowBuilder("run", now.fingerprint, result_schema(spec.task.result_fields, {}), memory_schema({}), {})
     ledger = Ledger.read(spec.output.uri, now, spec.name)
     intake = Intake(spec.source, spec.task, spec.source.splits(), ledger, rows, retry_failed=False)

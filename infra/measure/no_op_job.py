@@ -22,7 +22,7 @@ from corm_batch.engine.request import Completion, MemoryStats, Request
 from corm_batch.engine.shape import ModelShape
 from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.settings import AnswerSettings
-from corm_batch.pipeline.model import answers_version, revision_hash
+from corm_batch.pipeline.model import answers_version, load_tokenizer, revision_hash
 from corm_batch.pipeline.worker import Model
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
@@ -102,9 +102,15 @@ def write_archive(place: Path, documents: int, changed: int = 0) -> None:
         pq.write_table(table, place / "archive" / f"{file:05d}.parquet", row_group_size=ROWS_PER_GROUP)
 
 
+def answer_settings(spec: JobSpec) -> AnswerSettings:
+    """What a run of the job compares rows with."""
+    tokenizer = load_tokenizer(spec.model, spec.model.name)
+    return AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec, tokenizer))
+
+
 def commit_history(spec: JobSpec, documents: int) -> None:
     """The parts of a run that answered every document of the archive, as its driver would have written them."""
-    fingerprint = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec)).fingerprint
+    fingerprint = answer_settings(spec).fingerprint
     for part, numbers in enumerate(batched_range(documents, spec.output.part_documents)):
         schemas: dict[Table, pa.Schema] = {
             "memory": memory_schema({}),

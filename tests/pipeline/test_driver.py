@@ -19,6 +19,7 @@ from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
 from corm_batch.pipeline.driver import run_job
+from corm_batch.pipeline.model import CheckedModel
 from corm_batch.spec import JobSpec
 from tests.conftest import write_documents
 from tests.fakes import scripted
@@ -112,8 +113,7 @@ def test_an_output_of_an_earlier_version_is_not_answered_again(name, tmp_path, m
     (part,) = list_parts(str(tmp_path / "out/results"))
     model_hash = read_part(part).schema.metadata[b"corm_batch.model_hash"].decode()
     monkeypatch.setattr(driver, "revision_hash", lambda model: model_hash)
-    monkeypatch.setattr(driver, "check_model", lambda spec: [])  # its folder is gone
-    monkeypatch.setattr(driver, "answers_version", lambda spec: 1)
+    monkeypatch.setattr(driver, "check_model", lambda spec: CheckedModel([], version=1))  # its folder is gone
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
     summary = run_job(spec)
     assert (summary.documents, summary.skipped_ok, summary.skipped_failed) == (0, 2, 1)

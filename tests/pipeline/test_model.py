@@ -10,7 +10,14 @@ from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.pipeline import model as module
-from corm_batch.pipeline.model import answers_version, check_model, model_loader, model_path, revision_hash
+from corm_batch.pipeline.model import (
+    answers_version,
+    check_model,
+    load_tokenizer,
+    model_loader,
+    model_path,
+    revision_hash,
+)
 from corm_batch.spec import ModelSection
 from corm_batch.tasks.base import Prompt
 from tests.fakes import MODEL
@@ -91,7 +98,7 @@ def changed(tmp_path, model_without_weights):
 
 def checked(job, folder, task=None, **model):
     spec = job({"a": "text"}, model={"name": folder, **model}, task=task or {})
-    return check_model(spec)
+    return check_model(spec).about
 
 
 def test_a_model_in_order_needs_no_word(job):
@@ -147,7 +154,10 @@ def test_the_version_rises_where_the_model_answers_otherwise_than_before(job, ch
     """Before: no rules of generation_config.json, and the end tokens of that file or else of config.json alone."""
 
     def version(folder, task=None, **model):
-        return answers_version(job({"a": "text"}, model={"name": folder, **model}, task=task or {}))
+        spec = job({"a": "text"}, model={"name": folder, **model}, task=task or {})
+        found = check_model(spec).version
+        assert found == answers_version(spec, load_tokenizer(spec.model, spec.model.name))
+        return found
 
     sampled = {"temperature": 0.7}
     assert version(MODEL) == version(MODEL, sampled) == 1

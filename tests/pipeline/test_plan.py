@@ -251,7 +251,7 @@ def test_documents_an_earlier_run_answered(job):
         {
             "doc_id": document.doc_id,
             "content_sha256": content,
-            "fingerprint": AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec)).fingerprint,
+            "fingerprint": AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec, None)).fingerprint,
             "run_id": "r",
             "status": status,
             "committed_at": datetime.now(UTC),
