@@ -59,9 +59,13 @@ def test_the_root_is_raised_nowhere_and_caught_where_all_ends():
 
 def test_no_error_is_made_beside_the_tree():
     for path in FILES:
-        for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        caught = {name_of(node.type) for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type}
+        for kind in ast.walk(tree):
             if isinstance(kind, ast.ClassDef):
                 bases = [name_of(base) for base in kind.bases]
+                if bases == ["BaseException"] and kind.name.startswith("_") and kind.name in caught:
+                    continue  # no error: a way out of other people's code, which ends in the file it begins in
                 beside = [base for base in bases if base.endswith(("Error", "Exception")) or base in TREE]
                 assert not beside, f"{path}: {kind.name} belongs into errors.py"
 
