@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 
 import pyarrow as pa
+
+from corm_batch.engine.figures import MemoryStats
 
 SCHEMA_VERSION = "1"
 """Of both tables, in their metadata; raised when a column changes its meaning or goes, not for a new one."""
@@ -27,16 +30,18 @@ STATUS = column(
     nullable=False,
 )
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
-_SECONDS = (
-    column("queue_s", pa.float64(), "waiting for room in the engine", unit="seconds"),
-    column("prefill_s", pa.float64(), "its share, by tokens, of the passes that read prompts", unit="seconds"),
-    column("decode_s", pa.float64(), "its share of the steps that write answers", unit="seconds"),
-    column("elapsed_s", pa.float64(), "from when a replica took the document to its answer", unit="seconds"),
-)
-_TOKENS = (
-    column("prompt_tokens", pa.int64(), "tokens of all prompts", unit="tokens"),
-    column("output_tokens", pa.int64(), "tokens of all answers", unit="tokens"),
-)
+_TYPES = {
+    "int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "str": pa.string(),
+    "tuple[int, ...]": pa.list_(pa.int64()),
+}  # fmt: skip
+_FIGURES = {
+    figure.name: column(
+        figure.name, _TYPES[str(figure.type)], figure.metadata["description"], unit=figure.metadata["unit"]
+    )
+    for figure in fields(MemoryStats)
+}
+_TOKENS = [_FIGURES[name] for name in ("prompt_tokens", "output_tokens")]
+_SECONDS = [_FIGURES[name] for name in ("queue_s", "prefill_s", "decode_s", "elapsed_s")]
 
 RESULT_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
@@ -65,31 +70,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
 MEMORY_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
     _RUN_ID,
-    *_TOKENS,
-    column(
-        "kv_bytes_full",
-        pa.int64(),
-        "what an uncompressed cache would hold at the end; of the largest piece",
-        unit="bytes",
-    ),
-    column(
-        "kv_bytes_after_prefill", pa.int64(), "pages held when the prompt was read; of the largest piece", unit="bytes"
-    ),
-    column("kv_bytes_peak", pa.int64(), "most pages held; of the largest piece: pieces come and go", unit="bytes"),
-    column("kv_bytes_final", pa.int64(), "pages held at the end; of the largest piece", unit="bytes"),
-    column("kv_bytes_transient", pa.int64(), "keys and values of the one layer prefill works on", unit="bytes"),
-    column("kept_ratio", pa.float64(), "entries stored at the end over entries of an uncompressed cache", unit="ratio"),
-    column("kept_per_layer", pa.list_(pa.int64()), "entries stored at the end, over all kv heads", unit="entries"),
-    column("evicted_entries", pa.int64(), "entries that left", unit="entries"),
-    column(
-        "evicted_attention_mass",
-        pa.float64(),
-        "attention that lay on entries when they left; null where the policy does not sum it up",
-        unit="ratio",
-    ),
-    column("preemptions", pa.int64(), "times the pages were moved to host memory to make room"),
-    *_SECONDS,
-    column("prefill_mode", pa.string(), "exact or streaming"),
+    *_FIGURES.values(),
     column("policy", pa.string(), "the policy and its settings, as JSON"),
     column("dtype", pa.string(), "number format of the cache"),
     column("num_layers", pa.int64(), "layers of the model"),

@@ -9,9 +9,9 @@ from statistics import fmean
 import torch
 
 from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.ranks import Ranks
-from corm_batch.engine.request import MemoryStats
 from corm_batch.engine.sequence import Sequence
 from corm_batch.errors import CapacityError, DocumentError
 from corm_batch.kv.cache import KVCache

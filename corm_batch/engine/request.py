@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DocumentError
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
@@ -50,53 +51,6 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     return_kept_positions: bool = False
     stop: Callable[[Sequence[int]], bool] | None = None
-
-
-@dataclass(frozen=True)
-class MemoryStats:
-    """What one document's cache cost. All bytes are bytes of pages really held, except `kv_bytes_full`.
-
-    Over several ranks every count is their total; of the peak, the total of each one's own.
-
-    Attributes:
-        prompt_tokens, output_tokens: counts of tokens.
-        kv_bytes_full: bytes of keys and values an uncompressed cache would hold at the end (sliding-window layers
-            counted at their window).
-        kv_bytes_after_prefill, kv_bytes_peak, kv_bytes_final: bytes of pages held when the prompt was done, at most,
-            and at the end.
-        kv_bytes_transient: bytes of the dense keys and values of the one layer that prefill works on at a time.
-        kept_ratio: entries stored at the end over entries an uncompressed cache would hold.
-        kept_per_layer: entries stored at the end in each layer, summed over its kv heads.
-        evicted_entries: entries that left.
-        evicted_attention_mass: of all the attention of the queries that voted (the window at the end of an exact
-            prefill, every query of a streaming one, every decoded token), the share that lay on entries which were then
-            evicted, counted since they were last found important; 0 to 1, mean over layers and heads; None where the
-            policy gathers something other than the sum of attention.
-        preemptions: times the pages were moved to host memory to make room.
-        queue_s: seconds waiting for room.
-        prefill_s, decode_s: its share of the seconds of passes over prompts, by tokens, and of decode steps, evenly
-            among the documents in them: summed over documents they are the time the engine spent.
-        elapsed_s: seconds from its arrival to its end, beside all others.
-        prefill_mode: "exact" or "streaming".
-    """
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    kv_bytes_full: int = 0
-    kv_bytes_after_prefill: int = 0
-    kv_bytes_peak: int = 0
-    kv_bytes_final: int = 0
-    kv_bytes_transient: int = 0
-    kept_ratio: float = 1.0
-    kept_per_layer: tuple[int, ...] = ()
-    evicted_entries: int = 0
-    evicted_attention_mass: float | None = 0.0
-    preemptions: int = 0
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    elapsed_s: float = 0.0
-    prefill_mode: str = "exact"
 
 
 @dataclass(frozen=True)

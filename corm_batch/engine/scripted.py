@@ -14,7 +14,8 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from corm_batch.engine.request import Completion, FinishReason, MemoryStats, Request
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.request import Completion, FinishReason, Request
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError
 

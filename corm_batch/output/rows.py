@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import MemoryStats
+from corm_batch.data.schema import RESULT_NAMES
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
-_SHARED = ("prompt_tokens", "output_tokens", "queue_s", "prefill_s", "decode_s", "elapsed_s")
+_SHARED = [figure.name for figure in fields(MemoryStats) if figure.name in RESULT_NAMES]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from corm_batch.engine.request import Completion, MemoryStats, Request, SamplingParams, room_left
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.request import Completion, Request, SamplingParams, room_left
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Prompt
@@ -82,7 +83,7 @@ class EngineAsker:
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together."""
-        return replace(total(self.memory), elapsed_s=time.monotonic() - self._started)
+        return replace(MemoryStats.total(self.memory), elapsed_s=time.monotonic() - self._started)
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and answer fit the model's context."""
@@ -113,37 +114,3 @@ class EngineAsker:
     def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
         """Tokens of the context that are left beside this prompt and its answer."""
         return room_left(len(token_ids), max_new_tokens, self._max_model_len)
-
-
-_SUMMED = ("prompt_tokens", "output_tokens", "evicted_entries", "preemptions", "queue_s", "prefill_s", "decode_s")
-_OF_THE_LARGEST = tuple(f"kv_bytes_{name}" for name in ("full", "after_prefill", "peak", "final", "transient"))
-
-
-def total(memory: Sequence[MemoryStats]) -> MemoryStats:
-    """The statistics of all prompts of one document as one.
-
-    Tokens, entries and shares of time are sums, and ratios are weighted by entries. Bytes are those of the prompt with
-    the most: prompts are answered as there is room, some of them beside each other and others when those are gone, so a
-    sum would be bytes that nobody held.
-    """
-    if not memory:
-        return MemoryStats()
-    kept_per_layer = tuple(map(sum, zip(*(item.kept_per_layer for item in memory), strict=True)))
-    # kept_ratio = entries kept / entries of a full cache, and every prompt's entries are equally large
-    full = sum(item.kv_bytes_full for item in memory)
-    kept = sum(item.kept_ratio * item.kv_bytes_full for item in memory)
-    evicted = sum(item.evicted_entries for item in memory)
-    shares = [item.evicted_attention_mass for item in memory]
-    known = [share for share in shares if share is not None]
-    mass = None
-    if len(known) == len(shares):
-        lost = sum(share * item.evicted_entries for share, item in zip(known, memory, strict=True))
-        mass = lost / evicted if evicted else 0.0
-    return MemoryStats(
-        **{name: sum(getattr(item, name) for item in memory) for name in _SUMMED},
-        **{name: max(getattr(item, name) for item in memory) for name in _OF_THE_LARGEST},
-        kept_per_layer=kept_per_layer,
-        kept_ratio=kept / full if full else 1.0,
-        evicted_attention_mass=mass,
-        prefill_mode=memory[0].prefill_mode,
-    )

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import Completion, MemoryStats, Request
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.request import Completion, Request
 from corm_batch.errors import AnswerError, DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.tasks.base import Prompt, Task

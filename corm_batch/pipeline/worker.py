@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.rows import DocumentRow, RowBuilder

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.engine.request import Completion, MemoryStats, Request
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shape import ModelShape
 from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.settings import AnswerSettings

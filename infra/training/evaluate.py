@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from corm_batch import Engine, KVPolicy, Request, SamplingParams, load_plugin
 from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.engine import EngineCore
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
 from infra.training.cases import SUITES, Asked, draw_cases, layout, read

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES, column, memory_schema, result_schema
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 
 UNITS = {b"bytes", b"seconds", b"tokens", b"entries", b"ratio"}
 

@@ -8,7 +8,7 @@ import pytest
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import result_schema
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DamagedPartError, SourceError, SpecError
 from corm_batch.output import parts
 from corm_batch.output.committed import read_committed

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult

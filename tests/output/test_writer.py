@@ -8,7 +8,7 @@ import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import read_whole, write_whole
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import LeaseError, OutputError
 from corm_batch.output import clock
 from corm_batch.output import lease as lease_module

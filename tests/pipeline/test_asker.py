@@ -1,12 +1,11 @@
 import asyncio
-from dataclasses import replace
 
 import pytest
 
-from corm_batch.engine.request import MemoryStats, SamplingParams
+from corm_batch.engine.request import SamplingParams
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import AnswerError, DocumentError
-from corm_batch.pipeline.asker import EngineAsker, total
+from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
@@ -88,20 +87,6 @@ def test_time_of_a_document_is_that_of_all_its_prompts():
         assert asker.spent().elapsed_s > first > 0
 
     asked(test)
-
-
-def test_total_sums_and_weighs_and_takes_the_bytes_of_the_largest_piece():
-    one = MemoryStats(prompt_tokens=10, kv_bytes_full=100, kv_bytes_peak=80, kept_ratio=0.5, kept_per_layer=(4, 6),
-                      evicted_entries=10, evicted_attention_mass=0.1, decode_s=1.0)  # fmt: skip
-    two = MemoryStats(prompt_tokens=30, kv_bytes_full=300, kv_bytes_peak=90, kept_ratio=0.25, kept_per_layer=(5, 7),
-                      evicted_entries=30, evicted_attention_mass=0.3, decode_s=2.0, preemptions=1)  # fmt: skip
-    both = total([one, two])
-    assert (both.prompt_tokens, both.kv_bytes_full, both.kv_bytes_peak, both.preemptions) == (40, 300, 90, 1)
-    assert both.kept_ratio == pytest.approx((50 + 75) / 400)
-    assert both.evicted_attention_mass == pytest.approx((0.1 * 10 + 0.3 * 30) / 40)
-    assert both.kept_per_layer == (9, 13)
-    assert total([]) == MemoryStats()
-    assert total([one, replace(two, evicted_attention_mass=None)]).evicted_attention_mass is None
 
 
 def test_reasoning_is_no_answer_and_is_kept():

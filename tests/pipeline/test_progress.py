@@ -1,7 +1,7 @@
 import pytest
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.output.transcript import Transcript
 from corm_batch.pipeline.progress import Progress
 from corm_batch.tasks.base import TaskResult

@@ -3,7 +3,7 @@ from collections import defaultdict
 import pytest
 
 from corm_batch.data.document import Document
-from corm_batch.engine.request import MemoryStats
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.pipeline import telemetry as module
 from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.progress import Event, Progress
