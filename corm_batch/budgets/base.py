@@ -24,7 +24,7 @@ class Place(NamedTuple):
         layer: its index.
         num_layers: of the model.
         num_heads: kv heads of the layer, over all ranks.
-        recent: newest entries that stay in every head, part of what it may hold.
+        recent: entries that stay in every head, part of what it may hold: the newest, and those that are pinned.
     """
 
     layer: int

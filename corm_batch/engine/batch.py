@@ -13,12 +13,15 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.pins import pinned_entries
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries
+from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.reading import Reading
 
 _GATHERED_ENTRIES = 1 << 16
 """Padded entries one decode call may gather on a CPU, which wants them in its caches."""
@@ -42,10 +45,11 @@ class PrefillBatch:
     Args:
         spans: what to run.
         eviction: which entries survive, in which cache.
+        rotary: for policies that undo rotary positions.
     """
 
-    def __init__(self, spans: abc.Sequence[Span], eviction: Eviction) -> None:
-        self.spans, self.eviction = spans, eviction
+    def __init__(self, spans: abc.Sequence[Span], eviction: Eviction, rotary: Rotary | None = None) -> None:
+        self.spans, self.eviction, self.rotary = spans, eviction, rotary
         self.cache, self.policies = eviction.cache, eviction.policies
         self.stops = np.cumsum([span.stop - span.start for span in spans])
         device = self.cache.device
@@ -70,7 +74,7 @@ class PrefillBatch:
             out_HRD, entries = self.attend_span(
                 span, layer, query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], features
             )
-            lost_K = self.eviction.store(self.stage, span.sequence.slot, layer, entries, span.stop)
+            lost_K = self.eviction.store(self.stage, span.sequence, layer, entries, span.stop)
             self._lost[i].append(lost_K)
             outs.append(out_HRD)
         # Token by token, as the projection behind it reads them.
@@ -85,6 +89,8 @@ class PrefillBatch:
         self.cache.commit(self.stage)
         for span, lost in zip(self.spans, self._lost, strict=True):
             span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
+            if span.ends_prompt:
+                span.sequence.notes.clear()
 
     def discard(self) -> None:
         """Give the pages back that the pass was to fill."""
@@ -92,8 +98,34 @@ class PrefillBatch:
 
     def _steps(self, span: Span) -> Tensor:
         """The steps of the span's tokens."""
+        return self._step_T[self._rows(span)]
+
+    def _rows(self, span: Span) -> slice:
+        """Where the span's tokens stand among those packed."""
         stop = int(self.stops[self.spans.index(span)])
-        return self._step_T[stop - (span.stop - span.start) : stop]
+        return slice(stop - span.num_tokens, stop)
+
+    def _born(self, span: Span, layer: int, key_KND: Tensor, value_KND: Tensor, step: Tensor) -> Entries:
+        """The span's own entries; those that are pinned never expire."""
+        policy = self.policies[layer]
+        entries = new_entries(self.cache, policy, layer, key_KND, value_KND, step)
+        pinned = pinned_entries(policy.pins, [span.sequence], entries.position)
+        return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
+
+    def _observed(
+        self, span: Span, layer: int, query_HTD: Tensor, lse_HT: Tensor, entries: Entries, features: AttentionFeatures
+    ) -> Entries:
+        """What the policy's own look at the span makes of the entries."""
+        policy, notes = self.policies[layer], span.sequence.notes
+        if not policy.needs.prompt:
+            return entries
+        if not span.start:  # a pass may be run again
+            notes[layer] = {}
+        reading = Reading(
+            query_HTD, lse_HT, span.stop, span.sequence.num_prompt_tokens, self.input_ids[self._rows(span)],
+            features.scale, features.softcap, self.rotary, notes[layer],
+        )  # fmt: skip
+        return policy.observe(layer, entries, reading)
 
     def attend_span(
         self,
@@ -105,20 +137,20 @@ class PrefillBatch:
         features: AttentionFeatures,
     ) -> tuple[Tensor, Entries]:
         """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key."""
-        policy, reduction = self.policies[layer], self.policies[layer].needs.reduction
+        reduction = self.policies[layer].needs.reduction
         out, lse = causal_attention(
             query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H,
             dense=self.cache.ops.dense_attention,
         )  # fmt: skip
         step = self._steps(span)
-        entries = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step)
+        entries = self._born(span, layer, key_KTD, value_KTD, step)
         if reduction is not None:
             votes = slice(-min(reduction.window, span.stop), None)
             entries = self.cache.ops.reduce_columns(
                 reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
                 torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
-        return out, entries
+        return out, self._observed(span, layer, query_HTD, lse, entries, features)
 
 
 class ChunkBatch(PrefillBatch):
@@ -138,9 +170,9 @@ class ChunkBatch(PrefillBatch):
         Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
         attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
         """
-        policy, reduction = self.policies[layer], self.policies[layer].needs.reduction
+        reduction = self.policies[layer].needs.reduction
         step = self._steps(span)
-        entries = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step)
+        entries = self._born(span, layer, key_KTD, value_KTD, step)
         if span.start:
             entries = self.cache.read_before(span.sequence.slot, layer, entries)
         votes = reduction is not None and reduction.threshold is not None
@@ -158,7 +190,7 @@ class ChunkBatch(PrefillBatch):
                 reduction, query_HTD[:, rows], lse[:, rows], step[rows], entries, last,
                 features.scale, features.softcap, gap_rule=True,
             )  # fmt: skip
-        return out, entries
+        return out, self._observed(span, layer, query_HTD, lse, entries, features)
 
 
 class DecodeBatch:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.limits import Limits
+from corm_batch.engine.pins import pinned_entries
 from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache, Stage
-from corm_batch.ops.pages import Entries, read_pages, update_pages
+from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
 
 _READ_BYTES = 1 << 28
@@ -37,14 +38,14 @@ class Eviction:
         self.cache, self.policies, self.ranks, self.compact_every = cache, policies, ranks, compact_every
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
 
-    def store(self, stage: Stage, slot: int, layer: int, entries: Entries, step: int) -> Tensor:
+    def store(self, stage: Stage, sequence: Sequence, layer: int, entries: Entries, step: int) -> Tensor:
         """Store what survives of one layer's entries, [K, N], of a sequence that has read `step` tokens.
 
         Returns:
             The statistic of those that did not, summed up, [K].
         """
-        keep = self._survivors(layer, entries, step, self.limits.most(layer, step), step)
-        return self.cache.store(stage, slot, layer, entries, keep)
+        keep = self._survivors(layer, [sequence], entries, step, self.limits.most(layer, step), step)
+        return self.cache.store(stage, sequence.slot, layer, entries, keep)
 
     def compact_due(self, running: abc.Sequence[Sequence]) -> None:
         """Compact those that have written enough since the last time."""
@@ -60,7 +61,7 @@ class Eviction:
         for layer, budget in enumerate(self.limits.budgets):
             if budget is not None:
                 for rows in self._groups(layer, slots, steps):
-                    self._expire_surplus(layer, slots[rows], slot_S[rows], steps[rows], step_S[rows])
+                    self._expire_surplus(layer, sequences[rows], slots[rows], slot_S[rows], steps[rows], step_S[rows])
             lost_SK = self.cache.ops.compact_lists(self.cache.pool.pages, self.cache.lists(layer, slot_S), step_S)
             losses.append(lost_SK.mean(dim=1))
         for sequence, lost_L in zip(sequences, torch.stack(losses, dim=1), strict=True):
@@ -69,12 +70,18 @@ class Eviction:
         self.cache.settle(slots)
 
     def _survivors(
-        self, layer: int, entries: Entries, step: int | Tensor, most: int | np.ndarray, num_tokens: int
+        self,
+        layer: int,
+        sequences: abc.Sequence[Sequence],
+        entries: Entries,
+        step: int | Tensor,
+        most: int | np.ndarray,
+        num_tokens: int,
     ) -> Tensor:
         """Which entries a query after `step` may see, the budget applied.
 
         Args:
-            layer: whose entries these are.
+            layer, sequences: whose entries these are.
             entries: [..., K, N], padding at position NEVER, with what the policy needs.
             step: the last step taken; a tensor is [..., 1, 1].
             most: what a head may hold; an array is [..., K] or [..., 1].
@@ -90,6 +97,8 @@ class Eviction:
         if budget is None or longest <= np.min(most):
             return keep
         rank = policy.rank(layer, Seen(policy, entries), step)
+        if (pinned := pinned_entries(policy.pins, sequences, entries.position)) is not None:
+            rank = rank.masked_fill(pinned, torch.inf if rank.is_floating_point() else NEVER)
         if policy.one_choice:
             mean = self.ranks.gather_heads(rank).float().mean(dim=-2, keepdim=True)
             rank = mean[..., :num_entries].expand_as(rank)
@@ -119,7 +128,15 @@ class Eviction:
         size = cache.agree(size) if joint else size
         return [slice(start, start + size) for start in range(0, len(slots), size)]
 
-    def _expire_surplus(self, layer: int, slots: np.ndarray, slot_S: Tensor, steps: np.ndarray, step_S: Tensor) -> None:
+    def _expire_surplus(
+        self,
+        layer: int,
+        sequences: abc.Sequence[Sequence],
+        slots: np.ndarray,
+        slot_S: Tensor,
+        steps: np.ndarray,
+        step_S: Tensor,
+    ) -> None:
         """Let what the budget leaves no room for expire with the last step."""
         pages, lists, page_size = self.cache.pool.pages, self.cache.lists(layer, slot_S), self.cache.pool.page_size
         width = -(-int(self.cache.table.lengths[slots, layer].max()) // page_size)
@@ -133,6 +150,6 @@ class Eviction:
         entries, step = read_pages(needed, table, length), step_S[:, None, None]
         mosts = np.stack([np.atleast_1d(self.limits.most(layer, int(n))) for n in steps])  # [S, 1] or [S, K]
         most = int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts
-        lost = (entries.position <= step) & ~self._survivors(layer, entries, step, most, int(steps.max()))
+        lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)
         update_pages(pages, table.long(), expiry, entries.statistic)

@@ -12,7 +12,9 @@ from corm_batch.budgets.base import Place
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import Entries
+from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy, Seen
+from corm_batch.policies.reading import Reading
 
 T = TypeVar("T")
 
@@ -35,7 +37,10 @@ def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> Non
     position = torch.arange(1, _ENTRIES + 1, dtype=torch.int32).expand(num_heads, -1)
     key = torch.linspace(-1, 1, num_heads * _ENTRIES * shape.head_dim).view(num_heads, _ENTRIES, -1).to(dtype)
     for layer in range(shape.num_layers):
-        _check_layer(policy, Place(layer, shape.num_layers, num_heads, policy.num_pinned), key, position)
+        recent = policy.num_pinned + policy.pins.first
+        _check_layer(policy, Place(layer, shape.num_layers, num_heads, recent), key, position)
+        if policy.needs.prompt:
+            _check_observation(policy, layer, shape, key, position)
 
 
 def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) -> None:
@@ -65,6 +70,21 @@ def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) 
         _expect(policy, "split of the budget", limits, lead[:1], torch.int32, torch.int64)
     elif not isinstance(most, int) and len(most) != place.num_heads:
         raise SpecError(f"policy {policy.name}: its budget is for {len(most)} kv heads, a layer has {place.num_heads}")
+
+
+def _check_observation(policy: KVPolicy, layer: int, shape: ModelShape, key: Tensor, position: Tensor) -> None:
+    """What the policy makes of a prompt of these entries."""
+    expiry, own = policy.expiry(layer, position), policy.born(layer, key, key, position)
+    entries = Entries(key, key, position, expiry, torch.zeros(position.shape), own)
+    query = key.repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
+    reading = Reading(
+        query, torch.zeros(query.shape[:2]), _ENTRIES, _ENTRIES, torch.zeros(_ENTRIES, dtype=torch.int64),
+        shape.head_dim**-0.5, rotary=Rotary(torch.ones(shape.head_dim // 2)) if policy.needs.rotary else None,
+    )  # fmt: skip
+    found = _asked(policy, "observe", lambda: policy.observe(layer, entries, reading))
+    _expect(policy, "expiry as observed", found.expiry, position.shape, torch.int32)
+    for column, tensor in zip(policy.columns, found.own, strict=True):
+        _expect(policy, f"column {column.name!r} as observed", tensor, position.shape, column.dtype)
 
 
 def _asked(policy: KVPolicy, what: str, call: Callable[[], T]) -> T:

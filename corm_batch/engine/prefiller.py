@@ -11,6 +11,7 @@ from torch import Tensor
 from corm_batch.engine.batch import ChunkBatch, PrefillBatch
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.rotary import rotary_for
 from corm_batch.engine.work import Span
 from corm_batch.errors import OutOfPages
 
@@ -33,6 +34,7 @@ class Prefiller:
         make_room: Callable[[int], bool],
     ) -> None:
         self.model, self.eviction, self.make_room = model, eviction, make_room
+        self.rotary = rotary_for(model, eviction.policies)
         self._kind = ChunkBatch if streaming else PrefillBatch
 
     def run(self, spans: abc.Sequence[Span]) -> Tensor:
@@ -43,7 +45,7 @@ class Prefiller:
             torch.OutOfMemoryError: so is the device's memory; likewise.
         """
         while True:
-            batch = self._kind(spans, self.eviction)
+            batch = self._kind(spans, self.eviction, self.rotary)
             try:
                 logits = self.model.forward(batch)
                 batch.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Container
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Sequence:
         self.logprob_sum = 0.0
         self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
+        self.notes: dict[int, dict[str, Any]] = {}  # by layer: what a policy remembers of the prompt until its end
         self.preemptions = 0
         self.peak_pages = 0
         self.pages_after_prefill = 0
@@ -72,4 +74,5 @@ class Sequence:
         """Forget a prefill that was given up before its first token."""
         self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
         self.lost_statistic.zero_()
+        self.notes.clear()
         self.preemptions += 1

@@ -3,11 +3,13 @@
 A policy is a frozen value; its fields are its hyper-parameters. It sees per-entry tensors and answers with numbers; it
 never sees a page, a pool or a scheduler. The engine asks this and branches on nothing else:
 
-    needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction)
+    needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction); whether the
+                policy looks at prompts itself (`observe`)
     columns     numbers of its own that it keeps with every entry; `born` fills them, and they move with the entry
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
     rank        who stays when that is exceeded
+    pins        who stays in any case
 
 An entry leaves at the end of its expiry and its page is freed: "visible at step t" is `t <= expiry` for every policy,
 one comparison in every kernel. Steps and positions are 1-based inside their own document.
@@ -25,19 +27,34 @@ from corm_batch.budgets.base import Budget, BudgetField
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.reduction import Reduction
+from corm_batch.policies.reading import Reading
 from corm_batch.registry import Plugin
 
 
 class Needs(NamedTuple):
-    """What a policy wants to see of entries when it ranks them.
+    """What a policy wants to see of entries when it ranks them, and of prompts when these are read.
 
     Attributes:
         keys: the keys themselves.
         reduction: how recent queries vote, and what is gathered of their weights; None when attention is not looked at.
+        prompt: `observe` is called with the queries of every pass over a prompt, or over a chunk of one.
+        rotary: it is told how to undo rotary positions; a model in which that is not known is refused.
     """
 
     keys: bool = False
     reduction: Reduction | None = None
+    prompt: bool = False
+    rotary: bool = False
+
+
+class Pins(NamedTuple):
+    """Entries of a prompt that never leave, whatever their rank; they count towards the budget.
+
+    Attributes:
+        first: so many at the prompt's beginning.
+    """
+
+    first: int = 0
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
@@ -89,6 +106,25 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
             [K, N] int32.
         """
         return torch.full_like(position, NEVER)
+
+    def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
+        """What a pass over a prompt changes in its entries; asked where `needs.prompt`, before anything leaves.
+
+        Args:
+            layer: index of the layer.
+            entries: [K, N], those kept so far and, as the last ones of every head, the pass's own; keys and values are
+                there. Where `entries.position` is NEVER there is none.
+            reading: the pass.
+
+        Returns:
+            `entries` with other expiries or columns of the policy's own.
+        """
+        return entries
+
+    @property
+    def pins(self) -> Pins:
+        """Entries of a prompt that never leave."""
+        return Pins()
 
     def budget_at(self, layer: int) -> Budget | None:
         """How many entries the heads of a layer may hold; None for no bound."""
@@ -165,7 +201,18 @@ def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) ->
     return rank.masked_fill(entries.position > step - recent, top)
 
 
-class BudgetedPolicy(KVPolicy):
+class EvictingPolicy(KVPolicy):
+    """Entries leave, but for those of a prompt that are pinned."""
+
+    pin_first: int = Field(0, ge=0, description="first entries of a prompt that never leave, part of the budget")
+
+    @property
+    def pins(self) -> Pins:
+        """As the fields say."""
+        return Pins(self.pin_first)
+
+
+class BudgetedPolicy(EvictingPolicy):
     """What a head may hold is bounded, as a budget says; the newest entries are part of that and never leave.
 
     The bound is applied after prefill, after each chunk and at compactions; between these a head holds what was born.
@@ -178,10 +225,9 @@ class BudgetedPolicy(KVPolicy):
 
     @model_validator(mode="after")
     def _recent_entries_fit(self) -> Self:
-        if self.budget is not None and self.budget.max_kept < self.recent:
-            raise ValueError(
-                f"budget.max_kept ({self.budget.max_kept}) must be at least recent ({self.recent}), which never leave"
-            )
+        if self.budget is not None and self.budget.max_kept < self.recent + self.pin_first:
+            pinned = f"recent ({self.recent})" + (f" and pin_first ({self.pin_first})" if self.pin_first else "")
+            raise ValueError(f"budget.max_kept ({self.budget.max_kept}) must be at least {pinned}, which never leave")
         return self
 
     @property

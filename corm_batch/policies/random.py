@@ -10,13 +10,13 @@ from torch import Tensor
 
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import KVPolicy, Needs
+from corm_batch.policies.base import EvictingPolicy, Needs
 
 _UINT32 = 2**32 - 1
 _MIX = (0x2C1B3C6D, 0x297A2D39)  # odd multipliers of a 32-bit avalanche hash
 
 
-class Random(KVPolicy, name="random"):
+class Random(EvictingPolicy, name="random"):
     """Keep a random share of the entries, and the newest `recent` ones: the control.
 
     Each entry draws its fate from a hash of (seed, layer, kv head, position), so a rerun keeps the same ones. No paper;

@@ -7,10 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from corm_batch.ops.pages import NEVER
-from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.base import EvictingPolicy
 
 
-class StreamingLLM(KVPolicy, name="streaming_llm"):
+class StreamingLLM(EvictingPolicy, name="streaming_llm"):
     """Keep the first `sinks` entries, the attention sinks, and the newest `recent` ones; nothing in between.
 
     Based on Efficient Streaming Language Models with Attention Sinks (arXiv 2309.17453), section 3.2. Deviations:

@@ -9,6 +9,8 @@ import torch
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.ranks import ALONE
+from corm_batch.engine.request import Request
+from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
 from corm_batch.kv.cache import KVCache
@@ -26,10 +28,17 @@ def make(policy, heads=3, width=2):
     return Eviction(cache, [policy], ALONE)
 
 
+def sequence(num_tokens, slot=0):
+    """One whose prompt has so many tokens."""
+    one = Sequence(Request("", [0] * num_tokens), 0, 1, torch.device("cpu"))
+    one.slot = slot
+    return one
+
+
 def survivors(policy, entries, step):
     """Those of one layer."""
     eviction = make(policy)
-    return eviction._survivors(0, entries, step, eviction.limits.most(0, step), step)
+    return eviction._survivors(0, [sequence(step)], entries, step, eviction.limits.most(0, step), step)
 
 
 def make_entries(seed):
@@ -117,7 +126,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
 
     def store(entries, step):
         stage = cache.stage([slot], eviction.limits.pages(step))
-        eviction.store(stage, slot, 0, entries, step)
+        eviction.store(stage, sequence(step, slot), 0, entries, step)
         cache.commit(stage)
 
     if way == "prefill":

@@ -1,0 +1,58 @@
+"""Reading: a pass over a prompt, or a chunk of one, as one layer shows it to a policy that looks at prompts itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corm_batch.ops.rotary import Rotary
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the newest tokens of a prompt asked.
+
+    Attributes:
+        query: [H, R, D], one for each of the R tokens, with rotary positions.
+        lse: [H, R] float32, the log of each query's softmax denominator.
+        stop: tokens of the prompt that have been read, these included.
+        num_prompt_tokens: tokens of the whole prompt.
+        token_ids: [R] int64, the tokens.
+        scale, softcap: of the logits.
+        rotary: how positions are undone; None where the policy's needs do not name it.
+        memory: what the policy noted in this layer of the same prompt before, and may note for later: empty at the
+            prompt's beginning, gone at its end.
+    """
+
+    query: Tensor
+    lse: Tensor
+    stop: int
+    num_prompt_tokens: int
+    token_ids: Tensor
+    scale: float
+    softcap: float | None = None
+    rotary: Rotary | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """R; the entries of these tokens are the last R of every head."""
+        return self.query.shape[1]
+
+    @property
+    def start(self) -> int:
+        """Tokens read before these."""
+        return self.stop - self.num_rows
+
+    @property
+    def ends_prompt(self) -> bool:
+        """Whether the answer follows."""
+        return self.stop == self.num_prompt_tokens
+
+    @property
+    def step(self) -> Tensor:
+        """[R] int32, the tokens' 1-based positions."""
+        return torch.arange(self.start + 1, self.stop + 1, dtype=torch.int32, device=self.query.device)
