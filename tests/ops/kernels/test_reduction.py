@@ -118,8 +118,10 @@ def assert_equals_definition(reduction, case, gap_rule):
     ids=str,
 )
 def test_every_kind_of_vote(reduction, gap_rule, device):
-    dtype = torch.float16 if device == "cpu" else torch.bfloat16
-    assert_equals_definition(reduction, make_case(2, 2, 90, 77, 64, device, dtype), gap_rule)
+    case = (2, 2, 90, 77, 64, device, torch.bfloat16)
+    if device == "cpu":  # the interpreter takes a second for what a GPU does in none, and longest for half floats
+        case = (2, 1, 34, 61, 16, device, torch.float32)
+    assert_equals_definition(reduction, make_case(*case), gap_rule)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -136,6 +138,8 @@ def test_every_kind_of_vote(reduction, gap_rule, device):
     ],
 )
 def test_odd_sizes(group, kv_heads, rows, kept, width, dtype, device):
+    if device == "cpu" and dtype == torch.float16 and rows * kept > 10_000:
+        pytest.skip("too large for the interpreter in half floats")
     case = make_case(group, kv_heads, rows, kept, width, device, dtype)
     assert_equals_definition(Reduction(window=30, threshold="step", tau=1.5), case, gap_rule=True)
 
@@ -166,7 +170,8 @@ def test_soft_caps(reach, device):
     ids=str,
 )
 def test_what_attention_did_not_see_does_not_count(reduction, gap_rule, device):
-    query, _, step, entries, last, scale, _ = make_case(2, 2, 80, 60, 32, device, torch.float32)
+    rows = 34 if device == "cpu" else 80
+    query, _, step, entries, last, scale, _ = make_case(2, 2, rows, 60, 16, device, torch.float32)
     last = entries.position.clamp(max=NEVER - 999) + torch.randint(
         -2, 150, last.shape, dtype=torch.int32, device=device
     )
