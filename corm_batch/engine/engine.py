@@ -23,6 +23,7 @@ from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
+from corm_batch.engine.vocabulary import described
 from corm_batch.errors import Shortage
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import page_bytes
@@ -41,14 +42,17 @@ class EngineCore:
     """
 
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
-        check_policy(policy, model.shape, model.dtype)
         self.model, self.policy, self.config = model, policy, config
         shape, ranks = model.shard, model.ranks
+        known = described(model, policy)
+        check_policy(policy.for_model(known), model.shape, model.dtype)
+        own_heads = slice(ranks.rank * shape.num_kv_heads, (ranks.rank + 1) * shape.num_kv_heads)
+        policy = policy.for_model(known._replace(own_heads=own_heads))
         self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
         columns = entry_columns(shape.head_dim, model.dtype, policy.columns)
-        known = pool_bytes(config, model.device)
-        num_bytes = known // ranks.size if known else measure_pool_bytes(config, model, self.policies, columns)
+        given = pool_bytes(config, model.device)
+        num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,

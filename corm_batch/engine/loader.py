@@ -6,13 +6,14 @@ loaded model has to pass the probe.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from corm_batch.engine.attention import ATTENTION, Batch, Running
@@ -24,6 +25,10 @@ from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import ModelLoadError, RankError, UnsupportedModelError
+
+
+def _no_tokenizer() -> Any:
+    raise ModelLoadError("the model was made without one")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class LoadedModel:
         device, dtype: where and in what precision it runs.
         ranks: the processes that share it.
         rules: what its generation config says about choosing tokens.
+        load_tokenizer: makes its tokenizer; whatever it may raise.
     """
 
     module: torch.nn.Module
@@ -48,6 +54,7 @@ class LoadedModel:
     dtype: torch.dtype
     ranks: Ranks = ALONE
     rules: Rules = NO_RULES
+    load_tokenizer: Callable[[], Any] = _no_tokenizer
 
     @property
     def shard(self) -> ModelShape:
@@ -125,7 +132,8 @@ def load_model(
     generation = generation or module.generation_config
     ends = end_tokens(shape.vocab_size, generation, module.config, config) | frozenset(end_token_ids)
     rules = Rules.read(generation, shape.vocab_size, ends) if apply_generation_config else NO_RULES
-    return LoadedModel(module, shape, windows, ends, device, dtype, ranks, rules)
+    tokenizer = partial(AutoTokenizer.from_pretrained, path, revision=revision, trust_remote_code=trust_remote_code)
+    return LoadedModel(module, shape, windows, ends, device, dtype, ranks, rules, tokenizer)
 
 
 def _load_module(checkpoint: Checkpoint, config: Any, method: str | None, **options: Any) -> Any:

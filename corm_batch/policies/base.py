@@ -27,6 +27,7 @@ from corm_batch.budgets.base import Budget, BudgetField
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.reduction import Reduction
+from corm_batch.policies.model import Model
 from corm_batch.policies.reading import Reading
 from corm_batch.registry import Plugin
 
@@ -39,12 +40,14 @@ class Needs(NamedTuple):
         reduction: how recent queries vote, and what is gathered of their weights; None when attention is not looked at.
         prompt: `observe` is called with the queries of every pass over a prompt, or over a chunk of one.
         rotary: it is told how to undo rotary positions; a model in which that is not known is refused.
+        vocabulary: `for_model` is told which tokens are special or punctuation; a model without a tokenizer is refused.
     """
 
     keys: bool = False
     reduction: Reduction | None = None
     prompt: bool = False
     rotary: bool = False
+    vocabulary: bool = False
 
 
 class Pins(NamedTuple):
@@ -76,6 +79,14 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
     def needs(self) -> Needs:
         """What `rank` reads; nothing else is there to be read."""
         return Needs()
+
+    def for_model(self, model: Model) -> Self:
+        """The policy as it serves one model; most of them know nothing of models.
+
+        Raises:
+            SpecError: it is for another one.
+        """
+        return self
 
     @property
     def num_pinned(self) -> int:

@@ -98,7 +98,7 @@ def test_headkv_gives_by_score():
     ("fields", "message"),
     [
         ({"name": "headkv"}, "policy.budget.scores"),
-        ({"name": "headkv", "scores": [[0.0, 0.0]]}, "policy.budget: scores must be"),
+        ({"name": "headkv", "scores": [[0.0, 0.0]]}, "policy.budget.scores: scores must be"),
         ({"name": "headkv", "scores": [[-1.0]]}, "scores must be"),
         ({"name": "adakv", "floor": 1.5}, "policy.budget.floor.*1.5"),
         ({"name": "pyramidkv", "beta": 0}, "policy.budget.beta.*0"),

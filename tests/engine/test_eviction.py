@@ -20,6 +20,7 @@ from corm_batch.ops.top import order_entries
 from corm_batch.policies.base import KVPolicy, Needs, ScoringPolicy, Seen
 from corm_batch.policies.corm import Corm
 from corm_batch.policies.full import Full
+from corm_batch.policies.model import Model, Vocabulary
 
 
 def make(policy, heads=3, width=2):
@@ -152,6 +153,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
     assert cache.pages_held(slot) + cache.pool.num_free == cache.pool.num_pages
 
 
+REQUIRED = {"duo_attention": {"scores": [[1.0, 0.0]] * 3}}
 SHAPE = ModelShape(num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4, max_model_len=64, vocab_size=9)
 
 
@@ -212,4 +214,6 @@ def test_a_policy_that_does_not_do_as_it_declares_is_refused_when_a_model_is_loa
 
 @pytest.mark.parametrize("name", KVPolicy.registered())
 def test_every_policy_passes_the_check(name):
-    check_policy(KVPolicy.from_spec({"name": name}), SHAPE, torch.bfloat16)
+    policy = KVPolicy.from_spec({"name": name, **REQUIRED.get(name, {})})
+    model = Model(SHAPE.num_layers, SHAPE.num_kv_heads, vocabulary=Vocabulary((0,), (1, 2)))
+    check_policy(policy.for_model(model), SHAPE, torch.bfloat16)

@@ -10,9 +10,12 @@ from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.top import order_entries
 from corm_batch.policies.base import KVPolicy, Seen
 from corm_batch.policies.corm import Corm
+from corm_batch.policies.model import Model, Vocabulary
 from corm_batch.policies.random import Random
 from corm_batch.policies.sliding_window import SlidingWindow
 
+REQUIRED = {"duo_attention": {"scores": [[1.0, 0.5, 0.2], [0.0, 2.0, 0.1]]}}
+MODEL = Model(2, 3, vocabulary=Vocabulary((0,), (1, 2)))
 POSITION = torch.arange(1, 41, dtype=torch.int32).expand(3, -1)
 
 
@@ -25,7 +28,8 @@ def seen_by(policy, expiry, layer=1):
 
 @pytest.mark.parametrize("name", KVPolicy.registered())
 def test_contract(name):
-    policy = KVPolicy.from_spec({"name": name})
+    plain = KVPolicy.from_spec({"name": name, **REQUIRED.get(name, {})})
+    policy = plain.for_model(MODEL)
     expiry = policy.expiry(1, POSITION)
     assert expiry.dtype == torch.int32
     assert expiry.shape == POSITION.shape
@@ -44,7 +48,7 @@ def test_contract(name):
         policy.born(1, key, key, POSITION), policy.born(1, key[:, 6:7], key[:, 6:7], POSITION[:, 6:7]), strict=True
     ):
         assert torch.equal(column[:, 6:7], of_one), "nor may what is born with it"
-    assert KVPolicy.from_spec(policy.to_spec()) == policy
+    assert KVPolicy.from_spec(plain.to_spec()) == plain
     assert type(policy).summary()
 
 

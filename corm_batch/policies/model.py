@@ -1,0 +1,33 @@
+"""Model: what a policy may know of the model that it is to serve."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Vocabulary(NamedTuple):
+    """Token ids of two kinds.
+
+    Attributes:
+        special: those of the tokenizer that stand for no text.
+        punctuation: those that stand for signs alone, blanks aside.
+    """
+
+    special: tuple[int, ...]
+    punctuation: tuple[int, ...]
+
+
+class Model(NamedTuple):
+    """What a policy may know of the model that it is to serve.
+
+    Attributes:
+        num_layers: of it.
+        num_kv_heads: of a layer, over all ranks.
+        own_heads: those of them that the policy will be asked about.
+        vocabulary: None where the policy's needs do not name it.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    own_heads: slice = slice(None)
+    vocabulary: Vocabulary | None = None
