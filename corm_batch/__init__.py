@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from corm_batch.data.document import Document
     from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.open import Engine
-    from corm_batch.engine.request import Completion, Request, SamplingParams
+    from corm_batch.engine.request import Completion, Request, SamplingParams, Scores
     from corm_batch.errors import (
         ClusterError,
         CormBatchError,
@@ -57,6 +57,7 @@ __all__ = [
     "Reduction",
     "Request",
     "SamplingParams",
+    "Scores",
     "ScoringPolicy",
     "Seen",
     "Source",
@@ -93,6 +94,7 @@ _MODULES = {
     "Reduction": "ops.reduction",
     "Request": "engine.request",
     "SamplingParams": "engine.request",
+    "Scores": "engine.request",
     "ScoringPolicy": "policies.base",
     "Seen": "policies.base",
     "Source": "data.sources.base",

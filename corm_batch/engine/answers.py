@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import abc
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_too_small
-from corm_batch.engine.request import Completion, FinishReason, Request
+from corm_batch.engine.request import Completion, FinishReason, Request, Scores
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.stats import EngineStats
@@ -24,35 +25,30 @@ class Continuation:
     """What a step gave one answer.
 
     Attributes:
-        tokens: its next ones, up to the one it ends with.
-        logprob_sum: of these.
+        chosen: its next tokens, up to the one it ends with.
         reason: why the answer ends, "error" where logits were not finite; None when it goes on.
     """
 
-    tokens: list[int]
-    logprob_sum: float
+    chosen: Chosen
     reason: FinishReason | None
 
 
-def judge(
-    sequence: Sequence, tokens: Iterable[int], logprobs: Iterable[float], eos_token_ids: Container[int]
-) -> Continuation:
+def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> Continuation:
     """Which of a step's tokens of one sequence count; the sequence stays as it is.
 
     Args:
         sequence: whose tokens these are.
-        tokens, logprobs: in order; a log-probability of NaN stands for logits that were not finite.
+        chosen: by the step; a log-probability of NaN stands for logits that were not finite.
         eos_token_ids: tokens that end an answer.
     """
-    output, start, total = list(sequence.output), len(sequence.output), 0.0
-    for token, logprob in zip(tokens, logprobs, strict=True):
+    output = list(sequence.output)
+    for count, (token, logprob, _) in enumerate(zip(*chosen, strict=True)):
         if math.isnan(logprob):
-            return Continuation(output[start:], total, "error")
+            return Continuation(chosen.part(0, count), "error")
         output.append(token)
-        total += logprob
         if (reason := sequence.finish_reason(output, eos_token_ids)) is not None:
-            return Continuation(output[start:], total, reason)
-    return Continuation(output[start:], total, None)
+            return Continuation(chosen.part(0, count + 1), reason)
+    return Continuation(chosen, None)
 
 
 class Answers:
@@ -62,7 +58,7 @@ class Answers:
         model: which tokens end an answer.
         needs: of the policy, for the figures.
         config: of the engine, for the figures.
-        eviction: closes up what is left of an answer before it is measured.
+        evictions: closes up what is left of an answer before it is measured.
         scheduler: told of answers that end.
         stats: counts tokens.
     """
@@ -72,12 +68,12 @@ class Answers:
         model: LoadedModel,
         needs: Needs,
         config: EngineConfig,
-        eviction: Eviction,
+        evictions: Evictions,
         scheduler: Scheduler,
         stats: EngineStats,
     ) -> None:
         self.model, self.needs, self.config = model, needs, config
-        self.eviction, self.cache, self.scheduler, self.stats = eviction, eviction.cache, scheduler, stats
+        self.evictions, self.cache, self.scheduler, self.stats = evictions, evictions.cache, scheduler, stats
         self._live: dict[str, Sequence] = {}
         self._finished: list[Completion] = []
         self._arrivals = 0
@@ -104,24 +100,26 @@ class Answers:
         if request_id in self._live:
             self.finish(self._live[request_id], "cancelled")
 
-    def extend(self, sequences: Iterable[Sequence], chosen: Chosen) -> None:
+    def extend(self, sequences: abc.Sequence[Sequence], chosen: abc.Sequence[Chosen]) -> None:
         """Give every sequence the tokens a step chose, up to the one it ends with; finish those that end."""
-        columns = zip(sequences, zip(*chosen.tokens, strict=True), zip(*chosen.logprobs, strict=True), strict=True)
-        by_sequence = list(columns)
-        if not by_sequence:
+        if not sequences:
             return
-        found = self.model.ranks.lead(lambda: [judge(*each, self.model.eos_token_ids) for each in by_sequence])
+        ends, columns = self.model.eos_token_ids, list(zip(sequences, chosen, strict=True))
+        found = self.model.ranks.lead(lambda: [judge(*each, ends) for each in columns])
         ended: list[tuple[Sequence, FinishReason]] = []
-        for (sequence, *_), continuation in zip(by_sequence, found, strict=True):
-            sequence.output += continuation.tokens
-            sequence.logprob_sum += continuation.logprob_sum
-            self.stats.output_tokens += len(continuation.tokens)
+        for sequence, continuation in zip(sequences, found, strict=True):
+            tokens, logprobs, best_logprobs = continuation.chosen
+            sequence.output += tokens
+            sequence.logprobs += logprobs
+            sequence.best_logprobs += best_logprobs
+            if sequence.request.answer_ids is None:
+                self.stats.output_tokens += len(tokens)
             if continuation.reason == "error":
                 self.finish(sequence, "error", DocumentError("the model's logits are not finite"))
             elif continuation.reason is not None:
                 ended.append((sequence, continuation.reason))
         if ended:
-            self.eviction.compact([sequence for sequence, _ in ended])
+            self.evictions.compact([sequence for sequence, _ in ended])
         for sequence, reason in ended:
             self.finish(sequence, reason)
 
@@ -141,18 +139,26 @@ class Answers:
         """Close one and its pages, and book what it cost."""
         del self._live[sequence.request.id]
         self.scheduler.remove(sequence)
-        positions = None
-        if reason in ("stop", "length") and sequence.request.return_kept_positions:
+        request, done = sequence.request, reason in ("stop", "length")
+        positions, scores = None, None
+        if done and request.return_kept_positions and sequence.stores and sequence.slot >= 0:
             positions = kept_positions(self.cache, sequence.slot, self.model.ranks)
-        memory = memory_stats(sequence, self.cache, self.model, self.needs, self.config)
+        if done and request.answer_ids is not None:
+            scores = Scores(tuple(sequence.logprobs), tuple(sequence.best_logprobs))
+        needs = Needs() if request.uncompressed else self.needs
+        memory = memory_stats(sequence, self.cache, self.model, needs, self.config)
         if sequence.slot >= 0:
             self.cache.close(sequence.slot)
-        mean_logprob = sequence.logprob_sum / max(1, len(sequence.output))
+        mean_logprob = sum(sequence.logprobs) / max(1, len(sequence.output))
         self._finished.append(
-            Completion(sequence.request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions)
+            Completion(request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions, scores)
         )
 
     def collect(self) -> list[Completion]:
         """Those that have finished since the last call."""
         finished, self._finished = self._finished, []
         return finished
+
+    def put_back(self, completions: Iterable[Completion]) -> None:
+        """Have `collect` return these once more."""
+        self._finished += completions

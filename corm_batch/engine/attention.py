@@ -6,6 +6,9 @@ batch travels as an argument of `model(...)`, never as a global.
 
 from __future__ import annotations
 
+import inspect
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,14 +55,56 @@ class Batch(Protocol):
 
 
 class Running:
-    """The batch of a forward pass, in a wrapper of one type: compiled layers would be compiled anew for each kind.
+    """A forward pass over a batch, in a wrapper of one type: compiled layers would be compiled anew for each kind.
 
     Args:
         batch: what runs.
+
+    Attributes:
+        output: what the model's layers made of it, once they have run; see `run_layers_once`.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
+        self.output: Any = None
+
+
+def run_layers_once(module: torch.nn.Module) -> None:
+    """Let a model's layers run once for each `Running`, however often its head is asked for logits, in place.
+
+    A head over all rows at once would take rows times vocabulary; what else it does to logits is the model's to know.
+
+    Raises:
+        UnsupportedModelError: the model has no layers apart from its head.
+    """
+    layers: Any = module.base_model
+    if layers is module:
+        raise UnsupportedModelError(f"{type(module).__name__} does not keep its layers apart from its output head")
+    run = layers.forward
+    # A model that held itself would outlive its engine until the garbage collector comes.
+    method: Callable[[], Any] = weakref.WeakMethod(run) if inspect.ismethod(run) else lambda: run
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        running: Running | None = kwargs.get("batch")
+        if running is None:
+            return method()(*args, **kwargs)
+        if running.output is None:
+            running.output = method()(*args, **kwargs)
+        return running.output
+
+    layers.forward = forward
+
+
+def read_logits(module: torch.nn.Module, running: Running, rows: Tensor) -> Tensor:
+    """A model's logits of some rows of a pass, [rows, V]; its layers run when it is first asked."""
+    logits: Tensor = module(
+        input_ids=running.batch.input_ids[None],
+        position_ids=running.batch.positions[None],
+        use_cache=False,
+        logits_to_keep=rows,
+        batch=running,
+    ).logits
+    return logits[0]
 
 
 def read_features(

@@ -1,6 +1,7 @@
 """The three kinds of forward pass: a whole prompt, a chunk of one, one token of many.
 
-Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences.
+Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
+over prompts may hold spans that are scored: they attend exactly, and nothing of them outlives a layer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.pins import pinned_entries
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
@@ -44,24 +45,24 @@ class PrefillBatch:
 
     Args:
         spans: what to run.
-        eviction: which entries survive, in which cache.
+        evictions: which entries survive, in which cache.
         rotary: for policies that undo rotary positions.
     """
 
-    def __init__(self, spans: abc.Sequence[Span], eviction: Eviction, rotary: Rotary | None = None) -> None:
-        self.spans, self.eviction, self.rotary = spans, eviction, rotary
-        self.cache, self.policies = eviction.cache, eviction.policies
+    def __init__(self, spans: abc.Sequence[Span], evictions: Evictions, rotary: Rotary | None = None) -> None:
+        self.spans, self.evictions, self.rotary, self.cache = spans, evictions, rotary, evictions.cache
         self.stops = np.cumsum([span.stop - span.start for span in spans])
         device = self.cache.device
-        tokens = [np.asarray(span.sequence.request.token_ids[span.start : span.stop], np.int64) for span in spans]
+        tokens = [span.sequence.to_prefill[span.start : span.stop] for span in spans]
         self.input_ids = torch.from_numpy(np.concatenate(tokens)).to(device)
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
-        ends = [int(stop) - 1 for span, stop in zip(spans, self.stops, strict=True) if span.ends_prompt]
-        self.logit_rows = torch.tensor(ends, dtype=torch.int64, device=device)
+        last = [np.arange(stop - span.num_chosen, stop) for span, stop in zip(spans, self.stops, strict=True)]
+        self.logit_rows = torch.from_numpy(np.concatenate(last)).to(device)
         self._step_T = (self.positions + 1).int()
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
-        slots = [span.sequence.slot for span in spans]
-        num_pages = sum(eviction.limits.pages(span.stop) for span in spans)
+        stored = [span for span in spans if span.sequence.stores]
+        num_pages = sum(evictions.of(span.sequence).limits.pages(span.stop) for span in stored)
+        slots = [span.sequence.slot for span in stored]
         self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
 
     def attend(
@@ -70,12 +71,14 @@ class PrefillBatch:
         """Attention span by span; of each span only the survivors outlive the layer."""
         outs = []
         for i, (span, stop) in enumerate(zip(self.spans, self.stops, strict=True)):
-            rows = slice(int(stop) - (span.stop - span.start), int(stop))
-            out_HRD, entries = self.attend_span(
-                span, layer, query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], features
-            )
-            lost_K = self.eviction.store(self.stage, span.sequence, layer, entries, span.stop)
-            self._lost[i].append(lost_K)
+            rows = slice(int(stop) - span.num_tokens, int(stop))
+            packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows]
+            if span.sequence.stores:
+                out_HRD, entries = self.attend_span(span, layer, *packed, features)
+                eviction = self.evictions.of(span.sequence)
+                self._lost[i].append(eviction.store(self.stage, span.sequence, layer, entries, span.stop))
+            else:
+                out_HRD, _ = self._attend_causally(*packed, features)
             outs.append(out_HRD)
         # Token by token, as the projection behind it reads them.
         return outs[0] if len(outs) == 1 else torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1)
@@ -88,13 +91,27 @@ class PrefillBatch:
         """
         self.cache.commit(self.stage)
         for span, lost in zip(self.spans, self._lost, strict=True):
-            span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
+            if lost:
+                span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
             if span.ends_prompt:
                 span.sequence.notes.clear()
 
     def discard(self) -> None:
         """Give the pages back that the pass was to fill."""
         self.cache.discard(self.stage)
+
+    def _policy(self, span: Span, layer: int) -> KVPolicy:
+        """Whose rules hold for the span's entries."""
+        return self.evictions.of(span.sequence).policies[layer]
+
+    def _attend_causally(
+        self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Exact attention of a whole sequence, and its log-sum-exp."""
+        return causal_attention(
+            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H,
+            dense=self.cache.ops.dense_attention,
+        )  # fmt: skip
 
     def _steps(self, span: Span) -> Tensor:
         """The steps of the span's tokens."""
@@ -107,7 +124,7 @@ class PrefillBatch:
 
     def _born(self, span: Span, layer: int, key_KND: Tensor, value_KND: Tensor, step: Tensor) -> Entries:
         """The span's own entries; those that are pinned never expire."""
-        policy = self.policies[layer]
+        policy = self._policy(span, layer)
         entries = new_entries(self.cache, policy, layer, key_KND, value_KND, step)
         pinned = pinned_entries(policy.pins, [span.sequence], entries.position)
         return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
@@ -116,7 +133,7 @@ class PrefillBatch:
         self, span: Span, layer: int, query_HTD: Tensor, lse_HT: Tensor, entries: Entries, features: AttentionFeatures
     ) -> Entries:
         """What the policy's own look at the span makes of the entries."""
-        policy, notes = self.policies[layer], span.sequence.notes
+        policy, notes = self._policy(span, layer), span.sequence.notes
         if not policy.needs.prompt:
             return entries
         if not span.start:  # a pass may be run again
@@ -137,11 +154,8 @@ class PrefillBatch:
         features: AttentionFeatures,
     ) -> tuple[Tensor, Entries]:
         """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key."""
-        reduction = self.policies[layer].needs.reduction
-        out, lse = causal_attention(
-            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H,
-            dense=self.cache.ops.dense_attention,
-        )  # fmt: skip
+        reduction = self._policy(span, layer).needs.reduction
+        out, lse = self._attend_causally(query_HTD, key_KTD, value_KTD, features)
         step = self._steps(span)
         entries = self._born(span, layer, key_KTD, value_KTD, step)
         if reduction is not None:
@@ -170,7 +184,7 @@ class ChunkBatch(PrefillBatch):
         Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
         attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
         """
-        reduction = self.policies[layer].needs.reduction
+        reduction = self._policy(span, layer).needs.reduction
         step = self._steps(span)
         entries = self._born(span, layer, key_KTD, value_KTD, step)
         if span.start:
@@ -202,23 +216,30 @@ class DecodeBatch:
         size: rows.
         cache: where the entries are.
         policies: one a layer.
+        full: one a layer, for sequences that keep every entry.
     """
 
-    def __init__(self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy]) -> None:
+    def __init__(
+        self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy], full: abc.Sequence[KVPolicy]
+    ) -> None:
         self.cache, self.policies = cache, policies
+        self._compresses = [policy != other for policy, other in zip(policies, full, strict=True)]
         device = cache.device
         self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
         self.slot_S = torch.full((size,), -1, device=device)
+        self.least_expiry_S = torch.zeros(size, dtype=torch.int32, device=device)  # NEVER where every entry stays
         self.logit_rows = torch.arange(size, device=device)
         self._slots = np.empty(0, np.int64)
 
     def load(self, sequences: abc.Sequence[Sequence]) -> None:
         """Take on these sequences, one a row, each at its newest token."""
-        rows = np.zeros((3, len(self.input_ids)), np.int64)
+        rows = np.zeros((4, len(self.input_ids)), np.int64)
         rows[2] = -1
         for column, sequence in zip(rows.T, sequences, strict=False):
-            column[:] = sequence.output[-1], sequence.num_cached, sequence.slot
-        for held, row in zip((self.input_ids, self.positions, self.slot_S), rows, strict=True):
+            least_expiry = NEVER if sequence.request.uncompressed else 0
+            column[:] = sequence.output[-1], sequence.num_cached, sequence.slot, least_expiry
+        held_rows = self.input_ids, self.positions, self.slot_S, self.least_expiry_S
+        for held, row in zip(held_rows, rows, strict=True):
             held.copy_(torch.from_numpy(row))
         self._slots = rows[2, : len(sequences)]
 
@@ -234,6 +255,8 @@ class DecodeBatch:
         policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
         step_S = (self.positions + 1).int()
         born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)
+        if self._compresses[layer]:
+            born = born._replace(expiry=torch.maximum(born.expiry, self.least_expiry_S))
         ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born.map(lambda column: column.transpose(0, 1)))
         query_SHD = query_HTD.transpose(0, 1)
         out_SHD = torch.empty_like(query_SHD)

@@ -16,7 +16,8 @@ from torch import Tensor
 from corm_batch.engine.batch import DecodeBatch
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.sampler import prepare, sample
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Row, Sequence
+from corm_batch.engine.work import Chosen
 from corm_batch.kv.cache import KVCache
 from corm_batch.policies.base import KVPolicy
 
@@ -45,11 +46,13 @@ class Decoder:
     Args:
         model: whose forward pass a step is.
         cache: where the entries are.
-        policies: one a layer.
+        policies, full: as `DecodeBatch`.
     """
 
-    def __init__(self, model: LoadedModel, cache: KVCache, policies: abc.Sequence[KVPolicy]) -> None:
-        self.model, self.cache, self.policies = model, cache, policies
+    def __init__(
+        self, model: LoadedModel, cache: KVCache, policies: abc.Sequence[KVPolicy], full: abc.Sequence[KVPolicy]
+    ) -> None:
+        self.model, self.cache, self.policies, self.full = model, cache, policies, full
         self._fewest_steps, self.most_steps = _STEPS[model.device.type]
         self._graphs: dict[int, Captured] = {}
         self._version = 0
@@ -59,26 +62,27 @@ class Decoder:
         """Steps until it is worth a look at the tokens; one where a rule has to look at each."""
         if self.model.rules.reads_history:
             return 1
-        left = min(sequence.request.sampling.max_new_tokens - len(sequence.output) for sequence in sequences)
+        left = min(sequence.request.most_new_tokens - len(sequence.output) for sequence in sequences)
         return max(self._fewest_steps, min(self.most_steps, left))
 
-    def run(self, sequences: abc.Sequence[Sequence], num_steps: int) -> tuple[list[list[int]], list[list[float]]]:
-        """The next `num_steps` tokens of each sequence and their log-probabilities, [steps][S].
+    def run(self, sequences: abc.Sequence[Sequence], num_steps: int) -> list[Chosen]:
+        """The next `num_steps` tokens of each sequence, chosen, or those of the answer to score.
 
         Room for the steps' entries has been reserved; a sequence that ends on the way goes on to the last step.
         """
         batch, forward = self._forward(len(sequences))
         batch.load(sequences)
-        choice = prepare(self.model, sequences, num_steps)
+        choice = prepare(self.model, [Row(sequence, len(sequence.output)) for sequence in sequences], num_steps)
         tokens, logprobs = [], []
         for step in range(num_steps):
-            token_S, logprob_S = sample(forward()[: len(sequences)], choice, step)
+            token_S, logprobs_2S = sample(forward()[: len(sequences)], choice, step)
             self.model.ranks.share(token_S)
             choice.note(token_S)
             batch.advance(token_S)
             tokens.append(token_S)
-            logprobs.append(logprob_S)
-        return torch.stack(tokens).tolist(), torch.stack(logprobs).tolist()
+            logprobs.append(logprobs_2S)
+        columns = torch.stack(tokens, dim=1).tolist(), *torch.stack(logprobs, dim=2).tolist()
+        return [Chosen(*column) for column in zip(*columns, strict=True)]
 
     def forget_graphs(self) -> None:
         """Let go of every captured step, whoever may still name it.
@@ -92,7 +96,7 @@ class Decoder:
     def _forward(self, num_sequences: int) -> tuple[DecodeBatch, Callable[[], Tensor]]:
         """A batch with room for so many sequences, and the function that runs it."""
         if self._memory_pool is None:
-            batch = DecodeBatch(num_sequences, self.cache, self.policies)
+            batch = DecodeBatch(num_sequences, self.cache, self.policies, self.full)
             return batch, lambda: self.model.forward(batch)
         # Graphs read the table where it was. A capture is a forward pass, so all ranks make it or none.
         if self.cache.agree(int(self._version == self.cache.table.version)) == 0:
@@ -101,7 +105,7 @@ class Decoder:
             self._version = self.cache.table.version
         size = graph_size(num_sequences, self._graphs)
         if size not in self._graphs:
-            self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies))
+            self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies, self.full))
         captured = self._graphs[size]
         return captured.batch, captured.replay
 

@@ -6,30 +6,34 @@ Knows nothing of text, files or Ray. Not thread safe: one thread calls everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import uuid4
 
 import torch
 
 from corm_batch.engine.answers import Answers
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
-from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.profile_run import measure_pool_bytes
-from corm_batch.engine.request import Completion, Request, find_problem
+from corm_batch.engine.request import Completion, Request, SamplingParams, Scores, find_problem
 from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
 from corm_batch.engine.vocabulary import described
-from corm_batch.errors import Shortage
+from corm_batch.errors import EngineError, Shortage
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.full import Full
 from corm_batch.policies.sliding_window import SlidingWindow
+
+_AS_IT_COMES = SamplingParams()
 
 
 class EngineCore:
@@ -50,6 +54,7 @@ class EngineCore:
         policy = policy.for_model(known._replace(own_heads=own_heads))
         self.max_model_len = shape.context(config.max_model_len)
         self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
+        full = [Full() if window is None else SlidingWindow(window=window) for window in model.windows]
         columns = entry_columns(shape.head_dim, model.dtype, policy.columns)
         given = pool_bytes(config, model.device)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
@@ -60,14 +65,16 @@ class EngineCore:
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)
-        self.eviction = Eviction(self.cache, self.policies, ranks, compact_every)
-        self.decoder = Decoder(model, self.cache, self.policies)
-        growth, limits = compact_every + self.decoder.most_steps, self.eviction.limits
-        self.scheduler = Scheduler(config, self.cache, lambda tokens: limits.mean_entries(tokens) + growth)
+        self.evictions = evictions = Evictions(self.cache, self.policies, full, ranks, compact_every)
+        self.decoder = Decoder(model, self.cache, self.policies, full)
+        growth = compact_every + self.decoder.most_steps
+        self.scheduler = Scheduler(
+            config, self.cache, lambda one: evictions.of(one).limits.mean_entries(one.max_len) + growth
+        )
         self.stats = EngineStats()
         streaming = config.prefill == "streaming"
-        self.runner = Runner(model, self.eviction, self.decoder, self.scheduler, streaming, self.stats)
-        self.answers = Answers(model, policy.needs, config, self.eviction, self.scheduler, self.stats)
+        self.runner = Runner(model, evictions, self.decoder, self.scheduler, streaming, self.stats)
+        self.answers = Answers(model, policy.needs, config, evictions, self.scheduler, self.stats)
 
     @property
     def shape(self) -> ModelShape:
@@ -107,6 +114,42 @@ class EngineCore:
                     self.add(request)
             yield from self.step()
 
+    def score(
+        self,
+        token_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        *,
+        sampling: SamplingParams = _AS_IT_COMES,
+        uncompressed: bool = True,
+    ) -> Scores:
+        """What the model makes of an answer to a prompt; other work goes on meanwhile, and its completions stay.
+
+        Args:
+            token_ids: the prompt.
+            answer_ids: the answer, the end-of-sequence token included where it has one.
+            sampling: of the request whose answer it is.
+            uncompressed: by one exact pass; False under the policy, token by token.
+
+        Raises:
+            DocumentError: it can never be scored, or it alone is too much for the device or the pool.
+        """
+        request = Request(uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed)
+        self.add(request)
+        others: list[Completion] = []
+        mine: Completion | None = None
+        try:
+            while mine is None:
+                for done in self.step():
+                    if done.id == request.id:
+                        mine = done
+                    else:
+                        others.append(done)
+        finally:
+            self.answers.put_back(others)
+        if mine.scores is None:
+            raise mine.error or EngineError("the score was cancelled")
+        return mine.scores
+
     def add(self, request: Request) -> None:
         """Queue a request. One that can never be answered comes back from `step` with its error.
 
@@ -116,10 +159,12 @@ class EngineCore:
         sequence = self.answers.open(request)
         barred = self.model.rules.find_problem(request.sampling)
         problem = barred or find_problem(request, self.shape.vocab_size, self.max_model_len)
-        if problem is None:
-            self.scheduler.waiting.append(sequence)
-        else:
+        if problem is not None:
             self.answers.finish(sequence, "error", problem)
+        elif request.most_new_tokens == 0:
+            self.answers.finish(sequence, "length")
+        else:
+            self.scheduler.waiting.append(sequence)
 
     def cancel(self, request_id: str) -> None:
         """Stop a request; `step` returns it as cancelled. Unknown or finished ids are ignored."""
@@ -144,6 +189,6 @@ class EngineCore:
                     self.answers.fail(alone, shortage)
             else:
                 self.answers.extend(work.sequences, chosen)
-                self.eviction.compact_due(self.scheduler.running)
+                self.evictions.compact_due(self.scheduler.running)
             self.stats.spent(work, time.monotonic() - started)
         return self.answers.collect()

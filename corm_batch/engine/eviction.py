@@ -24,18 +24,54 @@ _READ_BYTES = 1 << 28
 """Keys that a compaction copies out of their pages at a time, for a policy that looks at them."""
 
 
+class Evictions:
+    """What stays of the sequences of one replica: what the policy says, or everything where a request asks for that.
+
+    Args:
+        cache: where the entries are: those of this rank's heads.
+        policies: one a layer.
+        full: one a layer, which let go of nothing that the model itself may still see.
+        ranks: those that have the other heads.
+        compact_every: output tokens between two compactions of a sequence.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        policies: abc.Sequence[KVPolicy],
+        full: abc.Sequence[KVPolicy],
+        ranks: Ranks,
+        compact_every: int = 1,
+    ) -> None:
+        self.cache, self.policies, self.compact_every = cache, policies, compact_every
+        self._of = {False: Eviction(cache, policies, ranks), True: Eviction(cache, full, ranks)}
+
+    def of(self, sequence: Sequence) -> Eviction:
+        """What decides about this one."""
+        return self._of[sequence.request.uncompressed]
+
+    def compact_due(self, running: abc.Sequence[Sequence]) -> None:
+        """Compact those that have written enough since the last time."""
+        self.compact([one for one in running if len(one.output) - one.num_compacted >= self.compact_every])
+
+    def compact(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Free every page of running sequences that only entries need which do not stay. Waits for the device."""
+        for uncompressed, eviction in self._of.items():
+            if mine := [one for one in sequences if one.stores and one.request.uncompressed == uncompressed]:
+                eviction.compact(mine)
+
+
 class Eviction:
-    """What stays of the sequences of one replica.
+    """What stays of some sequences of one replica.
 
     Args:
         cache: where the entries are: those of this rank's heads.
         policies: one a layer.
         ranks: those that have the other heads.
-        compact_every: output tokens between two compactions of a sequence.
     """
 
-    def __init__(self, cache: KVCache, policies: abc.Sequence[KVPolicy], ranks: Ranks, compact_every: int = 1) -> None:
-        self.cache, self.policies, self.ranks, self.compact_every = cache, policies, ranks, compact_every
+    def __init__(self, cache: KVCache, policies: abc.Sequence[KVPolicy], ranks: Ranks) -> None:
+        self.cache, self.policies, self.ranks = cache, policies, ranks
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
 
     def store(self, stage: Stage, sequence: Sequence, layer: int, entries: Entries, step: int) -> Tensor:
@@ -47,13 +83,8 @@ class Eviction:
         keep = self._survivors(layer, [sequence], entries, step, self.limits.most(layer, step), step)
         return self.cache.store(stage, sequence.slot, layer, entries, keep)
 
-    def compact_due(self, running: abc.Sequence[Sequence]) -> None:
-        """Compact those that have written enough since the last time."""
-        if due := [one for one in running if len(one.output) - one.num_compacted >= self.compact_every]:
-            self.compact(due)
-
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Free every page of running sequences that only entries need which do not stay. Waits for the device."""
+        """As `Evictions.compact`, of sequences that this decides about."""
         slots = np.array([sequence.slot for sequence in sequences])
         steps = np.array([sequence.num_cached for sequence in sequences], dtype=np.int32)
         slot_S, step_S = (torch.from_numpy(x).to(self.cache.device) for x in (slots, steps))

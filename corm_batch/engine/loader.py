@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from corm_batch.engine.attention import ATTENTION, Batch, Running
+from corm_batch.engine.attention import ATTENTION, Batch, Running, read_logits, run_layers_once
 from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, merge_adapter, one_line, quantization
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.probe import probe
@@ -62,25 +62,30 @@ class LoadedModel:
         return self.shape.shard(self.ranks.size)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [S, V] of the rows the batch wants.
+        """Logits [S, V] of the rows the batch wants; raises as `logits`."""
+        return self.logits(Running(batch), batch.logit_rows)
+
+    def logits(self, running: Running, rows: Tensor) -> Tensor:
+        """Logits of some rows of a pass, [rows, V]; its layers run when it is first asked.
 
         Raises:
             torch.OutOfMemoryError: the device is full.
             RankError: so is one of several: the others are in the middle of the pass and cannot be called back.
         """
         try:
-            logits: Tensor = self.module(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                logits_to_keep=batch.logit_rows,
-                batch=Running(batch),
-            ).logits
+            return read_logits(self.module, running, rows)
         except torch.OutOfMemoryError as error:
-            if self.ranks.size == 1:
-                raise
+            self.check_alone(error)
+            raise
+
+    def check_alone(self, error: torch.OutOfMemoryError) -> None:
+        """Nothing where this process is alone: it may try less.
+
+        Raises:
+            RankError: where it is not: the others are in the middle of the pass and cannot be called back.
+        """
+        if self.ranks.size > 1:
             raise RankError(f"rank {self.ranks.rank}: lower engine.memory_fraction or kv_memory: {error}") from error
-        return logits[0]
 
 
 def load_model(
@@ -125,6 +130,7 @@ def load_model(
     module.eval()
     if not method:  # transformers has put a quantised one in its place
         module.to(device)
+    run_layers_once(module)
     shape = ModelShape.from_config(config)
     windows = probe(module, shape.shard(ranks.size), config.model_type)
     if not method:

@@ -48,6 +48,9 @@ def memory_stats(
     if sequence.slot < 0:
         return stats
     entry_bytes, page_bytes = kv_bytes(cache.pool.columns), cache.pool.page_bytes
+    if not sequence.stores:
+        transient = sequence.num_prefilled * num_kv_heads * entry_bytes
+        return replace(stats, kv_bytes_transient=transient, prefill_mode="exact")
     full = sum(min(num_cached, window or num_cached) * num_kv_heads for window in model.windows)
     at_once = config.chunk_size if config.prefill == "streaming" else sequence.num_prefilled
     after, peak, final, *kept = _totals(

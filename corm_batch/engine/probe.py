@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Running
+from corm_batch.engine.attention import ATTENTION, AttentionFeatures, Running, read_logits
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import UnsupportedModelError
 from corm_batch.ops.causal import causal_attention
@@ -51,9 +51,8 @@ def probe(module: torch.nn.Module, shape: ModelShape, model_type: str) -> tuple[
     prompts = [torch.randint(shape.vocab_size, (n,), generator=generator).to(device) for n in _PROBE_LENGTHS]
     batch = _Probe(prompts)
     try:
-        packed = module(
-            input_ids=batch.input_ids[None], position_ids=batch.positions[None], use_cache=False, batch=Running(batch)
-        ).logits[0]
+        running, parts = Running(batch), batch.logit_rows.split(_PROBE_LENGTHS[0])
+        packed = torch.cat([read_logits(module, running, rows) for rows in parts])
     except TypeError as error:
         raise UnsupportedModelError(
             f"{model_type}: does not pass the engine's batch to its attention: {error}"

@@ -8,7 +8,7 @@ import torch
 
 from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.rotary import rotary_for
@@ -61,8 +61,8 @@ def _peak_bytes(
     request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1))
     sequence = Sequence(request, 0, shape.num_layers, device)
     sequence.slot = cache.open()
-    eviction = Eviction(cache, policies, model.ranks)
-    batch = PrefillBatch([Span(sequence, 0, num_tokens)], eviction, rotary_for(model, policies))
+    evictions = Evictions(cache, policies, policies, model.ranks)
+    batch = PrefillBatch([Span(sequence, 0, num_tokens)], evictions, rotary_for(model, policies))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     model.forward(batch)

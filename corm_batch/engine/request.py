@@ -44,6 +44,10 @@ class Request:
         return_kept_positions: ask for `Completion.kept_positions`.
         stop: called with the output ids after every token; True ends the answer (stop strings live in the caller,
             who has the tokenizer).
+        answer_ids: score this answer, whole, instead of writing one; of `sampling` only what the model's rules ask
+            for matters then, and `stop` is never called. An empty answer has empty scores.
+        uncompressed: keep every entry of this request, whatever the policy. With `answer_ids` one exact pass over
+            prompt and answer is all, and nothing is stored.
     """
 
     id: str
@@ -51,6 +55,28 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     return_kept_positions: bool = False
     stop: Callable[[Sequence[int]], bool] | None = None
+    answer_ids: Sequence[int] | None = None
+    uncompressed: bool = False
+
+    @property
+    def most_new_tokens(self) -> int:
+        """Tokens the answer has at most."""
+        return self.sampling.max_new_tokens if self.answer_ids is None else len(self.answer_ids)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model makes of an answer, token by token.
+
+    Attributes:
+        logprobs: natural-log probability of every token under the model's rules, as at the step at which the request's
+            own answer would choose it (temperature 1, no top-p); -inf where a rule forbids it.
+        best_logprobs: of the likeliest token at each place; `best - logprob` is the gap in nats, exactly 0.0 where a
+            greedy answer would go on with the token itself.
+    """
+
+    logprobs: tuple[float, ...]
+    best_logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -62,11 +88,12 @@ class Completion:
         token_ids: the answer, the end-of-sequence token included when it ended so.
         finish_reason: "stop" (end of sequence or `Request.stop`), "length", "cancelled" or "error".
         error: why it failed; None unless `finish_reason` is "error".
-        mean_logprob: mean natural-log probability of the chosen tokens under the model (temperature 1, no top-p); 0.0
-            when there are none.
+        mean_logprob: mean natural-log probability of the chosen tokens under the model and its rules (temperature 1,
+            no top-p); 0.0 when there are none.
         memory: what it cost.
         kept_positions: [layer][kv head] -> sorted token indices (0 is the first prompt token) still stored at the end;
             None unless asked for.
+        scores: of `Request.answer_ids`; None without, and where the request ended early.
     """
 
     id: str
@@ -76,6 +103,7 @@ class Completion:
     mean_logprob: float = 0.0
     memory: MemoryStats = field(default_factory=MemoryStats)
     kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    scores: Scores | None = None
 
 
 def room_left(num_prompt_tokens: int, max_new_tokens: int, max_model_len: int) -> int:
@@ -85,17 +113,23 @@ def room_left(num_prompt_tokens: int, max_new_tokens: int, max_model_len: int) -
 
 def find_problem(request: Request, vocab_size: int, max_model_len: int) -> DocumentError | None:
     """Why a model of this vocabulary and context can never answer the request; None when it can."""
-    ids = np.asarray(request.token_ids)
-    if ids.size == 0:
+    if len(request.token_ids) == 0:
         return DocumentError("the prompt is empty")
-    if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size:
-        return DocumentError(f"the prompt has a token id outside 0..{vocab_size - 1}")
+    for what, ids in (("prompt", request.token_ids), ("answer to score", request.answer_ids)):
+        if ids is not None and not _are_tokens(ids, vocab_size):
+            return DocumentError(f"the {what} has a token id outside 0..{vocab_size - 1}")
     if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
         return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
-    longest = request.sampling.max_new_tokens
-    if room_left(ids.size, longest, max_model_len) < 0:
-        return DocumentError(
-            f"{ids.size} prompt tokens and up to {longest} new ones make {ids.size + longest}; "
-            f"the context is {max_model_len}"
-        )
+    size, longest = len(request.token_ids), request.most_new_tokens
+    if room_left(size, longest, max_model_len) < 0:
+        new = f"up to {longest} new ones" if request.answer_ids is None else f"{longest} of the answer to score"
+        return DocumentError(f"{size} prompt tokens and {new} make {size + longest}; the context is {max_model_len}")
     return None
+
+
+def _are_tokens(ids: Sequence[int], vocab_size: int) -> bool:
+    """Whether all of these are token ids."""
+    found = np.asarray(ids)
+    if found.size == 0:
+        return True
+    return found.dtype.kind in "iu" and found.min() >= 0 and found.max() < vocab_size

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from corm_batch.engine.decoder import Decoder
-from corm_batch.engine.eviction import Eviction
+from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.sampler import prepare, sample
@@ -23,7 +23,7 @@ class Runner:
 
     Args:
         model: whose these are.
-        eviction: which entries survive, in which cache.
+        evictions: which entries survive, in which cache.
         decoder: steps over one token of every sequence.
         scheduler: frees pages for a pass that finds too few, and is told of prompts that are done.
         streaming: prompts come in chunks.
@@ -33,44 +33,57 @@ class Runner:
     def __init__(
         self,
         model: LoadedModel,
-        eviction: Eviction,
+        evictions: Evictions,
         decoder: Decoder,
         scheduler: Scheduler,
         streaming: bool,
         stats: EngineStats,
     ) -> None:
-        self.model, self.cache, self.stats = model, eviction.cache, stats
+        self.model, self.cache, self.stats = model, evictions.cache, stats
         self.decoder, self.scheduler = decoder, scheduler
-        self.prefiller = Prefiller(model, eviction, streaming, scheduler.make_room)
+        self.prefiller = Prefiller(model, evictions, streaming, scheduler.make_room)
 
-    def run(self, work: Work) -> Chosen:
-        """The next tokens of the work's sequences.
+    def run(self, work: Work) -> list[Chosen]:
+        """The next tokens of each of the work's sequences.
 
         Raises:
             Shortage: the pool, or the device, is too small for it.
         """
         return self._prefill(work) if isinstance(work, Prefill) else self._decode(work)
 
-    def _prefill(self, work: Prefill) -> Chosen:
-        """One token of every sequence whose prompt ends."""
+    def _prefill(self, work: Prefill) -> list[Chosen]:
+        """One token of every sequence whose prompt ends, or all of an answer that one pass scores."""
         started = time.monotonic()
         for span in work.spans:
             span.sequence.started_at = span.sequence.started_at or started
         try:
-            logits = self.prefiller.run(work.spans)
-        except (OutOfPages, torch.OutOfMemoryError) as error:
+            chosen = self._choose(work)
+        except OutOfPages as error:
+            raise Shortage(error) from error
+        except torch.OutOfMemoryError as error:
+            self.model.check_alone(error)
             raise Shortage(error) from error
         self.scheduler.prefilled(work.spans)
         self.stats.most_in_flight = max(self.stats.most_in_flight, self.scheduler.num_open)
-        tokens, logprobs = [], []
-        if ended := work.sequences:
-            for sequence in ended:
-                sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
-            tokens, logprobs = ([column.tolist()] for column in sample(logits, prepare(self.model, ended, 1)))
+        for sequence in work.sequences:
+            sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
         self.stats.prefilled(work.spans, time.monotonic() - started)
-        return Chosen(tokens, logprobs)
+        return chosen
 
-    def _decode(self, work: Decode) -> Chosen:
+    def _choose(self, work: Prefill) -> list[Chosen]:
+        """Run the pass; the tokens it chooses, sequence by sequence."""
+        rows, columns = work.rows, Chosen([], [], [])
+        for logits in self.prefiller.run(work.spans):
+            done = len(columns.tokens)
+            if len(logits):
+                tokens_S, logprobs_2S = sample(logits, prepare(self.model, rows[done : done + len(logits)], 1))
+                for column, more in zip(columns, (tokens_S, *logprobs_2S), strict=True):
+                    column += more.tolist()
+        counts = [sequence.num_chosen_at_once for sequence in work.sequences]
+        stops = np.cumsum(counts, dtype=np.int64).tolist()
+        return [columns.part(stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
+
+    def _decode(self, work: Decode) -> list[Chosen]:
         """Some tokens of every sequence."""
         if work.starved:
             raise Shortage(OutOfPages(self.cache.num_lists - self.cache.pool.num_free))
@@ -79,8 +92,9 @@ class Runner:
         try:
             chosen = self.decoder.run(work.sequences, work.num_steps)
         except torch.OutOfMemoryError as error:
+            self.model.check_alone(error)
             self.cache.table.set_lengths(slots, self.cache.table.lengths[slots])  # some steps may have appended
             raise Shortage(error) from error
         self.cache.advance(slots, work.num_steps)
         self.stats.decoded(work.sequences, work.num_steps, time.monotonic() - started)
-        return Chosen(*chosen)
+        return chosen

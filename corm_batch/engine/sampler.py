@@ -1,4 +1,7 @@
-"""sample(): the next token of each sequence. Draws come from the sequence's own generator, whatever runs beside it."""
+"""sample(): a token for each row of logits: the likeliest, a draw, or that of an answer to score.
+
+Draws come from the sequence's own generator, whatever runs beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rules import Rules
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Row, Sequence
 
 Edits = tuple[Tensor, Tensor, Tensor]
 """Rows [E] and tokens [E] of logits, and what is added to each, [E] float32."""
@@ -65,11 +68,25 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Given:
+    """The tokens of answers to score, on the device: F of the S rows have no choice.
+
+    Attributes:
+        rows: [F] int64.
+        tokens: [steps, F] int64.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
 class Choice:
-    """How the next tokens of some sequences are chosen; `draws` is None where all are greedy, `changes` where the model
-    has no rules."""
+    """How tokens are chosen: `draws` is None where no row samples, `given` where none is scored, `changes` where the
+    model has no rules."""
 
     draws: Draws | None
+    given: Given | None
     changes: Changes | None
 
     def note(self, tokens_S: Tensor) -> None:
@@ -78,41 +95,63 @@ class Choice:
             self.changes.seen.scatter_(1, tokens_S[:, None], True)
 
 
-def prepare(model: LoadedModel, sequences: abc.Sequence[Sequence], num_steps: int) -> Choice:
-    """What `sample` needs for the next `num_steps` tokens of the sequences."""
-    return Choice(_draw(sequences, num_steps, model.rules, model.device), _change(model, sequences, num_steps))
+def prepare(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Choice:
+    """What `sample` needs for the rows' tokens and those of the steps after them, `num_steps` in all."""
+    return Choice(
+        _draw(rows, num_steps, model.rules, model.device),
+        _give(rows, num_steps, model.device),
+        _change(model, rows, num_steps),
+    )
 
 
 def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Tensor]:
-    """Choose one token a row: the likeliest the rules allow, or for the rows that draw one among the likeliest.
+    """Choose one token a row: the likeliest the rules allow, one drawn among the likeliest, or the one to score.
 
     Args:
-        logits_SV: any floating dtype, one row a sequence; left as they are.
-        choice: of the same sequences.
+        logits_SV: any floating dtype; left as they are.
+        choice: of the same rows.
         step: which of its steps.
 
     Returns:
-        [S] int64 token ids, and [S] float32 their natural-log probabilities under the model (temperature 1, no rules),
-        NaN where a row's logits are not finite.
+        [S] int64 token ids, and [2, S] float32 natural-log probabilities under the model and its rules (temperature 1,
+        no top-p): those of these tokens, and of the likeliest ones. NaN where a row's logits are not finite.
     """
-    logits = logits_SV.float()
-    ruled = logits if choice.changes is None else choice.changes.apply(logits, step)
-    tokens = ruled.argmax(dim=-1)
+    ruled = logits_SV.float()
+    if choice.changes is not None:
+        ruled = choice.changes.apply(ruled, step)
+    likeliest = ruled.argmax(dim=-1)
+    tokens = likeliest.clone()
     if (draws := choice.draws) is not None:
         drawn = _inverse_transform(ruled[draws.rows] / draws.temperature, draws, draws.uniform[step])
         tokens.index_copy_(0, draws.rows, drawn)
-    return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+    if (given := choice.given) is not None:
+        tokens.index_copy_(0, given.rows, given.tokens[step])
+    logits_2S = ruled.gather(1, torch.stack((tokens, likeliest), dim=1)).t()
+    return tokens, logits_2S - ruled.logsumexp(dim=-1)
 
 
-def _draw(sequences: abc.Sequence[Sequence], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
-    """Random numbers for the sequences that sample; None when all are greedy.
+def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Given | None:
+    """The tokens to score in the next steps, the last one again behind an answer's end; None when all are chosen."""
+    found = [(i, row) for i, row in enumerate(rows) if row.sequence.request.answer_ids is not None]
+    if not found:
+        return None
+    tokens = [
+        [row.sequence.answer[min(row.num_new + step, len(row.sequence.answer) - 1)] for _, row in found]
+        for step in range(num_steps)
+    ]
+    return Given(torch.tensor([i for i, _ in found]).to(device), torch.tensor(tokens).to(device))
+
+
+def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
+    """Random numbers for the rows that sample; None when there are none.
 
     Each takes them from its own generator, in order, so the same sequence draws the same in any batch.
     """
-    rows = [row for row, sequence in enumerate(sequences) if sequence.request.sampling.temperature > 0]
-    if not rows:
+    requests = [row.sequence.request for row in rows]
+    found = [i for i, one in enumerate(requests) if one.sampling.temperature > 0 and one.answer_ids is None]
+    if not found:
         return None
-    drawing = [sequences[row] for row in rows]
+    drawing = [rows[i].sequence for i in found]
     settings = [sequence.request.sampling for sequence in drawing]
     limits = [
         (one.temperature, rules.top_k or np.inf, one.top_p if one.top_p < 1 else rules.top_p, rules.min_p)
@@ -121,7 +160,7 @@ def _draw(sequences: abc.Sequence[Sequence], num_steps: int, rules: Rules, devic
     temperature, top_k, top_p, min_p = torch.tensor(limits, dtype=torch.float32).to(device).split(1, dim=1)
     uniform = torch.tensor([[s.rng.random() for _ in range(num_steps)] for s in drawing], dtype=torch.float32)
     uniform = uniform.t()[..., None].to(device)
-    return Draws(torch.tensor(rows).to(device), temperature, top_k, top_p, min_p, uniform)
+    return Draws(torch.tensor(found).to(device), temperature, top_k, top_p, min_p, uniform)
 
 
 def _inverse_transform(logits_SV: Tensor, draws: Draws, uniform_S1: Tensor) -> Tensor:
@@ -136,7 +175,7 @@ def _inverse_transform(logits_SV: Tensor, draws: Draws, uniform_S1: Tensor) -> T
     return order.gather(1, index.clamp(max=probs.shape[-1] - 1))[:, 0]
 
 
-def _change(model: LoadedModel, sequences: abc.Sequence[Sequence], num_steps: int) -> Changes | None:
+def _change(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Changes | None:
     """What the rules do in the next steps; None where they do nothing."""
     rules, vocab_size, device = model.rules, model.shape.vocab_size, model.device
     always, seen = None, None
@@ -146,38 +185,42 @@ def _change(model: LoadedModel, sequences: abc.Sequence[Sequence], num_steps: in
         always = always.to(device)
     steps: list[Edits | None] = [None] * num_steps
     if rules.changes_steps:
-        steps = [_edits(sequences, rules, step, device) for step in range(num_steps)]
+        steps = [_edits(rows, rules, step, device) for step in range(num_steps)]
     if rules.repetition_penalty != 1.0:
-        seen = _seen(sequences, vocab_size, device)
+        seen = _seen(rows, vocab_size, device)
     if always is None and seen is None and not any(steps):
         return None
     return Changes(always, steps, seen, rules.repetition_penalty)
 
 
-def _edits(sequences: abc.Sequence[Sequence], rules: Rules, step: int, device: torch.device) -> Edits | None:
+def _edits(rows: abc.Sequence[Row], rules: Rules, step: int, device: torch.device) -> Edits | None:
     """What is added to the logits of single rows at one step."""
     found = []
-    for row, sequence in enumerate(sequences):
-        history = np.array([*sequence.request.token_ids, *sequence.output]) if rules.reads_history else None
-        added = rules.at(sequence.num_prompt_tokens, len(sequence.output) + step, history)
-        found += [(row, token, value) for token, value in added]
+    for i, row in enumerate(rows):
+        history = row.before if rules.reads_history else None
+        added = rules.at(row.sequence.num_prompt_tokens, row.num_new + step, history)
+        found += [(i, token, value) for token, value in added]
     if not found:
         return None
-    rows, tokens, values = zip(*found, strict=True)
-    return torch.tensor(rows).to(device), torch.tensor(tokens).to(device), torch.tensor(values).to(device)
+    index, tokens, values = zip(*found, strict=True)
+    return torch.tensor(index).to(device), torch.tensor(tokens).to(device), torch.tensor(values).to(device)
 
 
-def _seen(sequences: abc.Sequence[Sequence], vocab_size: int, device: torch.device) -> Tensor:
-    """Which tokens each sequence has so far: [S, V] bool, made anew, so that a step that fails leaves no trace."""
-    for sequence in sequences:
-        if sequence.prompt_tokens_seen is None:
-            ids = torch.from_numpy(np.array(sequence.request.token_ids, dtype=np.int64)).to(device)
-            seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            sequence.prompt_tokens_seen = seen.index_fill_(0, ids, True)
-    seen = torch.stack([sequence.prompt_tokens_seen for sequence in sequences])  # type: ignore[misc]
-    lengths = [len(sequence.output) for sequence in sequences]
+def _seen(rows: abc.Sequence[Row], vocab_size: int, device: torch.device) -> Tensor:
+    """Which tokens come before each row: [S, V] bool, made anew, so that a step that fails leaves no trace."""
+    seen = torch.stack([_prompt_seen(row.sequence, vocab_size, device) for row in rows])
+    lengths = [row.num_new for row in rows]
     if any(lengths):
-        rows = np.repeat(np.arange(len(sequences)), lengths)
-        tokens = np.concatenate([np.array(sequence.output, dtype=np.int64) for sequence in sequences])
-        seen[torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)] = True
+        index = np.repeat(np.arange(len(rows)), lengths)
+        tokens = np.concatenate([np.array(row.sequence.answer[: row.num_new], dtype=np.int64) for row in rows])
+        seen[torch.from_numpy(index).to(device), torch.from_numpy(tokens).to(device)] = True
     return seen
+
+
+def _prompt_seen(sequence: Sequence, vocab_size: int, device: torch.device) -> Tensor:
+    """Which tokens the prompt has, [V] bool; remembered."""
+    if sequence.prompt_tokens_seen is None:
+        ids = torch.from_numpy(np.array(sequence.request.token_ids, dtype=np.int64)).to(device)
+        seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        sequence.prompt_tokens_seen = seen.index_fill_(0, ids, True)
+    return sequence.prompt_tokens_seen

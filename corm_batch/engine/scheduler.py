@@ -34,10 +34,10 @@ class Scheduler:
     Args:
         config: budgets.
         cache: asked for page counts, and to move a sequence out of the pool and back.
-        most_entries: entries a head comes to hold at most of so many tokens, mean over all.
+        most_entries: entries a head of a sequence comes to hold at most, mean over all.
     """
 
-    def __init__(self, config: EngineConfig, cache: KVCache, most_entries: Callable[[int], int]) -> None:
+    def __init__(self, config: EngineConfig, cache: KVCache, most_entries: Callable[[Sequence], int]) -> None:
         self.config, self.cache, self.most_entries = config, cache, most_entries
         self.max_running, self.token_budget = config.max_sequences, config.step_token_budget
         self.waiting: deque[Sequence] = deque()
@@ -119,9 +119,14 @@ class Scheduler:
                 self._one_prompt_only = False
                 self.partial.remove(span.sequence)
                 insort(self.running, span.sequence, key=_arrival)
-                stored = -self.cache.agree(-int(self.cache.table.lengths[span.sequence.slot].sum()))
-                ratio = stored / (span.stop * self.cache.num_lists)
-                self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
+                if not span.sequence.request.uncompressed:
+                    self._learn(span)
+
+    def _learn(self, span: Span) -> None:
+        """Expect of others what a prompt that is done has kept."""
+        stored = -self.cache.agree(-int(self.cache.table.lengths[span.sequence.slot].sum()))
+        ratio = stored / (span.stop * self.cache.num_lists)
+        self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
     def _give_up(self, spans: abc.Sequence[Span]) -> None:
         """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
@@ -161,8 +166,8 @@ class Scheduler:
                 queue.remove(sequence)
 
     def _span(self, sequence: Sequence) -> Span:
-        start, stop = sequence.num_prefilled, sequence.num_prompt_tokens
-        if self.config.prefill == "streaming":
+        start, stop = sequence.num_prefilled, sequence.num_to_prefill
+        if self.config.prefill == "streaming" and sequence.stores:
             stop = min(stop, start + self.config.chunk_size)
         return Span(sequence, start, stop)
 
@@ -173,8 +178,12 @@ class Scheduler:
 
     def _pages(self, sequence: Sequence) -> int:
         """Pages a sequence will come to, going by what others kept."""
-        ratio = 1.0 if self.kept_ratio is None else min(1.0, self.kept_ratio * _HEADROOM)
-        entries = min(ratio * sequence.max_len, self.most_entries(sequence.max_len))
+        if not sequence.stores:
+            return 0
+        ratio = 1.0
+        if self.kept_ratio is not None and not sequence.request.uncompressed:
+            ratio = min(1.0, self.kept_ratio * _HEADROOM)
+        entries = min(ratio * sequence.max_len, self.most_entries(sequence))
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
 
     def _growth(self, sequence: Sequence) -> int:

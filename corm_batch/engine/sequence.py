@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections import abc
 from collections.abc import Container
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +35,9 @@ class Sequence:
         self.num_compacted = 0  # output tokens there were at the last compaction
         self.slot = -1
         self.swapped: SwappedCache | None = None
-        self.rng = random.Random(f"{request.sampling.seed}:{request.id}")
-        self.logprob_sum = 0.0
+        self.rng = self._new_rng()
+        self.logprobs: list[float] = []  # of the output's tokens
+        self.best_logprobs: list[float] = []  # of the likeliest tokens in their places
         self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
         self.notes: dict[int, dict[str, Any]] = {}  # by layer: what a policy remembers of the prompt until its end
@@ -51,28 +55,73 @@ class Sequence:
         return len(self.request.token_ids)
 
     @property
+    def stores(self) -> bool:
+        """Whether it has entries in the cache; one without is scored by one exact pass over prompt and answer."""
+        return self.request.answer_ids is None or not self.request.uncompressed
+
+    @property
+    def num_chosen_at_once(self) -> int:
+        """Tokens that its last prefill chooses: the first, or the whole answer that one pass scores."""
+        return 1 if self.stores else self.request.most_new_tokens
+
+    @property
+    def num_to_prefill(self) -> int:
+        """Tokens that prefill reads."""
+        return self.num_prompt_tokens + self.num_chosen_at_once - 1
+
+    @cached_property
+    def to_prefill(self) -> np.ndarray:
+        """[T] int64, these tokens: the prompt, and of an answer that one pass scores all but the last."""
+        answer = self.answer[: self.num_chosen_at_once - 1]
+        return np.concatenate([np.asarray(ids, np.int64) for ids in (self.request.token_ids, answer)])
+
+    @property
+    def answer(self) -> abc.Sequence[int]:
+        """The answer to score, or what has been written."""
+        return self.output if self.request.answer_ids is None else self.request.answer_ids
+
+    @property
     def num_cached(self) -> int:
         """Tokens fed to the model so far, also the last step taken: the newest output token is still to come."""
-        return self.num_prefilled + max(0, len(self.output) - 1)
+        return self.num_prefilled + max(0, len(self.output) - self.num_chosen_at_once)
 
     @property
     def max_len(self) -> int:
         """Tokens of prompt and answer, should the answer be as long as it may."""
-        return self.num_prompt_tokens + self.request.sampling.max_new_tokens
+        return self.num_prompt_tokens + self.request.most_new_tokens
 
     def finish_reason(self, output: list[int], eos_token_ids: Container[int]) -> FinishReason | None:
         """Why the newest token of `output` ends the answer; None when it does not."""
-        if output[-1] in eos_token_ids and not self.request.sampling.ignore_eos:
+        if self.request.answer_ids is None and self._stops(output, eos_token_ids):
             return "stop"
-        if output[-1] in self.request.sampling.stop_token_ids:
-            return "stop"
-        if self.request.stop is not None and self.request.stop(output):
-            return "stop"
-        return "length" if len(output) >= self.request.sampling.max_new_tokens else None
+        return "length" if len(output) >= self.request.most_new_tokens else None
 
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""
         self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
+        self.rng = self._new_rng()
         self.lost_statistic.zero_()
         self.notes.clear()
         self.preemptions += 1
+
+    def _stops(self, output: list[int], eos_token_ids: Container[int]) -> bool:
+        """Whether the newest token ends an answer that is written."""
+        sampling, stop = self.request.sampling, self.request.stop
+        ends = output[-1] in eos_token_ids and not sampling.ignore_eos
+        return ends or output[-1] in sampling.stop_token_ids or (stop is not None and stop(output))
+
+    def _new_rng(self) -> random.Random:
+        return random.Random(f"{self.request.sampling.seed}:{self.request.id}")
+
+
+class Row(NamedTuple):
+    """A row of logits: the token of a sequence's answer that comes behind `num_new` others."""
+
+    sequence: Sequence
+    num_new: int
+
+    @property
+    def before(self) -> np.ndarray:
+        """[T] int64, the tokens of prompt and answer before it."""
+        prompt = self.sequence.to_prefill[: self.sequence.num_prompt_tokens]
+        return np.concatenate((prompt, np.asarray(self.sequence.answer[: self.num_new], np.int64)))

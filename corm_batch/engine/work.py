@@ -6,7 +6,7 @@ from collections import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Row, Sequence
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,13 @@ class Span:
 
     @property
     def ends_prompt(self) -> bool:
-        """Whether the sequence's first output token follows."""
-        return self.stop == self.sequence.num_prompt_tokens
+        """Whether the sequence's first output token follows, or all that one pass scores."""
+        return self.stop == self.sequence.num_to_prefill
+
+    @property
+    def num_chosen(self) -> int:
+        """Tokens of the answer that the pass chooses, one for each of the span's last rows."""
+        return self.sequence.num_chosen_at_once if self.ends_prompt else 0
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,13 @@ class Prefill:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Those whose first output token the pass chooses."""
+        """Those of whose answers the pass chooses tokens."""
         return [span.sequence for span in self.spans if span.ends_prompt]
+
+    @property
+    def rows(self) -> list[Row]:
+        """What these tokens are, sequence by sequence."""
+        return [Row(span.sequence, place) for span in self.spans for place in range(span.num_chosen)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,13 @@ Work = Prefill | Decode
 
 
 class Chosen(NamedTuple):
-    """The tokens that a step chose, and their log-probabilities: [steps][S] each, NaN where logits were not finite."""
+    """The tokens that a step chose for one sequence, their log-probabilities, NaN where logits were not finite, and
+    those of the likeliest tokens in their places."""
 
-    tokens: list[list[int]]
-    logprobs: list[list[float]]
+    tokens: list[int]
+    logprobs: list[float]
+    best_logprobs: list[float]
+
+    def part(self, start: int, stop: int) -> Chosen:
+        """Those from `start` to before `stop`."""
+        return Chosen(self.tokens[start:stop], self.logprobs[start:stop], self.best_logprobs[start:stop])

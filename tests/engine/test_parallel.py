@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -121,6 +122,29 @@ def test_a_tight_pool_preempts_and_changes_no_text(leader, tiny_llama):
     tight = answers(make_two(leader, tiny_llama, policy, pages=200, compact_every=60), requests)
     assert sum(done.memory.preemptions for done in tight.values()) > 0
     assert {name: d.token_ids for name, d in tight.items()} == {name: d.token_ids for name, d in expected.items()}
+
+
+@needs_ranks
+@pytest.mark.parametrize("fields", [{"compact_every": 3}, STREAMING], ids=["exact", "streaming"])
+def test_two_ranks_score_and_keep_everything_as_one_does(fields, leader, tiny_llama):
+    written = make_requests(3)
+    scored = [replace(one, id=f"one pass {one.id}", answer_ids=[3, 9] * 7, uncompressed=True) for one in written]
+    forced = [replace(one, id=f"forced {one.id}", answer_ids=[3, 9] * 7) for one in written]
+    whole = [replace(one, id=f"whole {one.id}", uncompressed=True) for one in written]
+    requests = [*written, *scored, *forced, *whole]
+    one = answers(make_one(leader, tiny_llama, CORM, **fields), requests)
+    engine = make_two(leader, tiny_llama, CORM, **fields)
+    two = answers(engine, requests)
+    assert engine.pool_bytes_used == 0
+    for name, ours in two.items():
+        alone = one[name]
+        assert (ours.token_ids, ours.kept_positions) == (alone.token_ids, alone.kept_positions)
+        assert (ours.scores is None) == (alone.scores is None) == ("pass" not in name and "forced" not in name)
+        if ours.scores is not None:
+            assert ours.scores.logprobs == pytest.approx(alone.scores.logprobs, abs=1e-4)
+            assert ours.scores.best_logprobs == pytest.approx(alone.scores.best_logprobs, abs=1e-4)
+    prompt = written[0].token_ids
+    assert engine.score(prompt, [3, 9] * 7).logprobs == pytest.approx(one["one pass 0"].scores.logprobs, abs=1e-4)
 
 
 @needs_ranks

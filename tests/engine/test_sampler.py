@@ -12,14 +12,15 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.rules import NO_RULES, Rules
 from corm_batch.engine.sampler import prepare, sample
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Row, Sequence
 from corm_batch.engine.shape import ModelShape
 
 PROBS = torch.tensor([0.05, 0.4, 0.15, 0.3, 0.1])
 
 
-def sequence(name="a", **sampling):
-    return Sequence(Request(name, [1], SamplingParams(**sampling)), 0, 1, torch.device("cpu"))
+def row(name="a", **sampling):
+    """The first token of an answer."""
+    return Row(Sequence(Request(name, [1], SamplingParams(**sampling)), 0, 1, torch.device("cpu")), 0)
 
 
 def model(rules=NO_RULES, vocab_size=5):
@@ -30,18 +31,18 @@ def model(rules=NO_RULES, vocab_size=5):
     )
 
 
-def choose(logits, sequences):
-    tokens, logprobs = sample(logits, prepare(model(), sequences, 1))
-    return tokens.tolist(), logprobs.tolist()
+def choose(logits, rows):
+    tokens, logprobs = sample(logits, prepare(model(), rows, 1))
+    return tokens.tolist(), logprobs[0].tolist()
 
 
 def draws(count, rules=NO_RULES, **sampling):
-    numbers = prepare(model(rules), [sequence(**sampling)], count)
+    numbers = prepare(model(rules), [row(**sampling)], count)
     return Counter(int(sample(PROBS.log()[None], numbers, step)[0]) for step in range(count))
 
 
 def test_temperature_zero_takes_the_likeliest_and_tells_its_probability():
-    tokens, logprobs = choose(torch.stack([PROBS.log() + 7, PROBS.flip(0).log()]), [sequence(), sequence("b")])
+    tokens, logprobs = choose(torch.stack([PROBS.log() + 7, PROBS.flip(0).log()]), [row(), row("b")])
     assert tokens == [1, 3]
     assert logprobs == pytest.approx([math.log(0.4)] * 2, rel=1e-5)
 
@@ -78,11 +79,23 @@ def test_the_request_s_own_top_p_goes_before_the_model_s():
     assert set(draws(600, Rules(top_p=0.01), temperature=1.0, top_p=0.8)) == {1, 3, 2}
 
 
-def test_the_probability_told_is_the_model_s_whatever_the_rules():
-    choice = prepare(model(Rules(suppress_tokens=(1,))), [sequence()], 1)
+def test_the_probability_told_is_that_under_the_rules():
+    choice = prepare(model(Rules(suppress_tokens=(1,))), [row()], 1)
     tokens, logprobs = sample(PROBS.log()[None], choice)
     assert tokens.tolist() == [3]
-    assert logprobs.tolist() == pytest.approx([math.log(0.3)], rel=1e-5)
+    assert logprobs.flatten().tolist() == pytest.approx([math.log(0.3 / 0.6)] * 2, rel=1e-5)
+
+
+def test_an_answer_to_score_is_never_drawn_and_told_beside_the_likeliest():
+    sampling = SamplingParams(temperature=1.0)
+    scored = Sequence(Request("a", [1], sampling, answer_ids=[4, 0, 3]), 0, 1, torch.device("cpu"))
+    choice = prepare(model(Rules(suppress_tokens=(0,))), [row("b"), Row(scored, 1), Row(scored, 2)], 2)
+    for step, expected in enumerate(([1, 0, 3], [1, 3, 3])):
+        tokens, logprobs = sample(PROBS.log().repeat(3, 1), choice, step)
+        assert tokens.tolist() == expected
+        told = [0.0 if token == 0 else PROBS[token].item() / 0.95 for token in expected]
+        assert logprobs[0].exp().tolist() == pytest.approx(told, rel=1e-5)
+        assert logprobs[1].exp().tolist() == pytest.approx([0.4 / 0.95] * 3, rel=1e-5)
 
 
 def test_a_low_temperature_sharpens():
@@ -90,21 +103,21 @@ def test_a_low_temperature_sharpens():
 
 
 def test_greedy_and_drawn_rows_share_a_batch():
-    rows = [sequence(), sequence("b", temperature=1.0), sequence("c")]
-    alone = choose(PROBS.log()[None], [sequence("b", temperature=1.0)])[0]
+    rows = [row(), row("b", temperature=1.0), row("c")]
+    alone = choose(PROBS.log()[None], [row("b", temperature=1.0)])[0]
     assert choose(PROBS.log().repeat(3, 1), rows)[0] == [1, alone[0], 1]
 
 
 def test_logits_that_are_not_numbers_show_in_the_probability():
     logits = torch.stack([PROBS.log(), torch.full((5,), torch.nan)])
-    _, logprobs = choose(logits, [sequence(), sequence("b")])
+    _, logprobs = choose(logits, [row(), row("b")])
     assert not math.isnan(logprobs[0])
     assert math.isnan(logprobs[1])
 
 
 def test_draws_for_many_steps_are_those_of_one_step_after_another():
     logits = torch.randn(6, 1, 40)
-    at_once = prepare(model(), [sequence(temperature=1.0)], 6)
-    again = sequence(temperature=1.0)
-    for step, row in enumerate(logits):
-        assert sample(row, at_once, step)[0].tolist() == choose(row, [again])[0]
+    at_once = prepare(model(), [row(temperature=1.0)], 6)
+    again = row(temperature=1.0)
+    for step, logits_1V in enumerate(logits):
+        assert sample(logits_1V, at_once, step)[0].tolist() == choose(logits_1V, [again])[0]

@@ -23,6 +23,7 @@ POLICIES = [
     {"name": "corm", "window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}},
     {"name": "random", "keep_ratio": 0.4, "recent": 5},
 ]
+KINDS = [{}, {"answer_ids": [5, 6, 7, 5], "uncompressed": True}, {"uncompressed": True}, {"answer_ids": [8] * 6}, {}]
 
 
 @functools.cache
@@ -76,7 +77,8 @@ def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, dat
     for kind, number, new_tokens in events:
         if kind == "add":
             ids = [(added * 7 + i) % 199 for i in range(number)]
-            engine.add(Request(str(added), ids, SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)))
+            sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+            engine.add(Request(str(added), ids, sampling, **KINDS[added % len(KINDS)]))
             added += 1
         elif kind == "step":
             for _ in range(number):
