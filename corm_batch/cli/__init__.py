@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from corm_batch.cli import bench, cancel, logs, plan, policies, report, run, schedule, status, submit
+from corm_batch.cli import bench, cancel, evaluation, logs, plan, policies, report, run, schedule, status, submit
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, ModelError, SpecError
 
@@ -26,6 +26,7 @@ for verb in (
     *(submit.submit, status.status, logs.logs, cancel.cancel),
 ):
     app.command()(verb)
+app.command("eval")(evaluation.evaluate)
 app.add_typer(schedule.app, name="schedule")
 
 

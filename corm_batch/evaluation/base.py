@@ -1,6 +1,6 @@
 """Suite: questions whose right answers are known, and what an answer to each is worth.
 
-Knows nothing of engines, policies or prompts: whoever asks lays a case out as the model wants it.
+Knows nothing of engines, policies or token ids of prompts: whoever asks lays a case out as the model wants it.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field
 
-from corm_batch.data.filesystem import read_whole
-from corm_batch.errors import SourceError
+from corm_batch.data.uri import valid_uri
 from corm_batch.registry import Plugin
+from corm_batch.tasks.base import Prompt
 
 LAYOUT_TOKENS = 3
 """Of the shortest layout: one token before the document, one before the question, one before the answer."""
+
+File = Annotated[str, AfterValidator(valid_uri)]
+"""A file of a suite, local or s3://."""
 
 
 class Encoding(Protocol):
@@ -41,26 +43,31 @@ class Tokenizer(Protocol):
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id."""
 
+    def __hash__(self) -> int:
+        """What is made with it once can be kept for it."""
+
 
 @dataclass(frozen=True)
 class Case:
     """One question about one document.
 
     Attributes:
-        group: what is run together and shares its memory figures.
+        group: what has figures of its own beside those of its tasks, such as one length.
         task: what is scored together within the group.
-        document: token ids, cut as the suite cut them; `tokenizer.decode` makes a text of them for a chat template.
-        question: what is asked about it.
+        document: its text.
+        question: what is asked about it; empty where the text itself ends with what is asked.
         answers: any of them counts.
         max_new_tokens: of the answer.
+        prefix: what the answer begins with: given to the model, and no part of what it is scored by.
     """
 
     group: str
     task: str
-    document: tuple[int, ...]
+    document: str
     question: str
     answers: tuple[str, ...]
     max_new_tokens: int
+    prefix: str = ""
 
 
 class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
@@ -69,9 +76,21 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
     shares: ClassVar[tuple[str, ...]] = ("exact",)
     """Scores that are 0 or 1, which are counted; means are taken of the others."""
 
+    position: Literal["after", "before"] = Field("after", description="where the question stands: after the document")
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether its cases are made of documents of the user's own."""
+        return False
+
     @abstractmethod
     def cases(
-        self, tokenizer: Tokenizer, lengths: Sequence[int], count: int, seed: int | str = "evaluation"
+        self,
+        tokenizer: Tokenizer,
+        lengths: Sequence[int],
+        count: int,
+        seed: int | str = "evaluation",
+        texts: Sequence[str] = (),
     ) -> Iterator[Case]:
         """Cases that follow from the arguments alone.
 
@@ -81,38 +100,33 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
                 people wrote leaves them as long as they are.
             count: cases of each task and length, at most.
             seed: of every draw.
+            texts: documents of the user's own, for a suite that was given no file of its own.
 
         Raises:
             SourceError: texts it is made of cannot be read.
+            SpecError: there are none, or too few of them.
         """
 
     @abstractmethod
     def score(self, case: Case, text: str) -> Mapping[str, float]:
-        """What an answer is worth, score by score.
+        """What an answer is worth, score by score, the same ones for every case.
 
         Args:
             case: one of `cases`.
             text: the answer without special tokens and blanks around it.
         """
 
+    def prompt(self, case: Case) -> Prompt:
+        """What the model is asked, as a task of a job asks it."""
+        if case.question and self.position == "before":
+            return Prompt(f"{case.question}\n\n{case.document}", "")
+        return Prompt(case.document, case.question)
+
+    def position_text(self, case: Case) -> str:
+        """Where the question stands, as figures state it: what a policy that looks at the last tokens can see."""
+        return f"question {self.position} the document" if case.question else "question within the document"
+
     @staticmethod
     def encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
         """Token ids without special ones."""
         return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def rows(uri: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, local or s3://.
-
-    Raises:
-        SourceError: no such file, no Parquet, or a column is missing.
-    """
-    content = read_whole(uri)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        if missing := [column for column in columns if column not in file.schema_arrow.names]:
-            raise SourceError(f"{uri}: no column {', '.join(missing)}; there are: {', '.join(file.schema_arrow.names)}")
-        found: list[dict[str, Any]] = file.read(list(columns)).to_pylist()
-    except pa.ArrowException as error:
-        raise SourceError(f"{uri}: no Parquet file that can be read: {error}") from error
-    return found

@@ -48,6 +48,10 @@ class Haystack:
         """Token ids without special ones."""
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, self.text.dtype)
 
+    def decode(self, ids: Ids) -> str:
+        """A text again; a character that its first or last token holds a part of is left out."""
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False).strip("\ufffd")
+
     def slice(self, length: int, text: Ids | None = None) -> Ids:
         """`length` tokens from anywhere in a text, at most all of it; of natural text if none is given."""
         text = self.text if text is None else text

@@ -212,6 +212,17 @@ class PromptTokenizer:
             count = len(self._encode_text(text, split_special_tokens=True))
         return [len(text) * (index + 1) // count for index in range(count)]
 
+    def text_ids(self, text: str) -> list[int]:
+        """A text alone as token ids, without special tokens: what looks like one is text."""
+        with self._lock:
+            return self._encode_text(text, split_special_tokens=True)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
     def spelled(self, token_ids: Sequence[int]) -> str:
         """The text that these tokens stand for, special tokens by their names: what the model sees."""
         text: str = self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)

@@ -5,10 +5,9 @@
     python -m infra.training.evaluate MODEL --policy 'short={name: corm, window: 64, recent: 64}'
     python -m infra.training.evaluate MODEL --suites needles '{name: key_value, haystack: my.parquet}'
 
-The suites of corm_batch/evaluation (facts planted in books, SQuAD alone and planted, summaries) and perplexity; greedy,
-exact prefill, float32 on a CPU and bfloat16 on a GPU. A model with another tokenizer than the recipe's is asked through
-its chat template. Writes a JSON record and, beside it, summaries to read; prints
-Markdown tables.
+Asks and answers as `corm-batch eval` does; its own are the recipe's held-out texts, perplexity over whole windows,
+bytes by layer and after prefill, and the form of its records. Greedy, exact prefill, float32 on a CPU and bfloat16 on a
+GPU. Writes a JSON record and, beside it, summaries to read; prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,13 +30,17 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from corm_batch import Engine, KVPolicy, Request, SamplingParams, load_plugin
+from corm_batch import Engine, KVPolicy, load_plugin
 from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.figures import MemoryStats
+from corm_batch.errors import DocumentError
+from corm_batch.evaluation.answers import Answered
+from corm_batch.evaluation.asking import Asked, answer
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.metrics import share
-from infra.training.cases import SUITES, Asked, draw_cases, layout, read
+from corm_batch.text.tokenize import PromptTokenizer
+from infra.training.cases import SUITES, draw_cases, prompt_tokenizer, read
 from infra.training.compose import DOCUMENT
 from infra.training.report import tables
 
@@ -74,45 +76,32 @@ CUDA_ENGINE: dict[str, Any] = {"max_sequences": 1024, "step_token_budget": 65536
 """A small model on a large card: what limits it is the number of steps; three policies fit side by side."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the engine made of a case: the text without its end token and blanks around it, and what it cost."""
-
-    asked: Asked
-    text: str
-    ended: bool
-    memory: MemoryStats
+Outcome = tuple[Asked, Answered]
+"""A case and what the engine made of it."""
 
 
-def answer(engine: EngineCore, tokenizer: Tokenizer, cases: Sequence[Asked]) -> list[Outcome]:
-    """Outcomes of the cases, in their order; the longest prompts run first.
+def answers(engine: EngineCore, tokenizer: PromptTokenizer, cases: Sequence[Asked]) -> list[Outcome]:
+    """Outcomes of the cases, in their order.
 
     Raises:
-        Exception: whatever made the engine give up on a case.
+        DocumentError: a case has no answer.
     """
-    order = sorted(range(len(cases)), key=lambda index: -len(cases[index].prompt))
-    requests = (
-        Request(str(i), cases[i].prompt, SamplingParams(max_new_tokens=cases[i].case.max_new_tokens)) for i in order
-    )
-    outcomes = {}
-    for done in engine.run(requests):
-        if done.error is not None:
-            raise done.error
-        ended = done.finish_reason == "stop"
-        text = tokenizer.decode(list(done.token_ids[: -1 if ended else None]), skip_special_tokens=False)
-        outcomes[int(done.id)] = Outcome(cases[int(done.id)], text.strip(), ended, done.memory)
-    return [outcomes[index] for index in range(len(cases))]
+    found = {one.case: one for one in answer(engine, tokenizer, {case.key: case for case in cases}.values())}
+    for one in found.values():
+        if one.error is not None:
+            raise DocumentError(one.error)
+    return [(case, found[case.key]) for case in cases]
 
 
 def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Scores of answers to one task, or to several of one group: shares with their interval, means of the others."""
-    found = [outcome.asked.suite.score(outcome.asked.case, outcome.text) for outcome in outcomes]
-    shares = outcomes[0].asked.suite.shares
+    found = [asked.suite.score(asked.case, answered.text) for asked, answered in outcomes]
+    shares = outcomes[0][0].suite.shares
     scores: dict[str, Any] = {
         name: share(one[name] for one in found) if name in shares else fmean(one[name] for one in found)
         for name in found[0]
     }
-    return {**scores, "ended": share(outcome.ended for outcome in outcomes)}
+    return {**scores, "ended": share(answered.finish_reason == "stop" for _, answered in outcomes)}
 
 
 def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
@@ -133,40 +122,43 @@ def cost(memory: Sequence[MemoryStats]) -> dict[str, Any]:
     }
 
 
-def run_group(engine: EngineCore, tokenizer: Tokenizer, group: str, cases: Sequence[Asked]) -> dict[str, Any]:
+def run_group(engine: EngineCore, tokenizer: PromptTokenizer, group: str, cases: Sequence[Asked]) -> dict[str, Any]:
     """Scores by task, the cost, and the first summaries of each task to read."""
     started = time.monotonic()
-    outcomes = answer(engine, tokenizer, cases)
+    outcomes = answers(engine, tokenizer, cases)
     seconds = time.monotonic() - started
     print(f"{group}: {len(cases)} cases in {seconds:.1f} s", flush=True)
     tasks: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        tasks.setdefault(outcome.asked.case.task, []).append(outcome)
+        tasks.setdefault(outcome[0].case.task, []).append(outcome)
     samples = [o for found in tasks.values() for o in found[:SAMPLES]] if group == "summaries" else []
     if group.startswith("facts"):
         tasks["all"] = outcomes
     return {
         "seconds": round(seconds, 1),
         "scores": {task: score(found) for task, found in tasks.items()},
-        "memory": cost([outcome.memory for outcome in outcomes]),
+        "memory": cost([answered.memory for _, answered in outcomes]),
         "samples": [
             {
-                "task": outcome.asked.case.task,
-                "document": tokenizer.decode(outcome.asked.case.document[:199]),
-                "expected": outcome.asked.case.answers,
-                "got": outcome.text,
+                "task": asked.case.task,
+                "document": asked.case.document[:1000],
+                "expected": asked.case.answers,
+                "got": answered.text,
             }
-            for outcome in samples
+            for asked, answered in samples
         ],
     }
 
 
 def run_policy(
-    asked: argparse.Namespace, policy: KVPolicy, tokenizer: Tokenizer, cases: Sequence[Asked]
+    asked: argparse.Namespace, policy: KVPolicy, tokenizer: PromptTokenizer, cases: Sequence[Asked]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every group of cases through one engine, each as it is done."""
     dtype, settings = DTYPES[asked.device], CUDA_ENGINE if asked.device == "cuda" else {}
-    engine = Engine.from_pretrained(asked.model, policy=policy, dtype=dtype, device=asked.device, **settings)
+    ends = tokenizer.end_token_ids
+    engine = Engine.from_pretrained(
+        asked.model, policy=policy, dtype=dtype, device=asked.device, end_token_ids=ends, **settings
+    )
     groups: dict[str, list[Asked]] = {}
     for case in cases:
         groups.setdefault(case.case.group, []).append(case)
@@ -242,9 +234,8 @@ def main() -> None:
     context = model.config.max_position_embeddings
     windows = {str(size): perplexity(model, tokenizer, asked.cases, size) for size in WINDOWS if size <= context}
     results: dict[str, Any] = {"perplexity": windows, "policies": {}}
-    drawn = list(
-        draw_cases(tokenizer, layout(asked.model, tokenizer), suites(asked.suites), asked.lengths, asked.cases)
-    )
+    chat = prompt_tokenizer(asked.model)
+    drawn = list(draw_cases(chat, suites(asked.suites), asked.lengths, asked.cases))
     cases = [case for case in drawn if len(case.prompt) + case.case.max_new_tokens <= context]
     print(f"{len(cases)} cases; {len(drawn) - len(cases)} more do not fit {context} tokens", flush=True)
     cases = [case for case in cases if not asked.groups or case.case.group in asked.groups]
@@ -265,7 +256,7 @@ def main() -> None:
     write(asked.output, record, samples)
     for name, policy in policies.items():
         print(f"policy {name}", flush=True)
-        for group, found in run_policy(asked, policy, tokenizer, cases):
+        for group, found in run_policy(asked, policy, chat, cases):
             samples.setdefault(name, []).extend(found.pop("samples"))
             results["policies"].setdefault(name, {})[group] = found
             write(asked.output, record, samples)

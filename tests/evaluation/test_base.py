@@ -1,30 +1,27 @@
-"""What suites read: Parquet files with the columns they need, or an error that says what is there."""
+"""Suites by name, and where a question stands."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from corm_batch.errors import SourceError
-from corm_batch.evaluation.base import Suite, rows
+from corm_batch.evaluation.base import Case, Suite
+from corm_batch.tasks.base import Prompt
 
 
 def test_suites_are_found_by_name_and_their_fields_are_checked():
     assert list(Suite.registered()) == ["key_value", "lines", "lists", "needles", "squad", "summaries"]
-    with pytest.raises(ValueError, match=r"suite\.haystack: Field required"):
-        Suite.from_spec({"name": "needles"})
+    with pytest.raises(ValueError, match=r"suite\.questions: Field required"):
+        Suite.from_spec({"name": "squad"})
     with pytest.raises(ValueError, match="no suite is called 'needle'; there are:\n  key_value: The value of one"):
         Suite.from_spec({"name": "needle"})
 
 
-def test_rows_have_the_asked_columns(tmp_path):
-    pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), tmp_path / "t.parquet")
-    assert rows(str(tmp_path / "t.parquet"), ["b"]) == [{"b": "x"}, {"b": "y"}]
-    with pytest.raises(SourceError, match=r"t.parquet: no column c; there are: a, b"):
-        rows(str(tmp_path / "t.parquet"), ["b", "c"])
-
-
-def test_a_file_that_is_missing_or_no_parquet_is_named(tmp_path):
-    (tmp_path / "t.parquet").write_bytes(b"no Parquet at all")
-    for name in ("t.parquet", "other.parquet"):
-        with pytest.raises(SourceError, match=name):
-            rows(str(tmp_path / name), ["a"])
+def test_a_question_stands_after_the_document_or_before_it_and_a_suite_says_where():
+    case = Case("g", "t", "Noon.", "When?", ("noon",), 4)
+    after, before = (Suite.from_spec({"name": "needles", "position": position}) for position in ("after", "before"))
+    assert (after.prompt(case), after.position_text(case)) == (Prompt("Noon.", "When?"), "question after the document")
+    assert before.prompt(case) == Prompt("When?\n\nNoon.", "")
+    assert before.position_text(case) == "question before the document"
+    within = Case("g", "t", "Noon. When?", "", ("noon",), 4)
+    assert before.prompt(within) == Prompt("Noon. When?", "")
+    assert before.position_text(within) == "question within the document"
+    with pytest.raises(ValueError, match=r"suite\.position: Input should be 'after' or 'before', got 'hidden'"):
+        Suite.from_spec({"name": "needles", "position": "hidden"})

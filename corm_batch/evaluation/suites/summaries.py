@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
-from corm_batch.evaluation.base import Case, Suite, Tokenizer, rows
-from corm_batch.evaluation.fact_suite import File
+from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import best, degenerate, rouge_l, words
+from corm_batch.evaluation.rows import read_rows
 
 _ANSWER_TOKENS = 256
 
@@ -18,18 +18,24 @@ class Summaries(Suite, name="summaries"):
     """Summaries beside those that people wrote."""
 
     shares = ("degenerate",)
-    documents: File = Field(description="Parquet file with the columns task, document, prompt and answers")
+    documents: File = Field(description="file with the columns task, document, prompt and answers")
 
     def cases(
-        self, tokenizer: Tokenizer, lengths: Sequence[int], count: int, seed: int | str = "evaluation"
+        self,
+        tokenizer: Tokenizer,
+        lengths: Sequence[int],
+        count: int,
+        seed: int | str = "evaluation",
+        texts: Sequence[str] = (),
     ) -> Iterator[Case]:
-        """The first `count` documents of each task; `lengths` and `seed` do not matter."""
+        """The first `count` documents of each task; only the file matters beside."""
         drawn: Counter[str] = Counter()
-        for row in rows(self.documents, ["task", "document", "prompt", "answers"]):
-            if drawn[row["task"]] < count:
-                drawn[row["task"]] += 1
-                document = self.encode(tokenizer, row["document"])
-                yield Case("summaries", row["task"], document, row["prompt"], tuple(row["answers"]), _ANSWER_TOKENS)
+        for row in read_rows(self.documents, ["task", "document", "prompt", "answers"]):
+            task = row.text("task")
+            if drawn[task] < count:
+                drawn[task] += 1
+                prompt, answers = row.text("prompt"), row.texts("answers")
+                yield Case("summaries", task, row.text("document"), prompt, answers, _ANSWER_TOKENS)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """ROUGE-L, words, and whether nothing is said or the same over and over."""

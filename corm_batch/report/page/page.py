@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from corm_batch.report.page import charts
+from corm_batch.report.page.frame import Cell, Grid, render
 from corm_batch.report.page.svg import stacked_bar
 from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
@@ -33,26 +28,7 @@ if TYPE_CHECKING:
     from corm_batch.report.job_report import JobReport
     from corm_batch.report.settings import SettingDifference
 
-_HERE = Path(__file__).parent
 _ID, _ANSWER, _MESSAGE, _URI = 80, 120, 300, 200
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: `text` to read, `value` to sort numbers by, `svg` to draw before the text."""
-
-    text: str
-    value: float | None = None
-    svg: str = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: its columns as (name, whether it holds numbers), the first one names the row."""
-
-    caption: str
-    columns: tuple[tuple[str, bool], ...]
-    rows: list[list[Cell]]
 
 
 def render_page(
@@ -64,16 +40,10 @@ def render_page(
     comparison: Comparison | None = None,
 ) -> str:
     """The page of what is committed at `output`; with `comparison`, also of what `other` holds of its documents."""
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html").render(
+    return render(
+        "page.html",
         output=one_line(output, _URI),
         other=one_line(other, _URI),
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
         committed=f"{details.committed_at:%Y-%m-%d %H:%M:%S} UTC",
         tiles=_tiles(figures),
         totals=totals_rows(figures),
@@ -98,11 +68,6 @@ def render_page(
         pairs=_pairs(comparison) if comparison else None,
         pairs_figure=_pairs_figure(comparison),
     )
-
-
-def _hash(content: str) -> str:
-    """What a content security policy calls a text it allows."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def _tiles(figures: JobReport) -> list[tuple[str, str, str]]:

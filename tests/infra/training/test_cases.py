@@ -3,11 +3,11 @@
 import collections
 
 import pytest
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from corm_batch.evaluation.base import Suite
-from infra.training.cases import SUITES, draw_cases, layout, prompt, read
+from corm_batch.tasks.base import Prompt
+from infra.training.cases import SUITES, draw_cases, prompt_tokenizer, read
 from infra.training.compose import ANSWER, DOCUMENT
 from infra.training.facts import TASKS
 from tests.infra.training.conftest import ORCHARD, QUICKSTART
@@ -17,18 +17,23 @@ FACTS_TOKENS = 64
 
 
 @pytest.fixture(scope="module")
-def cases(tokenizer):
-    return list(draw_cases(tokenizer, layout(str(QUICKSTART / "model"), tokenizer), ALL, [512, 1024], 2))
+def chat():
+    return prompt_tokenizer(str(QUICKSTART / "model"))
+
+
+@pytest.fixture(scope="module")
+def cases(chat):
+    return list(draw_cases(chat, ALL, [512, 1024], 2))
 
 
 def decode(tokenizer, asked):
-    return tokenizer.decode(asked.prompt, skip_special_tokens=False)
+    return tokenizer.decode(list(asked.prompt), skip_special_tokens=False)
 
 
-def test_a_prompt_is_the_beginning_of_a_training_sequence_and_what_the_chat_template_gives(compose):
+def test_a_prompt_is_the_beginning_of_a_training_sequence_and_what_the_chat_template_gives(compose, chat):
     composer, question, answer = compose(0), "Who planted it?", "Ada Brand"
     document = composer.encode(ORCHARD)
-    ids = prompt(composer.tokenizer, document.tolist(), question)
+    ids = list(chat.encode(Prompt(ORCHARD, question)))
     whole, weight = composer.sequence(document, [(question, answer)])
     assert ids == whole[weight == 1].tolist()
     chat = AutoTokenizer.from_pretrained(QUICKSTART / "model")
@@ -75,18 +80,16 @@ def test_squad_holds_its_answers_alone_and_planted(cases, tokenizer):
         assert (len(asked.prompt) > 3500) == (asked.case.group == "squad planted")
 
 
-def test_cases_are_the_same_every_time_and_do_not_depend_on_other_lengths(cases, tokenizer):
-    again = [asked for asked in draw_cases(tokenizer, layout(str(QUICKSTART / "model"), tokenizer), ALL[:4], [1024], 1)]
+def test_cases_are_the_same_every_time_and_do_not_depend_on_other_lengths(cases, chat):
+    again = list(draw_cases(chat, ALL[:4], [1024], 1))
     before = [asked for asked in cases if asked.case.group == "facts 1024"][::2]
     assert again == before
 
 
 @pytest.mark.real_model
 def test_a_released_model_is_asked_through_its_chat_template(released_model):
-    tokenizer = Tokenizer.from_file(f"{released_model}/tokenizer.json")
-    lay_out = layout(released_model, tokenizer)
-    ids = lay_out(tokenizer.encode("Noon.", add_special_tokens=False).ids, "When?")
-    assert tokenizer.decode(ids, skip_special_tokens=False) == (
+    chat = prompt_tokenizer(released_model)
+    assert chat.spelled(chat.encode(Prompt("Noon.", "When?"))) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nNoon.\n\nWhen?<|im_end|>\n<|im_start|>assistant\n"
     )

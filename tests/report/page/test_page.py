@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from corm_batch.report.page import page
+from corm_batch.report.page import frame, page
 from corm_batch.report.totals import compared_rows, totals_rows
 from corm_batch.report.units import bytes_text, percent_text, seconds_text
 from tests.outputs import answered, commit, failed
@@ -86,10 +86,10 @@ def test_nothing_is_fetched_and_no_text_becomes_markup(parsed, render, hostile):
     assert not names & {"src", "srcset", "action", "data", "background", "poster", "style", "xlink:href"}
     assert not [name for name in names if name.startswith("on")]
     for part in ("page.css", "page.js"):
-        assert "url(" not in (page._HERE / part).read_text()
-        assert "import" not in (page._HERE / part).read_text()
-    assert found.texts["script"] == (page._HERE / "page.js").read_text()
-    assert found.texts["style"] == (page._HERE / "page.css").read_text()
+        assert "url(" not in (frame._HERE / part).read_text()
+        assert "import" not in (frame._HERE / part).read_text()
+    assert found.texts["script"] == (frame._HERE / "page.js").read_text()
+    assert found.texts["style"] == (frame._HERE / "page.css").read_text()
     (policy,) = [value for value in found.attributes("content") if "default-src" in value]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy

@@ -1,0 +1,117 @@
+"""AnswerStore: what models have answered, case by case, in Parquet files: nothing is answered twice.
+
+An answer is found by its case (what was asked, token by token) and its run (the model, the policy and every setting
+that changes answers). Files are only ever added, each whole; several evaluations may write side by side.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corm_batch.data.filesystem import list_files, read_whole, write_whole
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.errors import SourceError
+
+_FIGURES = {
+    "prompt_tokens": pa.int64(), "output_tokens": pa.int64(), "kv_bytes_full": pa.int64(),
+    "kv_bytes_after_prefill": pa.int64(), "kv_bytes_peak": pa.int64(), "kept_ratio": pa.float64(),
+    "kept_per_layer": pa.list_(pa.int64()), "evicted_attention_mass": pa.float64(), "preemptions": pa.int64(),
+    "prefill_s": pa.float64(), "decode_s": pa.float64(),
+}  # fmt: skip
+"""Of MemoryStats, what evaluations use."""
+_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()), ("case", pa.string()), ("text", pa.string()), ("token_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()), ("logprobs", pa.list_(pa.float64())), *_FIGURES.items(),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one run answered to one case.
+
+    Attributes:
+        case: its key.
+        text: without special tokens and blanks around it; empty where a given answer was scored.
+        token_ids: all of them.
+        finish_reason: "stop" or "length"; "error" where there is no answer.
+        logprobs: of a given answer's tokens, in nats; none of an answer of the model's own.
+        error: why there is no answer; None where there is one.
+        memory: what it cost.
+    """
+
+    case: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str = "error"
+    logprobs: tuple[float, ...] = ()
+    error: str | None = None
+    memory: MemoryStats = field(default_factory=MemoryStats)
+
+
+class AnswerStore:
+    """The answers in one folder, local or s3://.
+
+    Args:
+        uri: the folder; it need not be there.
+
+    Raises:
+        SourceError: a file in it cannot be read; the message says what to do.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri.rstrip("/")
+        self._found: dict[str, dict[str, Answered]] = {}
+        for file in list_files(self._uri, (".parquet",)):
+            for row in _rows(file):
+                self._keep(str(row["run"]), _answered(row))
+
+    def of(self, run: str) -> dict[str, Answered]:
+        """Answers of a run by case."""
+        return dict(self._found.get(run, {}))
+
+    def add(self, run: str, answers: Iterable[Answered]) -> None:
+        """Write answers down; those without an answer are left out, so that they are tried again.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        given = [answer for answer in answers if answer.error is None]
+        if not given:
+            return
+        rows = [
+            {"run": run, **{name: getattr(answer, name) for name in _SCHEMA.names if hasattr(answer, name)}}
+            | {name: getattr(answer.memory, name) for name in _FIGURES}
+            for answer in given
+        ]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd", write_page_checksum=True)
+        write_whole(f"{self._uri}/{run}-{uuid.uuid4().hex[:12]}.parquet", sink.getvalue().to_pybytes())
+        for answer in given:
+            self._keep(run, answer)
+
+    def _keep(self, run: str, answer: Answered) -> None:
+        self._found.setdefault(run, {})[answer.case] = answer
+
+
+def _rows(file: str) -> list[dict[str, object]]:
+    try:
+        found: list[dict[str, object]] = pq.read_table(
+            pa.BufferReader(read_whole(file)), schema=_SCHEMA, page_checksum_verification=True
+        ).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{file}: not whole: delete it, and its cases are answered again: {error}") from error
+    return found
+
+
+def _answered(row: dict[str, object]) -> Answered:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    memory = MemoryStats(**{name: values[name] for name in _FIGURES})  # type: ignore[arg-type]
+    own = {own.name: values[own.name] for own in fields(Answered) if own.name in values}
+    return Answered(**own, memory=memory)  # type: ignore[arg-type]

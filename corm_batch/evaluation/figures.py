@@ -1,0 +1,102 @@
+"""Figures of answers: every policy's beside the full cache's, pair by pair, with the noise floor beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from corm_batch.evaluation.answers import Answered
+from corm_batch.evaluation.asking import Asked
+from corm_batch.evaluation.paired import paired_means, paired_shares
+from corm_batch.evaluation.result import ALL, Candidate, Cost, Failure, Figure
+
+Answers = Mapping[str, Answered]
+"""Of one run, by the case's key."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The answers of an evaluation.
+
+    Attributes:
+        full: the full cache's.
+        again: the full cache's, other cases beside each.
+        candidates: each policy's, by its label.
+    """
+
+    full: Answers
+    again: Answers
+    candidates: Mapping[str, Answers]
+
+
+def build_figures(model: str, asked: Sequence[Asked], runs: Runs, candidates: Iterable[Candidate]) -> Iterator[Figure]:
+    """Figures in the order of suites, groups, tasks, scores and policies; over all tasks first where there are several.
+
+    A case counts for a policy when it, and both runs of the full cache, have an answer.
+    """
+    groups: dict[tuple[str, str], dict[str, list[Asked]]] = {}
+    for one in asked:
+        groups.setdefault((one.label, one.case.group), {}).setdefault(one.case.task, []).append(one)
+    known = list(candidates)
+    for tasks in groups.values():
+        whole = {ALL: [one for found in tasks.values() for one in found]} if len(tasks) > 1 else {}
+        for task, cases in (whole | tasks).items():
+            yield from _of_task(model, task, cases, runs, known)
+
+
+def _of_task(
+    model: str, task: str, cases: Sequence[Asked], runs: Runs, candidates: Sequence[Candidate]
+) -> Iterator[Figure]:
+    """Every score of a task, or of all tasks of a group, under every policy."""
+    first = cases[0]
+    by_candidate = {}
+    for one in candidates:
+        answers = runs.candidates[one.label]
+        sides = (runs.full, runs.again, answers)
+        pairs = [case for case in cases if all(side[case.key].error is None for side in sides)]
+        if pairs:
+            by_candidate[one.label] = pairs, [[_scores(case, side[case.key]) for case in pairs] for side in sides]
+    names = list(next(iter(by_candidate.values()))[1][0][0]) if by_candidate else []
+    for name in names:
+        for one in candidates:
+            if one.label not in by_candidate:
+                continue
+            pairs, scores = by_candidate[one.label]
+            full, again, there = ([score[name] for score in side] for side in scores)
+            share = name in first.suite.shares
+            paired = paired_shares if share else paired_means
+            texts = [
+                sum(side[case.key].token_ids == runs.full[case.key].token_ids for case in pairs)
+                for side in (runs.candidates[one.label], runs.again)
+            ]
+            yield Figure(
+                model=model, suite=first.label, group=first.case.group, task=task,
+                position=first.suite.position_text(first.case), score=name, share=share, candidate=one.label,
+                policy=one.policy, against=paired(full, there), floor=paired(full, again), same_text=texts[0],
+                floor_same_text=texts[1], failed=len(cases) - len(pairs),
+                cost=_cost(pairs, runs.full, runs.candidates[one.label]),
+            )  # fmt: skip
+
+
+def _scores(asked: Asked, answer: Answered) -> Mapping[str, float]:
+    return asked.suite.score(asked.case, answer.text)
+
+
+def _cost(cases: Sequence[Asked], full: Answers, answers: Answers) -> Cost:
+    def ratio(side: Answers) -> float:
+        memory = [side[case.key].memory for case in cases]
+        return sum(m.kv_bytes_peak for m in memory) / max(1, sum(m.kv_bytes_full for m in memory))
+
+    kept = fmean(answers[case.key].memory.kept_ratio for case in cases)
+    return Cost(kept_ratio=kept, peak_ratio=ratio(answers), full_peak_ratio=ratio(full))
+
+
+def failures(label: str, asked: Iterable[Asked], answers: Answers) -> Iterator[Failure]:
+    """The cases of a run that have no answer."""
+    for one in asked:
+        if (reason := answers[one.key].error) is not None:
+            yield Failure(
+                candidate=label, suite=one.label, group=one.case.group, task=one.case.task,
+                question=one.case.question, prompt_tokens=len(one.prompt), reason=reason,
+            )  # fmt: skip

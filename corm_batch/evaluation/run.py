@@ -1,0 +1,239 @@
+"""run_evaluation: the full cache twice, then every policy, each in an engine of its own, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+
+from corm_batch.engine.engine import EngineCore
+from corm_batch.errors import FileError, SpecError
+from corm_batch.evaluation.answers import Answered, AnswerStore
+from corm_batch.evaluation.asking import Asked, answer, lay_out
+from corm_batch.evaluation.base import Suite
+from corm_batch.evaluation.figures import Answers, Runs, build_figures, failures
+from corm_batch.evaluation.result import Candidate, Evaluation
+from corm_batch.output.settings import AnswerSettings
+from corm_batch.policies.base import KVPolicy
+from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
+
+LoadEngine = Callable[[JobSpec], tuple[EngineCore, PromptTokenizer]]
+"""Loads the model of a job, under the job's policy."""
+FULL, AGAIN = "full", "full, again"
+_LIBRARIES = ("corm-batch", "torch", "transformers")
+_WRITE_EVERY_S = 20.0
+_TEXT_CHARS = 4_000_000
+"""Of the job's own documents, read as text to plant in."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be evaluated.
+
+    Attributes:
+        job: says model, engine and source.
+        model_hash: which weights those are.
+        policies: by label.
+        suites: by label.
+        lengths, cases, seed: see `Suite.cases`.
+        command: noted in the result.
+    """
+
+    job: JobSpec
+    model_hash: str
+    policies: Mapping[str, KVPolicy]
+    suites: Mapping[str, Suite]
+    lengths: Sequence[int]
+    cases: int
+    seed: int | str
+    command: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one run is.
+
+    Attributes:
+        label: of the policy.
+        done, cases: with an answer, and in all.
+        before: answered by an earlier evaluation.
+        seconds: since it began, the load of the model included.
+    """
+
+    label: str
+    done: int
+    cases: int
+    before: int
+    seconds: float
+
+
+def run_evaluation(
+    plan: Plan,
+    tokenizer: PromptTokenizer,
+    load: LoadEngine,
+    store: AnswerStore,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Evaluation:
+    """Answer what `store` does not hold yet, and compare.
+
+    Args:
+        plan: what is asked.
+        tokenizer: of the job's model.
+        load: called once for each run that has something to answer.
+        store: holds the answers; grows.
+        on_progress: called when a run begins, every few seconds and when it ends.
+
+    Raises:
+        SpecError, SourceError: the cases cannot be made.
+        ModelError: the model cannot be loaded.
+        OutputError: answers cannot be written.
+    """
+    texts = job_texts(plan.job) if any(suite.needs_texts for suite in plan.suites.values()) else []
+    asked = list(lay_out(plan.suites, tokenizer, plan.lengths, plan.cases, plan.seed, texts))
+    if not asked:
+        raise SpecError(f"--suite: {', '.join(plan.suites)}: no case at all comes of it")
+    unique = list({one.key: one for one in asked}.values())
+
+    def run(label: str, policy: KVPolicy, *, again: bool = False) -> Answers:
+        return _Run(plan, label, policy, again).answers(unique, load, store, on_progress)
+
+    full = KVPolicy.from_spec({"name": "full"})
+    runs = Runs(
+        full=run(FULL, full),
+        again=run(AGAIN, full, again=True),
+        candidates={label: run(label, policy) for label, policy in plan.policies.items()},
+    )
+    candidates = [Candidate(label=label, policy=policy.to_spec()) for label, policy in plan.policies.items()]
+    sides = {FULL: runs.full, AGAIN: runs.again, **runs.candidates}
+    model = plan.job.model
+    return Evaluation(
+        command=plan.command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        device=_device(model.device),
+        model={"name": model.name, "hash": plan.model_hash, "dtype": model.dtype},
+        engine=plan.job.engine.model_dump(mode="json"),
+        candidates=candidates,
+        suites={label: suite.to_spec() for label, suite in plan.suites.items()},
+        lengths=list(plan.lengths),
+        cases=plan.cases,
+        seed=plan.seed,
+        figures=list(build_figures(model.name, asked, runs, candidates)),
+        failures=[failure for label, side in sides.items() for failure in failures(label, unique, side)],
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All cases under one policy; `again`: others beside each than the first time."""
+
+    plan: Plan
+    label: str
+    policy: KVPolicy
+    again: bool
+
+    @property
+    def key(self) -> str:
+        """Says what the answers depend on but the case: model, policy, engine, and which of the full cache's runs."""
+        told = AnswerSettings.of(self._job(), self.plan.model_hash).told
+        kept = {path: value for path, value in told.items() if not path.startswith("task.")}
+        content = json.dumps([kept, self.again, _version("corm-batch")], sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+
+    def answers(
+        self, asked: Sequence[Asked], load: LoadEngine, store: AnswerStore, on_progress: Callable[[Progress], None]
+    ) -> Answers:
+        """Of every case, from the store or from an engine, which is gone when this returns."""
+        found = store.of(self.key)
+        missing = [one for one in asked if one.key not in found]
+        before, started = len(asked) - len(missing), time.monotonic()
+
+        def tell() -> None:
+            done = sum(one.key in found for one in asked)
+            on_progress(Progress(self.label, done, len(asked), before, time.monotonic() - started))
+
+        part: list[Answered] = []
+
+        def keep() -> None:
+            store.add(self.key, part)
+            found.update({one.case: one for one in part})
+            part.clear()
+            tell()
+
+        tell()
+        if missing:
+            written = started
+            try:
+                for one in self._answered(missing, load):
+                    part.append(one)
+                    if time.monotonic() - written > _WRITE_EVERY_S:
+                        keep()
+                        written = time.monotonic()
+            finally:
+                keep()
+                _free()
+        return found
+
+    def _answered(self, missing: Sequence[Asked], load: LoadEngine) -> Iterable[Answered]:
+        engine, tokenizer = load(self._job())
+        try:
+            yield from answer(engine, tokenizer, missing, shortest_first=self.again)
+        finally:
+            engine.close()
+
+    def _job(self) -> JobSpec:
+        job = self.plan.job
+        engine = job.engine
+        if self.again:
+            engine = engine.model_copy(update={"max_sequences": max(1, engine.max_sequences // 2)})
+        return job.model_copy(update={"policy": self.policy, "engine": engine})
+
+
+def job_texts(job: JobSpec) -> list[str]:
+    """The job's own documents, from the first on, up to some million characters; what cannot be read is left out.
+
+    Raises:
+        SourceError, SpecError: see `Source.splits`.
+    """
+    texts: list[str] = []
+    total = 0
+    for split in job.source.splits():
+        try:
+            for document in job.source.read(split, ()):
+                if document.text is not None:
+                    texts.append(document.text)
+                    total += len(document.text)
+                if total >= _TEXT_CHARS:
+                    return texts
+        except FileError:  # a run names it
+            continue
+    return texts
+
+
+def _free() -> None:
+    """Give back what an engine held before the next one measures how much there is."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _device(device: str) -> str:
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,150 @@
+"""An evaluation from cases to figures: paired, with a floor, gone on with where it ended, nothing left out unsaid."""
+
+import dataclasses
+import json
+
+import pytest
+
+from corm_batch.errors import SpecError
+from corm_batch.evaluation.answers import AnswerStore
+from corm_batch.evaluation.base import Case, Suite
+from corm_batch.evaluation.result import Evaluation
+from corm_batch.evaluation.run import Plan, job_texts, run_evaluation
+from corm_batch.policies.base import KVPolicy
+
+SHORT = {"name": "snapkv", "recent": 8, "budget": {"name": "uniform", "max_kept": 24}}
+
+
+class Sums(Suite):
+    """Small sums, of two sizes."""
+
+    shares = ("exact",)
+
+    def cases(self, tokenizer, lengths, count, seed="evaluation", texts=()):
+        for number in range(count):
+            for task in ("small", "large"):
+                text = f"Mr. {number} has a {task} boat. " * (4 + 8 * (task == "large"))
+                yield Case("sums", task, text, "Who?", (str(number),), 4)
+
+    def score(self, case, text):
+        return {"exact": float(text == case.answers[0]), "letters": float(len(text))}
+
+
+@pytest.fixture
+def plan(job, tiny_model):
+    spec = job({"a": "Nobody came to the river that year, and the boat lay there. " * 60}, model={"name": tiny_model})
+    policies = {"short": KVPolicy.from_spec(SHORT), "long": KVPolicy.from_spec({"name": "corm"})}
+    return Plan(spec, "hash", policies, {"mine": Sums()}, [512], 3, "evaluation", "corm-batch eval")
+
+
+@pytest.fixture
+def run(plan, chat, load, tmp_path):
+    """Call with changes to the plan; `run.told` holds what was told on the way."""
+
+    def call(**changes):
+        store = AnswerStore(str(tmp_path / "answers"))
+        return run_evaluation(dataclasses.replace(plan, **changes), chat, load, store, call.told.append)
+
+    call.told = []
+    return call
+
+
+def test_every_policy_is_compared_case_by_case_with_the_floor_beside_it(run, load):
+    found = run()
+    assert [job.policy.name for job in load.jobs] == ["full", "full", "snapkv", "corm"]
+    assert [job.engine.max_sequences for job in load.jobs] == [256, 128, 256, 256]
+    names = [(one.task, one.score, one.candidate) for one in found.figures]
+    tasks, scores = ("all", "small", "large"), ("exact", "letters")
+    assert names == [(task, score, label) for task in tasks for score in scores for label in ("short", "long")]
+    for one in found.figures:
+        assert (one.suite, one.group, one.position) == ("mine", "sums", "question after the document")
+        assert one.against.cases == (6 if one.task == "all" else 3)
+        assert one.against.interval.startswith("exact" if one.score == "exact" else "Student")
+        assert (one.floor.cases, one.floor.difference, one.floor_same_text) == (one.against.cases, 0, one.against.cases)
+        assert one.model == found.model["name"]
+    short, long = found.figures[2:4]
+    assert short.cost.kept_ratio < 0.6 < long.cost.kept_ratio == 1  # no prompt is longer than the paper's window
+    assert short.cost.peak_ratio < short.cost.full_peak_ratio
+    assert short.same_text < long.same_text == 6
+    assert short.policy == KVPolicy.from_spec(SHORT).to_spec()
+    assert not found.failures
+    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+    assert json.loads(found.model_dump_json())["schema_version"] == "corm-batch eval 1"
+
+
+def test_what_was_answered_is_not_answered_again(run, load):
+    policies = {"short": KVPolicy.from_spec(SHORT)}
+    first = run(policies=policies)
+    del load.jobs[:], run.told[:]
+    again = run(policies=policies)
+    assert not load.jobs
+    assert again.figures == first.figures
+    assert {(one.done, one.before) for one in run.told} == {(6, 6)}
+
+    more = run(cases=4, policies=policies)
+    assert [job.policy.name for job in load.jobs] == ["full", "full", "snapkv"]
+    assert {one.before for one in run.told if one.cases == 8} == {6}
+    assert more.figures[0].against.cases == 8
+
+
+def test_a_run_that_is_ended_keeps_what_it_answered(run, load, chat, plan, tmp_path):
+    def ends(job):
+        engine, tokenizer = load(job)
+        all_of_them = engine.run
+
+        def some(requests):
+            for number, done in enumerate(all_of_them(requests)):
+                if number == 4:
+                    raise KeyboardInterrupt
+                yield done
+
+        engine.run = some
+        return engine, tokenizer
+
+    policies = {"short": KVPolicy.from_spec(SHORT)}
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(plan, chat, ends, AnswerStore(str(tmp_path / "answers")))
+    run(policies=policies)
+    assert next(one.before for one in run.told if one.label == "full") == 4
+    assert {one.before for one in run.told if one.label != "full"} == {0}
+
+
+def test_a_case_that_does_not_fit_is_counted_and_named(run):
+    class Long(Sums):
+        """One of them is longer than the context."""
+
+        def cases(self, tokenizer, lengths, count, seed="evaluation", texts=()):
+            yield from super().cases(tokenizer, lengths, count)
+            yield Case("sums", "large", "word " * 2000, "Who?", ("0",), 4)
+
+    found = run(suites={"mine": Long()}, policies={"short": KVPolicy.from_spec(SHORT)})
+    assert {(one.task, one.against.cases, one.failed) for one in found.figures} == {
+        ("all", 6, 1), ("small", 3, 0), ("large", 3, 1)
+    }  # fmt: skip
+    assert [one.candidate for one in found.failures] == ["full", "full, again", "short"]
+    for one in found.failures:
+        assert (one.suite, one.task, one.question) == ("mine", "large", "Who?")
+        assert "the context is 1024" in one.reason
+
+
+def test_other_settings_are_other_answers(run, load, plan):
+    policies = {"short": KVPolicy.from_spec(SHORT)}
+    run(policies=policies, cases=1)
+    del load.jobs[:]
+    streaming = plan.job.model_copy(update={"engine": plan.job.engine.model_copy(update={"prefill": "streaming"})})
+    run(policies=policies, cases=1, job=streaming)
+    assert len(load.jobs) == 3
+
+
+def test_texts_are_the_jobs_documents(plan, run):
+    (text,) = job_texts(plan.job)
+    assert text.startswith("Nobody came to the river")
+
+    class Nothing(Sums):
+        """No case."""
+
+        def cases(self, tokenizer, lengths, count, seed="evaluation", texts=()):
+            return iter(())
+
+    with pytest.raises(SpecError, match="--suite: mine: no case at all comes of it"):
+        run(suites={"mine": Nothing()})
