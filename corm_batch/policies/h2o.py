@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor
 
 from corm_batch.ops.reduction import ALL_ROWS, Reduction
@@ -14,8 +15,11 @@ class H2O(ScoringPolicy, name="h2o"):
     Based on H2O (arXiv 2306.14048), Algorithm 1: attention summed up over all queries so far. Deviations:
     * the bound is not applied after every token, see `BudgetedPolicy`.
     * a kv head's score is the mean of its query heads, so that grouped-query attention shares entries.
-    Every query of a prompt votes: exact prefill computes its logits a second time.
+    Sums favour old entries, which more queries have seen; `by_age` divides them by that number, as kvpress'
+    ObservedAttention does. Every query of a prompt votes: exact prefill computes its logits a second time.
     """
+
+    by_age: bool = Field(False, description="whether scores are means over the queries since an entry's birth")
 
     @property
     def needs(self) -> Needs:
@@ -23,5 +27,5 @@ class H2O(ScoringPolicy, name="h2o"):
         return Needs(reduction=Reduction(ALL_ROWS))
 
     def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
-        """All attention an entry received."""
-        return entries.statistic
+        """All attention an entry received, or the mean of it."""
+        return entries.statistic / (step - entries.position + 1).clamp(min=1) if self.by_age else entries.statistic

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn.functional import max_pool1d
+from torch.nn.functional import avg_pool1d, max_pool1d
 
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
@@ -18,7 +18,9 @@ class SnapKV(ScoringPolicy, name="snapkv"):
     """Keep the keys that the last `window` queries attended to most, as many as the budget allows.
 
     Based on SnapKV (arXiv 2404.14469), section 4: the attention of the prompt's last queries, summed up by key,
-    max-pooled over `pooling` neighbours, and the highest of each head kept; there `recent` is `window`. Deviations:
+    max-pooled over `pooling` neighbours, and the highest of each head kept; there `recent` is `window`. Pooled by the
+    mean, as in kvpress, with `pooled: mean`. Deviations:
+    * the newest entries, which stay in any case, share their scores too; in the authors' code they are left out.
     * a kv head's score is the mean of its query heads, so that grouped-query attention shares entries.
     * neighbours are entries next to each other among those kept so far, which evictions may have parted.
     * streaming prefill scores after every chunk, by the chunk's last queries.
@@ -29,7 +31,8 @@ class SnapKV(ScoringPolicy, name="snapkv"):
 
     recent: int = Field(32, ge=1, description="newest entries that never leave, part of the budget")
     window: int = Field(32, ge=1, description="newest queries of the prompt, or of a chunk, that score")
-    pooling: int = Field(7, ge=1, description="neighbouring entries that share the highest of their scores; odd")
+    pooling: int = Field(7, ge=1, description="neighbouring entries that share their scores; odd")
+    pooled: Literal["max", "mean"] = Field("max", description="what an entry gets of the scores of its neighbours")
     statistic: Literal["sum", "sum_squares", "max"] = Field("sum", description="what is taken of a key's weights")
 
     @model_validator(mode="after")
@@ -47,5 +50,6 @@ class SnapKV(ScoringPolicy, name="snapkv"):
         """What the last queries gave an entry or one of its neighbours."""
         order = entries.position.argsort(dim=-1)  # padding may lie between a head's older and newer entries
         own = entries.statistic.masked_fill(entries.position == NEVER, 0.0).gather(-1, order)  # and holds anything
-        pooled = max_pool1d(own.flatten(0, -2)[:, None], self.pooling, stride=1, padding=self.pooling // 2)
+        pool = max_pool1d if self.pooled == "max" else avg_pool1d
+        pooled = pool(own.flatten(0, -2)[:, None], self.pooling, stride=1, padding=self.pooling // 2)
         return torch.empty_like(own).scatter_(-1, order, pooled.view_as(own))

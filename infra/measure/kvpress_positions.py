@@ -1,11 +1,15 @@
 """Positions that kvpress keeps of a prompt, to hold the policies of corm_batch to.
 
     python -m infra.measure.kvpress_positions --output infra/measure/results/kvpress_positions.json
+    python -m infra.measure.kvpress_positions --model models/SmolLM2-135M-Instruct --output ...smollm2.json
 
 Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not
-asked. The prompt is the beginning of a held-out book, the model that of the quick start in float32; half of the entries
-stay. Written are numbers in base 16 whose bit n says that token n stays, by layer and head;
+asked. The prompt is the beginning of a held-out book, the model that of the quick start, or another one, in float32;
+half of the entries stay. Written are numbers in base 16 whose bit n says that token n stays, by layer and head;
 tests/infra/measure/test_kvpress_positions.py holds the engine to them.
+
+Where kvpress does something else on purpose, that alone is set to what is done here, so that nothing else can hide
+behind it: Compactor's random matrix is drawn from the layer's number, and no part of its prompt is filled up.
 """
 
 from __future__ import annotations
@@ -29,17 +33,51 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "jobs/quickstart/model"
 BOOKS = ROOT / "infra/training/evaluation/books.parquet"
 NUM_TOKENS, RATIO = 320, 0.5
+
+
+class Compactor(kvpress.CompactorPress):  # type: ignore[misc]
+    """Its random matrix follows from the layer."""
+
+    def score(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """As it is, from that seed on."""
+        torch.manual_seed(module.layer_idx)
+        return super().score(module, *args, **kwargs)
+
+
+def pyramid(**fields: Any) -> Any:
+    """PyramidKV with an average budget of half a prompt, the window included: there it is counted beside."""
+    share = 1 - (NUM_TOKENS // 2 - fields["window_size"]) / NUM_TOKENS
+    return Pyramid(share, **fields)
+
+
+class Pyramid(kvpress.PyramidKVPress):  # type: ignore[misc]
+    """Its line is that of entries beyond the window, which every layer keeps, and rounds down."""
+
+    def get_layer_budget(self, module: Any, q_len: int) -> int:
+        """The window, and the line at this layer."""
+        last_layer = module.config.num_hidden_layers - 1
+        average = q_len * (1 - self.compression_ratio)
+        first = min(2 * average - average / self.beta, q_len - self.window_size)
+        step = (2 * first - 2 * average) / last_layer
+        return int(self.window_size + int(first - module.layer_idx * step + 1e-6))
+
+
 PRESSES: dict[str, Callable[[], Any]] = {
     "Knorm": lambda: kvpress.KnormPress(RATIO),
     "KeyDiff": lambda: kvpress.KeyDiffPress(RATIO),
     "TOVA": lambda: kvpress.TOVAPress(RATIO),
     "SnapKV": lambda: kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1),
+    "SnapKV pooled": lambda: kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=7),
+    "PyramidKV": lambda: pyramid(window_size=32, kernel_size=1, beta=20),
+    "ExpectedAttention": lambda: kvpress.ExpectedAttentionPress(RATIO, n_future_positions=512, n_sink=4),
+    "ObservedAttention": lambda: kvpress.ObservedAttentionPress(RATIO),
+    "Compactor": lambda: Compactor(RATIO, sink_size_start=8, sink_size_end=4, chunk_size=77, blending=0.35),
     "StreamingLLM": lambda: kvpress.StreamingLLMPress(RATIO, n_sink=4),
     "AdaKV of SnapKV": lambda: kvpress.AdaKVPress(
         kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1), alpha_safeguard=0.2
     ),
 }
-"""As its documents call them; SnapKV unpooled, for there the mean of neighbours is taken, here their highest."""
+"""As its documents call them."""
 
 
 def keys(model: Any, prompt: Tensor, press: Any = None) -> list[Tensor]:
@@ -73,14 +111,16 @@ def kept(model: Any, prompt: Tensor, press: Any) -> list[list[list[int]]]:
 def main() -> None:
     """Ask every press, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     record = begin_record("kvpress_positions", kvpress=version("kvpress"), transformers=version("transformers"))
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     book = pq.read_table(BOOKS).to_pylist()[0]["text"]
-    prompt = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(book[2000:6000]).ids[:NUM_TOKENS]
+    prompt = Tokenizer.from_file(str(options.model / "tokenizer.json")).encode(book[2000:6000]).ids[:NUM_TOKENS]
     record |= {"prompt": " ".join(map(str, prompt)), "kept": {}}
     for name, press in PRESSES.items():
+        model.set_attn_implementation("eager" if name == "ObservedAttention" else "sdpa")
         heads = kept(model, torch.tensor([prompt]), press())
         record["kept"][name] = [[f"{sum(1 << token for token in head):x}" for head in layer] for layer in heads]
     write_record(record, options.output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import max_pool1d
+from torch.nn.functional import avg_pool1d, max_pool1d
 from transformers import AutoModelForCausalLM
 
 from tests.engine.test_corm_oracle import answer, random_prompts
@@ -38,19 +38,28 @@ def scissorhands_score(weights_GTT):
     return 1 - low.sum(dim=0) / (length - step + 1)
 
 
-def snapkv_score(weights_GTT, statistic="sum"):
+def h2o_score_by_age(weights_GTT):
+    return h2o_score(weights_GTT) / torch.arange(weights_GTT.shape[-1], 0, -1)
+
+
+def snapkv_score(weights_GTT, statistic="sum", pool=max_pool1d):
     rows = weights_GTT[:, -6:]
     own = {
         "sum": rows.mean(dim=0).sum(dim=0),
         "sum_squares": rows.square().mean(dim=0).sum(dim=0),
         "max": rows.amax(dim=(0, 1)),
     }[statistic]
-    return max_pool1d(own[None, None], 3, stride=1, padding=1)[0, 0]
+    return pool(own[None, None], 3, stride=1, padding=1)[0, 0]
 
 
 SCORES = {
     "h2o": ({"name": "h2o", "max_kept": 20, "recent": 5}, h2o_score),
     "scissorhands": ({"name": "scissorhands", "max_kept": 20, "recent": 5}, scissorhands_score),
+    "h2o by age": ({"name": "h2o", "max_kept": 20, "recent": 5, "by_age": True}, h2o_score_by_age),
+    "snapkv mean": (
+        {"name": "snapkv", "max_kept": 20, "recent": 5, "window": 6, "pooling": 3, "pooled": "mean"},
+        lambda weights: snapkv_score(weights, pool=avg_pool1d),
+    ),
 } | {
     f"snapkv {statistic}": (
         {"name": "snapkv", "max_kept": 20, "recent": 5, "window": 6, "pooling": 3, "statistic": statistic},
@@ -76,9 +85,9 @@ def test_exact_prefill_keeps_the_highest_scores(name, kv_heads, tiny_llama, tiny
 class ScoringOracle(Oracle):
     """Token by token: every query adds to the scores, and whenever a head holds too many the lowest leaves."""
 
-    def __init__(self, low, max_kept, recent):
+    def __init__(self, low, by_age, max_kept, recent):
         super().__init__(window=1, recent=recent)
-        self.low, self.most = low, max_kept
+        self.low, self.by_age, self.most = low, by_age, max_kept
 
     def one_head(self, layer, head, held, query, key, value, scale):
         t = self.step
@@ -88,7 +97,7 @@ class ScoringOracle(Oracle):
         attention = torch.softmax(query @ keys.T * scale, dim=-1)
         score = score + ((attention < 1 / t).all(0).float() if self.low else attention.mean(0))
         age = t + 1 - torch.tensor(positions)
-        order = score if not self.low else 1 - score / age
+        order = 1 - score / age if self.low else score / age if self.by_age else score
         stay = list(range(len(positions)))
         while len(stay) > self.most:
             old = [i for i in stay if positions[i] <= t - self.recent]
@@ -97,12 +106,12 @@ class ScoringOracle(Oracle):
         return attention @ values, held
 
 
-@pytest.mark.parametrize("name", ["h2o", "scissorhands"])
+@pytest.mark.parametrize("name", ["h2o", "h2o by age", "scissorhands"])
 def test_streaming_by_tokens_and_decoding_follow_the_algorithm_to_the_letter(name, tiny_llama):
     prompt = random_prompts((60,), seed=len(name))[0]
     policy = SCORES[name][0]
     done = answer(tiny_llama, [prompt], 12, policy, prefill="streaming", chunk_size=1, compact_every=1)["0"]
-    oracle = ScoringOracle(name == "scissorhands", max_kept=20, recent=5)
+    oracle = ScoringOracle(name == "scissorhands", name == "h2o by age", max_kept=20, recent=5)
     oracle.run(tiny_llama, prompt + list(done.token_ids[:-1]))
     for layer in range(NUM_LAYERS):
         for head in range(2):
