@@ -43,7 +43,16 @@ def block(document, language):
 
 
 @pytest.mark.parametrize(
-    "folder", ["corm_batch/engine", "corm_batch/ops", "corm_batch/pipeline", "corm_batch/policies", "infra", "jobs"]
+    "folder",
+    [
+        "corm_batch/engine",
+        "corm_batch/evaluation",
+        "corm_batch/ops",
+        "corm_batch/pipeline",
+        "corm_batch/policies",
+        "infra",
+        "jobs",
+    ],
 )
 def test_folders_that_need_one_have_a_document(folder):
     assert f"{folder}/README.md" in TEXTS

@@ -27,7 +27,8 @@ _FIGURES = {
 _SCHEMA = pa.schema(
     [
         ("run", pa.string()), ("case", pa.string()), ("text", pa.string()), ("token_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()), ("logprobs", pa.list_(pa.float64())), *_FIGURES.items(),
+        ("finish_reason", pa.string()), ("logprobs", pa.list_(pa.float64())),
+        ("best_logprobs", pa.list_(pa.float64())), *_FIGURES.items(),
     ]
 )  # fmt: skip
 
@@ -38,10 +39,11 @@ class Answered:
 
     Attributes:
         case: its key.
-        text: without special tokens and blanks around it; empty where a given answer was scored.
+        text: without special tokens and blanks around it; empty where an answer was scored.
         token_ids: all of them.
         finish_reason: "stop" or "length"; "error" where there is no answer.
-        logprobs: of a given answer's tokens, in nats; none of an answer of the model's own.
+        logprobs, best_logprobs: of the tokens of an answer that was scored, and of the likeliest token at each place,
+            in nats; none where the model answered.
         error: why there is no answer; None where there is one.
         memory: what it cost.
     """
@@ -51,6 +53,7 @@ class Answered:
     token_ids: tuple[int, ...] = ()
     finish_reason: str = "error"
     logprobs: tuple[float, ...] = ()
+    best_logprobs: tuple[float, ...] = ()
     error: str | None = None
     memory: MemoryStats = field(default_factory=MemoryStats)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,17 +49,19 @@ class Asked:
         label: of the suite, as figures name it.
         suite, case: what is asked.
         prompt: token ids, up to where the answer starts.
+        answer_ids: an answer to score; None where the model answers.
     """
 
     label: str
     suite: Suite
     case: Case
     prompt: tuple[int, ...]
+    answer_ids: tuple[int, ...] | None = None
 
     @cached_property
     def key(self) -> str:
         """Says what is asked, token by token: the same in every evaluation."""
-        content = f"{self.case.max_new_tokens} {' '.join(map(str, self.prompt))}"
+        content = json.dumps([self.case.max_new_tokens, self.prompt, self.answer_ids])
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
@@ -77,6 +81,10 @@ def lay_out(
     plain = SuiteTokenizer(tokenizer)
     for label, suite in suites.items():
         for case in suite.cases(plain, lengths, count, seed, texts):
+            if case.given:
+                begun, given = tokenizer.text_ids(case.document, begin=True), tokenizer.text_ids(case.given)
+                yield Asked(label, suite, case, tuple(begun), tuple(given))
+                continue
             prefix = tokenizer.text_ids(case.prefix) if case.prefix else []
             yield Asked(label, suite, case, (*tokenizer.encode(suite.prompt(case)), *prefix))
 
@@ -95,7 +103,11 @@ def answer(
     ordered = sorted(asked, key=lambda one: (len(one.prompt), one.key), reverse=not shortest_first)
     requests = (
         Request(
-            one.key, one.prompt, SamplingParams(max_new_tokens=one.case.max_new_tokens), stop=tokenizer.stop_check(())
+            one.key,
+            one.prompt,
+            SamplingParams(max_new_tokens=one.case.max_new_tokens),
+            stop=tokenizer.stop_check(()),
+            answer_ids=one.answer_ids,
         )
         for one in ordered
     )
@@ -108,5 +120,12 @@ def _answered(done: Completion, tokenizer: PromptTokenizer) -> Answered:
         if not isinstance(done.error, DocumentError):
             raise done.error
         return Answered(done.id, error=str(done.error))
+    if done.scores is not None:
+        if -math.inf in done.scores.logprobs:
+            return Answered(done.id, error="a rule of the model's generation_config.json forbids a token of the text")
+        return Answered(
+            done.id, "", done.token_ids, done.finish_reason, done.scores.logprobs, done.scores.best_logprobs,
+            memory=done.memory,
+        )  # fmt: skip
     _, text = tokenizer.reasoning.part(done.token_ids, tokenizer.decode)
     return Answered(done.id, text or "", done.token_ids, done.finish_reason, memory=done.memory)

@@ -59,6 +59,9 @@ class Case:
         answers: any of them counts.
         max_new_tokens: of the answer.
         prefix: what the answer begins with: given to the model, and no part of what it is scored by.
+        choices: all that there is to choose from, where an answer is one of several.
+        given: text that goes on behind the document, without chat template and question: how likely the model finds it
+            is scored, and nothing is answered.
     """
 
     group: str
@@ -68,6 +71,8 @@ class Case:
     answers: tuple[str, ...]
     max_new_tokens: int
     prefix: str = ""
+    choices: tuple[str, ...] = ()
+    given: str = ""
 
 
 class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
@@ -75,6 +80,9 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
 
     shares: ClassVar[tuple[str, ...]] = ("exact",)
     """Scores that are 0 or 1, which are counted; means are taken of the others."""
+
+    own_answers: ClassVar[bool] = False
+    """Whether the full cache's own answers are scored, by how likely each policy finds them, token by token."""
 
     position: Literal["after", "before"] = Field("after", description="where the question stands: after the document")
 
@@ -107,14 +115,14 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
             SpecError: there are none, or too few of them.
         """
 
-    @abstractmethod
     def score(self, case: Case, text: str) -> Mapping[str, float]:
-        """What an answer is worth, score by score, the same ones for every case.
+        """What an answer is worth, score by score, the same ones for every case; none where likelihoods are scored.
 
         Args:
             case: one of `cases`.
             text: the answer without special tokens and blanks around it.
         """
+        return {}
 
     def prompt(self, case: Case) -> Prompt:
         """What the model is asked, as a task of a job asks it."""
@@ -124,6 +132,8 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
 
     def position_text(self, case: Case) -> str:
         """Where the question stands, as figures state it: what a policy that looks at the last tokens can see."""
+        if case.given:
+            return "no question"
         return f"question {self.position} the document" if case.question else "question within the document"
 
     @staticmethod

@@ -73,14 +73,19 @@ def _of_task(
             yield Figure(
                 model=model, suite=first.label, group=first.case.group, task=task,
                 position=first.suite.position_text(first.case), score=name, share=share, candidate=one.label,
-                policy=one.policy, against=paired(full, there), floor=paired(full, again), same_text=texts[0],
-                floor_same_text=texts[1], failed=len(cases) - len(pairs),
+                policy=one.policy, against=paired(full, there), floor=paired(full, again),
+                same_text=texts[0] if pairs[0].answer_ids is None else None,
+                floor_same_text=texts[1] if pairs[0].answer_ids is None else None, failed=len(cases) - len(pairs),
                 cost=_cost(pairs, runs.full, runs.candidates[one.label]),
             )  # fmt: skip
 
 
 def _scores(asked: Asked, answer: Answered) -> Mapping[str, float]:
-    return asked.suite.score(asked.case, answer.text)
+    """What the suite says of an answer; of one that was scored how likely its tokens are."""
+    if asked.answer_ids is None:
+        return asked.suite.score(asked.case, answer.text)
+    likeliest = zip(answer.logprobs, answer.best_logprobs, strict=True)
+    return {"logprob": fmean(answer.logprobs), "agreement": fmean(one == best for one, best in likeliest)}
 
 
 def _cost(cases: Sequence[Asked], full: Answers, answers: Answers) -> Cost:

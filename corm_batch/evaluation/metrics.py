@@ -7,7 +7,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -73,3 +73,24 @@ def degenerate(text: str) -> bool:
     found = words(text)
     grams = Counter(zip(*(found[i:] for i in range(4)), strict=False))
     return not found or max(grams.values(), default=0) >= 3
+
+
+def exact(got: str, answer: str) -> float:
+    """The same text, blanks at the ends aside, 0 or 1."""
+    return float(got.strip() == answer.strip())
+
+
+def contains(got: str, answer: str) -> float:
+    """Whether the answer stands in the text, whatever the case, 0 or 1."""
+    return float(answer.strip().lower() in got.lower())
+
+
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "exact": exact,
+    "contains": contains,
+    "f1": squad_f1,
+    "rouge_l": rouge_l,
+}
+"""What a text is worth against one answer, 0..1; the first two are 0 or 1."""
+Metric = Literal["exact", "contains", "f1", "rouge_l"]
+SHARES = ("exact", "contains")

@@ -61,7 +61,8 @@ class Figure(Record):
         policy: every field of it.
         against: the policy's scores (there) against the full cache's (here).
         floor: the full cache's second answers (there) against its first.
-        same_text, floor_same_text: pairs with the same text, and how many of the second full answers are the first.
+        same_text, floor_same_text: pairs with the same text, and how many of the second full answers are
+            the first; None where answers were scored.
         failed: cases left out, because one of the answers failed; see `Evaluation.failures`.
         cost: of the policy's answers.
     """
@@ -77,8 +78,8 @@ class Figure(Record):
     policy: dict[str, Any]
     against: Difference
     floor: Difference
-    same_text: int
-    floor_same_text: int
+    same_text: int | None
+    floor_same_text: int | None
     failed: int
     cost: Cost
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import importlib.metadata
 import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -103,14 +102,19 @@ def run_evaluation(
         raise SpecError(f"--suite: {', '.join(plan.suites)}: no case at all comes of it")
     unique = list({one.key: one for one in asked}.values())
 
-    def run(label: str, policy: KVPolicy, *, again: bool = False) -> Answers:
-        return _Run(plan, label, policy, again).answers(unique, load, store, on_progress)
+    def run(label: str, policy: KVPolicy, cases: Sequence[Asked], *, again: bool = False) -> Answers:
+        return _Run(plan, label, policy, again).answers(cases, load, store, on_progress)
 
     full = KVPolicy.from_spec({"name": "full"})
+    answers = run(FULL, full, unique)
+    if any(suite.own_answers for suite in plan.suites.values()):
+        asked = [_scored(one, answers[one.key]) for one in asked]
+        unique = list({one.key: one for one in asked}.values())
+        answers = run(FULL, full, unique)
     runs = Runs(
-        full=run(FULL, full),
-        again=run(AGAIN, full, again=True),
-        candidates={label: run(label, policy) for label, policy in plan.policies.items()},
+        full=answers,
+        again=run(AGAIN, full, unique, again=True),
+        candidates={label: run(label, policy, unique) for label, policy in plan.policies.items()},
     )
     candidates = [Candidate(label=label, policy=policy.to_spec()) for label, policy in plan.policies.items()]
     sides = {FULL: runs.full, AGAIN: runs.again, **runs.candidates}
@@ -130,6 +134,13 @@ def run_evaluation(
         figures=list(build_figures(model.name, asked, runs, candidates)),
         failures=[failure for label, side in sides.items() for failure in failures(label, unique, side)],
     )
+
+
+def _scored(asked: Asked, answered: Answered) -> Asked:
+    """The case with the full cache's answer to be scored, where its suite asks for that and there is one."""
+    if not asked.suite.own_answers or answered.error is not None:
+        return asked
+    return replace(asked, answer_ids=answered.token_ids)
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,8 @@ class _Run:
             part.clear()
             tell()
 
-        tell()
         if missing:
+            tell()
             written = started
             try:
                 for one in self._answered(missing, load):
@@ -181,6 +192,8 @@ class _Run:
             finally:
                 keep()
                 _free()
+        else:
+            tell()
         return found
 
     def _answered(self, missing: Sequence[Asked], load: LoadEngine) -> Iterable[Answered]:
@@ -220,8 +233,7 @@ def job_texts(job: JobSpec) -> list[str]:
 
 
 def _free() -> None:
-    """Give back what an engine held before the next one measures how much there is."""
-    gc.collect()
+    """Give back what an engine held, which is gone by now, before the next one measures how much there is."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

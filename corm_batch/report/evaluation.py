@@ -33,11 +33,17 @@ def figure_cells(figure: Figure) -> tuple[str, ...]:
         score_text(figure.against.there, figure.share),
         difference_text(figure.against, figure.share),
         difference_text(figure.floor, figure.share),
-        percent_text(figure.same_text / figure.against.cases),
-        percent_text(figure.floor_same_text / figure.against.cases),
+        *(percent_text(same) for same in same_text_shares(figure)),
         percent_text(figure.cost.kept_ratio),
         percent_text(figure.cost.peak_ratio),
     )
+
+
+def same_text_shares(figure: Figure) -> tuple[float | None, float | None]:
+    """The policy's and the floor's pairs with the same text, of all; None where answers were scored."""
+    counts = figure.same_text, figure.floor_same_text
+    first, second = (None if count is None else count / figure.against.cases for count in counts)
+    return first, second
 
 
 def score_text(value: float, share: bool) -> str:

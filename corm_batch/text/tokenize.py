@@ -212,10 +212,11 @@ class PromptTokenizer:
             count = len(self._encode_text(text, split_special_tokens=True))
         return [len(text) * (index + 1) // count for index in range(count)]
 
-    def text_ids(self, text: str) -> list[int]:
-        """A text alone as token ids, without special tokens: what looks like one is text."""
+    def text_ids(self, text: str, *, begin: bool = False) -> list[int]:
+        """A text alone as token ids: what looks like a special token is text; with `begin` those every text has."""
         with self._lock:
-            return self._encode_text(text, split_special_tokens=True)
+            ids: list[int] = self._tokenizer(text, add_special_tokens=begin, split_special_tokens=True)["input_ids"]
+            return ids
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:

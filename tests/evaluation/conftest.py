@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.open import Engine
+from corm_batch.engine.request import Completion
 from corm_batch.text.tokenize import PromptTokenizer
 from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
 from tests.infra.training.conftest import books, text, tokenizer, words
@@ -37,6 +39,29 @@ def load(tiny_model, chat):
         call.jobs.append(job)
         config = job.engine.model_dump() | {"kv_memory": "32MiB"}
         return Engine.from_pretrained(tiny_model, policy=job.policy, dtype="float32", device="cpu", **config), chat
+
+    call.jobs = []
+    return call
+
+
+class QuickEngine:
+    """Answers everything with the same two tokens."""
+
+    def run(self, requests):
+        memory = MemoryStats(kv_bytes_full=100, kv_bytes_peak=60)
+        yield from [Completion(request.id, (5, 6), "stop", memory=memory) for request in requests]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def quick_load(chat):
+    """As `load`, with an engine that takes no time."""
+
+    def call(job):
+        call.jobs.append(job)
+        return QuickEngine(), chat
 
     call.jobs = []
     return call

@@ -7,7 +7,10 @@ from corm_batch.tasks.base import Prompt
 
 
 def test_suites_are_found_by_name_and_their_fields_are_checked():
-    assert list(Suite.registered()) == ["key_value", "lines", "lists", "needles", "squad", "summaries"]
+    assert list(Suite.registered()) == [
+        *("key_value", "kvpress", "likelihood", "lines", "lists", "longbench", "needles", "passages", "perplexity"),
+        *("ruler", "several_documents", "squad", "summaries", "table"),
+    ]
     with pytest.raises(ValueError, match=r"suite\.questions: Field required"):
         Suite.from_spec({"name": "squad"})
     with pytest.raises(ValueError, match="no suite is called 'needle'; there are:\n  key_value: The value of one"):

@@ -1,7 +1,9 @@
 """An evaluation from cases to figures: paired, with a floor, gone on with where it ended, nothing left out unsaid."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import pytest
 
@@ -41,7 +43,7 @@ def plan(job, tiny_model):
 def run(plan, chat, load, tmp_path):
     """Call with changes to the plan; `run.told` holds what was told on the way."""
 
-    def call(**changes):
+    def call(load=load, **changes):
         store = AnswerStore(str(tmp_path / "answers"))
         return run_evaluation(dataclasses.replace(plan, **changes), chat, load, store, call.told.append)
 
@@ -72,24 +74,23 @@ def test_every_policy_is_compared_case_by_case_with_the_floor_beside_it(run, loa
     assert json.loads(found.model_dump_json())["schema_version"] == "corm-batch eval 1"
 
 
-def test_what_was_answered_is_not_answered_again(run, load):
-    policies = {"short": KVPolicy.from_spec(SHORT)}
-    first = run(policies=policies)
-    del load.jobs[:], run.told[:]
-    again = run(policies=policies)
-    assert not load.jobs
+def test_what_was_answered_is_not_answered_again(run, quick_load):
+    first = run(load=quick_load)
+    del quick_load.jobs[:], run.told[:]
+    again = run(load=quick_load)
+    assert not quick_load.jobs
     assert again.figures == first.figures
     assert {(one.done, one.before) for one in run.told} == {(6, 6)}
 
-    more = run(cases=4, policies=policies)
-    assert [job.policy.name for job in load.jobs] == ["full", "full", "snapkv"]
+    more = run(load=quick_load, cases=4)
+    assert [job.policy.name for job in quick_load.jobs] == ["full", "full", "snapkv", "corm"]
     assert {one.before for one in run.told if one.cases == 8} == {6}
     assert more.figures[0].against.cases == 8
 
 
-def test_a_run_that_is_ended_keeps_what_it_answered(run, load, chat, plan, tmp_path):
+def test_a_run_that_is_ended_keeps_what_it_answered(run, quick_load):
     def ends(job):
-        engine, tokenizer = load(job)
+        engine, tokenizer = quick_load(job)
         all_of_them = engine.run
 
         def some(requests):
@@ -101,10 +102,10 @@ def test_a_run_that_is_ended_keeps_what_it_answered(run, load, chat, plan, tmp_p
         engine.run = some
         return engine, tokenizer
 
-    policies = {"short": KVPolicy.from_spec(SHORT)}
     with pytest.raises(KeyboardInterrupt):
-        run_evaluation(plan, chat, ends, AnswerStore(str(tmp_path / "answers")))
-    run(policies=policies)
+        run(load=ends)
+    del run.told[:]
+    run(load=quick_load)
     assert next(one.before for one in run.told if one.label == "full") == 4
     assert {one.before for one in run.told if one.label != "full"} == {0}
 
@@ -127,13 +128,20 @@ def test_a_case_that_does_not_fit_is_counted_and_named(run):
         assert "the context is 1024" in one.reason
 
 
-def test_other_settings_are_other_answers(run, load, plan):
-    policies = {"short": KVPolicy.from_spec(SHORT)}
-    run(policies=policies, cases=1)
-    del load.jobs[:]
-    streaming = plan.job.model_copy(update={"engine": plan.job.engine.model_copy(update={"prefill": "streaming"})})
-    run(policies=policies, cases=1, job=streaming)
-    assert len(load.jobs) == 3
+def test_other_settings_are_other_answers(run, quick_load, plan):
+    run(load=quick_load)
+    for changes in ({"prefill": "streaming"}, {"max_model_len": 512}):
+        del quick_load.jobs[:]
+        engine = plan.job.engine.model_copy(update=changes)
+        run(load=quick_load, job=plan.job.model_copy(update={"engine": engine}))
+        assert len(quick_load.jobs) == 4
+    del quick_load.jobs[:]
+    run(load=quick_load, model_hash="other weights")
+    assert len(quick_load.jobs) == 4
+    del quick_load.jobs[:]
+    more_at_once = plan.job.engine.model_copy(update={"max_sequences": 7})
+    run(load=quick_load, job=plan.job.model_copy(update={"engine": more_at_once}))
+    assert not quick_load.jobs
 
 
 def test_texts_are_the_jobs_documents(plan, run):
@@ -148,3 +156,43 @@ def test_texts_are_the_jobs_documents(plan, run):
 
     with pytest.raises(SpecError, match="--suite: mine: no case at all comes of it"):
         run(suites={"mine": Nothing()})
+
+
+def test_the_full_caches_own_answers_and_given_texts_are_scored(run, load):
+    """Of a policy that keeps everything nothing is lost; of one that does not, the loss is in nats a token."""
+    names = {"likelihood": {"question": "Who?", "max_new_tokens": 8}, "perplexity": {"scored_tokens": 16}}
+    suites = {name: Suite.from_spec({"name": name} | fields) for name, fields in names.items()}
+    found = run(suites=suites, cases=2, lengths=[256])
+    assert [job.policy.name for job in load.jobs] == ["full", "full", "full", "snapkv", "corm"]
+    by_name = {(one.suite, one.score, one.candidate): one for one in found.figures}
+    assert len(by_name) == 8
+    for suite in suites:
+        for label in ("short", "long"):
+            one = by_name[suite, "logprob", label]
+            assert (one.share, one.same_text, one.floor.difference) == (False, None, pytest.approx(0, abs=1e-5))
+        assert by_name[suite, "logprob", "long"].against.difference == pytest.approx(0, abs=1e-5)
+        assert by_name[suite, "logprob", "short"].against.difference < -1e-3
+        assert by_name[suite, "logprob", "short"].against.here < 0
+    assert by_name["likelihood", "agreement", "long"].against.here == 1
+    assert by_name["likelihood", "agreement", "short"].against.there < 1
+    assert {one.position for one in found.figures} == {"question after the document", "no question"}
+    del load.jobs[:]
+    assert run(suites=suites, cases=2, lengths=[256]).figures == found.figures
+    assert not load.jobs
+
+
+def test_an_engine_is_gone_before_the_next_one_comes(run, load):
+    alive = []
+
+    def watched(job):
+        assert not [one for one in alive if one() is not None]
+        engine, tokenizer = load(job)
+        alive.append(weakref.ref(engine))
+        return engine, tokenizer
+
+    gc.disable()
+    try:
+        run(load=watched, cases=1)
+    finally:
+        gc.enable()
+    assert len(alive) == 4

@@ -12,6 +12,7 @@ from corm_batch.report.evaluation import (
     failure_rows,
     figure_cells,
     group_title,
+    same_text_shares,
     settings_text,
 )
 from corm_batch.report.page.charts import Figure as ChartFigure
@@ -94,7 +95,7 @@ def _table(found: Sequence[Figure]) -> Grid:
     for one in found:
         values = (
             one.against.cases, one.against.here, one.against.there, one.against.difference, one.floor.difference,
-            one.same_text / one.against.cases, one.floor_same_text / one.against.cases, one.cost.kept_ratio,
+            *same_text_shares(one), one.cost.kept_ratio,
             one.cost.peak_ratio,
         )  # fmt: skip
         names = [Cell(one.task), Cell(one.candidate), Cell(one.score)]
