@@ -41,9 +41,9 @@ def test_defaults_of_a_minimal_spec(write):
     policy = job.policy.to_spec()
     assert {key: policy[key] for key in ("name", "window", "recent", "tau", "threshold")} == {
         "name": "corm",
-        "window": 256,
-        "recent": 256,
-        "tau": 1.0,
+        "window": 128,
+        "recent": 16,
+        "tau": 64.0,
         "threshold": "step",
     }
     assert (job.model.dtype, job.model.device, job.model.document_role) == ("bfloat16", "auto", "user")
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
             "task.overflow: Input should be 'map_reduce', 'truncate'",
         ),
         ({"policy": {"name": "corm", "window": 0}}, "policy.window: "),
-        ({"policy": {"name": "corn"}}, "policy.name: no policy is called 'corn'; there are:\n  corm: "),
+        ({"policy": {"name": "corn"}}, "policy.name: no policy is called 'corn'; there are:\n  "),
         ({"engine": {"page_size": "big"}}, "engine.page_size: Input should be a valid integer"),
         ({"cluster": {"replicas": 0}}, "cluster.replicas: Input should be greater than or equal to 1, got 0"),
         ({"cluster": {"replicas": "two"}}, "cluster.replicas: Input should be a whole number or {min, max}, got 'two'"),

@@ -101,7 +101,7 @@ class Workload(BaseModel):
         if engine == "generate":
             return None
         budget = {"name": "uniform", "max_kept": self.max_kept}
-        corm = {"window": self.window, "recent": self.recent, "budget": budget}
+        corm = {"preset": "paper", "window": self.window, "recent": self.recent, "budget": budget}
         return KVPolicy.from_spec({"name": engine, **(corm if engine == "corm" else {})})
 
 

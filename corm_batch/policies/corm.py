@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from corm_batch.ops.reduction import Reduction
@@ -13,6 +13,9 @@ from corm_batch.policies.base import BudgetedPolicy, Needs, Seen
 
 _LONGEST = 1 << 29
 """Steps that `window` and `recent` may be: far beyond any context, and sums of them are still int32."""
+
+_PRESETS = {"paper": {"window": 256, "recent": 256, "tau": 1.0, "threshold": "step", "reach": 0}}
+"""Settings of the four fields by the name that `preset` has for them."""
 
 
 class Corm(BudgetedPolicy, name="corm"):
@@ -29,17 +32,31 @@ class Corm(BudgetedPolicy, name="corm"):
       max(position + recent, window, last hit + window). `window` alone stands for "keep all while fewer than `window`
       queries have been seen", the paper's first steps.
     * `tau` scales the threshold (the paper: 1), `threshold="cache"` divides by the entries the query sees instead of
-      its step, and `budget` bounds the heads for good, longest not found important first. All three are off by default.
-    * `reach` lets a hit count for the neighbouring tokens too (0, the paper, by default). A question finds the name of
-      a fact important, seldom the digits behind it, which the answer reads one by one later; SnapKV (arXiv 2404.14469)
-      pools its scores over neighbours for the same reason.
+      its step, and `budget` bounds the heads for good, longest not found important first.
+    * `reach` lets a hit count for the neighbouring tokens too (the paper: 0). A question finds the name of a fact
+      important, seldom the digits behind it, which the answer reads one by one later; SnapKV (arXiv 2404.14469) pools
+      its scores over neighbours for the same reason.
+    * the defaults: few queries vote for few keys, and for their neighbours. `preset: paper` is the paper's setting,
+      which loses facts that these keep, and frees less (README.md here has the figures).
     """
 
-    window: int = Field(256, ge=1, le=_LONGEST, description="recent queries that vote (the paper's w)")
-    recent: int = Field(256, ge=1, le=_LONGEST, description="newest entries that never leave (the paper's r)")
-    tau: float = Field(1.0, gt=0.0, description="a key is important at a weight of tau / t or more")
+    preset: Literal["paper"] | None = Field(
+        None, exclude=True, description="paper: window 256, recent 256, tau 1, threshold step, reach 0, where not given"
+    )
+    window: int = Field(128, ge=1, le=_LONGEST, description="recent queries that vote (the paper's w)")
+    recent: int = Field(16, ge=1, le=_LONGEST, description="newest entries that never leave (the paper's r)")
+    tau: float = Field(64.0, gt=0.0, description="a key is important at a weight of tau / t or more")
     threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
-    reach: int = Field(0, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
+    reach: int = Field(48, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_preset(cls, data: Any) -> Any:
+        """What is not given is as the preset says; a policy with it equals one with its settings written out."""
+        if isinstance(data, dict) and data.get("preset") in _PRESETS:
+            preset = _PRESETS[data["preset"]]
+            return preset | {name: value for name, value in data.items() if name != "preset"}
+        return data
 
     @property
     def needs(self) -> Needs:

@@ -1,7 +1,7 @@
 """Measure what a policy frees and what it costs, on the quick start's documents and on the needle cases.
 
     python -m infra.measure.settings                          # full, the paper's setting, the quick start's own
-    python -m infra.measure.settings --policy '{"name": "corm", "window": 64, "recent": 64, "tau": 4}'
+    python -m infra.measure.settings --policy '{"name": "corm", "preset": "paper", "window": 64, "recent": 64, "tau": 4}'
     python -m infra.measure.settings --every 4                # every fourth document, to try things out
 
 Writes infra/measure/results/quickstart_settings.json and prints it as a Markdown table. float32, greedy, exact prefill.
@@ -106,7 +106,7 @@ def markdown(results: Iterable[Mapping[str, Any]]) -> str:
 def settings(extra: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Name to policy: the three the README shows, then those asked for."""
     chosen = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))["policy"]
-    paper = {"name": "corm", "window": 256, "recent": 256, "tau": 1.0}
+    paper = {"name": "corm", "preset": "paper"}
     asked = {text: json.loads(text) for text in extra}
     return {"full": {"name": "full"}, "paper": paper, "quick start": chosen} | asked
 

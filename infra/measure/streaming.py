@@ -21,8 +21,8 @@ from corm_batch import Completion, Engine, Request, SamplingParams
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "jobs/quickstart/model"
 POLICIES: dict[str, dict[str, object]] = {
-    "w = r = 256, tau 1 (the paper)": {"name": "corm"},
-    "w = r = 32, tau 4": {"name": "corm", "window": 32, "recent": 32, "tau": 4.0},
+    "w = r = 256, tau 1 (the paper)": {"name": "corm", "preset": "paper"},
+    "w = r = 32, tau 4": {"name": "corm", "preset": "paper", "window": 32, "recent": 32, "tau": 4.0},
 }
 CHUNKS = (1, 16, 128, 512)
 NUM_DOCUMENTS, NUM_TOKENS = 2, 1536

@@ -55,7 +55,7 @@ _BUDGETED = (
 )
 POLICIES: dict[str, Mapping[str, Any]] = {
     "full": {"name": "full"},
-    "paper": {"name": "corm", "window": 256, "recent": 256, "tau": 1.0},
+    "paper": {"name": "corm", "preset": "paper"},
     **{
         name: {"recent": 64, "budget": {"name": budget, "max_kept": 256}, "name": policy}
         for name, policy, budget in _BUDGETED

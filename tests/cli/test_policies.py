@@ -15,7 +15,7 @@ def test_every_policy_with_its_fields(corm_batch):
         assert f"budget {name}: {budget.summary()}" in result.out
     assert "{name: uniform, max_kept: 1024}" in result.out
     window = next(line for line in result.out.splitlines() if line.startswith("window"))
-    assert "256" in window
+    assert "128" in window
     assert "step | cache" in result.out
 
 
@@ -25,5 +25,5 @@ def test_json(corm_batch):
     assert [plugin["name"] for plugin in printed] == [*KVPolicy.registered(), *Budget.registered()]
     assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
-    assert (tau["type"], tau["default"]) == ("number", "1.0")
+    assert (tau["type"], tau["default"]) == ("number", "64.0")
     assert described["full"]["fields"] == []

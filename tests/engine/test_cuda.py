@@ -12,7 +12,7 @@ from corm_batch.engine.request import Request, SamplingParams
 from tests.engine.test_engine import DOCUMENTS
 
 pytestmark = pytest.mark.gpu
-CORM = {"name": "corm", "window": 32, "recent": 32, "tau": 2.0}
+CORM = {"name": "corm", "preset": "paper", "window": 32, "recent": 32, "tau": 2.0}
 
 
 def make_requests(folder, lengths, **fields):

@@ -61,7 +61,9 @@ def test_twenty_real_documents_in_one_batch_equal_transformers_even_when_preempt
         assert list(one.token_ids) == own.result(), f"document {one.id}"
 
 
-@pytest.mark.parametrize("policy", [{"name": "full"}, {"name": "corm", "window": 16, "recent": 16, "tau": 2.0}])
+@pytest.mark.parametrize(
+    "policy", [{"name": "full"}, {"name": "corm", "preset": "paper", "window": 16, "recent": 16, "tau": 2.0}]
+)
 def test_memory_figures_are_those_of_the_pages_held(policy, tiny_llama):
     engine = make(tiny_llama, policy, page_size=4)
     (answer,) = engine.run(
@@ -107,7 +109,7 @@ def test_documents_share_the_time_of_the_steps_they_are_in(prefill, tiny_llama):
 def test_evicted_attention_mass_is_the_attention_the_window_gave_to_what_left(tiny_llama):
     """Against the dense attention map of the last `window` rows of the prompt."""
     window, ids = 12, [(i * i + 3 * i) % 199 for i in range(60)]
-    engine = make(tiny_llama, {"name": "corm", "window": window, "recent": window, "tau": 2.0})
+    engine = make(tiny_llama, {"name": "corm", "preset": "paper", "window": window, "recent": window, "tau": 2.0})
     (answer,) = engine.run([Request("a", ids, SamplingParams(max_new_tokens=1), return_kept_positions=True)])
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation="eager")
     attentions = model(torch.tensor([ids]), output_attentions=True).attentions
@@ -226,7 +228,7 @@ def test_logits_that_are_not_numbers_fail_their_document_alone(tiny_llama):
         ({"page_size": 0}, "engine.page_size"),
         ({"pagesize": 3}, "engine.pagesize"),
         (
-            {"policy": {"name": "corm", "recent": 9, "budget": {"name": "uniform", "max_kept": 8}}},
+            {"policy": {"name": "corm", "preset": "paper", "recent": 9, "budget": {"name": "uniform", "max_kept": 8}}},
             "max_kept.*8.*recent.*9",
         ),
         ({"policy": {"name": "cormm"}}, "cormm.*\n.*corm"),

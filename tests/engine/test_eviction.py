@@ -52,7 +52,7 @@ def make_entries(seed):
 
 
 def corm(max_kept=None):
-    return Corm(window=8, recent=3, budget=max_kept and {"name": "uniform", "max_kept": max_kept})
+    return Corm(preset="paper", window=8, recent=3, budget=max_kept and {"name": "uniform", "max_kept": max_kept})
 
 
 def test_what_a_later_query_may_see_stays_and_padding_never_does():

@@ -32,7 +32,7 @@ from tests.engine.test_cuda import assert_same_kept_but_for_rounding
 ROOT = Path(__file__).parents[2]
 STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
 HEADS = {"name": "headkv", "max_kept": 12, "scores": [[0.9, 0.1], [0.2, 0.4]]}
-CORM = {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
+CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
 needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
 SHARED = []
 
@@ -243,7 +243,9 @@ def test_a_group_that_cannot_be_left_keeps_nobody_waiting(leader, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("policy", [{"name": "full"}, {"name": "corm", "window": 32, "recent": 32, "tau": 2.0}])
+@pytest.mark.parametrize(
+    "policy", [{"name": "full"}, {"name": "corm", "preset": "paper", "window": 32, "recent": 32, "tau": 2.0}]
+)
 def test_two_gpus_answer_what_one_does(policy, reference_model):
     """Real weights, prompts of thousands of tokens, decode in graphs that hold collectives."""
     pytest.importorskip("accelerate")

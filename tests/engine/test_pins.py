@@ -13,8 +13,8 @@ from tests.policies.prompts import highest, layers_of
 
 BUDGET = {"name": "uniform", "max_kept": 20}
 POLICIES = {
-    "corm": {"name": "corm", "window": 8, "recent": 4, "tau": 30.0},
-    "corm bound": {"name": "corm", "window": 8, "recent": 4, "budget": BUDGET},
+    "corm": {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 30.0},
+    "corm bound": {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "budget": BUDGET},
     "random": {"name": "random", "keep_ratio": 0.1, "recent": 4},
     "streaming_llm": {"name": "streaming_llm", "sinks": 0, "recent": 9},
     "snapkv": {"name": "snapkv", "recent": 4, "window": 4, "budget": BUDGET},

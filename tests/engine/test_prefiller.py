@@ -9,7 +9,7 @@ from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import DocumentError
 from tests.engine.test_scheduler import assert_books_balance, make_engine
 
-CORM = {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
+CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
 
 
 def make_requests(lengths, new_tokens=6):

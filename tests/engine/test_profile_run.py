@@ -13,7 +13,7 @@ pytestmark = pytest.mark.gpu
 
 def test_the_pool_leaves_room_for_the_longest_prompt(reference_model):
     free, _ = torch.cuda.mem_get_info()
-    policy = {"name": "corm", "window": 32, "recent": 32, "tau": 2.0}
+    policy = {"name": "corm", "preset": "paper", "window": 32, "recent": 32, "tau": 2.0}
     engine = Engine.from_pretrained(reference_model, policy=policy, device="cuda", memory_fraction=1.0)
     assert 0.5 * free < engine.pool_bytes < free
     longest = engine.max_model_len - 8

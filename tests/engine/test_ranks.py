@@ -21,8 +21,8 @@ from corm_batch.errors import CapacityError, RankError
 from corm_batch.policies.base import KVPolicy
 from tests.engine.test_scheduler import assert_pages_have_one_owner, events, load
 
-FULL, CORM = {"name": "full"}, {"name": "corm", "window": 8, "recent": 4, "tau": 1.5}
-BOUNDED = {"name": "corm", "window": 6, "recent": 3, "budget": {"name": "uniform", "max_kept": 20}}
+FULL, CORM = {"name": "full"}, {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
+BOUNDED = {"name": "corm", "preset": "paper", "window": 6, "recent": 3, "budget": {"name": "uniform", "max_kept": 20}}
 PAIRS = [
     (FULL, CORM),
     (CORM, FULL),

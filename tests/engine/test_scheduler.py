@@ -19,8 +19,8 @@ from corm_batch.policies.base import KVPolicy
 
 POLICIES = [
     {"name": "full"},
-    {"name": "corm", "window": 8, "recent": 4, "tau": 1.5},
-    {"name": "corm", "window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}},
+    {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5},
+    {"name": "corm", "preset": "paper", "window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}},
     {"name": "random", "keep_ratio": 0.4, "recent": 5},
 ]
 KINDS = [{}, {"answer_ids": [5, 6, 7, 5], "uncompressed": True}, {"uncompressed": True}, {"answer_ids": [8] * 6}, {}]

@@ -24,7 +24,7 @@ STREAMING = {"prefill": "streaming", "chunk_size": 16}
 EXACT = {"prefill": "exact"}
 POLICIES = [
     {"name": "full"},
-    {"name": "corm", "window": 8, "recent": 4, "tau": 1.5},
+    {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5},
     {"name": "snapkv", "budget": {"name": "uniform", "max_kept": 20}, "window": 8, "recent": 8},
 ]
 CORM = POLICIES[1]

@@ -12,7 +12,14 @@ from tests.engine.test_families import FAMILIES
 from tests.engine.test_score import DEVICES, EXACT, STREAMING, make, requests, run, run_preempting
 
 POLICIES = {
-    "corm": {"name": "corm", "window": 8, "recent": 4, "tau": 1.5, "budget": {"name": "uniform", "max_kept": 30}},
+    "corm": {
+        "name": "corm",
+        "preset": "paper",
+        "window": 8,
+        "recent": 4,
+        "tau": 1.5,
+        "budget": {"name": "uniform", "max_kept": 30},
+    },
     "snapkv": {"name": "snapkv", "budget": {"name": "uniform", "max_kept": 20}, "window": 8, "recent": 8},
     "adakv": {"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}},
     "keydiff": {"name": "keydiff", "recent": 4, "budget": {"name": "uniform", "max_kept": 16}},

@@ -247,7 +247,7 @@ def test_rows_under_other_settings_and_of_other_jobs_are_told(run, tmp_path):
     ledger = ledger_of(spec(), tmp_path)
     edited, other = ledger.earlier()
     assert edited.text == (
-        "3 rows (1 failed) here, of the job papers, are under other settings (policy.window 64 -> 256): what the "
+        "3 rows (1 failed) here, of the job papers, are under other settings (policy.window 64 -> 128): what the "
         "source has of them is answered again"
     )
     assert other.text == "1 row here is of the job other, under the same settings: it is not answered again"

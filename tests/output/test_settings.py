@@ -47,7 +47,8 @@ CHANGES_ANSWERS = [
     {"task": {"name": "summarize", "stop": ["x"]}},
     {"task": {"name": "summarize", "overflow": "truncate"}},
     {"policy": {"name": "full"}},
-    {"policy": {"name": "corm", "window": 128}},
+    {"policy": {"name": "corm", "window": 256}},
+    {"policy": {"name": "corm", "preset": "paper"}},
     {"engine": {"prefill": "streaming"}},
     {"engine": {"chunk_size": 512}},
     {"engine": {"max_model_len": 4096}},
@@ -102,22 +103,22 @@ def test_what_is_written_down_is_read_again():
 def test_a_field_that_is_new_leaves_rows_done_at_its_default_alone():
     before = written(settings(), policy__reach=None, engine__compact_every=None)
     assert settings().same_as(before)
-    now = settings(policy={"name": "corm", "reach": 48})
+    now = settings(policy={"name": "corm", "reach": 32})
     assert not now.same_as(before)
-    assert [change.text for change in now.changes(before)] == ["policy.reach 0 -> 48"]
+    assert [change.text for change in now.changes(before)] == ["policy.reach 48 -> 32"]
 
 
 def test_another_default_leaves_rows_done():
     before = written(settings(), policy__window=64)  # was the default then
     assert settings().same_as(before)
-    assert settings(policy={"name": "corm", "window": 256}).same_as(before)
-    (change,) = settings(policy={"name": "corm", "window": 128}).changes(before)
-    assert change.text == "policy.window 64 -> 128"
+    assert settings(policy={"name": "corm", "window": 128}).same_as(before)
+    (change,) = settings(policy={"name": "corm", "window": 256}).changes(before)
+    assert change.text == "policy.window 64 -> 256"
 
 
 def test_a_value_that_was_set_and_is_the_default_now_leaves_rows_done():
     before = written(settings(), told=["policy.window"])
-    assert before.told["policy.window"] == 256
+    assert before.told["policy.window"] == 128
     assert settings().same_as(before)
 
 

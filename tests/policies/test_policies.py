@@ -57,6 +57,17 @@ def test_corm_expiry_is_recent_steps_after_birth_and_not_before_the_window_is_fu
     assert expiry[0].tolist() == [max(position + 4, 10) for position in range(1, 41)]
 
 
+def test_the_preset_of_the_paper_is_its_settings_written_out_and_gives_way_to_what_is_given():
+    paper = Corm(window=256, recent=256, tau=1.0, threshold="step", reach=0)
+    assert Corm(preset="paper") == paper
+    assert Corm(preset="paper").to_spec() == paper.to_spec()
+    assert "preset" not in paper.to_spec()
+    assert Corm(preset="paper", window=64, reach=4) == Corm(window=64, recent=256, tau=1.0, reach=4)
+    assert Corm() == Corm(window=128, recent=16, tau=64.0, threshold="step", reach=48)
+    with pytest.raises(SpecError, match="policy.preset: Input should be 'paper', got 'papre'"):
+        KVPolicy.from_spec({"name": "corm", "preset": "papre"})
+
+
 def test_corm_bound_never_drops_the_recent_and_drops_the_longest_unimportant_first():
     policy = Corm(window=10, recent=4, budget={"name": "uniform", "max_kept": 6})
     expiry = torch.randint(41, 51, (3, 40), generator=torch.Generator().manual_seed(0)).int()

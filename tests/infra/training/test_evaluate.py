@@ -19,7 +19,7 @@ def evaluated(tmp_path_factory):
     """The record's path, after a run of the command without its perplexity."""
     output = tmp_path_factory.mktemp("evaluation") / "made/record.json"
     asked = ["--cases", "1", "--lengths", "512", "--policies", "full", "paper", "--groups", GROUP]
-    asked += ["--policy", 'short={"name": "corm", "window": 16, "recent": 16}']
+    asked += ["--policy", 'short={"name": "corm", "preset": "paper", "window": 16, "recent": 16}']
     asked += ["--suites", "needles", "--device", "cpu", "--output", str(output)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["evaluate", str(QUICKSTART / "model"), *asked])
@@ -39,8 +39,8 @@ def test_the_record_says_what_was_run_on_what(evaluated):
     assert record["command"].startswith("python -m infra.training.evaluate ")
     assert "--groups 'facts 512'" in record["command"]
     assert record["policies"]["full"] == {"name": "full"}
-    assert record["policies"]["paper"] == {"name": "corm", "window": 256, "recent": 256, "tau": 1.0}
-    assert record["policies"]["short"] == {"name": "corm", "window": 16, "recent": 16}
+    assert record["policies"]["paper"] == {"name": "corm", "preset": "paper"}
+    assert record["policies"]["short"] == {"name": "corm", "preset": "paper", "window": 16, "recent": 16}
     assert (record["dtype"], record["model"]["num_hidden_layers"]) == ("float32", 10)
 
 
