@@ -33,6 +33,7 @@ LAYERS = [
     "cluster",
     "pipeline",
     "schedule",
+    "harness",
     "cli",
 ]
 # library: where it may be imported, as path prefixes inside the package
@@ -46,6 +47,7 @@ OWNERS = {
     "pyarrow.fs": ["data/"],
     "fsspec": ["data/"],
     "s3fs": ["data/"],
+    "lm_eval": ["harness.py"],
     "typer": ["cli/"],
     "rich": ["cli/"],
 }
@@ -126,6 +128,7 @@ def test_every_library_is_a_declared_dependency():
         "grpc": "grpcio",
         "pydantic_core": "pydantic-core",
         "triton": "torch",
+        "lm_eval": "lm-eval",
     }  # torch brings Triton where it supports the GPU
     for path in FILES:
         for module in imports(ast.parse(path.read_text(encoding="utf-8"))):

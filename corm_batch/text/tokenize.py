@@ -75,7 +75,7 @@ class PromptTokenizer:
         """
         messages = self._messages(Prompt(text="(text)", instruction="(instruction)"))
         try:
-            rendered = self._render(messages)
+            rendered = self.render(messages)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise ModelLoadError(
@@ -159,12 +159,20 @@ class PromptTokenizer:
             return tuple(self._tokenizer(text, split_special_tokens=True)["input_ids"])
         messages = self._messages(prompt)
         if not any(self._special_pattern.search(message["content"]) for message in messages):
-            return tuple(self._encode_text(self._render(messages), split_special_tokens=False))
+            return tuple(self._encode_text(self.render(messages), split_special_tokens=False))
         return self._encode_as_text(messages)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        rendered: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """A chat as the model's template lays it out, up to where the answer starts."""
+        rendered: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
         return rendered
+
+    def rendered_ids(self, text: str) -> list[int]:
+        """What `render` gave as token ids: special tokens in it are what they are."""
+        with self._lock:
+            return self._encode_text(text, split_special_tokens=False)
 
     def _encode_text(self, text: str, *, split_special_tokens: bool) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
@@ -191,7 +199,7 @@ class PromptTokenizer:
         shown = re.compile(f"{mark}(\\d+){mark}")
         ids: list[int] = []
         swallow = False  # some special tokens take the blanks beside them
-        for piece in re.split(f"({self._special_pattern.pattern})", self._render(safe)):
+        for piece in re.split(f"({self._special_pattern.pattern})", self.render(safe)):
             if piece in self._special:
                 id_, token = self._special[piece]
                 ids.append(id_)
@@ -259,7 +267,7 @@ class PromptTokenizer:
         """What ends the model's reasoning in its answers."""
         prompt = Prompt(text="(text)", instruction="(instruction)")
         return reasoning_marks(
-            self._tokenizer, self._render(self._messages(prompt)) if self._tokenizer.chat_template else ""
+            self._tokenizer, self.render(self._messages(prompt)) if self._tokenizer.chat_template else ""
         )
 
     def stop_check(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
