@@ -99,9 +99,12 @@ def pool_too_small(sequence: Sequence, bytes_needed: int, bytes_available: int) 
 
 def device_too_small(sequence: Sequence, error: Exception) -> DocumentError:
     """What to tell of a sequence that had the whole device."""
+    what, way_out = f"{sequence.num_prompt_tokens} prompt tokens", "; streaming prefill needs less"
+    if not sequence.stores:
+        what, way_out = f"{sequence.num_to_prefill} tokens of a prompt and an answer, scored in one pass,", ""
     return DocumentError(
-        f"{sequence.num_prompt_tokens} prompt tokens need more memory than the device has beside the model and the "
-        f"page pool (engine.memory_fraction sets it; streaming prefill needs less): {error}"
+        f"{what} need more memory than the device has beside the model and the page pool "
+        f"(engine.memory_fraction sets it{way_out}): {error}"
     )
 
 

@@ -283,6 +283,7 @@ def test_a_pass_too_large_for_the_device_is_halved_and_one_alone_fails(prefill, 
     done = run(engine, mixed)
     assert failed
     assert isinstance(done["s4"].error, DocumentError)
+    assert "128 tokens of a prompt and an answer" in str(done["s4"].error)
     assert "the device is full" in str(done["s4"].error)
     for name in "0123":
         assert done[f"s{name}"].scores.logprobs == pytest.approx(scores[name], abs=1e-4)
