@@ -23,6 +23,8 @@ POLICIES = {
     "snapkv": {"name": "snapkv", "budget": {"name": "uniform", "max_kept": 20}, "window": 8, "recent": 8},
     "adakv": {"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}},
     "keydiff": {"name": "keydiff", "recent": 4, "budget": {"name": "uniform", "max_kept": 16}},
+    "expected_attention": {"name": "expected_attention", "budget": {"name": "uniform", "max_kept": 16}},
+    "compactor": {"name": "compactor", "chunk": 10, "sketch": 12, "budget": {"name": "uniform", "max_kept": 16}},
     "random": {"name": "random", "keep_ratio": 0.4, "recent": 5},
     "streaming_llm": {"name": "streaming_llm", "sinks": 2, "recent": 12},
 }
