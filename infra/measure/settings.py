@@ -1,7 +1,7 @@
 """Measure what a policy frees and what it costs, on the quick start's documents and on the needle cases.
 
     python -m infra.measure.settings                          # full, the paper's setting, the quick start's own
-    python -m infra.measure.settings --policy '{"name": "corm", "preset": "paper", "window": 64, "recent": 64, "tau": 4}'
+    python -m infra.measure.settings --policy '{"name": "corm", "preset": "paper", "window": 64,"recent": 64, "tau": 4}'
     python -m infra.measure.settings --every 4                # every fourth document, to try things out
 
 Writes infra/measure/results/quickstart_settings.json and prints it as a Markdown table. float32, greedy, exact prefill.

@@ -64,7 +64,7 @@ def test_the_preset_of_the_paper_is_its_settings_written_out_and_gives_way_to_wh
     assert "preset" not in paper.to_spec()
     assert Corm(preset="paper", window=64, reach=4) == Corm(window=64, recent=256, tau=1.0, reach=4)
     assert Corm() == Corm(window=128, recent=16, tau=64.0, threshold="step", reach=48)
-    with pytest.raises(SpecError, match="policy.preset: Input should be 'paper', got 'papre'"):
+    with pytest.raises(SpecError, match=r"policy.preset: Input should be 'paper', got 'papre'"):
         KVPolicy.from_spec({"name": "corm", "preset": "papre"})
 
 
