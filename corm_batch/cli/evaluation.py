@@ -85,7 +85,8 @@ def evaluate(
     from corm_batch.evaluation.run import Plan
     from corm_batch.pipeline.model import check_model, revision_hash
 
-    check_model(job)
+    for line in check_model(job).about:
+        error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
     plan = Plan(job, revision_hash(job.model), policies, suites, sizes, cases, seed, command)
     try:

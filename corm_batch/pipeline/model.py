@@ -27,6 +27,7 @@ from corm_batch.text.tokenize import PromptTokenizer
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**20
 _SAMPLES = 64
+_PLAIN = "A plain sentence of words, 12 of them in all."
 
 
 def model_loader(spec: JobSpec) -> LoadModel:
@@ -183,6 +184,11 @@ def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: 
     if not tokenizer.has_template:
         parts = "model.system, document and instruction" if model.system else "document and instruction"
         yield f"the tokenizer has no chat template: a prompt is plain text, {parts} one after the other"
+    if (read := tokenizer.spelled(tokenizer.text_ids(_PLAIN)).strip()) != _PLAIN:
+        yield (
+            f"the tokenizer makes {shown(read)} of {shown(_PLAIN)}, and the model reads that: look whether the "
+            "tokenizer_class in its tokenizer_config.json is another model's"
+        )
     if (highest := tokenizer.highest_token_id) >= vocab_size:
         if outside := [token for token in tokenizer.encode(Prompt("text", "instruction")) if token >= vocab_size]:
             raise ModelLoadError(

@@ -35,7 +35,7 @@ class Sums(Suite):
 @pytest.fixture
 def plan(job, tiny_model):
     spec = job({"a": "Nobody came to the river that year, and the boat lay there. " * 60}, model={"name": tiny_model})
-    policies = {"short": KVPolicy.from_spec(SHORT), "long": KVPolicy.from_spec({"name": "corm"})}
+    policies = {"short": KVPolicy.from_spec(SHORT), "long": KVPolicy.from_spec({"name": "corm", "preset": "paper"})}
     return Plan(spec, "hash", policies, {"mine": Sums()}, [512], 3, "evaluation", "corm-batch eval")
 
 

@@ -134,6 +134,14 @@ def test_a_tokenizer_larger_than_the_embedding_is_said_and_one_that_no_prompt_su
         checked(job, changed(config={"vocab_size": 5}))
 
 
+def test_a_tokenizer_that_garbles_a_plain_sentence_is_said(job, changed):
+    """As another model's class does, which cuts words at marks that this vocabulary does not have."""
+    marks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
+    (note,) = checked(job, changed(tokenizer={"pre_tokenizer": marks}))
+    assert "'Aplainsentenceofwords,12ofthemin" in note
+    assert "of 'A plain sentence of words, 12 of them in all.', and the model reads that" in note
+
+
 def test_a_stop_token_is_one_of_the_model_s(job):
     with pytest.raises(SpecError, match=r"task\.stop_token_ids: 8192: the model has the tokens 0\.\.8191"):
         checked(job, MODEL, {"stop_token_ids": [4, 8192]})

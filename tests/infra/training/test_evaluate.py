@@ -1,4 +1,4 @@
-"""The evaluation runs on the reference model and leaves a record; what it computes is right."""
+"""The evaluation runs on a tiny model and leaves a record; what it computes is right."""
 
 import json
 import re
@@ -8,21 +8,24 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from corm_batch.evaluation.suites.needles import Needles
 from infra.training import evaluate
-from tests.infra.training.conftest import QUICKSTART
+from tests.evaluation.conftest import tiny_model
+
+__all__ = ["tiny_model"]
 
 GROUP = "facts 512"
+SHORT = {"name": "snapkv", "recent": 16, "window": 16, "budget": {"name": "uniform", "max_kept": 64}}
 ASKED = Needles.makers[:4]  # their answers are short; test_cases.py draws them all
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def evaluated(tiny_model, tmp_path_factory):
     """The record's path, after a run of the command without its perplexity."""
     output = tmp_path_factory.mktemp("evaluation") / "made/record.json"
     asked = ["--cases", "1", "--lengths", "512", "--policies", "full", "paper", "--groups", GROUP]
     asked += ["--policy", 'short={"name": "corm", "preset": "paper", "window": 16, "recent": 16}']
     asked += ["--suites", "needles", "--device", "cpu", "--output", str(output)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["evaluate", str(QUICKSTART / "model"), *asked])
+        patch.setattr("sys.argv", ["evaluate", tiny_model, *asked])
         patch.setattr(evaluate, "WINDOWS", ())
         patch.setattr(Needles, "makers", ASKED)
         evaluate.main()
@@ -41,7 +44,7 @@ def test_the_record_says_what_was_run_on_what(evaluated):
     assert record["policies"]["full"] == {"name": "full"}
     assert record["policies"]["paper"] == {"name": "corm", "preset": "paper"}
     assert record["policies"]["short"] == {"name": "corm", "preset": "paper", "window": 16, "recent": 16}
-    assert (record["dtype"], record["model"]["num_hidden_layers"]) == ("float32", 10)
+    assert (record["dtype"], record["model"]["num_hidden_layers"]) == ("float32", 2)
 
 
 def test_every_policy_answers_the_asked_groups_and_no_others(results):
@@ -56,17 +59,16 @@ def test_every_policy_answers_the_asked_groups_and_no_others(results):
         assert scores["all"]["exact"]["hits"] == sum(share["hits"] for share in single)
 
 
-def test_the_full_cache_keeps_all_and_answers_most_and_shorter_windows_keep_less(results):
+def test_the_full_cache_keeps_all_and_a_budget_keeps_less(results):
     full, paper, short = (groups[GROUP] for groups in results["policies"].values())
-    assert full["scores"]["all"]["exact"]["share"] >= 0.5
     assert full["memory"]["kept_ratio"] == 1
     assert full["memory"]["evicted_attention_mass"] == 0
-    assert short["memory"]["kept_ratio"] < paper["memory"]["kept_ratio"] < 1
+    assert short["memory"]["kept_ratio"] < 0.5 < paper["memory"]["kept_ratio"] <= 1
     assert short["memory"]["freed_at_peak"] > paper["memory"]["freed_at_peak"]
     for found in (full, paper, short):
         layers = found["memory"]["kept_by_layer"]
-        assert len(layers) == 10
-        assert sum(layers) / 10 == pytest.approx(found["memory"]["kept_ratio"])
+        assert len(layers) == 2
+        assert sum(layers) / 2 == pytest.approx(found["memory"]["kept_ratio"])
 
 
 def test_the_tables_show_every_policy_and_task(results, capsys):
