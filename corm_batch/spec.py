@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from corm_batch.audit.config import VerifyConfig
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
@@ -156,7 +157,11 @@ class OutputSection(Section):
 
 
 class JobSpec(Section):
-    """A whole job."""
+    """A whole job.
+
+    `verify` is no setting that an answer depends on: rows that were answered under another share, or without, stand,
+    and one that `rerun` has replaced says so itself.
+    """
 
     name: Annotated[str, SAME_ANSWERS] = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="letters, digits, '.', '_' and '-'"
@@ -167,6 +172,7 @@ class JobSpec(Section):
     policy: KVPolicy = Field(default={"name": "corm"}, validate_default=True)
     engine: EngineConfig = EngineConfig()
     cluster: Annotated[ClusterSection, SAME_ANSWERS] = ClusterSection()
+    verify: Annotated[VerifyConfig | None, SAME_ANSWERS] = None
     output: Annotated[OutputSection, SAME_ANSWERS]
 
     @field_validator("source", "task", "policy", mode="before")
@@ -174,6 +180,14 @@ class JobSpec(Section):
     def _select_plugin(cls, value: Any, info: Any) -> Any:
         """The plug-in that the section's name selects."""
         return _PLUGINS[info.field_name].from_spec(value)
+
+    @field_validator("verify")
+    @classmethod
+    def _complete(cls, verify: VerifyConfig | None, info: Any) -> VerifyConfig | None:
+        """With the least gap of the model's number format; a share of 0 is no section."""
+        if verify is None or verify.share == 0:
+            return None
+        return verify.of_dtype(info.data["model"].dtype) if "model" in info.data else verify
 
     @field_serializer("source", "task", "policy")
     def _plugin_section(self, plugin: Source | Task | KVPolicy) -> dict[str, Any]:
@@ -195,6 +209,13 @@ class JobSpec(Section):
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
+        if self.verify is not None and self.task.temperature > 0:
+            for field in ("on_difference", "stop_above"):
+                if getattr(self.verify, field) not in ("flag", None):
+                    problems.append(
+                        f"verify.{field}: {shown(getattr(self.verify, field))}, but task.temperature is "
+                        f"{self.task.temperature:g}: what is drawn is not the likeliest, so nothing tells a difference"
+                    )
         if self.model.device == "cuda" and self.cluster.gpus_per_replica == 0:
             problems.append("cluster.gpus_per_replica: 0, but model.device is cuda: a replica would see no GPU")
         elif 1 < ranks > (self.cluster.gpus_per_replica or ranks) and self.model.device != "cpu":

@@ -22,6 +22,7 @@ LAYERS = [
     "budgets",
     "policies",
     "engine",
+    "audit",
     "bench",
     "data",
     "tasks",

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corm_batch.audit.config import MIN_GAP, VerifyConfig
 from corm_batch.errors import SpecError
 from corm_batch.spec import JobSpec
 
@@ -157,7 +158,10 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"cluster": {"address": "http://user:pw@host"}}, "cluster.address: String should match pattern"),
         ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
         ({"output": {"uri": "x", "format": "csv"}}, "output.format: Input should be 'parquet' or 'arrow', got 'csv'"),
-        ({"extra": 1}, "extra: unknown key; known here: name, model, source, task, policy, engine, cluster, output"),
+        (
+            {"extra": 1},
+            "extra: unknown key; known here: name, model, source, task, policy, engine, cluster, verify, ",
+        ),
         (
             {"engine": {"max_model_len": 100}, "task": {"name": "summarize", "max_new_tokens": 100}},
             "task.max_new_tokens: 100 leaves no",
@@ -324,3 +328,18 @@ def test_shipped_jobs_load(name):
     assert job.model.name == "meta-llama/Llama-3.1-8B-Instruct"
     assert job.output.uri.startswith("s3://")
     assert JobSpec.from_mapping(yaml.safe_load(job.to_yaml())) == job
+
+
+def test_a_share_of_none_is_no_verification_and_the_least_gap_is_written_out():
+    assert spec(verify={"share": 0, "on_difference": "rerun"}) == spec()
+    verified = spec(verify={"share": "5%", "stop_above": "5%"}, model={"name": "org/model", "dtype": "float32"})
+    assert verified.verify == VerifyConfig(share=0.05, stop_above=0.05, min_gap=MIN_GAP["float32"])
+    assert JobSpec.from_mapping(yaml.safe_load(verified.to_yaml())) == verified
+
+
+def test_a_guard_that_could_never_tell_is_refused():
+    task = {"name": "summarize", "temperature": 0.7}
+    assert spec(task=task, verify={"share": 1}).verify.on_difference == "flag"
+    for field, value in (("on_difference", "rerun"), ("stop_above", 0.05)):
+        with pytest.raises(SpecError, match=rf"verify\.{field}: .*{value}.*, but task\.temperature is 0\.7"):
+            spec(task=task, verify={"share": 1, field: value})

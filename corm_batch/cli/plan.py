@@ -16,6 +16,7 @@ from corm_batch.report.totals import policy_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
+    from corm_batch.audit.config import VerifyConfig
     from corm_batch.bench.gpus import GpuEstimate
     from corm_batch.pipeline.plan import JobPlan
     from corm_batch.spec import JobSpec
@@ -74,6 +75,8 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     rows.append(("prompts", _prompts_text(planned)))
     if planned.from_answers:
         rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))
+    if job.verify is not None:
+        rows.append(("verifies", _verifies_text(job.verify, planned)))
     if documents != planned.measured or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.unusable:
@@ -101,6 +104,15 @@ def _prompts_text(planned: JobPlan) -> str:
             f"{counted(planned.tokenized, 'document')}"
         )
     return f"about {tokens} tokens of text alone, at 4 characters each: no tokenizer could be loaded"
+
+
+def _verifies_text(verify: VerifyConfig, planned: JobPlan) -> str:
+    """What verification would cost."""
+    text = (
+        f"about {100 * verify.share:g} % of the documents, each prompt with its answer in one exact pass of its own: "
+        f"{count_text(planned.verify_tokens)} tokens besides; gaps up to {verify.min_gap:g} nats are ties"
+    )
+    return f"{text}; what differs is answered again without eviction" if verify.on_difference == "rerun" else text
 
 
 def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:

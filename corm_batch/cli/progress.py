@@ -56,6 +56,7 @@ def progress_json(progress: Progress) -> dict[str, Any]:
         "tokens_per_s": _tokens_per_s(progress),
         "kept_ratio": progress.kept_ratio,
         "bytes_saved": progress.bytes_saved,
+        "verification": progress.verification,
         "eta_s": _eta_s(progress),
     }
 
@@ -126,11 +127,12 @@ def _told(event: Event) -> str:
 
 
 def _counts(progress: Progress) -> str:
-    """`12 of 27 documents, 1 failed, 3 done before, ETA 2m10s`."""
+    """`12 of 27 documents, 1 failed, 3 done before, 2 verified (0 differ), ETA 2m10s`."""
     of_total = "" if progress.total is None else f" of {progress.total - progress.skipped}"
     before = f", {before_text(progress)}" if progress.skipped else ""
+    verified = f", {progress.verified} verified ({progress.differing} differ)" if progress.verified else ""
     eta = seconds_text(_eta_s(progress))
-    return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}, ETA {eta}"
+    return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}{verified}, ETA {eta}"
 
 
 def _figures(progress: Progress, stage: str) -> str:

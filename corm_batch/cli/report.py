@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.job_report import JobReport
     from corm_batch.report.settings import SettingDifference
+    from corm_batch.report.verified_documents import VerifiedDocument
 
 _BAR_WIDTH, _DIFFERING, _MESSAGES = 30, 20, 3
 _SMALL_JOB, _ANSWERS, _CHARS = 50, 20, 300
@@ -44,6 +45,7 @@ def report(
     """Show answers, memory, time and failures of a job from what it committed."""
     from corm_batch.report.answers import answers_of
     from corm_batch.report.job_report import build_report
+    from corm_batch.report.verified_documents import worth_a_look
 
     page = _page_uri(html) if html is not None else None
     committed = _read(output, answers=compare is not None)
@@ -60,6 +62,7 @@ def report(
     _print_differences(console, "Settings that are not the same for all rows", differences(figures.jobs), ("values",))
     _print_layers(console, figures)
     print_failures(console, figures)
+    _print_differing(console, worth_a_look(committed.rows, _DIFFERING + 1))
     _print_slowest(console, figures)
     if comparison is not None:
         print_comparison(console, f"Compared with {compare}", comparison)
@@ -174,6 +177,26 @@ def print_failures(console: Console, figures: JobReport) -> None:
     shown = sum(message.documents for group in figures.failures for message in group.messages[:_MESSAGES])
     if shown < figures.failed:
         console.print(f"{figures.failed - shown:,} of rarer messages; report --html shows more\n", soft_wrap=True)
+
+
+def _print_differing(console: Console, documents: Sequence[VerifiedDocument]) -> None:
+    """Documents that an uncompressed cache would have answered otherwise, or that could not be verified."""
+    rows = [
+        (
+            one_line(one.doc_id, 60),
+            percent_text(one.agreement),
+            "-" if one.first_difference is None else str(one.first_difference),
+            "-" if one.largest_gap is None else f"{one.largest_gap:.3f}",
+            one_line(one.outcome, 120),
+        )
+        for one in documents[:_DIFFERING]
+    ]
+    if rows:
+        heads = [excerpt("document"), *map(number, ("agreement", "first difference", "largest gap"))]
+        heads.append(prose("what became of it"))
+        print_table(console, "An uncompressed cache differs, or it could not be verified", heads, rows)
+    if len(documents) > _DIFFERING:
+        console.print("others are not shown; report --html shows more\n", soft_wrap=True)
 
 
 def _print_slowest(console: Console, figures: JobReport) -> None:

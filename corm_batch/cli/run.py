@@ -37,8 +37,8 @@ def run(
     """Answer every document that is not done yet.
 
     Exit codes: 0 every document ok, 3 finished with failed documents, of this run or of an earlier one, or with files
-    that cannot be read, 2 the spec or an argument is wrong, 1 the job itself failed, 130 interrupted after what was
-    finished is committed.
+    that cannot be read, 4 stopped by verify.stop_above after what was finished is committed, 2 the spec or an argument
+    is wrong, 1 the job itself failed, 130 interrupted after what was finished is committed.
     """
     from corm_batch.spec import JobSpec
 
@@ -58,6 +58,8 @@ def run(
 def _exit_code(summary: JobSummary) -> int:
     if summary.interrupted:
         return 130
+    if summary.stopped:
+        return 4
     return 3 if summary.failed or summary.skipped_failed or summary.failed_files else 0
 
 
@@ -83,8 +85,8 @@ def _print_output(console: Console, uri: str, expected: Expected | None) -> None
 
 
 def _left(summary: JobSummary) -> str:
-    """What an interrupted run has not come to."""
-    if not summary.interrupted:
+    """What a run that ended early has not come to."""
+    if not summary.interrupted and not summary.stopped:
         return ""
     number = "how many the source cannot say" if summary.left is None else str(summary.left)
     return f"; left for the next run: {number}"
@@ -104,11 +106,15 @@ def _marks(summary: JobSummary) -> str:
 
 def _print_summary(console: Console, summary: JobSummary) -> None:
     print_broken_files(console, [(file.uri, file.error) for file in summary.failed_files], summary.empty_files)
+    ended = "interrupted after" if summary.interrupted else "stopped after" if summary.stopped else "in"
     console.print(
         f"Run {summary.run_id}: {summary.ok} ok, {summary.failed} failed, {before_text(summary)}, "
-        f"{'interrupted after' if summary.interrupted else 'in'} {seconds_text(summary.seconds)}{_left(summary)}"
-        f"{_marks(summary)}",
+        f"{ended} {seconds_text(summary.seconds)}{_left(summary)}{_marks(summary)}",
         soft_wrap=True,
     )
+    if said := summary.verification:
+        console.print(f"Verification: {said}", soft_wrap=True)
+    if summary.stopped:
+        console.print(f"Stopped: {summary.stopped}", soft_wrap=True)
     for folder, content in (("results", "answers and errors"), ("memory", "what each cost"), ("_job", "spec and runs")):
         console.print(f"  {summary.output_uri.rstrip('/')}/{folder}  {content}", soft_wrap=True)

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _BEFORE = r"(?P<before>\d+) done before(?: \(\d+ ok, (?P<before_failed>\d+) failed\))?"
+_VERIFIED = r"(?P<verified>\d+) verified \((?P<differing>\d+) differ\)"
 _COUNTS = re.compile(  # a whole line of cli/progress.py, and no row of a table, which may begin with any text
     r"^\S+: (?P<answered>\d+)(?: of (?P<todo>\d+))? documents, (?P<failed>\d+) failed"
-    rf"(?:, {_BEFORE})?, ETA [^|\n]+\n",
+    rf"(?:, {_BEFORE})?(?:, {_VERIFIED})?, ETA [^|\n]+\n",
     re.MULTILINE,
 )
 _SUMMARY = re.compile(  # the last word of cli/run.py
-    rf"^Run \S+: (?P<ok>\d+) ok, (?P<failed>\d+) failed, {_BEFORE}, ", re.MULTILINE
+    rf"^Run \S+: (?P<ok>\d+) ok, (?P<failed>\d+) failed, {_BEFORE}, "
+    r"[^\n]*(?:\nVerification: (?P<verification>[^\n]+)\n)?",
+    re.MULTILINE,
 )
 
 
@@ -37,12 +40,14 @@ _SUMMARY = re.compile(  # the last word of cli/run.py
 class Documents:
     """How far a job is: documents done (failed ones too), failed, and in all, those of earlier runs among them.
 
-    `total` is None when the source cannot say.
+    `total` is None when the source cannot say. `verification` is what is known of the answers, empty where they are not
+    verified.
     """
 
     done: int
     failed: int
     total: int | None
+    verification: str = ""
 
     @classmethod
     def read(cls, log: str) -> Documents | None:
@@ -51,10 +56,11 @@ class Documents:
         for line in _COUNTS.finditer(log):
             before = int(line["before"] or 0)
             total = None if line["todo"] is None else int(line["todo"]) + before
-            found = cls(int(line["answered"]) + before, _failed(line), total)
+            verified = f"verified {line['verified']} so far; {line['differing']} would have been answered otherwise"
+            found = cls(int(line["answered"]) + before, _failed(line), total, verified if line["verified"] else "")
         for line in _SUMMARY.finditer(log):
             done = sum(int(line[name]) for name in ("ok", "failed", "before"))
-            found = cls(done, _failed(line), found.total if found else None)
+            found = cls(done, _failed(line), found.total if found else None, line["verification"] or "")
         return found
 
     @property
@@ -125,6 +131,7 @@ def _rows(cluster: RayJobs, job: SubmittedJob) -> list[tuple[str, str]]:
         ("submitted", "-" if started is None else f"{started:%Y-%m-%d %H:%M:%S %Z}"),
         ("time", seconds_text(job.seconds)),
         ("documents", "-" if documents is None else f"{documents.text}, {documents.failed} failed"),
+        *([("verification", documents.verification)] if documents is not None and documents.verification else []),
         ("output", job.output_uri),
         ("cluster", cluster.address),
     ]

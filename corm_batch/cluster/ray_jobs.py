@@ -26,7 +26,7 @@ from corm_batch.registry import plugin_files
 if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
 
-State = Literal["pending", "running", "ok", "failed documents", "failed", "cancelled"]
+State = Literal["pending", "running", "ok", "failed documents", "stopped", "failed", "cancelled"]
 
 _STATES: dict[JobStatus, State] = {
     JobStatus.PENDING: "pending",
@@ -34,8 +34,8 @@ _STATES: dict[JobStatus, State] = {
     JobStatus.SUCCEEDED: "ok",
     JobStatus.STOPPED: "cancelled",
 }
-_ENDS: dict[int | None, State] = {3: "failed documents", 130: "cancelled"}
-_EXIT_CODES: dict[State, int] = {"ok": 0, "failed documents": 3, "cancelled": 130}
+_ENDS: dict[int | None, State] = {3: "failed documents", 4: "stopped", 130: "cancelled"}
+_EXIT_CODES: dict[State, int] = {"ok": 0, "failed documents": 3, "stopped": 4, "cancelled": 130}
 _NO_COMMAND = 127
 _SPEC_FILE = "job.yaml"
 _NAME, _OUTPUT = "corm_batch_name", "corm_batch_output"  # keys of Ray's metadata
@@ -57,7 +57,8 @@ class SubmittedJob:
     Attributes:
         id: names it on the cluster.
         name, output_uri: the spec's.
-        state: "failed documents": it came to its end, and some documents have failed rows.
+        state: "failed documents": it came to its end, and some documents have failed rows; "stopped": verify.stop_above
+            ended it.
         started_at, ended_at: Unix seconds by the cluster's clock; None when that has not come yet.
         exit_code: what `corm-batch run` ended with, or would have; None before the end.
         reason: why it failed, in the cluster's words; empty unless it did.

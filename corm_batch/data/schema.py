@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
+from typing import Any
 
 import pyarrow as pa
 
+from corm_batch.audit.verification import Verification
 from corm_batch.engine.figures import MemoryStats
 
 SCHEMA_VERSION = "1"
@@ -17,7 +19,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 def column(
     name: str, kind: pa.DataType, description: str, *, unit: str | None = None, nullable: bool = True
 ) -> pa.Field:
-    """A field that says what it holds and in what unit (bytes, seconds, tokens, entries, ratio)."""
+    """A field that says what it holds and in what unit (bytes, seconds, tokens, entries, nats, ratio)."""
     metadata = {"description": description} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
@@ -31,15 +33,18 @@ STATUS = column(
 )
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _TYPES = {
-    "int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "str": pa.string(),
+    "int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_(),
     "tuple[int, ...]": pa.list_(pa.int64()),
 }  # fmt: skip
-_FIGURES = {
-    figure.name: column(
-        figure.name, _TYPES[str(figure.type)], figure.metadata["description"], unit=figure.metadata["unit"]
-    )
-    for figure in fields(MemoryStats)
-}
+
+
+def _column_of(figure: Field[Any]) -> pa.Field:
+    """The column of a dataclass's field that says in its metadata what it holds."""
+    kind = _TYPES[str(figure.type).removesuffix(" | None")]
+    return column(figure.name, kind, figure.metadata["description"], unit=figure.metadata["unit"])
+
+
+_FIGURES = {figure.name: _column_of(figure) for figure in fields(MemoryStats)}
 _TOKENS = [_FIGURES[name] for name in ("prompt_tokens", "output_tokens")]
 _SECONDS = [_FIGURES[name] for name in ("queue_s", "prefill_s", "decode_s", "elapsed_s")]
 
@@ -64,6 +69,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     *_TOKENS,
     column("pieces", pa.int64(), "prompts asked about this document"),
     *_SECONDS,
+    *map(_column_of, fields(Verification)),
     column("committed_at", TIMESTAMP, "when the row's part was written", nullable=False),
 )
 
@@ -71,6 +77,7 @@ MEMORY_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
     _RUN_ID,
     *_FIGURES.values(),
+    *(_column_of(figure) for figure in fields(Verification) if figure.metadata["in_memory"]),
     column("policy", pa.string(), "the policy and its settings, as JSON"),
     column("dtype", pa.string(), "number format of the cache"),
     column("num_layers", pa.int64(), "layers of the model"),

@@ -3,7 +3,9 @@
 It answers with the first tokens of the document, one a step, and claims memory that adds up. A prompt that holds a
 command makes it misbehave: @kill (the process dies), @freeze (a C call that keeps the GIL), @hang (a step that does not
 end), @break (a step raises), @error (the engine refuses the request), @endless (never finishes), @nap (one step takes
-long).
+long). Without eviction it answers the same, but for a prompt that says @lossy: with its cache compressed, its answers
+go wrong at their second token. Of scoring an answer: @score-error (it is refused), @score-endless (it never ends),
+@score-break (the step raises), @score-kill (the process dies).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from corm_batch.engine.figures import MemoryStats
-from corm_batch.engine.request import Completion, FinishReason, Request
+from corm_batch.engine.request import Completion, FinishReason, Request, Scores
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError
 
@@ -95,13 +97,36 @@ class ScriptedEngine:
         if "@endless" in text:
             time.sleep(0.01)
             return
-        output.append(request.token_ids[1 + len(output)])
+        if request.answer_ids is not None:
+            self._score(request, request.answer_ids, text)
+            return
+        wrong = "@lossy" in text and not request.uncompressed and len(output) == 1
+        output.append(request.token_ids[1] if wrong else request.token_ids[1 + len(output)])
         stopped = request.stop is not None and request.stop(output)
         if stopped or len(output) >= min(request.sampling.max_new_tokens, len(request.token_ids) - 1):
             self._finish(request, tuple(output), "stop" if stopped else "length")
 
+    def _score(self, request: Request, answer: Sequence[int], text: str) -> None:
+        if "@score-kill" in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "@score-break" in text:
+            raise RuntimeError("scripted fault")
+        if "@score-endless" in text:
+            return
+        if "@score-error" in text:
+            self._finish(request, (), "error", DocumentError("scripted: no room to score"))
+            return
+        alike = [token == own for token, own in zip(answer, request.token_ids[1:], strict=False)]
+        scores = Scores(tuple(-0.5 if same else -2.5 for same in alike), (-0.5,) * len(alike))
+        self._finish(request, tuple(answer), "length", scores=scores)
+
     def _finish(
-        self, request: Request, token_ids: tuple[int, ...], reason: FinishReason, error: Exception | None = None
+        self,
+        request: Request,
+        token_ids: tuple[int, ...],
+        reason: FinishReason,
+        error: Exception | None = None,
+        scores: Scores | None = None,
     ) -> None:
         del self._live[request.id]
         tokens = len(request.token_ids) + len(token_ids)
@@ -114,5 +139,7 @@ class ScriptedEngine:
             kept_ratio=0.25,
             kept_per_layer=(tokens, tokens),
             evicted_entries=3 * tokens,
+            kv_bytes_transient=tokens * 32,
+            prefill_s=0.25,
         )
-        self._finished.append(Completion(request.id, token_ids, reason, error, -0.5, memory))
+        self._finished.append(Completion(request.id, token_ids, reason, error, -0.5, memory, scores=scores))

@@ -42,6 +42,15 @@ _RESULTS = [
     "truncated",
     "repetition",
     "failed_fields",
+    "verified",
+    "agreement",
+    "first_difference",
+    "largest_gap",
+    "logprob_full",
+    "logprob_kept",
+    "rerun",
+    "verify_error",
+    "verify_share",
     "committed_at",
 ]
 _MEMORY = [
@@ -52,6 +61,7 @@ _MEMORY = [
     "kept_per_layer",
     "evicted_attention_mass",
     "preemptions",
+    "verify_s",
     "policy",
 ]
 _ANSWERS = ["content_sha256", "output"]

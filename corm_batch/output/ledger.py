@@ -1,7 +1,8 @@
 """Ledger: what the committed results say is done. The parts are the checkpoint; there is no other record.
 
-A document is done when the newest row of its id is about the same content under the same settings. A part that is
-damaged says nothing: its documents are answered again.
+A document is done when the newest row of its id is about the same content under the same settings. Where the job
+answers again what an uncompressed cache would have answered otherwise, a row that says so of itself, and was left at
+that, is not done. A part that is damaged says nothing: its documents are answered again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from corm_batch.audit.config import VerifyConfig
+from corm_batch.audit.selection import is_chosen
 from corm_batch.data.document import Document, digest
 from corm_batch.data.schema import RESULT_FIELDS
 from corm_batch.errors import DamagedPartError
@@ -20,7 +23,7 @@ from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]
-_COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status"]
+_COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status", "first_difference", "rerun", "verify_error"]
 _MARK_BYTES = 4
 
 
@@ -72,9 +75,10 @@ class Ledger:
         damaged: one line for each part of the results that cannot be read and was left out.
     """
 
-    def __init__(self, settings: AnswerSettings, job: str) -> None:
-        """An empty ledger for a job of these settings and this name."""
+    def __init__(self, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None) -> None:
+        """An empty ledger for a job of these settings and this name that verifies answers so."""
         self._settings, self._job = settings, job
+        self._share_rerun = verify.share if verify is not None and verify.on_difference == "rerun" else 0.0
         self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content, writer and status
         self._writers: list[_Writer] = []
         self._numbers: dict[tuple[bytes, ...], int] = {}  # what tells a writer -> its place in the list
@@ -82,13 +86,13 @@ class Ledger:
         self.damaged: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, output_uri: str, settings: AnswerSettings, job: str) -> Ledger:
+    def read(cls, output_uri: str, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None) -> Ledger:
         """The ledger of what is committed under `output_uri`.
 
         Raises:
             SourceError: a part cannot be fetched, or is none of a job's results.
         """
-        ledger = cls(settings, job)
+        ledger = cls(settings, job, verify)
         for part in read_ahead(_read, list_parts(folder(output_uri, "results"))):
             if isinstance(part, DamagedPartError):
                 ledger.damaged += (str(part),)
@@ -101,8 +105,8 @@ class Ledger:
         newest = self._newest.get(digest(document.doc_id))
         if newest is None or newest[:-_MARK_BYTES] != digest(document.content_sha256):
             return "new"
-        number, failed = _mark(newest)
-        if not self._writers[number].done:
+        number, failed, differing = _mark(newest)
+        if not self._writers[number].done or (differing and is_chosen(document.doc_id, self._share_rerun)):
             return "new"
         return "failed" if failed else "ok"
 
@@ -113,7 +117,7 @@ class Ledger:
     def earlier(self) -> tuple[EarlierRows, ...]:
         """The rows that another job or other settings left here, most rows first."""
         counts: Counter[tuple[str | None, bool, tuple[Change, ...], bool]] = Counter()
-        for (number, failed), rows in Counter(map(_mark, self._newest.values())).items():
+        for (number, failed, _), rows in Counter(map(_mark, self._newest.values())).items():
             writer = self._writers[number]
             changes = self._settings.changes(writer.settings) if writer.settings is not None else ()
             counts[writer.job, writer.done, changes, failed] += rows
@@ -127,7 +131,7 @@ class Ledger:
     def _add(self, part: pa.Table) -> None:
         columns = part.to_pydict()
         numbers: dict[str, int] = {}
-        for doc_id, content, fingerprint, status in zip(*(columns[name] for name in _COLUMNS), strict=True):
+        for doc_id, content, fingerprint, status, *found in zip(*(columns[name] for name in _COLUMNS), strict=True):
             if fingerprint not in numbers:
                 numbers[fingerprint] = self._number(fingerprint, part.schema.metadata or {})
             if "#" in doc_id:
@@ -136,7 +140,9 @@ class Ledger:
             if status == "gone":
                 self._newest.pop(digest(doc_id), None)
                 continue
-            mark = 2 * numbers[fingerprint] + (status != "ok")
+            first_difference, rerun, verify_error = found
+            differing = first_difference is not None and not rerun and verify_error is None
+            mark = 4 * numbers[fingerprint] + 2 * differing + (status != "ok")
             self._newest[digest(doc_id)] = digest(content) + mark.to_bytes(_MARK_BYTES, "big")
 
     def _number(self, fingerprint: str, metadata: Mapping[bytes, bytes]) -> int:
@@ -162,7 +168,7 @@ def _read(uri: str) -> pa.Table | DamagedPartError:
         return error
 
 
-def _mark(newest: bytes) -> tuple[int, bool]:
-    """The number of the row's writer, and whether the row is a failed one."""
-    number, failed = divmod(int.from_bytes(newest[-_MARK_BYTES:], "big"), 2)
-    return number, bool(failed)
+def _mark(newest: bytes) -> tuple[int, bool, bool]:
+    """The number of the row's writer, whether the row is a failed one, and whether it differs and was left at that."""
+    mark = int.from_bytes(newest[-_MARK_BYTES:], "big")
+    return mark // 4, bool(mark & 1), bool(mark & 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.engine.figures import MemoryStats
@@ -34,6 +35,14 @@ class DocumentRow:
     def ok(self) -> bool:
         """Whether the document was answered."""
         return bool(self.result["status"] == "ok")
+
+    def verified(self, found: Verification, memory: MemoryStats) -> DocumentRow:
+        """The row with what was found of its answer, and with all that the document has cost by now."""
+        said, figures = asdict(found), asdict(memory)
+        if found.verify_error is not None:
+            said["verify_error"] = _clean(found.verify_error)
+        shared = {name: figures[name] for name in _SHARED}
+        return DocumentRow({**self.result, **shared, **said}, {**self.memory, **figures, **said})
 
     @property
     def gone(self) -> bool:

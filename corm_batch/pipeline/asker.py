@@ -30,19 +30,36 @@ class EngineAsker:
     """Implements `corm_batch.tasks.base.Asker` for one document.
 
     Attributes:
+        doc_id: the document's.
         memory: the statistics of every prompt answered so far.
+        passes: those of what verified the answers.
         transcript: what the model wrote so far.
     """
 
     def __init__(self, doc_id: str, tokenizer: PromptTokenizer, engine: Answering, max_model_len: int) -> None:
-        self._doc_id = doc_id
+        self.doc_id = doc_id
         self._tokenizer = tokenizer
         self._engine = engine
         self._max_model_len = max_model_len
+        self._uncompressed = False
         self._asked = 0
+        self._answered: dict[int, tuple[Request, Completion]] = {}
         self._started = time.monotonic()
         self.memory: list[MemoryStats] = []
+        self.passes: list[MemoryStats] = []
         self.transcript = Transcript()
+
+    def without_eviction(self) -> EngineAsker:
+        """One to ask about the same document from the start, with uncompressed caches; its costs come on top."""
+        again = EngineAsker(self.doc_id, self._tokenizer, self._engine, self._max_model_len)
+        again._uncompressed = True
+        again._started, again.memory, again.passes = self._started, self.memory, self.passes
+        return again
+
+    @property
+    def answered(self) -> list[tuple[Request, Completion]]:
+        """Every request with the engine's answer, in the order in which they were asked."""
+        return [pair for _, pair in sorted(self._answered.items())]
 
     async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
         """One answer.
@@ -59,15 +76,18 @@ class EngineAsker:
                 f"the model's context of {self._max_model_len}"
             )
         self._asked += 1
+        number = self._asked
         request = Request(
-            id=f"{self._doc_id}#{self._asked}",  # the same in every run: it seeds the sampling
+            id=f"{self.doc_id}#{number}",  # the same in every run: it seeds the sampling
             token_ids=token_ids,
             sampling=sampling,
             stop=self._tokenizer.stop_check(stop),
+            uncompressed=self._uncompressed,
         )
         completion = await self._engine.answer(request)
         if completion.error is not None:
             raise completion.error
+        self._answered[number] = request, completion
         self.memory.append(completion.memory)
         text = self._tokenizer.decode(completion.token_ids, stop, sampling.stop_token_ids)
         reasoning, answer = self._tokenizer.reasoning.part(
@@ -82,8 +102,10 @@ class EngineAsker:
         return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
 
     def spent(self) -> MemoryStats:
-        """What the document has cost so far, all its prompts together."""
-        return replace(MemoryStats.total(self.memory), elapsed_s=time.monotonic() - self._started)
+        """What the document has cost so far, all its prompts together, and the room that verifying them took."""
+        memory = MemoryStats.total(self.memory)
+        transient = max(one.kv_bytes_transient for one in (memory, *self.passes))
+        return replace(memory, kv_bytes_transient=transient, elapsed_s=time.monotonic() - self._started)
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and answer fit the model's context."""

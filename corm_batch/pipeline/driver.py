@@ -16,6 +16,7 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Any, Literal
 
+from corm_batch.audit.guard import Guard
 from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
@@ -53,7 +54,8 @@ def run_job(
 ) -> JobSummary:
     """Answer every document of the source that no earlier run has done, and commit the rows.
 
-    SIGTERM or SIGINT (in the main thread) ends it early: what is finished is committed, and the summary says so.
+    SIGTERM or SIGINT (in the main thread) or `verify.stop_above` ends it early: what is finished is committed, and the
+    summary says so.
 
     Args:
         spec: the job.
@@ -78,8 +80,9 @@ def run_job(
             rows=rows,
             document_timeout_s=spec.cluster.document_timeout_s,
             patience_s=patience_s,
+            verify=spec.verify,
         )
-        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name)
+        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify)
         intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
@@ -130,11 +133,11 @@ class _Run:
         self._stop = stop
         self._on_event = on_event
         self._items: Iterator[Document | DocumentRow | Literal["ok", "failed"]] = iter(intake)
-        self._read_all = False
+        self._read_all, self._stage = False, ""
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
-        self._stage = ""
+        self._guard = Guard(spec.verify)
 
     def tell(self, about_model: Sequence[str], ledger: Ledger) -> None:
         """Say what to know of the model, and what is at the output that does not stand, or is another job's."""
@@ -162,6 +165,7 @@ class _Run:
         summary = self._summary()
         record = {
             **asdict(summary),
+            "verification": summary.verification,
             "started_at": started_at.isoformat(),
             "ended_at": clock.now().isoformat(),
             "fingerprint": self._settings.rows.fingerprint,
@@ -171,7 +175,7 @@ class _Run:
         return summary
 
     def _answer(self, cluster: ExitStack) -> None:
-        """Read, answer and commit until every document has its row or a signal comes."""
+        """Read, answer and commit until every document has its row, a signal comes or the guard says no."""
         self._enter(before_the_cluster(self._spec))
         cluster.enter_context(connected(self._spec))
         self._stop.catch()  # Ray has put a handler of its own in place
@@ -182,7 +186,7 @@ class _Run:
         stages = Stages(placement, shared=cluster_address(self._spec) is not None)
         cluster.callback(pool.close)
         cluster.callback(lambda: self._metrics.publish(pool.load, running=False))
-        while not self._stop.requested:
+        while not (self._stop.requested or self._guard.stops):
             if self._lease.lost is not None:  # what is answered from now on could not be committed
                 raise self._lease.lost
             self._feed(pool)
@@ -207,6 +211,7 @@ class _Run:
         while pool.wants_more and not self._read_all and time.monotonic() < until:
             document = self._next_document(until)
             if document is not None:
+                self._guard.read(document.doc_id)
                 pool.add(document)
 
     def _next_document(self, until: float) -> Document | None:
@@ -235,6 +240,7 @@ class _Run:
         self._writer.add(row)
         if not row.gone:
             self._progress = self._progress.with_row(row)
+            self._guard.found(self._progress.differing)
             self._emit("document", row=row)
         if self._writer.due:
             self._commit()
@@ -272,18 +278,19 @@ class _Run:
             run_id=self._settings.rows.run_id,
             output_uri=self._spec.output.uri,
             interrupted=self._stop.requested,
+            stopped=self._guard.reason,
             failed_files=self._intake.failed_files,
             empty_files=self._intake.empty_files,
         )
 
     def _limits(self, replicas: int) -> PoolLimits:
-        cluster = self._spec.cluster
+        cluster, phases = self._spec.cluster, 1 if self._spec.verify is None else 3  # answer, verify, answer again
         return PoolLimits(
             replicas=replicas,
             start_with=cluster.min_replicas if cluster.scales else 1,
             max_documents=2 * self._spec.engine.max_sequences,
             answer_tokens=self._spec.task.max_new_tokens,
-            hang_s=self._settings.document_timeout_s + 2 * self._settings.patience_s,
+            hang_s=phases * self._settings.document_timeout_s + 2 * self._settings.patience_s,
             max_deaths=cluster.max_actor_restarts,
             token_budget=cluster.token_budget,
             look_ahead=cluster.look_ahead,

@@ -31,10 +31,8 @@ from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
-_MEASURED = 20_000
-_SPLITS_MEASURED = 200
-_TOKENIZED_CHARS = 4_000_000
-_ASKING_S = 60.0
+_MEASURED, _SPLITS_MEASURED = 20_000, 200
+_TOKENIZED_CHARS, _ASKING_S = 4_000_000, 60.0
 _KEPT_RATIOS = (1.0, 0.5, 0.25, 0.1)
 REFERENCE_POOL_BYTES = 10 * 2**30
 
@@ -67,6 +65,7 @@ class JobPlan:
         exact: whether those are all, so that nothing is estimated.
         prompts: to ask in all about the documents that are left to answer, of the whole source.
         prompt_tokens: of these prompts: what the run would read.
+        verify_tokens: what verifying answers would read besides, about, in passes with uncompressed caches.
         from_answers: documents of which later prompts hold answers to earlier ones, taken to be as long as they may.
         tokens: prompt tokens of one document.
         histogram: (documents up to this many tokens and above the bin before, documents), by powers of two.
@@ -97,6 +96,7 @@ class JobPlan:
     exact: bool
     prompts: int
     prompt_tokens: int
+    verify_tokens: int
     from_answers: int
     tokens: Quantiles
     histogram: tuple[tuple[int, int], ...]
@@ -151,9 +151,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     tokenizer = _tokenizer(spec, path)
     settings = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec, tokenizer))
-    ledger = Ledger.read(spec.output.uri, settings, spec.name)
-    splits = spec.splits()
-    measured = _Measured()
+    ledger = Ledger.read(spec.output.uri, settings, spec.name, spec.verify)
+    splits, measured = spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len = shape.context(spec.engine.max_model_len)
@@ -164,8 +163,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
     todo = np.array(measured.todo, dtype=bool)
-    prompts = round(scale * float(sizes.prompts[todo].sum()))
-    pool = _known_pool_bytes(spec)
+    prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
+    prompt_tokens, share = round(scale * float(sizes.tokens[todo].sum())), spec.verify.share if spec.verify else 0.0
     first = next((one.first for one in asked if one.first is not None), None)
     return JobPlan(
         files=len({split.uri for split in splits}),
@@ -185,7 +184,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         tokenized=len(asked),
         exact=measured.whole and len(asked) == len(measured.chars),
         prompts=prompts,
-        prompt_tokens=round(scale * float(sizes.tokens[todo].sum())),
+        prompt_tokens=prompt_tokens,
+        verify_tokens=round(share * (prompt_tokens + prompts * spec.task.max_new_tokens)),
         from_answers=sum(one.from_answers > 0 for one in asked),
         tokens=_quantiles(sizes.tokens),
         histogram=_histogram(sizes.tokens),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from corm_batch.audit.statement import Audited, statement
 from corm_batch.output.marks import Marks
 from corm_batch.output.rows import DocumentRow
 from corm_batch.pipeline.intake import FailedFile
@@ -26,7 +27,8 @@ class Progress:
         kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
         kv_bytes_peak: what they held at most, summed over documents.
         kept_bytes: `kv_bytes_full` times each document's kept ratio, summed.
-        cut_off, truncated, looping, with_failed_fields: documents with a row of this run that has this mark.
+        cut_off, truncated, looping, with_failed_fields, audited, verified, differing, rerun, unverified, scored:
+            documents with a row of this run that has this mark (`corm_batch.output.marks`).
         seconds: since the run began.
     """
 
@@ -44,6 +46,12 @@ class Progress:
     truncated: int = 0
     looping: int = 0
     with_failed_fields: int = 0
+    audited: int = 0
+    verified: int = 0
+    differing: int = 0
+    rerun: int = 0
+    unverified: int = 0
+    scored: int = 0
     seconds: float = 0.0
 
     @property
@@ -70,6 +78,11 @@ class Progress:
     def bytes_saved(self) -> int:
         """Full minus peak, summed over documents."""
         return self.kv_bytes_full - self.kv_bytes_peak
+
+    @property
+    def verification(self) -> str:
+        """What is known of this run's answers, in one line; empty where none was to be verified."""
+        return statement([Audited(**{one.name: getattr(self, one.name) for one in fields(Audited)})])
 
     def with_skipped(self, state: Literal["ok", "failed"]) -> Progress:
         """The counts with one more document that an earlier run has done."""
@@ -101,6 +114,7 @@ class JobSummary(Progress):
         run_id: names its parts and the column of its rows.
         output_uri: where they are.
         interrupted: it was told to stop (SIGTERM, SIGINT) before every document was done; the rest is for the next run.
+        stopped: why it has ended by itself before every document was done (verify.stop_above); empty if it has not.
         failed_files: files that cannot be read, or not to their end; what could be read of them was.
         empty_files: URIs of files without rows, which were passed over.
     """
@@ -108,6 +122,7 @@ class JobSummary(Progress):
     run_id: str = ""
     output_uri: str = ""
     interrupted: bool = False
+    stopped: str = ""
     failed_files: tuple[FailedFile, ...] = ()
     empty_files: tuple[str, ...] = ()
 

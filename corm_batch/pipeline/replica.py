@@ -119,7 +119,7 @@ class Replica:
 
     def give(self, document: Document, tokens: int, *, alone: bool) -> None:
         """Hand over one document."""
-        ref = self._actor.process.remote(document)
+        ref = self._actor.process.remote(document, alone)  # alone: it may be what its last replica died of
         self._flights[ref] = Flight(document, tokens, alone, time.monotonic())
 
     def collect(self, ready: set[Any]) -> list[DocumentRow]:

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from corm_batch.audit.config import VerifyConfig
+from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.errors import AnswerError, BrokenEngineError, DocumentError
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
+from corm_batch.pipeline.verifier import Verifier
 from corm_batch.tasks.base import Task
 from corm_batch.text.tokenize import PromptTokenizer
 
@@ -59,6 +62,7 @@ class WorkerSettings:
         rows: makes the rows of this run.
         document_timeout_s: seconds one document may take in a replica.
         patience_s: seconds the engine may take to end a step before it counts as hung, once a document is over time.
+        verify: which answers to verify, and what then; None: none.
     """
 
     load_model: LoadModel
@@ -66,6 +70,7 @@ class WorkerSettings:
     rows: RowBuilder
     document_timeout_s: float
     patience_s: float = 60.0
+    verify: VerifyConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class EngineActor:
         self._engine = EngineThread(model.engine, asyncio.get_running_loop())
         shape = model.engine.shape
         self._max_model_len = model.engine.max_model_len
+        verify, limit_s = self._settings.verify, self._settings.document_timeout_s
+        self._verifier = Verifier(verify, self._engine, limit_s) if verify else None
         self._rows = self._settings.rows.with_constants(
             num_layers=shape.num_layers, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim, actor=self._actor
         )
@@ -112,27 +119,59 @@ class EngineActor:
         """Never return: whoever waits for it hears when this process ends, also while it has nothing to do."""
         await asyncio.Event().wait()
 
-    async def process(self, document: Document) -> DocumentRow:
-        """Answer one document, or say in its row why not.
+    async def process(self, document: Document, suspect: bool = False) -> DocumentRow:
+        """Answer one document, or say in its row why not; verify the answer where the job does.
+
+        Args:
+            document: which.
+            suspect: it was with a replica that died.
 
         Raises:
             BrokenEngineError: the engine failed as a whole, or hangs.
         """
         asker = EngineAsker(document.doc_id, self._tokenizer, self._engine, self._max_model_len)
+        row, in_time = await self._answer(document, asker)
+        if self._verifier is None or not asker.answered or not in_time:
+            return row
+        found = await self._verifier.verify(asker, suspect=suspect)
+        if found.differs and self._settings.verify and self._settings.verify.on_difference == "rerun":
+            row, found = await self._answer_again(document, asker, row, found)
+        return row.verified(found, asker.spent())
+
+    async def _answer_again(
+        self, document: Document, asker: EngineAsker, row: DocumentRow, found: Verification
+    ) -> tuple[DocumentRow, Verification]:
+        """The row with an uncompressed cache's answer; the one there is where that is worth less, and why."""
+        try:
+            again, _ = await self._answer(document, asker.without_eviction())
+        except BrokenEngineError as error:  # what is asked next will notice
+            return row, found.with_error(f"not answered again: {type(error).__name__}: {error}")
+        if again.ok or (not row.ok and again.result.get("output") is not None):
+            return again, found.answered_again()
+        reason = f"{again.result['error_type']}: {again.result['error_message']}"
+        return row, found.with_error(f"not answered again: {reason}")
+
+    async def _answer(self, document: Document, asker: EngineAsker) -> tuple[DocumentRow, bool]:
+        """One row, and whether it was made in time.
+
+        Raises:
+            BrokenEngineError: the engine failed as a whole, or hangs.
+        """
         limit_s = self._settings.document_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 result = await self._settings.task.run(document, asker)
-            return self._rows.answered(document, result, asker.spent(), asker.transcript)
+            return self._rows.answered(document, result, asker.spent(), asker.transcript), True
         except TimeoutError:
             await self._engine.check(self._settings.patience_s)
-            error: Exception = DocumentError(f"not answered within its time limit of {limit_s:.0f} s")
+            late = f"not answered within its time limit of {limit_s:.0f} s"
+            return self._rows.failed(document, DocumentError.__name__, late, _spent(asker), asker.transcript), False
         except AnswerError as unusable:
-            return self._rows.unusable(document, unusable, _spent(asker), asker.transcript)
+            return self._rows.unusable(document, unusable, _spent(asker), asker.transcript), True
         except Exception as caught:  # one bad document is one failed row, whatever is wrong with it
             self._engine.raise_if_broken()
-            error = caught
-        return self._rows.failed(document, type(error).__name__, str(error), _spent(asker), asker.transcript)
+            reason = type(caught).__name__, str(caught)
+            return self._rows.failed(document, *reason, _spent(asker), asker.transcript), True
 
 
 def _spent(asker: EngineAsker) -> MemoryStats | None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from corm_batch.output.committed import Commit, Committed
 from corm_batch.report.job_report import SlowDocument, Spread, layer_entries, slowest_documents
 from corm_batch.report.listed_documents import DocumentFigures, by_length, document_figures, evenly, measured
+from corm_batch.report.verified_documents import VerifiedDocument, worth_a_look
 
 MAX_DOCUMENTS = 1000
 _GROUPS, _BANDS, _BAND_DOCUMENTS, _INTERVALS = 64, 20, 20, 120
@@ -93,6 +94,8 @@ class JobDetails:
         lengths: how the kept ratio goes with length; empty when there are too few documents to say.
         throughput: over time.
         slowest: the documents that took longest, longest first.
+        differing: those that an uncompressed cache would have answered otherwise, or that could not be verified, at
+            most `MAX_DOCUMENTS`.
     """
 
     committed_at: datetime
@@ -104,6 +107,7 @@ class JobDetails:
     lengths: tuple[LengthBand, ...]
     throughput: Throughput
     slowest: tuple[SlowDocument, ...]
+    differing: tuple[VerifiedDocument, ...]
 
 
 def build_details(committed: Committed) -> JobDetails:
@@ -120,6 +124,7 @@ def build_details(committed: Committed) -> JobDetails:
         lengths=_lengths(ordered),
         throughput=_throughput(committed.commits),
         slowest=slowest_documents(ok, _SLOWEST),
+        differing=worth_a_look(committed.rows, MAX_DOCUMENTS),
     )
 
 

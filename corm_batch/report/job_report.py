@@ -6,12 +6,13 @@ Knows nothing of specs or of how a report is drawn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from corm_batch.audit.statement import Audited, bound_of, statement
 from corm_batch.output.committed import Committed, JobSettings, RunRecord, read_committed
 from corm_batch.output.marks import Marks
 from corm_batch.report.failures import FailureReasons, failure_reasons
@@ -62,8 +63,13 @@ class JobReport:
 
     Attributes:
         documents, ok, failed: counts.
-        cut_off, truncated, looping, with_failed_fields: documents, answered or failed, with the mark of that name
-            (`corm_batch.output.marks`).
+        cut_off, truncated, looping, with_failed_fields, audited, verified, differing, rerun, unverified, scored:
+            documents, answered or failed, with the mark of that name (`corm_batch.output.marks`).
+        verification: what the verified documents say of all, in one line; empty where none was to be verified.
+        differing_at_most: with 95 % confidence, the share of the audited documents that an uncompressed cache would
+            have answered otherwise; None where none was verified.
+        logprob_loss: nats a token, mean over verified documents, by which an uncompressed cache finds the answers less
+            likely than the cache that gave them; None where none was verified.
         failed_files: (URI, error) of files that the newest recorded run could not read, or not to their end.
         runs: how many runs wrote these rows.
         jobs: who wrote them, most rows first.
@@ -80,7 +86,8 @@ class JobReport:
             policy summed it up.
         preemptions: times a document had to make room.
         queue_s: mean seconds a document waited for room.
-        prefill_s, decode_s: seconds that replicas spent on reading and on answering, over all documents.
+        prefill_s, decode_s, verify_s: seconds that replicas spent on reading, on answering and on verifying, over all
+            documents.
         error_types: how many there are; `failures` are of the commonest, the commonest first.
         slowest: the documents with the largest shares of prefill and decode, the largest first.
     """
@@ -92,6 +99,15 @@ class JobReport:
     truncated: int
     looping: int
     with_failed_fields: int
+    audited: int
+    verified: int
+    differing: int
+    rerun: int
+    unverified: int
+    scored: int
+    verification: str
+    differing_at_most: float | None
+    logprob_loss: float | None
     failed_files: tuple[tuple[str, str], ...]
     runs: int
     jobs: tuple[JobSettings, ...]
@@ -109,6 +125,7 @@ class JobReport:
     queue_s: float
     prefill_s: float
     decode_s: float
+    verify_s: float
     error_types: int
     failures: tuple[FailureReasons, ...]
     slowest: tuple[SlowDocument, ...]
@@ -138,12 +155,16 @@ def build_report(committed: Committed) -> JobReport:
     """The figures of what is committed at an output."""
     rows = committed.rows
     ok, failed = (rows.filter(pc.equal(rows["status"], status)) for status in ("ok", "failed"))
+    groups = _audited(rows)
     unknown = ok.num_rows and ok["evicted_attention_mass"].null_count == ok.num_rows
     return JobReport(
         documents=rows.num_rows,
         ok=ok.num_rows,
         failed=failed.num_rows,
         **Marks.count(rows),
+        verification=statement(groups),
+        differing_at_most=bound_of(groups) if sum(group.verified for group in groups) else None,
+        logprob_loss=pc.mean(pc.subtract(rows["logprob_kept"], rows["logprob_full"])).as_py(),
         failed_files=max(committed.records, key=lambda run: run.run_id).failed_files if committed.records else (),
         runs=len(rows["run_id"].unique()),
         jobs=committed.jobs,
@@ -161,10 +182,18 @@ def build_report(committed: Committed) -> JobReport:
         queue_s=pc.mean(rows["queue_s"]).as_py() or 0.0,
         prefill_s=_sum(rows, "prefill_s"),
         decode_s=_sum(rows, "decode_s"),
+        verify_s=_sum(rows, "verify_s"),
         error_types=len(pc.unique(failed["error_type"])),
         failures=failure_reasons(failed),
         slowest=slowest_documents(ok, _SLOWEST),
     )
+
+
+def _audited(rows: pa.Table) -> list[Audited]:
+    """What was verified of the rows, by the share that was to be."""
+    shares = pc.unique(rows["verify_share"]).drop_null().to_pylist()
+    counts = (Marks.count(rows.filter(pc.equal(rows["verify_share"], share))) for share in sorted(shares))
+    return [Audited(**{one.name: found[one.name] for one in fields(Audited)}) for found in counts]
 
 
 def _pace(rows: pa.Table, records: Sequence[RunRecord]) -> Pace:

@@ -22,10 +22,12 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
     """Documents, tokens, bytes and time in all."""
     kept, mass = figures.kept_ratio, figures.evicted_attention_mass
     left = len(figures.policies) - _POLICIES
+    verifying = f", verification {seconds_text(figures.verify_s)}" if figures.verify_s else ""
     return [
         *job_rows(figures),
         ("documents", f"{figures.ok:,} ok, {figures.failed:,} failed, written by {counted(figures.runs, 'run')}"),
         *warning_rows(figures),
+        *verification_rows(figures),
         *(("policy", policy_text(policy)) for policy in figures.policies[:_POLICIES]),
         *([("policy", f"and {left} others")] if left > 0 else []),
         ("tokens", f"{count_text(figures.prompt_tokens)} read, {count_text(figures.output_tokens)} written"),
@@ -40,8 +42,8 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
         ("preemptions", f"{figures.preemptions:,}"),
         (
             "time of replicas",
-            f"prefill {seconds_text(figures.prefill_s)}, decode {seconds_text(figures.decode_s)}; a document waits "
-            f"{seconds_text(figures.queue_s)} for room, mean",
+            f"prefill {seconds_text(figures.prefill_s)}, decode {seconds_text(figures.decode_s)}{verifying}; "
+            f"a document waits {seconds_text(figures.queue_s)} for room, mean",
         ),
     ]
 
@@ -76,6 +78,16 @@ def warning_rows(figures: JobReport) -> list[tuple[str, str]]:
     rows += [("not read", one_line(f"{uri}: {error}", _NAMES)) for uri, error in figures.failed_files[:_FILES]]
     if (left := len(figures.failed_files) - _FILES) > 0:
         rows.append(("not read", f"and {counted(left, 'other file')}"))
+    return rows
+
+
+def verification_rows(figures: JobReport) -> list[tuple[str, str]]:
+    """What is known of the answers from those that were verified; nothing where none was to be."""
+    rows = [("verification", figures.verification)] if figures.verification else []
+    if figures.logprob_loss is not None:
+        more = "less" if figures.logprob_loss >= 0 else "more"
+        loss = f"{abs(figures.logprob_loss):.3f} nats a token {more} likely to an uncompressed cache, mean"
+        rows.append(("verified answers", loss))
     return rows
 
 
@@ -159,6 +171,9 @@ def status_text(row: Mapping[str, Any]) -> str:
         "cut off": marks.cut_off and not marks.looping,  # where a loop ends anyway
         "part read": marks.truncated,
         "failed fields": marks.with_failed_fields,
+        "answered again": marks.rerun,
+        "full cache differs": marks.differing and not marks.rerun,
+        "not verified": marks.unverified,
     }
     return ", ".join(text for text, holds in said.items() if holds) or "ok"
 

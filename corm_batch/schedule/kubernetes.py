@@ -88,8 +88,9 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
 
 
 def _job_spec(schedule: Schedule, options: PodOptions, job: JobSpec, needs: Manifest) -> Manifest:
-    """A job that is tried again unless the spec is wrong (exit code 2) or documents failed (3): that would not help."""
-    no_use = {"containerName": "corm-batch", "operator": "In", "values": [2, 3]}
+    """A job that is tried again unless the spec is wrong (exit code 2), documents failed (3) or too many answers differ
+    from an uncompressed cache's (4): that would not help."""
+    no_use = {"containerName": "corm-batch", "operator": "In", "values": [2, 3, 4]}
     return {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": no_use}]},

@@ -26,7 +26,7 @@ def _in_full(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-Outcome = Literal["running", "ok", "failed documents", "failed", "cancelled", "interrupted"]
+Outcome = Literal["running", "ok", "failed documents", "stopped", "failed", "cancelled", "interrupted"]
 
 
 class Schedule(Section):
@@ -90,8 +90,8 @@ class RunState(Section):
         considered_until: what was due up to here was run or skipped, and is not run again.
         last_due: due time of the last run that was started; None before the first.
         started_at, ended_at: of that run.
-        outcome: of that run. running: or its server was killed; cancelled: it was told to stop; interrupted: its
-            server was told to stop.
+        outcome: of that run. running: or its server was killed; stopped: by verify.stop_above; cancelled: it was told
+            to stop; interrupted: its server was told to stop.
         exit_code: of that run; negative: the number of the signal that ended it.
     """
 
@@ -125,6 +125,8 @@ class RunState(Section):
             outcome = "ok"
         elif exit_code == 3:
             outcome = "failed documents"
+        elif exit_code == 4:
+            outcome = "stopped"
         elif interrupted:
             outcome = "interrupted"
         else:

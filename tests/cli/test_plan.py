@@ -94,3 +94,10 @@ def test_wrong_spec_and_no_model(corm_batch, write_job, tmp_path):
     result = corm_batch("plan", write_job(ROWS, model={"name": str(tmp_path)}))
     assert result.code == 2
     assert f"model.name: no model in '{tmp_path}'" in result.err
+
+
+def test_the_cost_of_verification(corm_batch, write_job):
+    shown = corm_batch("plan", write_job(ROWS, verify={"share": "10%", "on_difference": "rerun", "min_gap": 0.5})).out
+    assert "verifies         about 10 % of the documents, each prompt with its answer in one exact pass" in shown
+    assert "gaps up to 0.5 nats are ties; what differs is answered again without eviction" in shown
+    assert "verifies" not in corm_batch("plan", write_job(ROWS, verify={"share": 0})).out

@@ -131,6 +131,8 @@ def test_a_source_in_another_encoding_is_named_with_what_to_do_and_starts_nothin
         (JobSummary(ok=1, failed_files=BROKEN), 3),
         (JobSummary(ok=1, empty_files=("/in/c.jsonl",)), 0),
         (JobSummary(interrupted=True, failed_files=BROKEN), 130),
+        (JobSummary(ok=1, failed=1, stopped="too many differ"), 4),
+        (JobSummary(interrupted=True, stopped="too many differ"), 130),
     ],
 )
 def test_exit_codes(corm_batch, write_job, tmp_path, monkeypatch, summary, code):
@@ -148,6 +150,12 @@ def test_exit_codes(corm_batch, write_job, tmp_path, monkeypatch, summary, code)
         (
             JobSummary(total=30, ok=2, skipped=10, interrupted=True),
             "interrupted after 0.0s; left for the next run: 18\n",
+        ),
+        (
+            JobSummary(total=30, ok=3, audited=3, verified=2, differing=1, stopped="too many differ"),
+            "stopped after 0.0s; left for the next run: 27\n"
+            "Verification: verified 2 of 3; 1 would have been answered otherwise; with 95 % confidence at most 97.5 % "
+            "of all\nStopped: too many differ\n",
         ),
         (JobSummary(ok=2, interrupted=True), "after 0.0s; left for the next run: how many the source cannot say\n"),
     ],

@@ -48,6 +48,14 @@ def log_of(*progress, summary=None):
         (log_of(summary=JobSummary(run_id="r1", skipped=27)), Documents(27, 0, None)),
         (log_of(summary=JobSummary(run_id="r1", ok=1, failed=1, skipped=8, skipped_failed=3)), Documents(10, 4, None)),
         (log_of(Progress(total=27, ok=2, failed=1, skipped=9, skipped_failed=3)), Documents(12, 4, 27)),
+        (
+            log_of(Progress(total=27, ok=9, verified=5, differing=1, audited=9)),
+            Documents(9, 0, 27, "verified 5 so far; 1 would have been answered otherwise"),
+        ),
+        (
+            log_of(Progress(ok=1), summary=JobSummary(run_id="r1", ok=27, audited=27, verified=27, stopped="enough")),
+            Documents(27, 0, None, "verified all 27; 0 would have been answered otherwise"),
+        ),
     ],
 )
 def test_documents_from_the_log(log, documents):
@@ -120,7 +128,7 @@ def test_one_job(status):
     assert "corm-batch: no such model" in shown
     assert "documents  -\n" in shown
     row = json.loads(status("papers-1", "--json").out)
-    assert row["documents"] == {"done": 3, "failed": 1, "total": 3}
+    assert row["documents"] == {"done": 3, "failed": 1, "total": 3, "verification": ""}
     assert (row["state"], row["exit_code"], row["seconds"], row["started_at"][:10]) == (
         *("failed documents", 3, 5.0),
         "2001-09-09",

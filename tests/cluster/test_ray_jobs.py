@@ -161,6 +161,7 @@ def test_who_comes_second_gets_the_firsts_job(client, jobs, job, monkeypatch):
         (JobStatus.RUNNING, None, "running", None),
         (JobStatus.SUCCEEDED, 0, "ok", 0),
         (JobStatus.FAILED, 3, "failed documents", 3),
+        (JobStatus.FAILED, 4, "stopped", 4),
         (JobStatus.FAILED, 130, "cancelled", 130),
         (JobStatus.STOPPED, None, "cancelled", 130),
         (JobStatus.FAILED, 2, "failed", 2),

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES, column, memory_schema, result_schema
 from corm_batch.engine.figures import MemoryStats
 
-UNITS = {b"bytes", b"seconds", b"tokens", b"entries", b"ratio"}
+UNITS = {b"bytes", b"seconds", b"tokens", b"entries", b"nats", b"ratio"}
 
 
 def test_every_column_is_described_and_every_measure_has_its_unit():

@@ -5,6 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.audit.config import VerifyConfig
+from corm_batch.audit.verdict import Verdict
+from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.schema import result_schema
@@ -54,6 +57,39 @@ def told(fingerprint):
 def states(output, fingerprint="print-1"):
     ledger = Ledger.read(str(output), told(fingerprint), "job")
     return {name: ledger.state(Document(name, f"text of {name}")) for name in "abc"}
+
+
+@pytest.fixture
+def commit_verified(rows, tmp_path):
+    """Commits one part of answers that were held against an uncompressed cache's."""
+
+    def write(**found):
+        writer = PartWriter(OutputSection(uri=str(tmp_path)), rows, Freehold())
+        for doc_id, verification in found.items():
+            row = rows.answered(Document(doc_id, f"text of {doc_id}"), TaskResult("answer"), MemoryStats())
+            writer.add(row.verified(verification, MemoryStats()))
+        writer.commit()
+
+    return write
+
+
+def test_what_was_flagged_and_no_more_is_answered_again_where_the_job_reruns(commit_verified, tmp_path):
+    differing = Verification.done(1.0, Verdict(4, 3, 2, 1.5, -0.4), -0.1, 1.0, sampled=False)
+    names = ["flagged", "rerun", "refused", "failed", "alike", "unchosen"]
+    found = [differing, differing.answered_again(), differing.with_error("not answered again: too small")]
+    found += [
+        Verification.failed(1.0, "no room"),
+        Verification.done(1.0, Verdict(4, 4, None, 0, -0.1), 0, 1, sampled=False),
+    ]
+    commit_verified(**dict(zip(names, [*found, Verification.not_chosen(1.0, sampled=False)], strict=True)))
+
+    def new(verify):
+        ledger = Ledger.read(str(tmp_path), told("print-1"), "job", verify)
+        return [name for name in names if ledger.state(Document(name, f"text of {name}")) == "new"]
+
+    assert new(None) == new(VerifyConfig(share=1)) == new(VerifyConfig(share=0.5)) == []
+    assert new(VerifyConfig(share=1, on_difference="rerun")) == ["flagged"]
+    assert new(VerifyConfig(share=1e-9, on_difference="rerun")) == []  # nobody would look at it again
 
 
 def test_empty_output(tmp_path):

@@ -56,6 +56,9 @@ CHANGES_ANSWERS = [
     {"model": {"name": "org/model", "trust_remote_code": True}},
 ]
 CHANGES_NOTHING = [
+    {"verify": {"share": 0}},
+    {"verify": {"share": 0.05, "min_gap": 1, "stop_above": "5%"}},
+    {"verify": {"share": 1, "on_difference": "rerun"}},
     {"name": "other"},
     {"model": {"name": "org/model", "device": "cpu"}},
     {"source": {"name": "jsonl", "uri": "elsewhere"}},

@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import gzip
 import json
@@ -5,8 +6,10 @@ import os
 import shutil
 import signal
 import zlib
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -18,8 +21,10 @@ from corm_batch.output.lease import Lease
 from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
+from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.model import CheckedModel
+from corm_batch.pipeline.worker import EngineActor
 from corm_batch.spec import JobSpec
 from tests.conftest import write_documents
 from tests.fakes import scripted
@@ -70,6 +75,70 @@ def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_clu
 
     third = run_job(spec, load_model=scripted(), retry_failed=True)
     assert (third.ok, third.failed, third.skipped) == (0, 3, 10)
+
+
+class InProcess:
+    """A pool without a cluster: one replica in this process, asked about one document at a time, longest first."""
+
+    load = PoolLoad()
+
+    def __init__(self, settings, *_):
+        self._actor, self._loop, self._waiting = EngineActor(settings), asyncio.new_event_loop(), []
+        self._loop.run_until_complete(self._actor.load())
+
+    wants_more = property(lambda self: len(self._waiting) < 256)
+    idle = property(lambda self: not self._waiting)
+
+    def add(self, document):
+        self._waiting.append(document)
+
+    def poll(self, timeout_s):
+        self._waiting.sort(key=lambda document: len(document.text))
+        return [self._loop.run_until_complete(self._actor.process(self._waiting.pop()))]
+
+    def close(self):
+        self._loop.close()
+
+
+@pytest.fixture
+def without_a_cluster(monkeypatch):
+    monkeypatch.setattr(driver, "ActorPool", InProcess)
+    monkeypatch.setattr(driver, "replica_spawner", lambda placement, settings, documents: settings)
+    monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1)))
+    monkeypatch.setattr(driver, "Stages", lambda *_, shared: SimpleNamespace(now=lambda load, answered: ""))
+    monkeypatch.setattr(driver, "connected", nullcontext)
+    monkeypatch.setattr(driver, "cluster_answers", lambda: True)
+    monkeypatch.setattr(driver.JobMetrics, "publish", lambda *_, running=True: None)
+
+
+def test_a_job_whose_answers_differ_too_often_is_ended_with_what_was_finished(job, without_a_cluster, tmp_path):
+    documents = {f"d{number:02}": "A document @lossy of some length." for number in range(60)}
+    verify = {"share": 1, "min_gap": 0.1, "stop_above": "20%"}
+    summary = run_job(job(documents, task={"max_new_tokens": 4}, verify=verify), load_model=scripted())
+    assert summary.stopped == (
+        "23 of 60 documents to verify would have been answered otherwise, with 95 % confidence more than 20 % of all; "
+        "verify.stop_above is 20 %"
+    )
+    assert (summary.differing, summary.ok, summary.left) == (23, 23, 37)
+    found = rows_of(tmp_path / "out")
+    assert len(found) == 23
+    assert all(row["first_difference"] == 1 for row in found.values())
+    (record,) = (tmp_path / "out/_job/runs").glob("*.json")
+    assert json.loads(record.read_text())["verification"] == summary.verification != ""
+
+
+def test_what_was_flagged_is_answered_again_once_the_job_reruns(job, without_a_cluster, tmp_path):
+    documents = {"a": "A document @lossy to read.", "b": "A document to read.", "c": "Another @lossy one."}
+
+    def run(**verify):
+        summary = run_job(job(documents, task={"max_new_tokens": 4}, verify=verify), load_model=scripted())
+        return summary.ok, summary.skipped, summary.differing, summary.rerun
+
+    assert run(share=1, min_gap=0.1) == (3, 0, 2, 0)
+    assert run(share=0.5, min_gap=0.1) == run(share=0) == (0, 3, 0, 0)
+    assert run(share=1, min_gap=0.1, on_difference="rerun") == (2, 1, 2, 2)
+    assert run(share=1, min_gap=0.1, on_difference="rerun") == run(share=1) == (0, 3, 0, 0)
+    assert rows_of(tmp_path / "out")["a"]["output"] == "A document @l"
 
 
 def test_nothing_to_do_starts_no_cluster(job, tmp_path, monkeypatch):

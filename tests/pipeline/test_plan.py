@@ -299,3 +299,11 @@ def test_missing_column_and_missing_model(job, tmp_path):
         plan_job(job(["text"], task={"name": "question_answer", "question_column": "question"}))
     with pytest.raises(ModelLoadError, match=r"model\.name"):
         plan_job(job(["text"], model={"name": str(tmp_path)}))
+
+
+def test_what_verification_would_read(job):
+    documents = ["a text " * 50] * 20
+    plain, verified = plan_job(job(documents)), plan_job(job(documents, verify={"share": 0.1}))
+    assert (plain.verify_tokens, verified.prompt_tokens) == (0, plain.prompt_tokens)
+    answers = plain.prompts * job(documents).task.max_new_tokens
+    assert verified.verify_tokens == round((plain.prompt_tokens + answers) / 10)

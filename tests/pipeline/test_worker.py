@@ -2,10 +2,12 @@ import asyncio
 
 import pytest
 
+from corm_batch.audit.config import VerifyConfig
+from corm_batch.audit.selection import is_chosen
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, BrokenEngineError
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
-from corm_batch.tasks.base import Prompt, Task
+from corm_batch.tasks.base import Prompt, Task, TaskResult
 from tests.fakes import scripted
 
 
@@ -13,13 +15,16 @@ from tests.fakes import scripted
 def process(rows):
     """Answers documents in one actor, without Ray; exceptions come back as values."""
 
-    def run(*documents, timeout_s=30.0, patience_s=5.0, task=None):
+    def run(*documents, timeout_s=30.0, patience_s=5.0, task=None, verify=None, suspect=False):
         task = task or Task.from_spec({"name": "summarize", "max_new_tokens": 4})
-        actor = EngineActor(WorkerSettings(scripted(), task, rows, timeout_s, patience_s))
+        verify = VerifyConfig(**verify) if verify else None
+        actor = EngineActor(WorkerSettings(scripted(), task, rows, timeout_s, patience_s, verify))
 
         async def main():
             await actor.load()
-            return await asyncio.gather(*map(actor.process, documents), return_exceptions=True)
+            return await asyncio.gather(
+                *(actor.process(document, suspect) for document in documents), return_exceptions=True
+            )
 
         return asyncio.run(asyncio.wait_for(main(), 60))
 
@@ -91,3 +96,119 @@ def test_what_was_answered_before_a_failure_is_in_the_row(process):
     assert "\n\nOther" in all_of_it.result["output"]
     assert (all_of_it.result["finish_reason"], all_of_it.result["pieces"]) == ("length", 2)
     assert all_of_it.memory["prompt_tokens"] > 0
+
+
+GOOD, LOSSY = Document("good", "A good document."), Document("lossy", "Read @lossy by a cache.")
+FLAG, RERUN = {"share": 1, "min_gap": 0.1}, {"share": 1, "min_gap": 0.1, "on_difference": "rerun"}
+
+
+def test_a_difference_is_flagged_with_where_it_is_and_the_answer_stays(process):
+    without = process(GOOD, LOSSY)
+    good, lossy = process(GOOD, LOSSY, verify=FLAG)
+    assert [row.result["output"] for row in (good, lossy)] == [row.result["output"] for row in without]
+    for table in (good.result, good.memory):
+        assert (table["verified"], table["agreement"], table["first_difference"]) == (True, 1.0, None)
+        assert table["logprob_full"] == good.result["logprob_kept"] == -0.5
+    assert (lossy.result["agreement"], lossy.result["first_difference"], lossy.result["largest_gap"]) == (0.75, 1, 2.0)
+    assert (lossy.result["logprob_full"], lossy.result["rerun"], lossy.result["verify_share"]) == (-1.0, False, 1.0)
+    assert lossy.memory["verify_s"] == 0.25
+    assert lossy.memory["prefill_s"] == lossy.result["prefill_s"] == 0.25  # of the answer alone
+    assert {without[0].result.get(name) for name in ("verified", "agreement", "verify_share")} == {None}
+
+
+def test_gaps_up_to_the_least_one_are_ties(process):
+    (row,) = process(LOSSY, verify={"share": 1, "min_gap": 2.0})
+    assert (row.result["agreement"], row.result["first_difference"], row.result["largest_gap"]) == (1.0, None, 2.0)
+
+
+def test_a_difference_is_answered_again_as_an_uncompressed_cache_would(process):
+    good, lossy = process(GOOD, LOSSY, verify=RERUN)
+    whole = process(Document("lossy", "Read @lossy by a cache."))[0]
+    assert (good.result["rerun"], good.memory["output_tokens"]) == (False, 4)
+    assert lossy.result["output"].startswith("Read @los")
+    assert lossy.result["output"] != whole.result["output"]
+    assert (lossy.result["rerun"], lossy.memory["rerun"], lossy.result["first_difference"]) == (True, True, 1)
+    assert (lossy.memory["output_tokens"], lossy.result["pieces"]) == (8, 1)  # both answers were paid for
+    assert lossy.memory["prefill_s"] == 0.5
+    again = process(lossy_again := Document("d", LOSSY.text), verify=RERUN)[0]
+    assert (again.result["output"], lossy_again.doc_id) == (lossy.result["output"], "d")
+
+
+def test_documents_that_are_not_chosen_are_as_ever(process):
+    names = [f"d{number}" for number in range(40)]
+    rows = process(*(Document(name, LOSSY.text) for name in names), verify={**RERUN, "share": 0.2})
+    assert [row.result["verified"] for row in rows] == [is_chosen(name, 0.2) for name in names]
+    assert 0 < sum(row.result["verified"] for row in rows) < 40
+    unchosen = next(row for row in rows if not row.result["verified"])
+    assert {unchosen.result[name] for name in ("agreement", "logprob_full", "rerun", "verify_error")} == {None}
+
+
+@pytest.mark.parametrize("verify", [FLAG, RERUN])
+def test_what_cannot_be_verified_keeps_its_answer_and_says_why(process, verify):
+    (row,) = process(Document("a", "@score-error @lossy text."), verify=verify)
+    assert (row.ok, row.result["verified"], row.result["rerun"]) == (True, None, None)
+    assert row.result["output"].startswith("@")
+    assert row.result["verify_error"] == "DocumentError: scripted: no room to score"
+
+
+def test_a_suspect_is_answered_and_not_verified(process):
+    (row,) = process(LOSSY, verify=RERUN, suspect=True)
+    assert (row.ok, row.result["verified"], row.result["rerun"]) == (True, None, None)
+    assert "a replica was lost" in row.result["verify_error"]
+
+
+def test_verification_has_a_time_limit_and_an_engine_that_breaks_by_it_costs_no_answer(process, monkeypatch):
+    (slow,) = process(Document("a", "@score-endless"), verify=FLAG, timeout_s=0.3)
+    assert slow.ok
+    assert slow.result["verify_error"] == "not done within the document's time limit of 0 s"
+    (broken,) = process(Document("a", "@score-break"), verify=FLAG)
+    assert broken.ok
+    assert broken.result["verify_error"] == "BrokenEngineError: RuntimeError: scripted fault"
+
+
+def test_sampled_answers_have_probabilities_and_no_differences(process):
+    task = Task.from_spec({"name": "summarize", "max_new_tokens": 4, "temperature": 0.7})
+    (row,) = process(LOSSY, verify=RERUN, task=task)
+    assert (row.result["verified"], row.result["agreement"], row.result["first_difference"]) == (True, None, None)
+    assert (row.result["logprob_full"], row.result["logprob_kept"], row.result["rerun"]) == (-1.0, -0.5, False)
+    (row,) = process(LOSSY, verify={**FLAG, "share": 1e-9}, task=task)
+    assert (row.result["verified"], row.result["verify_error"]) == (None, None)
+
+
+class Strict(Task):
+    """Uses nothing but an answer it knows."""
+
+    wanted: str
+
+    async def run(self, document, asker):
+        first = await asker.ask(Prompt(document.text, "First?"), self.sampling)
+        second = await asker.ask(Prompt("Other text.", "Second?"), self.sampling)
+        if not first.text.startswith(self.wanted):
+            raise AnswerError("no good", output=first.text)
+        return TaskResult(f"{first.text}|{second.text}", pieces=2)
+
+
+def test_an_answer_that_eviction_made_unusable_is_answered_again(process):
+    task = Strict(wanted="Read @los", max_new_tokens=4)
+    (flagged,) = process(LOSSY, task=task, verify=FLAG)
+    assert (flagged.ok, flagged.result["first_difference"], flagged.result["agreement"]) == (False, 1, 7 / 8)
+    (again,) = process(LOSSY, task=task, verify=RERUN)
+    assert (again.ok, again.result["rerun"], again.result["verified"]) == (True, True, True)
+
+
+def test_an_answer_is_never_given_up_for_an_unusable_one(process):
+    first = process(LOSSY)[0].result["output"]
+    (row,) = process(LOSSY, task=Strict(wanted=first, max_new_tokens=4), verify=RERUN)
+    assert (row.ok, row.result["rerun"], row.result["first_difference"]) == (True, False, 1)
+    assert row.result["verify_error"] == "not answered again: AnswerError: no good"
+    assert row.memory["output_tokens"] == 16
+
+
+def test_every_piece_of_a_long_document_is_verified(process):
+    text = "\n\n".join(f"This is paragraph number {index} of the document." for index in range(60)) + " @lossy"
+    (row,) = process(Document("a", text), verify=FLAG)
+    assert row.result["pieces"] > 2
+    assert row.memory["verify_s"] == 0.25 * row.result["pieces"]
+    tokens = row.memory["output_tokens"]
+    assert row.result["agreement"] == pytest.approx(1 - 1 / tokens)
+    assert row.result["first_difference"] % 4 == 1

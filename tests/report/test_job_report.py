@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
+from corm_batch.audit.bounds import upper_bound
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
 from corm_batch.output.committed import Committed, RunRecord
 from corm_batch.report.failures import Message
@@ -160,3 +161,32 @@ def test_rows_without_memory_figures_and_no_answers_at_all():
 def test_policies_of_the_answers():
     figures = report(answered("a"), answered("b", policy='{"name": "full"}'), answered("c"))
     assert figures.policies == ('{"name": "corm"}', '{"name": "full"}')
+
+
+def test_what_was_verified_is_stated_by_the_share_it_was_chosen_under():
+    alike = {"verified": True, "agreement": 1.0, "logprob_full": -0.5, "logprob_kept": -0.4, "rerun": False}
+    otherwise = alike | {"agreement": 0.5, "first_difference": 3, "verify_s": 2.0}
+    rows = [answered(f"a{number}", verified=False, verify_share=0.1) for number in range(90)]
+    rows += [answered(f"b{number}", **alike, verify_share=0.1) for number in range(10)]
+    rows += [
+        answered("c", **otherwise, verify_share=1.0),
+        answered("d", **otherwise | {"rerun": True}, verify_share=1.0),
+    ]
+    rows += [answered("before it was verified"), failed("e", "DocumentError", "no", verify_share=1.0)]
+    figures = report(*rows)
+    assert (figures.audited, figures.verified, figures.differing, figures.rerun) == (102, 12, 2, 1)
+    assert figures.differing_at_most == pytest.approx((100 * upper_bound(0, 10) + 2) / 102)
+    assert figures.logprob_loss == pytest.approx(0.1)
+    shown = dict(totals_rows(figures))
+    assert shown["verification"].startswith(
+        "verified 12 of 102; 2 would have been answered otherwise; 1 answered again"
+    )
+    assert shown["verified answers"] == "0.100 nats a token less likely to an uncompressed cache, mean"
+    assert "verification 4.0s" in shown["time of replicas"]
+
+
+def test_a_job_that_verifies_nothing_says_nothing_of_it():
+    figures = report(answered("a"), failed("b", "E", "no"))
+    assert (figures.verification, figures.differing_at_most, figures.logprob_loss) == ("", None, None)
+    assert not {"verification", "verified answers"} & set(dict(totals_rows(figures)))
+    assert "verif" not in dict(totals_rows(figures))["time of replicas"]

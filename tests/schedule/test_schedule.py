@@ -111,6 +111,7 @@ def test_a_pod_gets_the_plugins_that_its_spec_uses(own, tmp_path):
         (0, False, "ok"),
         (0, True, "ok"),
         (3, False, "failed documents"),
+        (4, False, "stopped"),
         (1, False, "failed"),
         (2, False, "failed"),
         (-9, False, "failed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from corm_batch.report.page import charts
@@ -59,6 +60,7 @@ def render_page(
         layer_table=_layers(details),
         lengths=_lengths(details),
         throughput=charts.throughput_figures(details.throughput) if details.throughput.intervals else (),
+        differing=_differing(details),
         failures=_failures(figures),
         slowest=_slowest(details),
         comparison=comparison,
@@ -87,6 +89,7 @@ def _tiles(figures: JobReport) -> list[tuple[str, str, str]]:
             f"p10 {percent_text(kept.p10)}, p90 {percent_text(kept.p90)}" if figures.ok else "no document was answered",
         ),
         ("Throughput", rate, more) if more else ("Throughput", "-", "no run has left a record"),
+        *([("Verified", f"{figures.verified:,}", figures.verification)] if figures.audited else []),
     ]
 
 
@@ -142,6 +145,23 @@ def _lengths(details: JobDetails) -> charts.Figure | None:
     if not details.documents:
         return None
     return charts.lengths_figure(details.documents, details.lengths, details.measured)
+
+
+def _differing(details: JobDetails) -> Grid:
+    rows = [
+        [
+            _name(document.doc_id),
+            _percent(document.agreement),
+            _count(document.first_difference),
+            *map(_nats, (document.largest_gap, document.logprob_full, document.logprob_kept)),
+            Cell(one_line(document.outcome, _MESSAGE)),
+        ]
+        for document in details.differing
+    ]
+    numbers = ("agreement", "first difference", "largest gap", "full cache", "own cache")
+    columns = (("document", False), *((name, True) for name in numbers), ("what became of it", False))
+    caption = "Agreement of tokens; the place of the first that differs; nats; mean log-probabilities of its tokens."
+    return Grid(caption, columns, rows)
 
 
 def _failures(figures: JobReport) -> list[tuple[str, int, Grid]]:
@@ -219,6 +239,10 @@ def _bytes(num_bytes: int | None) -> Cell:
 
 def _percent(share: float | None) -> Cell:
     return Cell(percent_text(share), share)
+
+
+def _nats(nats: float | None) -> Cell:
+    return Cell("-" if nats is None else f"{nats:.3f}", nats if nats is not None and isfinite(nats) else None)
 
 
 def _seconds(seconds: float | None) -> Cell:

@@ -223,3 +223,32 @@ def test_the_page_of_very_many_documents_is_bounded(render, tmp_path):
 
 def test_it_is_the_same_every_time(render, hostile):
     assert render(*hostile)[0] == render(*hostile)[0]
+
+
+def test_documents_that_differ_are_listed_with_what_became_of_them(render, tmp_path):
+    otherwise = {"verified": True, "first_difference": 7, "logprob_full": -0.5, "logprob_kept": -0.25, "rerun": False}
+    otherwise |= {"largest_gap": 2.5, "verify_share": 1.0}
+    rows = [answered("alike", verified=True, agreement=1.0, verify_share=1.0, rerun=False)]
+    rows += [
+        answered("little", agreement=0.9, **otherwise),
+        answered("much", agreement=0.2, **otherwise | {"rerun": True}),
+    ]
+    rows += [answered("<b>", verify_error="<i>no room", verify_share=1.0)]
+    content = render(commit(tmp_path, rows))[0]
+    found = Page(content)
+    (table,) = found.tables["verification"]
+    assert table.rows == [
+        ["much", "20.0%", "7", "2.500", "-0.500", "-0.250", "answered again without eviction"],
+        ["little", "90.0%", "7", "2.500", "-0.500", "-0.250", "flagged"],
+        ["<b>", "-", "-", "-", "-", "-", "<i>no room"],
+    ]
+    assert {row[0]: row[1] for row in found.tables["answers"][0].rows} == {
+        **{"alike": "ok", "little": "full cache differs", "much": "answered again", "<b>": "not verified"}
+    }
+    said = "Verified 3 of 4; 2 would have been answered otherwise; 1 answered again without eviction; 1 could not be"
+    assert said in content
+    assert "#verification" in found.attributes("href")
+
+
+def test_a_page_without_verification_has_no_word_of_it(parsed):
+    assert "verification" not in parsed[0].attributes("id")
