@@ -46,3 +46,16 @@ def test_a_refusal_is_a_completion_and_a_fault_is_raised(engine):
     engine.add(request("@break"))
     with pytest.raises(RuntimeError, match="scripted fault"):
         engine.step()
+
+
+def test_a_score_finds_what_a_compressed_cache_got_wrong(engine):
+    ids = [ord(letter) for letter in "abcdefgh@lossy"]
+    written = {}
+    for uncompressed in (True, False):
+        engine.add(Request("w", ids, SamplingParams(max_new_tokens=4), uncompressed=uncompressed))
+        written[uncompressed] = finish(engine)["w"].token_ids
+        engine.add(Request("s", ids, answer_ids=written[uncompressed], uncompressed=True))
+        scores = finish(engine)["s"].scores
+        gaps = [best > own for own, best in zip(scores.logprobs, scores.best_logprobs, strict=True)]
+        assert gaps == [False, not uncompressed, False, False]
+    assert written[True] == tuple(map(ord, "bcde"))
