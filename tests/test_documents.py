@@ -121,7 +121,7 @@ def test_the_query_of_parts_finds_what_read_results_finds(tmp_path):
 def test_the_example_of_the_engine_runs(tiny_llama, capsys):
     code = block("corm_batch/engine/README.md", "python").replace("jobs/quickstart/model", tiny_llama)
     exec(code, {"ids": list(range(50, 90))})
-    assert re.fullmatch(r"\(\d.*\) (stop|length) \d+ \d+ 1\.0\n", capsys.readouterr().out)
+    assert re.fullmatch(r"\(\d.*\) (stop|length) \d+ \d+ 1\.0\n\[(0\.0, )+0\.0\]\n", capsys.readouterr().out)
 
 
 def test_the_example_of_a_policy_is_one(tmp_path):

@@ -59,7 +59,7 @@ def test_everything_that_is_said_is_held_by_tests_that_are_there():
 
 def test_it_fits_on_two_pages():
     lines = README.splitlines()
-    assert len(lines) <= 168
+    assert len(lines) <= 176
     assert max(map(len, lines)) <= 122
 
 
