@@ -127,7 +127,7 @@ class FactSuite(Suite):
         """Whether the answer is the fact, blanks at the ends aside, and whether it says it among other words."""
         fact = case.answers[0].strip()
         said = re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text)
-        return {"exact": float(text.strip() == fact), "said": float(said is not None)}
+        return {"said": float(said is not None), "exact": float(text.strip() == fact)}
 
 
 def _cases(haystack: Haystack, maker: Maker, length: int, count: int) -> Iterator[Case]:

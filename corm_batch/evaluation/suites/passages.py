@@ -57,8 +57,8 @@ class Passages(Suite, name="passages"):
         wanted = case.answers[0]
         said = re.search(r"\d+", text)
         return {
-            "exact": float(text.strip(" .") in (wanted, f"Passage {wanted}")),
             "said": float(said is not None and said[0] == wanted),
+            "exact": float(text.strip(" .") in (wanted, f"Passage {wanted}")),
         }
 
     def _case(self, haystack: Haystack, length: int, passages: int) -> Case:
