@@ -126,7 +126,7 @@ class PrefillBatch:
         """The span's own entries; those that are pinned never expire."""
         policy = self._policy(span, layer)
         entries = new_entries(self.cache, policy, layer, key_KND, value_KND, step)
-        pinned = pinned_entries(policy.pins, [span.sequence], entries.position)
+        pinned = pinned_entries(policy.num_first, [span.sequence], entries.position)
         return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
 
     def _observed(

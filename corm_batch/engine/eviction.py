@@ -128,7 +128,7 @@ class Eviction:
         if budget is None or longest <= np.min(most):
             return keep
         rank = policy.rank(layer, Seen(policy, entries), step)
-        if (pinned := pinned_entries(policy.pins, sequences, entries.position)) is not None:
+        if (pinned := pinned_entries(policy.num_first, sequences, entries.position)) is not None:
             rank = rank.masked_fill(pinned, torch.inf if rank.is_floating_point() else NEVER)
         if policy.one_choice:
             mean = self.ranks.gather_heads(rank).float().mean(dim=-2, keepdim=True)

@@ -38,7 +38,7 @@ class Limits:
         self.num_heads, self.page_size, self.num_ranks = num_heads, page_size, ranks.size
         self.own_heads = slice(ranks.rank * num_heads, (ranks.rank + 1) * num_heads)
         self.places = [
-            Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned + policy.pins.first)
+            Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned + policy.num_first)
             for layer, policy in enumerate(policies)
         ]
         self.budgets = [policy.budget_at(layer) for layer, policy in enumerate(policies)]

@@ -1,4 +1,4 @@
-"""Pins: entries of a prompt that stay, whatever a policy says: its beginning, and what surrounds the document."""
+"""Which entries are pinned: the first ones of a prompt, whatever a policy says of them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,20 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.sequence import Sequence
-from corm_batch.policies.base import Pins
 
 
-def pinned_spans(pins: Pins, sequence: Sequence) -> list[tuple[int, int]]:
-    """First and last 1-based positions of what is pinned of a prompt; no position is in two of them."""
-    spans = []
-    if pins.first:
-        spans.append((1, min(pins.first, sequence.num_prompt_tokens)))
-    return spans
-
-
-def pinned_entries(pins: Pins, sequences: abc.Sequence[Sequence], position: Tensor) -> Tensor | None:
+def pinned_entries(num_first: int, sequences: abc.Sequence[Sequence], position: Tensor) -> Tensor | None:
     """Which entries are pinned.
 
     Args:
-        pins: of the policy.
+        num_first: so many at the beginning of each prompt, or all of a shorter one.
         sequences: whose entries these are.
         position: [K, N] of one sequence, or [S, K, N].
 
     Returns:
         bool, shaped like `position`; None when nothing is.
     """
-    if pins == Pins():
+    if not num_first:
         return None
-    spans = [pinned_spans(pins, sequence) for sequence in sequences]
-    pinned = torch.zeros_like(position, dtype=torch.bool)
-    for index in range(max(map(len, spans))):
-        bounds = [own[index] if index < len(own) else (1, 0) for own in spans]
-        if position.dim() == 2:
-            first, last = bounds[0]
-            pinned |= (position >= first) & (position <= last)
-        else:
-            both = torch.tensor(bounds, dtype=torch.int32).to(position.device)[:, :, None, None]
-            pinned |= (position >= both[:, 0]) & (position <= both[:, 1])
-    return pinned
+    last = torch.tensor([min(num_first, sequence.num_prompt_tokens) for sequence in sequences], dtype=torch.int32)
+    return position <= last.to(position.device).view(-1, *[1] * (position.dim() - 1))

@@ -37,7 +37,7 @@ def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> Non
     position = torch.arange(1, _ENTRIES + 1, dtype=torch.int32).expand(num_heads, -1)
     key = torch.linspace(-1, 1, num_heads * _ENTRIES * shape.head_dim).view(num_heads, _ENTRIES, -1).to(dtype)
     for layer in range(shape.num_layers):
-        recent = policy.num_pinned + policy.pins.first
+        recent = policy.num_pinned + policy.num_first
         _check_layer(policy, Place(layer, shape.num_layers, num_heads, recent), key, position)
         if policy.needs.prompt:
             _check_observation(policy, layer, shape, key, position)

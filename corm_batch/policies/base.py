@@ -9,7 +9,7 @@ never sees a page, a pool or a scheduler. The engine asks this and branches on n
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
     rank        who stays when that is exceeded
-    pins        who stays in any case
+    num_pinned  how many of the newest stay in any case; num_first: of a prompt's first
 
 An entry leaves at the end of its expiry and its page is freed: "visible at step t" is `t <= expiry` for every policy,
 one comparison in every kernel. Steps and positions are 1-based inside their own document.
@@ -48,16 +48,6 @@ class Needs(NamedTuple):
     prompt: bool = False
     rotary: bool = False
     vocabulary: bool = False
-
-
-class Pins(NamedTuple):
-    """Entries of a prompt that never leave, whatever their rank; they count towards the budget.
-
-    Attributes:
-        first: so many at the prompt's beginning.
-    """
-
-    first: int = 0
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
@@ -133,9 +123,9 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         return entries
 
     @property
-    def pins(self) -> Pins:
-        """Entries of a prompt that never leave."""
-        return Pins()
+    def num_first(self) -> int:
+        """First entries of a prompt that never leave, whatever their rank; they count towards the budget."""
+        return 0
 
     def budget_at(self, layer: int) -> Budget | None:
         """How many entries the heads of a layer may hold; None for no bound."""
@@ -213,14 +203,14 @@ def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) ->
 
 
 class EvictingPolicy(KVPolicy):
-    """Entries leave, but for those of a prompt that are pinned."""
+    """Entries leave, but for the first ones of a prompt where they are pinned."""
 
     pin_first: int = Field(0, ge=0, description="first entries of a prompt that never leave, part of the budget")
 
     @property
-    def pins(self) -> Pins:
-        """As the fields say."""
-        return Pins(self.pin_first)
+    def num_first(self) -> int:
+        """`pin_first`."""
+        return self.pin_first
 
 
 class BudgetedPolicy(EvictingPolicy):

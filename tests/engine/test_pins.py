@@ -53,4 +53,4 @@ def test_the_rest_goes_by_rank(tiny_llama):
 def test_a_budget_must_have_room_for_what_never_leaves():
     with pytest.raises(SpecError, match=r"max_kept \(20\) must be at least recent \(15\) and pin_first \(6\)"):
         KVPolicy.from_spec({"name": "h2o", "recent": 15, "pin_first": 6, "budget": BUDGET})
-    assert KVPolicy.from_spec({"name": "h2o", "recent": 14, "pin_first": 6, "budget": BUDGET}).pins.first == 6
+    assert KVPolicy.from_spec({"name": "h2o", "recent": 14, "pin_first": 6, "budget": BUDGET}).num_first == 6
