@@ -164,7 +164,7 @@ def test_serve_runs_a_real_job(corm_batch, registry, serve, write_job):
 
 @pytest.mark.ray
 def test_sigterm_commits_frees_the_lease_and_the_next_serve_goes_on(corm_batch, registry, serve, tmp_path):
-    documents = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 100} for number in range(8)]
+    documents = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 60} for number in range(6)]
     pq.write_table(pa.Table.from_pylist(documents), tmp_path / "documents.parquet")
     job = {
         "name": "slow",

@@ -184,7 +184,7 @@ print(job.state, stopped)
 @pytest.mark.ray
 def test_submitted_twice_cancelled_and_submitted_again(real, write_job, tmp_path):
     """The way of a job on a cluster: what was committed before it was cancelled is not answered again."""
-    rows = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 60} for number in range(10)]
+    rows = [{"doc_id": f"d{number}", "text": "The pass key is 17. Remember it.\n" * 60} for number in range(6)]
     path = write_job(
         rows,
         model={"name": MODEL, "dtype": "float32", "device": "cpu"},
@@ -221,8 +221,8 @@ def test_submitted_twice_cancelled_and_submitted_again(real, write_job, tmp_path
     jobs = [json.loads(line) for line in shown.splitlines()]
     assert [(job["id"], job["state"]) for job in jobs] == [(f"{id_}-2", "ok"), (id_, "cancelled")]
     assert [job["documents"] for job in jobs] == [
-        {"done": 10, "failed": 0, "total": 10},
-        {"done": before, "failed": 0, "total": 10},
+        {"done": 6, "failed": 0, "total": 6, "verification": ""},
+        {"done": before, "failed": 0, "total": 6, "verification": ""},
     ]
     no_canary_in(log + err + shown)
 
@@ -291,7 +291,8 @@ def test_the_head_is_killed_and_started_anew(real, write_job, tmp_path):
     shown = [real.start("-m", "corm_batch.cli", *verb) for verb in (("status", "--json"), ("logs", id_))]
     status, logs = (process.communicate(timeout=60)[0] for process in shown)
     (job,) = map(json.loads, status.splitlines())
-    assert (job["id"], job["state"], job["documents"]) == (id_, "ok", {"done": 8, "failed": 0, "total": 8})
+    assert (job["id"], job["state"]) == (id_, "ok")
+    assert job["documents"] == {"done": 8, "failed": 0, "total": 8, "verification": ""}
     assert f"{len(before)} done before" in logs
 
     _, err = driver.communicate(timeout=60)

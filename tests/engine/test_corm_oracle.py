@@ -24,7 +24,7 @@ SETTINGS = {
 
 def answer(folder, prompts, new_tokens, settings, **config):
     """Completions by the prompt's number, of CORM or of the policy that the settings name."""
-    policy = {"name": "corm", "preset": "paper", **settings}
+    policy = settings if "name" in settings else {"name": "corm", "preset": "paper", **settings}
     if "max_kept" in policy:
         policy["budget"] = {"name": "uniform", "max_kept": policy.pop("max_kept")}
     engine = Engine.from_pretrained(folder, policy=policy, dtype="float32", device="cpu", kv_memory="8MiB", **config)

@@ -30,7 +30,7 @@ from infra.training.train import loss_of
 from tests.infra.training.conftest import FERRY, ORCHARD, QUICKSTART
 
 ROOT = QUICKSTART.parents[1]
-STEPS, ROW, SAVE_EVERY = 24, 1024, 8
+STEPS, ROW, SAVE_EVERY = 18, 768, 6
 OPTIONS = {
     "--size": "tiny", "--row": ROW, "--batch": 1, "--tokens": STEPS * ROW, "--lr": 5e-3, "--seconds": 10**6,
     "--workers": 2, "--save-every": SAVE_EVERY, "--log-every": 1, "--probes": 0, "--probe-lengths": 512,
