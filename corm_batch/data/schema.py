@@ -44,9 +44,10 @@ def _column_of(figure: Field[Any]) -> pa.Field:
     return column(figure.name, kind, figure.metadata["description"], unit=figure.metadata["unit"])
 
 
-_FIGURES = {figure.name: _column_of(figure) for figure in fields(MemoryStats)}
-_TOKENS = [_FIGURES[name] for name in ("prompt_tokens", "output_tokens")]
-_SECONDS = [_FIGURES[name] for name in ("queue_s", "prefill_s", "decode_s", "elapsed_s")]
+FIGURES = {figure.name: _column_of(figure) for figure in fields(MemoryStats)}
+"""Columns of `MemoryStats`, by name."""
+_TOKENS = [FIGURES[name] for name in ("prompt_tokens", "output_tokens")]
+_SECONDS = [FIGURES[name] for name in ("queue_s", "prefill_s", "decode_s", "elapsed_s")]
 
 RESULT_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
@@ -76,7 +77,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
 MEMORY_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
     _RUN_ID,
-    *_FIGURES.values(),
+    *FIGURES.values(),
     *(_column_of(figure) for figure in fields(Verification) if figure.metadata["in_memory"]),
     column("policy", pa.string(), "the policy and its settings, as JSON"),
     column("dtype", pa.string(), "number format of the cache"),

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corm_batch.data.filesystem import list_files, read_whole, write_whole
+from corm_batch.data.schema import FIGURES
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import SourceError
 
-_FIGURES = {
-    "prompt_tokens": pa.int64(), "output_tokens": pa.int64(), "kv_bytes_full": pa.int64(),
-    "kv_bytes_after_prefill": pa.int64(), "kv_bytes_peak": pa.int64(), "kept_ratio": pa.float64(),
-    "kept_per_layer": pa.list_(pa.int64()), "evicted_attention_mass": pa.float64(), "preemptions": pa.int64(),
-    "prefill_s": pa.float64(), "decode_s": pa.float64(),
-}  # fmt: skip
-"""Of MemoryStats, what evaluations use."""
 _SCHEMA = pa.schema(
     [
         ("run", pa.string()), ("case", pa.string()), ("text", pa.string()), ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()), ("logprobs", pa.list_(pa.float64())),
-        ("best_logprobs", pa.list_(pa.float64())), *_FIGURES.items(),
+        ("best_logprobs", pa.list_(pa.float64())), *FIGURES.values(),
     ]
 )  # fmt: skip
 
@@ -90,7 +84,7 @@ class AnswerStore:
             return
         rows = [
             {"run": run, **{name: getattr(answer, name) for name in _SCHEMA.names if hasattr(answer, name)}}
-            | {name: getattr(answer.memory, name) for name in _FIGURES}
+            | asdict(answer.memory)
             for answer in given
         ]
         sink = pa.BufferOutputStream()
@@ -115,6 +109,6 @@ def _rows(file: str) -> list[dict[str, object]]:
 
 def _answered(row: dict[str, object]) -> Answered:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    memory = MemoryStats(**{name: values[name] for name in _FIGURES})  # type: ignore[arg-type]
+    memory = MemoryStats(**{name: values[name] for name in FIGURES})  # type: ignore[arg-type]
     own = {own.name: values[own.name] for own in fields(Answered) if own.name in values}
     return Answered(**own, memory=memory)  # type: ignore[arg-type]
