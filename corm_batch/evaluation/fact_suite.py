@@ -58,15 +58,24 @@ def _encoded(tokenizer: Tokenizer, whole: str) -> tuple[Ids, list[str]]:
     return text, common_words(tokenizer, text)
 
 
+def check_room(length: int, room: int) -> None:
+    """Make sure that a length has room for a document beside question and answer.
+
+    Raises:
+        SpecError: it has none.
+    """
+    if room < 64:
+        least = length - room + 64
+        raise SpecError(f"lengths: got {length}, allowed is {least} or more: question and answer take {length - room}")
+
+
 def check_length(haystack: Haystack, length: int, room: int) -> None:
     """Make sure that texts of a length can be cut.
 
     Raises:
         SpecError: there are fewer tokens, or no room for anything beside question and answer.
     """
-    if room < 64:
-        least = length - room + 64
-        raise SpecError(f"lengths: got {length}, allowed is {least} or more: question and answer take {length - room}")
+    check_room(length, room)
     if len(haystack.text) < room:
         raise SpecError(
             f"lengths: {length} takes {room} tokens of text to plant in, and there are {len(haystack.text)}: ask for "
@@ -74,7 +83,22 @@ def check_length(haystack: Haystack, length: int, room: int) -> None:
         )
 
 
-class FactSuite(Suite):
+class HaystackSuite(Suite):
+    """A suite whose cases are cut from a long text, or planted in it."""
+
+    haystack: File | None = Field(
+        None,
+        description="file of that text: a column text, of the kind haystack where it has a column kind; default: the "
+        "job's own documents",
+    )
+
+    @property
+    def needs_texts(self) -> bool:
+        """Where no file is named."""
+        return self.haystack is None
+
+
+class FactSuite(HaystackSuite):
     """A suite whose tasks are functions that make facts.
 
     A plug-in names them:
@@ -85,11 +109,6 @@ class FactSuite(Suite):
 
     shares: ClassVar[tuple[str, ...]] = ("exact", "said")
     makers: ClassVar[tuple[Maker, ...]] = ()
-    haystack: File | None = Field(
-        None,
-        description="file of the text around the facts: a column text, of the kind haystack where it has a column "
-        "kind; default: the job's own documents",
-    )
 
     tasks: tuple[str, ...] | None = Field(None, description="which of its tasks; default: all of them")
 
@@ -101,11 +120,6 @@ class FactSuite(Suite):
         if value is not None and (not value or set(value) - set(known)):
             raise ValueError(f"there are: {', '.join(known)}")
         return value
-
-    @property
-    def needs_texts(self) -> bool:
-        """Where no file is named."""
-        return self.haystack is None
 
     def cases(
         self,

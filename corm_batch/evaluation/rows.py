@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.csv
@@ -16,6 +17,7 @@ from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.errors import SourceError
 
 Values = dict[str, Any]
+Key = TypeVar("Key", bound=Hashable)
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -72,6 +74,16 @@ def read_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
                     f"{file}, row {number}: no column {', '.join(missing)}; there are: {', '.join(values)}"
                 )
             yield Row(file, number, values)
+
+
+def first_of_each(rows: Iterable[Row], key: Callable[[Row], Key], count: int) -> Iterator[tuple[Key, Row]]:
+    """The first `count` rows of each key, which is asked of every row, with that key."""
+    drawn: Counter[Key] = Counter()
+    for row in rows:
+        of_row = key(row)
+        drawn[of_row] += 1
+        if drawn[of_row] <= count:
+            yield of_row, row
 
 
 def _read(file: str) -> Iterator[Values]:

@@ -40,7 +40,8 @@ class DuoAttention(EvictingPolicy, name="duo_attention"):
     def for_model(self, model: Model) -> Self:
         """With the heads of the highest scores, of equals the first, chosen over the whole model."""
         table = by_kv_head(self.scores, model.num_layers, model.num_kv_heads, "policy.scores")
-        order = sorted(range(model.num_layers * model.num_kv_heads), key=lambda i: (-list(chain(*table))[i], i))
+        scores = list(chain(*table))
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
         chosen = set(order[: round(self.full_share * len(order))])
         heads = range(model.num_kv_heads)[model.own_heads]
         own = self.model_copy()

@@ -9,7 +9,7 @@ from pydantic import Field
 from corm_batch.errors import SourceError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import METRICS, Metric, best, contains
-from corm_batch.evaluation.rows import Row, read_rows
+from corm_batch.evaluation.rows import Row, first_of_each, read_rows
 
 _COLUMNS = ("context", "question", "answer_prefix", "answer", "max_new_tokens")
 
@@ -33,13 +33,10 @@ class KVPress(Suite, name="kvpress"):
         texts: Sequence[str] = (),
     ) -> Iterator[Case]:
         """The first `count` rows of each task; only the file matters beside."""
-        drawn: dict[str, int] = {}
-        for row in read_rows(self.uri, _COLUMNS):
-            task = str(row.values.get("task") or self.name)
-            drawn[task] = drawn.get(task, 0) + 1
-            if drawn[task] <= count:
-                context, question, prefix = (row.text(name) for name in _COLUMNS[:3])
-                yield Case(self.name, task, context, question, row.texts("answer"), _most(row), prefix)
+        rows = read_rows(self.uri, _COLUMNS)
+        for task, row in first_of_each(rows, lambda row: str(row.values.get("task") or self.name), count):
+            context, question, prefix = (row.text(name) for name in _COLUMNS[:3])
+            yield Case(self.name, task, context, question, row.texts("answer"), _most(row), prefix)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """The metric, or of all the answers the share that the text contains."""

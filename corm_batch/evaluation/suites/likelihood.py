@@ -8,6 +8,7 @@ from pydantic import Field
 
 from corm_batch.errors import SpecError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
+from corm_batch.evaluation.fact_suite import check_room
 from corm_batch.evaluation.rows import read_rows
 
 
@@ -45,11 +46,8 @@ class Likelihood(Suite, name="likelihood"):
             raise SpecError("suite.documents: there is none: name a file, as documents: texts.parquet")
         asked = len(self.encode(tokenizer, self.question))
         for length in lengths:
-            if (room := length - asked - self.max_new_tokens) < 64:
-                least = length - room + 64
-                raise SpecError(
-                    f"lengths: got {length}, allowed is {least} or more: question and answer take {length - room}"
-                )
+            room = length - asked - self.max_new_tokens
+            check_room(length, room)
             for text in texts[:count]:
                 beginning = tokenizer.decode(self.encode(tokenizer, text)[:room], skip_special_tokens=False)
                 document = text if len(beginning) >= len(text) else beginning.strip("\ufffd")

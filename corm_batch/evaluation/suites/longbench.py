@@ -17,7 +17,7 @@ from pydantic import Field
 from corm_batch.errors import SourceError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import best, rouge_l, squad_f1
-from corm_batch.evaluation.rows import read_rows
+from corm_batch.evaluation.rows import Row, first_of_each, read_rows
 
 _COLUMNS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 _QA = "Answer the question based on the text above. Only give me the answer and do not output any other words.\n\n"
@@ -114,20 +114,14 @@ class LongBench(Suite, name="longbench"):
         texts: Sequence[str] = (),
     ) -> Iterator[Case]:
         """The first `count` rows of each dataset; only the file matters beside."""
-        drawn: dict[str, int] = {}
-        for row in read_rows(self.uri, _COLUMNS):
-            name = row.text("dataset").removesuffix("_e")
-            if name not in DATASETS:
-                raise SourceError(f"{row.origin}: dataset: got {name!r}, there are: {', '.join(DATASETS)}")
-            drawn[name] = drawn.get(name, 0) + 1
-            if drawn[name] <= count:
-                known = DATASETS[name]
-                question = known.instruction.replace("{input}", row.text("input"))
-                choices = row.texts("all_classes") if known.metric is None else ()
-                yield Case(
-                    f"longbench {name}", name, row.text("context"), question, row.texts("answers"),
-                    known.max_new_tokens, choices=choices,
-                )  # fmt: skip
+        for name, row in first_of_each(read_rows(self.uri, _COLUMNS), _dataset, count):
+            known = DATASETS[name]
+            question = known.instruction.replace("{input}", row.text("input"))
+            choices = row.texts("all_classes") if known.metric is None else ()
+            yield Case(
+                f"longbench {name}", name, row.text("context"), question, row.texts("answers"), known.max_new_tokens,
+                choices=choices,
+            )  # fmt: skip
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """The dataset's own metric, against the answer that fits best."""
@@ -137,6 +131,18 @@ class LongBench(Suite, name="longbench"):
             return {"accuracy": max(_classified(text, answer, case.choices) for answer in case.answers)}
         name, metric = known.metric
         return {name: best(metric, text, case.answers)}
+
+
+def _dataset(row: Row) -> str:
+    """Which of `DATASETS` a row is of.
+
+    Raises:
+        SourceError: none of them.
+    """
+    name = row.text("dataset").removesuffix("_e")
+    if name not in DATASETS:
+        raise SourceError(f"{row.origin}: dataset: got {name!r}, there are: {', '.join(DATASETS)}")
+    return name
 
 
 def _classified(text: str, answer: str, classes: Sequence[str]) -> float:

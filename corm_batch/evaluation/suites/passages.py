@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import Field
 
 from corm_batch.errors import SpecError
-from corm_batch.evaluation.base import LAYOUT_TOKENS, Case, File, Suite, Tokenizer
-from corm_batch.evaluation.fact_suite import check_length, open_haystack
+from corm_batch.evaluation.base import LAYOUT_TOKENS, Case, Tokenizer
+from corm_batch.evaluation.fact_suite import HaystackSuite, check_length, open_haystack
 from corm_batch.evaluation.haystack import Haystack
 
 _ANSWER_TOKENS = 16
@@ -18,20 +18,12 @@ _SENTENCE_CHARS = (30, 240)
 _TRIES = 200
 
 
-class Passages(Suite, name="passages"):
+class Passages(HaystackSuite, name="passages"):
     """Which of several numbered passages a sentence stands in."""
 
     shares = ("exact", "said")
 
-    haystack: File | None = Field(
-        None, description="file of the text the passages are cut from: a column text; default: the job's own documents"
-    )
     passage_tokens: int = Field(120, ge=40, description="tokens of a passage")
-
-    @property
-    def needs_texts(self) -> bool:
-        """Where no file is named."""
-        return self.haystack is None
 
     def cases(
         self,

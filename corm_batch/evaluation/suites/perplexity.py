@@ -6,22 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
-from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
-from corm_batch.evaluation.fact_suite import check_length, open_haystack
+from corm_batch.evaluation.base import Case, Tokenizer
+from corm_batch.evaluation.fact_suite import HaystackSuite, check_length, open_haystack
 
 
-class Perplexity(Suite, name="perplexity"):
+class Perplexity(HaystackSuite, name="perplexity"):
     """How likely the next tokens of a text are, its beginning read and compressed; perplexity is exp(-logprob)."""
 
     shares = ()
 
-    haystack: File | None = Field(None, description="file of texts: a column text; default: the job's own documents")
     scored_tokens: int = Field(128, ge=1, description="tokens whose likelihood is scored, the last of each length")
-
-    @property
-    def needs_texts(self) -> bool:
-        """Where no file is named."""
-        return self.haystack is None
 
     def cases(
         self,

@@ -9,7 +9,7 @@ from pydantic import Field
 from corm_batch.errors import SourceError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import best, contains
-from corm_batch.evaluation.rows import Row, read_rows
+from corm_batch.evaluation.rows import Row, first_of_each, read_rows
 
 _MOST_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
 """Of an answer, by how the task's name begins."""
@@ -31,15 +31,11 @@ class Ruler(Suite, name="ruler"):
         texts: Sequence[str] = (),
     ) -> Iterator[Case]:
         """The first `count` rows of each task and length as the files have them."""
-        drawn: dict[tuple[str, str], int] = {}
-        for row in read_rows(self.uri, ["index", "input", "outputs", "length"]):
-            task = _task(row)
-            group = _group(row)
-            drawn[group, task] = drawn.get((group, task), 0) + 1
-            if drawn[group, task] <= count:
-                most = _MOST_TOKENS[task.partition("_")[0]]
-                prefix = str(row.values.get("answer_prefix") or "")
-                yield Case(group, task, row.text("input"), "", row.texts("outputs"), most, prefix)
+        rows = read_rows(self.uri, ["index", "input", "outputs", "length"])
+        for (group, task), row in first_of_each(rows, lambda row: (_group(row), _task(row)), count):
+            most = _MOST_TOKENS[task.partition("_")[0]]
+            prefix = str(row.values.get("answer_prefix") or "")
+            yield Case(group, task, row.text("input"), "", row.texts("outputs"), most, prefix)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """RULER's string match: the share of the references that the text contains; of questions, whether any is."""

@@ -7,27 +7,19 @@ from itertools import islice
 
 from pydantic import Field
 
-from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
-from corm_batch.evaluation.fact_suite import open_haystack
+from corm_batch.evaluation.base import Case, File, Tokenizer
+from corm_batch.evaluation.fact_suite import HaystackSuite, open_haystack
 from corm_batch.evaluation.metrics import best, squad_exact, squad_f1
 from corm_batch.evaluation.rows import read_rows
 
 _ANSWER_TOKENS = 32
 
 
-class Squad(Suite, name="squad"):
+class Squad(HaystackSuite, name="squad"):
     """SQuAD's questions, their paragraph alone and planted in a long text."""
 
     questions: File = Field(description="file with the columns context, question and answers")
-    haystack: File | None = Field(
-        None, description="file of the text around the paragraph: a column text; default: the job's own documents"
-    )
     planted_tokens: int = Field(4096, ge=64, description="tokens of the text that a paragraph is planted in")
-
-    @property
-    def needs_texts(self) -> bool:
-        """Where no file is named."""
-        return self.haystack is None
 
     def cases(
         self,

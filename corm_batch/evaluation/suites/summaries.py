@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import best, degenerate, rouge_l, words
-from corm_batch.evaluation.rows import read_rows
+from corm_batch.evaluation.rows import first_of_each, read_rows
 
 _ANSWER_TOKENS = 256
 
@@ -29,13 +28,10 @@ class Summaries(Suite, name="summaries"):
         texts: Sequence[str] = (),
     ) -> Iterator[Case]:
         """The first `count` documents of each task; only the file matters beside."""
-        drawn: Counter[str] = Counter()
-        for row in read_rows(self.documents, ["task", "document", "prompt", "answers"]):
-            task = row.text("task")
-            if drawn[task] < count:
-                drawn[task] += 1
-                prompt, answers = row.text("prompt"), row.texts("answers")
-                yield Case("summaries", task, row.text("document"), prompt, answers, _ANSWER_TOKENS)
+        rows = read_rows(self.documents, ["task", "document", "prompt", "answers"])
+        for task, row in first_of_each(rows, lambda row: row.text("task"), count):
+            prompt, answers = row.text("prompt"), row.texts("answers")
+            yield Case("summaries", task, row.text("document"), prompt, answers, _ANSWER_TOKENS)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """ROUGE-L, words, and whether nothing is said or the same over and over."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from corm_batch.errors import SourceError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import METRICS, Metric, best
-from corm_batch.evaluation.rows import read_rows
+from corm_batch.evaluation.rows import first_of_each, read_rows
 
 
 class Table(Suite, name="table"):
@@ -37,16 +37,12 @@ class Table(Suite, name="table"):
     ) -> Iterator[Case]:
         """The first `count` rows of each task that expect something; only the file matters beside."""
         columns = [self.text, self.question, self.expected, *([self.task] if self.task else [])]
-        drawn: dict[str, int] = {}
-        known = (row for row in read_rows(self.uri, columns) if row.values[self.expected] is not None)
-        for row in known:
-            task = row.text(self.task) if self.task else self.name
-            drawn[task] = drawn.get(task, 0) + 1
-            if drawn[task] <= count:
-                answers = row.texts(self.expected)
-                yield Case(self.name, task, row.text(self.text), row.text(self.question), answers, self.max_new_tokens)
-        if not drawn:
+        known = [row for row in read_rows(self.uri, columns) if row.values[self.expected] is not None]
+        if not known:
             raise SourceError(f"{self.uri}: no row expects anything in its column {self.expected!r}")
+        for task, row in first_of_each(known, lambda row: row.text(self.task) if self.task else self.name, count):
+            answers = row.texts(self.expected)
+            yield Case(self.name, task, row.text(self.text), row.text(self.question), answers, self.max_new_tokens)
 
     def score(self, case: Case, text: str) -> Mapping[str, float]:
         """The metric, against the answer that fits best."""
