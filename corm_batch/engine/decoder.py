@@ -111,6 +111,7 @@ class Decoder:
 
     def _capture(self, batch: DecodeBatch) -> Captured:
         """Record a step; warm-up passes before it, with rows that are no sequence, compile what needs compiling."""
+        torch.cuda.empty_cache()  # streams and graphs are the driver's, which cannot ask for what lies unused here
         stream = torch.cuda.Stream(self.model.device)
         stream.wait_stream(torch.cuda.current_stream(self.model.device))
         with torch.cuda.stream(stream):

@@ -123,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         ratios = ", ".join(f"{name} {value:.3f}" for name, value in record["rows"][-1]["after_over_before"].items())
         print(f"{workload}: after / before: {ratios}", flush=True)
-    if options.output is not None:
-        write_record(record, options.output)
+        if options.output is not None:  # after each, so that a run that is ended keeps what it measured
+            write_record(record, options.output)
 
 
 if __name__ == "__main__":
