@@ -1,4 +1,4 @@
-"""The three kinds of forward pass: a whole prompt, a chunk of one, one token of many.
+"""The forward passes over prompts: whole ones, or chunks of them. One token of many is `decode_batch.py`'s.
 
 Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
 over prompts may hold spans that are scored: they attend exactly, and nothing of them outlives a layer.
@@ -15,7 +15,6 @@ from torch import Tensor
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.pins import pinned_entries
-from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.causal import causal_attention
@@ -23,9 +22,6 @@ from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.reading import Reading
-
-_GATHERED_ENTRIES = 1 << 16
-"""Padded entries one decode call may gather on a CPU, which wants them in its caches."""
 
 
 def new_entries(
@@ -38,6 +34,11 @@ def new_entries(
     if not policy.columns:
         own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.pool.own_columns)
     return Entries(key_KND, value_KND, position, expiry, torch.zeros_like(expiry, dtype=torch.float32), own)
+
+
+def side_by_side(outs: abc.Sequence[Tensor]) -> Tensor:
+    """The outputs of spans, [H, R, D] each, as one: token by token in memory, as the projection reads them."""
+    return outs[0] if len(outs) == 1 else torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1)
 
 
 class PrefillBatch:
@@ -70,18 +71,21 @@ class PrefillBatch:
     ) -> Tensor:
         """Attention span by span; of each span only the survivors outlive the layer."""
         outs = []
-        for i, (span, stop) in enumerate(zip(self.spans, self.stops, strict=True)):
-            rows = slice(int(stop) - span.num_tokens, int(stop))
+        for span in self.spans:
+            rows = self.rows(span)
             packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows]
             if span.sequence.stores:
                 out_HRD, entries = self.attend_span(span, layer, *packed, features)
-                eviction = self.evictions.of(span.sequence)
-                self._lost[i].append(eviction.store(self.stage, span.sequence, layer, entries, span.stop))
+                self.keep(span, layer, entries)
             else:
-                out_HRD, _ = self._attend_causally(*packed, features)
+                out_HRD, _ = self.attend_causally(*packed, features)
             outs.append(out_HRD)
-        # Token by token, as the projection behind it reads them.
-        return outs[0] if len(outs) == 1 else torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1)
+        return side_by_side(outs)
+
+    def keep(self, span: Span, layer: int, entries: Entries) -> None:
+        """Of one layer's entries, [K, N], of a span keep what survives."""
+        eviction, sequence = self.evictions.of(span.sequence), span.sequence
+        self._lost[self.spans.index(span)].append(eviction.store(self.stage, sequence, layer, entries, span.stop))
 
     def commit(self) -> None:
         """Book what survived.
@@ -104,7 +108,7 @@ class PrefillBatch:
         """Whose rules hold for the span's entries."""
         return self.evictions.of(span.sequence).policies[layer]
 
-    def _attend_causally(
+    def attend_causally(
         self, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> tuple[Tensor, Tensor]:
         """Exact attention of a whole sequence, and its log-sum-exp."""
@@ -115,9 +119,9 @@ class PrefillBatch:
 
     def _steps(self, span: Span) -> Tensor:
         """The steps of the span's tokens."""
-        return self._step_T[self._rows(span)]
+        return self._step_T[self.rows(span)]
 
-    def _rows(self, span: Span) -> slice:
+    def rows(self, span: Span) -> slice:
         """Where the span's tokens stand among those packed."""
         stop = int(self.stops[self.spans.index(span)])
         return slice(stop - span.num_tokens, stop)
@@ -139,7 +143,7 @@ class PrefillBatch:
         if not span.start:  # a pass may be run again
             notes[layer] = {}
         reading = Reading(
-            query_HTD, lse_HT, span.stop, span.sequence.num_prompt_tokens, self.input_ids[self._rows(span)],
+            query_HTD, lse_HT, span.stop, span.sequence.num_prompt_tokens, self.input_ids[self.rows(span)],
             features.scale, features.softcap, self.rotary, notes[layer],
         )  # fmt: skip
         return policy.observe(layer, entries, reading)
@@ -154,17 +158,30 @@ class PrefillBatch:
         features: AttentionFeatures,
     ) -> tuple[Tensor, Entries]:
         """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key."""
+        out, lse = self.attend_causally(query_HTD, key_KTD, value_KTD, features)
+        return out, self.voted(span, layer, query_HTD, key_KTD, value_KTD, lse, features)
+
+    def voted(
+        self,
+        span: Span,
+        layer: int,
+        query_HTD: Tensor,
+        key_KTD: Tensor,
+        value_KTD: Tensor,
+        lse_HT: Tensor,
+        features: AttentionFeatures,
+    ) -> Entries:
+        """The entries of one whole prompt, [K, T], as the policy sees them once its queries have voted."""
         reduction = self._policy(span, layer).needs.reduction
-        out, lse = self._attend_causally(query_HTD, key_KTD, value_KTD, features)
         step = self._steps(span)
         entries = self._born(span, layer, key_KTD, value_KTD, step)
         if reduction is not None:
             votes = slice(-min(reduction.window, span.stop), None)
             entries = self.cache.ops.reduce_columns(
-                reduction, query_HTD[:, votes], lse[:, votes], step[votes], entries,
+                reduction, query_HTD[:, votes], lse_HT[:, votes], step[votes], entries,
                 torch.full_like(entries.expiry, NEVER), features.scale, features.softcap, gap_rule=False,
             )  # fmt: skip
-        return out, self._observed(span, layer, query_HTD, lse, entries, features)
+        return self._observed(span, layer, query_HTD, lse_HT, entries, features)
 
 
 class ChunkBatch(PrefillBatch):
@@ -205,84 +222,3 @@ class ChunkBatch(PrefillBatch):
                 features.scale, features.softcap, gap_rule=True,
             )  # fmt: skip
         return out, self._observed(span, layer, query_HTD, lse, entries, features)
-
-
-class DecodeBatch:
-    """The next token of up to `size` sequences, in tensors that stay where they are from step to step.
-
-    Rows without a sequence have slot -1. Room for every new entry has been reserved.
-
-    Args:
-        size: rows.
-        cache: where the entries are.
-        policies: one a layer.
-        full: one a layer, for sequences that keep every entry.
-    """
-
-    def __init__(
-        self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy], full: abc.Sequence[KVPolicy]
-    ) -> None:
-        self.cache, self.policies = cache, policies
-        self._compresses = [policy != other for policy, other in zip(policies, full, strict=True)]
-        device = cache.device
-        self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
-        self.slot_S = torch.full((size,), -1, device=device)
-        self.least_expiry_S = torch.zeros(size, dtype=torch.int32, device=device)  # NEVER where every entry stays
-        self.logit_rows = torch.arange(size, device=device)
-        self._slots = np.empty(0, np.int64)
-
-    def load(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Take on these sequences, one a row, each at its newest token."""
-        rows = np.zeros((4, len(self.input_ids)), np.int64)
-        rows[2] = -1
-        for column, sequence in zip(rows.T, sequences, strict=False):
-            least_expiry = NEVER if sequence.request.uncompressed else 0
-            column[:] = sequence.output[-1], sequence.num_cached, sequence.slot, least_expiry
-        held_rows = self.input_ids, self.positions, self.slot_S, self.least_expiry_S
-        for held, row in zip(held_rows, rows, strict=True):
-            held.copy_(torch.from_numpy(row))
-        self._slots = rows[2, : len(sequences)]
-
-    def advance(self, tokens_S: Tensor) -> None:
-        """Go on to the next step with the tokens just chosen, one for each sequence."""
-        self.input_ids[: len(tokens_S)] = tokens_S
-        self.positions += 1
-
-    def attend(
-        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
-    ) -> Tensor:
-        """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S."""
-        policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
-        step_S = (self.positions + 1).int()
-        born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)
-        if self._compresses[layer]:
-            born = born._replace(expiry=torch.maximum(born.expiry, self.least_expiry_S))
-        ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born.map(lambda column: column.transpose(0, 1)))
-        query_SHD = query_HTD.transpose(0, 1)
-        out_SHD = torch.empty_like(query_SHD)
-        for rows in self._groups(layer):
-            out_SHD[rows] = ops.decode_attention(
-                pages,
-                self.cache.lists(layer, self.slot_S[rows]),
-                query_SHD[rows],
-                step_S[rows],
-                policy.needs.reduction,
-                features.scale,
-                features.softcap,
-                features.sink_H,
-            )
-        return out_SHD.transpose(0, 1)
-
-    def _groups(self, layer: int) -> list[Tensor | slice]:
-        """On a CPU, rows of sequences of like length: gathered lists are padded to the longest, and fit its caches."""
-        if self.cache.device.type != "cpu":
-            return [slice(None)]
-        lengths = self.cache.table.lengths[self._slots, layer].max(axis=1)
-        order = np.argsort(-lengths, kind="stable")
-        groups: list[Tensor | slice] = []
-        num_kv_heads = self.cache.table.lengths.shape[2]
-        while len(order):
-            size = max(1, _GATHERED_ENTRIES // (num_kv_heads * (int(lengths[order[0]]) + 1)))
-            groups.append(torch.from_numpy(order[:size]))
-            order = order[size:]
-        return groups

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from corm_batch.engine.batch import DecodeBatch
+from corm_batch.engine.decode_batch import DecodeBatch
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.sequence import Row, Sequence

@@ -36,6 +36,22 @@ from corm_batch.policies.sliding_window import SlidingWindow
 _AS_IT_COMES = SamplingParams()
 
 
+def serving(policy: KVPolicy, model: LoadedModel) -> KVPolicy:
+    """The policy as it serves this rank of a model.
+
+    Raises:
+        SpecError, ModelLoadError: it cannot; see `check_policy` and `described`.
+    """
+    heads, rank, known = model.shard.num_kv_heads, model.ranks.rank, described(model, policy)
+    check_policy(policy.for_model(known), model.shape, model.dtype)
+    return policy.for_model(known._replace(own_heads=slice(rank * heads, (rank + 1) * heads)))
+
+
+def by_layer(policy: KVPolicy, model: LoadedModel) -> list[KVPolicy]:
+    """What decides in each layer: the policy, or the window that the model itself puts there."""
+    return [policy if window is None else SlidingWindow(window=window) for window in model.windows]
+
+
 class EngineCore:
     """Continuous batching over a page pool that holds only what the policy keeps.
 
@@ -48,13 +64,9 @@ class EngineCore:
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
         self.model, self.policy, self.config = model, policy, config
         shape, ranks = model.shard, model.ranks
-        known = described(model, policy)
-        check_policy(policy.for_model(known), model.shape, model.dtype)
-        own_heads = slice(ranks.rank * shape.num_kv_heads, (ranks.rank + 1) * shape.num_kv_heads)
-        policy = policy.for_model(known._replace(own_heads=own_heads))
+        policy = serving(policy, model)
         self.max_model_len = shape.context(config.max_model_len)
-        self.policies = [policy if window is None else SlidingWindow(window=window) for window in model.windows]
-        full = [Full() if window is None else SlidingWindow(window=window) for window in model.windows]
+        self.policies, full = by_layer(policy, model), by_layer(Full(), model)
         columns = entry_columns(shape.head_dim, model.dtype, policy.columns)
         given = pool_bytes(config, model.device)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)

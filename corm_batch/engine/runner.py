@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import Evictions
@@ -57,23 +59,27 @@ class Runner:
         for span in work.spans:
             span.sequence.started_at = span.sequence.started_at or started
         try:
-            chosen = self._choose(work)
+            chosen = self.choose(work, self.prefiller.run(work.spans))
         except OutOfPages as error:
             raise Shortage(error) from error
         except torch.OutOfMemoryError as error:
             self.model.check_alone(error)
             raise Shortage(error) from error
+        self.prefilled(work, time.monotonic() - started)
+        return chosen
+
+    def prefilled(self, work: Prefill, seconds: float) -> None:
+        """Book a pass over prompts that took so many seconds."""
         self.scheduler.prefilled(work.spans)
         self.stats.most_in_flight = max(self.stats.most_in_flight, self.scheduler.num_open)
         for sequence in work.sequences:
             sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
-        self.stats.prefilled(work.spans, time.monotonic() - started)
-        return chosen
+        self.stats.prefilled(work.spans, seconds)
 
-    def _choose(self, work: Prefill) -> list[Chosen]:
-        """Run the pass; the tokens it chooses, sequence by sequence."""
+    def choose(self, work: Prefill, passes: Iterable[Tensor]) -> list[Chosen]:
+        """The tokens that a pass over prompts chooses, sequence by sequence; its logits come some rows at a time."""
         rows, columns = work.rows, Chosen([], [], [])
-        for logits in self.prefiller.run(work.spans):
+        for logits in passes:
             done = len(columns.tokens)
             if len(logits):
                 tokens_S, logprobs_2S = sample(logits, prepare(self.model, rows[done : done + len(logits)], 1))

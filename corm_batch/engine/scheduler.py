@@ -72,7 +72,7 @@ class Scheduler:
             self.token_budget = work.num_tokens // 2
         if len(work.spans) == 1 and not self.swapped:
             return work.spans[0].sequence
-        self._give_up(work.spans)
+        self.give_up(work.spans)
         return None
 
     def _admit(self) -> list[Span]:
@@ -90,13 +90,16 @@ class Scheduler:
             fits = (span.stop - span.start <= room or not spans) and pages <= spare
             if (self.running or self.partial) and (self._one_prompt_only or not fits):
                 break
-            self.waiting.popleft()
-            sequence.slot = self.cache.open()
-            insort(self.partial, sequence, key=_arrival)
-            spans.append(span)
+            spans.append(self.open(self.waiting.popleft()))
             room -= span.stop - span.start
             spare -= pages
         return spans
+
+    def open(self, sequence: Sequence) -> Span:
+        """Begin with a prompt that waits no more; the caller knows that it fits. What of it a pass reads."""
+        sequence.slot = self.cache.open()
+        insort(self.partial, sequence, key=_arrival)
+        return self._span(sequence)
 
     def _reserve(self, num_steps: int) -> Decode:
         """Running sequences with room for `num_steps` more entries in each of their heads, or for one if there is no
@@ -128,7 +131,7 @@ class Scheduler:
         ratio = stored / (span.stop * self.cache.num_lists)
         self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
-    def _give_up(self, spans: abc.Sequence[Span]) -> None:
+    def give_up(self, spans: abc.Sequence[Span]) -> None:
         """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
         for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
             self.cache.close(sequence.slot)

@@ -1,0 +1,255 @@
+"""Ensemble: several policies beside each other on one model, all of which are asked the same.
+
+In exact prefill the hidden states of a prompt do not depend on the policy: one pass over it serves all, each of which
+keeps entries of its own in a cache of its own, and goes on by itself from there. Where prefill is streaming every
+policy reads the prompts by itself. Knows nothing of what the answers are wanted for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from pydantic import ByteSize
+from torch import Tensor
+
+from corm_batch.engine.attention import AttentionFeatures
+from corm_batch.engine.batch import PrefillBatch, side_by_side
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.engine import EngineCore, by_layer, serving
+from corm_batch.engine.limits import Limits
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.work import Prefill
+from corm_batch.errors import OutOfPages
+from corm_batch.kv.pool import page_bytes
+from corm_batch.ops.pages import entry_columns
+from corm_batch.policies.base import KVPolicy
+
+_GROWTH = 160
+"""Entries that a head comes to hold between two compactions, at most, beyond what its budget allows."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the caches of one policy take on a model.
+
+    Args:
+        policy: which.
+        model: of one rank.
+        config: for the size of a page.
+
+    Raises:
+        SpecError, ModelLoadError: the policy cannot serve the model. Raised when it is first asked.
+    """
+
+    policy: KVPolicy
+    model: LoadedModel
+    config: EngineConfig
+
+    def num_bytes(self, num_tokens: int) -> int:
+        """Of prompt and answer of so many tokens, at most: what the policy may keep, in pages."""
+        page_size, lists = self.config.page_size, len(self._limits.places) * self._limits.num_heads
+        most = lists * -(-num_tokens // page_size)
+        return self._page_bytes * min(most, self._limits.pages(num_tokens) + lists * -(-_GROWTH // page_size))
+
+    @cached_property
+    def _limits(self) -> Limits:
+        layers = by_layer(serving(self.policy, self.model), self.model)
+        return Limits(layers, self.model.shard.num_kv_heads, self.config.page_size, self.model.ranks)
+
+    @cached_property
+    def _page_bytes(self) -> int:
+        columns = entry_columns(self.model.shard.head_dim, self.model.dtype, self.policy.columns)
+        return page_bytes(self.config.page_size, columns)
+
+
+def side_by_side_at_most(needs: Mapping[str, Need], num_bytes: int, longest: int) -> list[list[str]]:
+    """Policies in groups, in order, whose caches of one prompt and answer of `longest` tokens fit so many bytes; one
+    that does not fit them by itself is a group of its own."""
+    groups: list[list[str]] = []
+    room = 0
+    for label, need in needs.items():
+        size = need.num_bytes(longest)
+        if not groups or size > room:
+            groups.append([])
+            room = num_bytes
+        groups[-1].append(label)
+        room -= size
+    return groups
+
+
+class Ensemble:
+    """Engines of one model, one a policy, that read prompts together.
+
+    Args:
+        needs: the policies by label, each of this model, which is alone on its device.
+        num_bytes: of all caches together.
+        longest: tokens of the longest prompt and its answer, by which the bytes are shared out.
+    """
+
+    def __init__(self, needs: Mapping[str, Need], num_bytes: int, longest: int) -> None:
+        first = next(iter(needs.values()))
+        self.model, self.config, self._needs = first.model, first.config, needs
+        sizes = {label: need.num_bytes(longest) for label, need in needs.items()}
+        self._room = {label: num_bytes * size // sum(sizes.values()) for label, size in sizes.items()}
+        self.engines = {
+            label: EngineCore(
+                self.model, need.policy, self.config.model_copy(update={"kv_memory": ByteSize(self._room[label])})
+            )
+            for label, need in needs.items()
+        }
+
+    def run(self, requests: Iterable[Request]) -> Iterator[dict[str, Completion]]:
+        """What every policy makes of each request, by label, in the order of `requests`; some at a time are read."""
+        for group in self._groups(requests):
+            self._read(group)
+            found: dict[str, dict[str, Completion]] = {request.id: {} for request in group}
+            for label, engine in self.engines.items():
+                while engine.has_work:
+                    for done in engine.step():
+                        found[done.id][label] = done
+            yield from found.values()
+
+    def _groups(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Requests whose caches, and answers, fit beside each other; at least one."""
+        group: list[Request] = []
+        room = dict(self._room)
+        for request in requests:
+            length = len(request.token_ids) + request.most_new_tokens
+            sizes = {label: need.num_bytes(length) for label, need in self._needs.items()}
+            full = len(group) == self.config.max_sequences
+            if group and (full or any(size > room[label] for label, size in sizes.items())):
+                yield group
+                group, room = [], dict(self._room)
+            group.append(request)
+            room = {label: room[label] - size for label, size in sizes.items()}
+        if group:
+            yield group
+
+    def _read(self, group: Sequence[Request]) -> None:
+        """Hand the requests to every engine; those that can share a pass over the prompts have had it then."""
+        sharing = {}
+        for label, engine in self.engines.items():
+            if self.config.prefill == "exact":
+                sharing[label] = engine
+            else:
+                for request in group:
+                    engine.add(request)
+        while group and sharing:
+            count = _packed(group, self.config.step_token_budget)
+            part, group = group[:count], group[count:]
+            works = {label: _taken_up(engine, part) for label, engine in sharing.items()}
+            self._pass({label: work for label, work in works.items() if work.spans})
+
+    @torch.inference_mode()
+    def _pass(self, works: Mapping[str, Prefill]) -> None:
+        """One forward pass for all. Who finds too little room reads its prompts by itself, as every engine does."""
+        if not works:
+            return
+        started = time.monotonic()
+        batches: dict[str, PrefillBatch] = {}
+        try:
+            for label, work in works.items():
+                engine = self.engines[label]
+                batches[label] = PrefillBatch(work.spans, engine.evictions, engine.runner.prefiller.rotary)
+            shared = SharedPass(batches)
+            logits = self.model.forward(shared)
+        except torch.OutOfMemoryError:
+            for label, work in works.items():
+                if label in batches:
+                    batches[label].discard()
+                self.engines[label].scheduler.give_up(work.spans)
+            return
+        common = time.monotonic() - started - sum(shared.seconds.values())
+        for label, work in works.items():
+            self._book(label, work, batches[label], logits[shared.rows_of(label)], common + shared.seconds[label])
+
+    def _book(self, label: str, work: Prefill, batch: PrefillBatch, logits: Tensor, seconds: float) -> None:
+        """What the pass was to one engine, for which it counts as one of so many seconds."""
+        engine = self.engines[label]
+        try:
+            batch.commit()
+        except (OutOfPages, torch.OutOfMemoryError) as error:
+            if not isinstance(error, OutOfPages):
+                batch.discard()
+            engine.scheduler.give_up(work.spans)
+            return
+        chosen = engine.runner.choose(work, [logits])
+        engine.runner.prefilled(work, seconds)
+        engine.answers.extend(work.sequences, chosen)
+        engine.stats.spent(work, seconds)
+
+
+class SharedPass:
+    """A forward pass over whole prompts for several batches, each of which has all of them or some.
+
+    Args:
+        batches: by label, of one model.
+
+    Attributes:
+        seconds: by label, in which entries were chosen and stored.
+    """
+
+    def __init__(self, batches: Mapping[str, PrefillBatch]) -> None:
+        self.batches = batches
+        self.seconds = dict.fromkeys(batches, 0.0)
+        self._spans = {
+            label: {span.sequence.request.id: span for span in batch.spans} for label, batch in batches.items()
+        }
+        prompts = {name: span.sequence.to_prefill for spans in self._spans.values() for name, span in spans.items()}
+        self._names = list(prompts)
+        self._stops = np.cumsum([len(prompt) for prompt in prompts.values()])
+        device = next(iter(batches.values())).cache.device
+        self.input_ids = torch.from_numpy(np.concatenate(list(prompts.values()))).to(device)
+        self.positions = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts.values()])
+        self.logit_rows = torch.from_numpy(self._stops - 1).to(device)
+
+    def rows_of(self, label: str) -> list[int]:
+        """Which rows of the logits are those of a batch's spans, in their order."""
+        return [self._names.index(name) for name in self._spans[label]]
+
+    def attend(
+        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
+    ) -> Tensor:
+        """Attention prompt by prompt, once; every batch keeps of it what its policy does."""
+        first = next(iter(self.batches.values()))
+        outs, start = [], 0
+        for name, stop in zip(self._names, self._stops.tolist(), strict=True):
+            packed = query_HTD[:, start:stop], key_KTD[:, start:stop], value_KTD[:, start:stop]
+            out_HRD, lse_HR = first.attend_causally(*packed, features)
+            for label, batch in self.batches.items():
+                if (span := self._spans[label].get(name)) is not None:
+                    started = self._now()
+                    batch.keep(span, layer, batch.voted(span, layer, *packed, lse_HR, features))
+                    self.seconds[label] += self._now() - started
+            outs.append(out_HRD)
+            start = stop
+        return side_by_side(outs)
+
+    def _now(self) -> float:
+        """When the device has done what it was given: the next policy's seconds are not to be this one's."""
+        if self.input_ids.is_cuda:
+            torch.cuda.synchronize(self.input_ids.device)
+        return time.monotonic()
+
+
+def _packed(requests: Sequence[Request], token_budget: int) -> int:
+    """How many of them, from the first on, one pass reads; at least one."""
+    totals = np.cumsum([len(request.token_ids) for request in requests])
+    return max(1, int(np.searchsorted(totals, token_budget, side="right")))
+
+
+def _taken_up(engine: EngineCore, requests: Iterable[Request]) -> Prefill:
+    """An engine's part of a pass over prompts that it was idle for; of requests that it refuses, nothing."""
+    for request in requests:
+        engine.add(request)
+    waiting = engine.scheduler.waiting
+    sequences = [waiting.popleft() for _ in range(len(waiting))]
+    for sequence in sequences:
+        sequence.started_at = time.monotonic()
+    return Prefill([engine.scheduler.open(sequence) for sequence in sequences])
