@@ -27,7 +27,7 @@ class AdaKV(Budget, name="adakv"):
 
     def most(self, place: Place, num_tokens: int) -> int:
         """`max_kept`, on average over the heads of the layer."""
-        return self.max_kept
+        return self.average(place, num_tokens)
 
     def split(self, place: Place, most: int | Tensor, rank: Tensor, candidate: Tensor) -> Tensor:
         """Entries each head has among the highest of all heads, drawn towards the average."""

@@ -1,6 +1,7 @@
 """Budget: how many entries the heads of a layer may hold. Which ones those are is the policy's to say.
 
     policy: {name: snapkv, budget: {name: adakv, max_kept: 1024}}
+    policy: {name: snapkv, budget: {name: adakv, max_kept: 0.25}}  # of the document's tokens
 
 A budget is a frozen value. The engine asks `most` on the host, for pages and admission, and where the heads of a layer
 share what they may hold, `split` on the device, for who gets how much.
@@ -8,6 +9,7 @@ share what they may hold, `split` on the device, for who gets how much.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -33,13 +35,35 @@ class Place(NamedTuple):
     recent: int
 
 
+def _entries_or_share(value: Any) -> int | float:
+    """A whole number of entries, or a fraction of a document's tokens; 1 is one entry, 1.0 is all."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and value > 1.0 and value.is_integer():
+        return int(value)
+    if isinstance(value, float) and 0.0 < value <= 1.0:
+        return value
+    raise ValueError(
+        "allowed are a number of entries from 1 on, or a share of the document's tokens, as 0.25, up to 1.0"
+    )
+
+
 class Budget(Plugin, kind="budget", package="corm_batch.budgets"):
     """How many entries the heads of a layer may hold after prefill, after a chunk and after a compaction."""
 
-    max_kept: int = Field(1024, ge=1, description="entries a head may hold, on average over layers and heads")
+    max_kept: Annotated[int | float, BeforeValidator(_entries_or_share)] = Field(
+        1024,
+        description="entries a head may hold, on average over layers and heads; a fraction such as 0.25: that share of "
+        "the document's tokens",
+    )
 
     shared: ClassVar[bool] = False
     """Whether the heads of a layer share what they may hold, as `split` says."""
+
+    def average(self, place: Place, num_tokens: int) -> int:
+        """`max_kept` in entries; never fewer than stay in any case."""
+        most = self.max_kept if isinstance(self.max_kept, int) else math.ceil(self.max_kept * num_tokens)
+        return max(place.recent, most)
 
     def most(self, place: Place, num_tokens: int) -> int | tuple[int, ...]:
         """Entries that a head may hold; where heads share, on average.

@@ -24,7 +24,7 @@ class HeadKV(Budget, name="headkv"):
     def most(self, place: Place, num_tokens: int) -> tuple[int, ...]:
         """What each kv head of the layer may hold."""
         table = by_kv_head(self.scores, place.num_layers, place.num_heads, "policy.budget.scores")
-        average = max(0, self.max_kept - place.recent)
+        average = self.average(place, num_tokens) - place.recent
         given = average / self.beta
         pool, total = given * place.num_layers * place.num_heads, sum(map(sum, table))
         return tuple(place.recent + int(score / total * pool + average - given + 1e-6) for score in table[place.layer])

@@ -20,7 +20,7 @@ class PyramidKV(Budget, name="pyramidkv"):
 
     def most(self, place: Place, num_tokens: int) -> int:
         """The line at this layer."""
-        average = max(0, self.max_kept - place.recent)
+        average = self.average(place, num_tokens) - place.recent
         first = min(2 * average - average / self.beta, max(average, num_tokens - place.recent))
         last = 2 * average - first
         way = place.layer / max(1, place.num_layers - 1)

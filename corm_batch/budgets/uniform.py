@@ -10,4 +10,4 @@ class Uniform(Budget, name="uniform"):
 
     def most(self, place: Place, num_tokens: int) -> int:
         """`max_kept`."""
-        return self.max_kept
+        return self.average(place, num_tokens)

@@ -226,9 +226,10 @@ class BudgetedPolicy(EvictingPolicy):
 
     @model_validator(mode="after")
     def _recent_entries_fit(self) -> Self:
-        if self.budget is not None and self.budget.max_kept < self.recent + self.pin_first:
+        budget = self.budget
+        if budget is not None and isinstance(budget.max_kept, int) and budget.max_kept < self.recent + self.pin_first:
             pinned = f"recent ({self.recent})" + (f" and pin_first ({self.pin_first})" if self.pin_first else "")
-            raise ValueError(f"budget.max_kept ({self.budget.max_kept}) must be at least {pinned}, which never leave")
+            raise ValueError(f"budget.max_kept ({budget.max_kept}) must be at least {pinned}, which never leave")
         return self
 
     @property

@@ -119,3 +119,25 @@ def test_wrong_budgets_are_refused_by_path(fields, message):
 def test_a_table_for_another_model_is_refused(scores, message):
     with pytest.raises(SpecError, match=message):
         HeadKV(scores=scores).most(PLACES[0], 10)
+
+
+@pytest.mark.parametrize("name", Budget.registered())
+def test_a_share_is_as_many_entries_of_the_document(name):
+    share = Budget.from_spec({"name": name, "max_kept": 0.25, **REQUIRED.get(name, {})})
+    assert Budget.from_spec(share.to_spec()) == share
+    for num_tokens, entries in ((1000, 250), (1001, 251), (8, 5)):  # never fewer than stay in any case
+        count = Budget.from_spec({"name": name, "max_kept": entries, **REQUIRED.get(name, {})})
+        for place in PLACES:
+            assert share.most(place, num_tokens) == count.most(place, num_tokens)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, 0.0, True, "7", math.nan])
+def test_a_bound_is_a_number_of_entries_or_a_share(wrong):
+    with pytest.raises(SpecError, match=r"budget.max_kept: allowed are .* got") as caught:
+        Budget.from_spec({"name": "uniform", "max_kept": wrong})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_one_is_an_entry_and_one_point_zero_the_whole_document():
+    mosts = [Budget.from_spec({"name": "uniform", "max_kept": n}).most(Place(0, 1, 1, 0), 90) for n in (1, 1.0, 64.0)]
+    assert mosts == [1, 90, 64]

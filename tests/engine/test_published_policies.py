@@ -3,6 +3,8 @@ weights and keys that transformers computes, and token by token."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -176,3 +178,15 @@ def test_what_heads_may_hold_together_is_not_exceeded_however_a_document_is_read
         assert counts[0][0] != counts[0][1]
         if name == "headkv":
             assert counts[0] == [30, 14]
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_a_share_of_the_document_is_what_heads_hold_of_each(prefill, tiny_llama):
+    policy = {"name": "h2o", "recent": 4, "budget": {"name": "uniform", "max_kept": 0.3}}
+    config = {"prefill": prefill, "chunk_size": 16, "compact_every": 1}
+    lengths = (70, 9, 2)
+    for one, length in zip(
+        answer(tiny_llama, random_prompts(lengths, seed=6), 6, policy, **config), lengths, strict=True
+    ):
+        fed = length + 5
+        assert {len(head) for layer in one.kept_positions for head in layer} == {min(fed, max(4, math.ceil(0.3 * fed)))}
