@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from infra.measure.kvpress_policies import POSITIONS_CHUNK
 from infra.measure.record import begin_record, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +45,9 @@ class Compactor(kvpress.CompactorPress):  # type: ignore[misc]
         return super().score(module, *args, **kwargs)
 
 
-def pyramid(**fields: Any) -> Any:
-    """PyramidKV with an average budget of half a prompt, the window included: there it is counted beside."""
-    share = 1 - (NUM_TOKENS // 2 - fields["window_size"]) / NUM_TOKENS
+def pyramid(num_tokens: int, ratio: float, **fields: Any) -> Any:
+    """PyramidKV with this average budget, the window included: there it is counted beside."""
+    share = 1 - (int(num_tokens * (1 - ratio)) - fields["window_size"]) / num_tokens
     return Pyramid(share, **fields)
 
 
@@ -62,22 +63,25 @@ class Pyramid(kvpress.PyramidKVPress):  # type: ignore[misc]
         return int(self.window_size + int(first - module.layer_idx * step + 1e-6))
 
 
-PRESSES: dict[str, Callable[[], Any]] = {
-    "Knorm": lambda: kvpress.KnormPress(RATIO),
-    "KeyDiff": lambda: kvpress.KeyDiffPress(RATIO),
-    "TOVA": lambda: kvpress.TOVAPress(RATIO),
-    "SnapKV": lambda: kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1),
-    "SnapKV pooled": lambda: kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=7),
-    "PyramidKV": lambda: pyramid(window_size=32, kernel_size=1, beta=20),
-    "ExpectedAttention": lambda: kvpress.ExpectedAttentionPress(RATIO, n_future_positions=512, n_sink=4),
-    "ObservedAttention": lambda: kvpress.ObservedAttentionPress(RATIO),
-    "Compactor": lambda: Compactor(RATIO, sink_size_start=8, sink_size_end=4, chunk_size=77, blending=0.35),
-    "StreamingLLM": lambda: kvpress.StreamingLLMPress(RATIO, n_sink=4),
-    "AdaKV of SnapKV": lambda: kvpress.AdaKVPress(
-        kvpress.SnapKVPress(RATIO, window_size=32, kernel_size=1), alpha_safeguard=0.2
+PRESSES: dict[str, Callable[[int, float, int], Any]] = {
+    "Knorm": lambda _, ratio, __: kvpress.KnormPress(ratio),
+    "KeyDiff": lambda _, ratio, __: kvpress.KeyDiffPress(ratio),
+    "TOVA": lambda _, ratio, __: kvpress.TOVAPress(ratio),
+    "SnapKV": lambda _, ratio, __: kvpress.SnapKVPress(ratio, window_size=32, kernel_size=1),
+    "SnapKV pooled": lambda _, ratio, __: kvpress.SnapKVPress(ratio, window_size=32, kernel_size=7),
+    "PyramidKV": lambda tokens, ratio, _: pyramid(tokens, ratio, window_size=32, kernel_size=1, beta=20),
+    "ExpectedAttention": lambda _, ratio, __: kvpress.ExpectedAttentionPress(ratio, n_future_positions=512, n_sink=4),
+    "ObservedAttention": lambda _, ratio, __: kvpress.ObservedAttentionPress(ratio),
+    "Compactor": lambda _, ratio, chunk: Compactor(
+        ratio, sink_size_start=8, sink_size_end=4, chunk_size=chunk, blending=0.35
+    ),
+    "StreamingLLM": lambda _, ratio, __: kvpress.StreamingLLMPress(ratio, n_sink=4),
+    "AdaKV of SnapKV": lambda _, ratio, __: kvpress.AdaKVPress(
+        kvpress.SnapKVPress(ratio, window_size=32, kernel_size=1), alpha_safeguard=0.2
     ),
 }
-"""As its documents call them."""
+"""As its documents call them, each for a prompt of so many tokens, of which a share goes; Compactor's with the tokens
+of its parts. `kvpress_policies` has what they are here."""
 
 
 def keys(model: Any, prompt: Tensor, press: Any = None) -> list[Tensor]:
@@ -121,7 +125,7 @@ def main() -> None:
     record |= {"prompt": " ".join(map(str, prompt)), "kept": {}}
     for name, press in PRESSES.items():
         model.set_attn_implementation("eager" if name == "ObservedAttention" else "sdpa")
-        heads = kept(model, torch.tensor([prompt]), press())
+        heads = kept(model, torch.tensor([prompt]), press(NUM_TOKENS, RATIO, POSITIONS_CHUNK))
         record["kept"][name] = [[f"{sum(1 << token for token in head):x}" for head in layer] for layer in heads]
     write_record(record, options.output)
 

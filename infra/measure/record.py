@@ -25,3 +25,10 @@ def write_record(record: dict[str, Any], path: Path) -> None:
     content = json.dumps(record, indent=1)
     path.write_text(f"{content}\n")
     print(content)
+
+
+def write_whole(content: Any, path: Path) -> None:
+    """Write JSON so that whoever is ended meanwhile leaves the file as it was."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(path)

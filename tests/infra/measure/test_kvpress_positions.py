@@ -11,26 +11,13 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
+from infra.measure.kvpress_policies import POSITIONS_CHUNK, policies
 from tests.conftest import REFERENCE_MODEL
 
 RESULTS = Path(__file__).parents[3] / "infra/measure/results"
 RECORD, SMOLLM2 = (json.loads((RESULTS / f"kvpress_positions{model}.json").read_text()) for model in ("", "-smollm2"))
 PROMPT = [int(token) for token in RECORD["prompt"].split()]
-HALF = {"name": "uniform", "max_kept": len(PROMPT) // 2}
-SNAPKV = {"name": "snapkv", "window": 32, "recent": 32, "pooling": 1}
-POLICIES = {
-    "Knorm": {"name": "l2_norm", "recent": 0, "skip_layers": [], "budget": HALF},
-    "KeyDiff": {"name": "keydiff", "recent": 0, "budget": HALF},
-    "TOVA": {"name": "tova", "recent": 1, "budget": HALF},  # there the newest entry never leaves
-    "SnapKV": {**SNAPKV, "budget": HALF},
-    "SnapKV pooled": {**SNAPKV, "pooling": 7, "pooled": "mean", "budget": HALF},
-    "PyramidKV": {**SNAPKV, "budget": {**HALF, "name": "pyramidkv", "beta": 20}},
-    "ExpectedAttention": {"name": "expected_attention", "budget": HALF},
-    "ObservedAttention": {"name": "h2o", "recent": 1, "by_age": True, "budget": HALF},
-    "Compactor": {"name": "compactor", "chunk": 77, "budget": HALF},
-    "StreamingLLM": {"name": "streaming_llm", "sinks": 4, "recent": HALF["max_kept"] - 3},  # the next query's included
-    "AdaKV of SnapKV": {**SNAPKV, "budget": {**HALF, "name": "adakv", "floor": 0.2}},
-}
+POLICIES = policies(len(PROMPT) // 2, POSITIONS_CHUNK)
 
 
 def tokens(bits):

@@ -1,0 +1,28 @@
+"""The policies here that do what kvpress' presses do, by the name of the press in `kvpress_positions.PRESSES`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+POSITIONS_CHUNK = 77
+"""Tokens of Compactor's parts: four of them are the 320 of `kvpress_positions` less those it never drops."""
+_SNAPKV: Mapping[str, Any] = {"name": "snapkv", "window": 32, "recent": 32, "pooling": 1}
+
+
+def policies(num_kept: int, compactor_chunk: int) -> dict[str, Mapping[str, Any]]:
+    """Specs under which a head keeps `num_kept` entries of a prompt, on average over those that share them."""
+    budget = {"name": "uniform", "max_kept": num_kept}
+    return {
+        "Knorm": {"name": "l2_norm", "recent": 0, "skip_layers": [], "budget": budget},
+        "KeyDiff": {"name": "keydiff", "recent": 0, "budget": budget},
+        "TOVA": {"name": "tova", "recent": 1, "budget": budget},  # there the newest entry never leaves
+        "SnapKV": {**_SNAPKV, "budget": budget},
+        "SnapKV pooled": {**_SNAPKV, "pooling": 7, "pooled": "mean", "budget": budget},
+        "PyramidKV": {**_SNAPKV, "budget": {**budget, "name": "pyramidkv", "beta": 20}},
+        "ExpectedAttention": {"name": "expected_attention", "budget": budget},
+        "ObservedAttention": {"name": "h2o", "recent": 1, "by_age": True, "budget": budget},
+        "Compactor": {"name": "compactor", "chunk": compactor_chunk, "budget": budget},
+        "StreamingLLM": {"name": "streaming_llm", "sinks": 4, "recent": num_kept - 3},  # the next query's included
+        "AdaKV of SnapKV": {**_SNAPKV, "budget": {**budget, "name": "adakv", "floor": 0.2}},
+    }

@@ -1,0 +1,186 @@
+"""What kvpress and the policies here make of the same questions, at the same share of entries kept.
+
+    python -m infra.measure.kvpress_scores --kvpress PYTHON
+    python -m infra.measure.kvpress_scores --kvpress PYTHON --model models/SmolLM2-135M-Instruct --cases 2 --kept 0.5
+
+PYTHON is the interpreter of an environment with kvpress 0.5.5 and the transformers it wants (below 5.3; `pip install
+kvpress==0.5.5 pyarrow tokenizers`), which `infra.measure.kvpress_answers` runs in; prompts and answers go there and
+back as JSON. The questions are numbers planted in held-out books, laid out by the chat template, question last; greedy,
+float32, a CPU. A head keeps a share of the prompt, question included; only the prompt is compressed there, while here
+the answer's entries count towards the budget too. Each method's settings are those of `kvpress_positions`, so that what
+is left apart are arithmetic, answers and what policies/README.md names.
+
+Writes infra/measure/results/kvpress_scores.json, in which results of other models stay. What has been answered lies in
+--work and is not answered again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.engine import EngineCore
+from corm_batch.engine.loader import LoadedModel, load_model
+from corm_batch.evaluation.asking import Asked, answer
+from corm_batch.evaluation.base import Suite
+from corm_batch.evaluation.paired import paired_shares, share_bounds
+from corm_batch.policies.base import KVPolicy
+from corm_batch.text.tokenize import PromptTokenizer
+from infra.measure.kvpress_policies import policies
+from infra.measure.record import begin_record, write_record, write_whole
+from infra.training.cases import SUITES, draw_cases, prompt_tokenizer
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = ROOT / "infra/measure/results/kvpress_scores.json"
+MODELS = ("jobs/quickstart/model", "models/SmolLM2-135M-Instruct")
+TASKS = ("place_number", "magic_number")
+LENGTHS = (700, 850, 1000)
+"""Tokens with 96 of question and answer."""
+MAX_NEW_TOKENS = 48
+COMPACTOR_CHUNK = 256
+"""Of both; kvpress fills the last part up with zeros."""
+
+
+def draw(tokenizer: PromptTokenizer, cases: int, lengths: Sequence[int]) -> list[Asked]:
+    """`cases` questions of each task and length."""
+    suite = Suite.from_spec({**SUITES["needles"], "tasks": list(TASKS)})
+    drawn = draw_cases(tokenizer, [suite], lengths, cases)
+    return [replace(one, case=replace(one.case, max_new_tokens=MAX_NEW_TOKENS)) for one in drawn]
+
+
+def questions(model: str, asked: Iterable[Asked], kept: Sequence[float], ends: Iterable[int]) -> dict[str, Any]:
+    """What `kvpress_answers` reads."""
+    return {
+        "model": model,
+        "kept": list(kept),
+        "ends": sorted(ends),
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "compactor_chunk": COMPACTOR_CHUNK,
+        "prompts": {one.key: list(one.prompt) for one in asked},
+    }
+
+
+def ask_here(
+    model: LoadedModel, tokenizer: PromptTokenizer, asked: Iterable[Asked], kept: float, found: dict[str, Any]
+) -> None:
+    """Answers of every policy into `found`, by policy, share and case; those that are there are left alone."""
+    config = EngineConfig.parse({"kv_memory": "128MiB", "max_sequences": 1})
+    for one in asked:
+        specs = policies(int(len(one.prompt) * kept), COMPACTOR_CHUNK)
+        for name, spec in {"full": {"name": "full"}, **specs}.items():
+            answers = found.setdefault(name, {}).setdefault(str(1.0 if name == "full" else kept), {})
+            if one.key not in answers:
+                (done,) = answer(EngineCore(model, KVPolicy.from_spec(spec), config), tokenizer, [one])
+                if done.error is not None:
+                    raise SystemExit(f"{name}: {done.error}")
+                answers[one.key] = {"tokens": list(done.token_ids), "kept": done.memory.kept_ratio}
+
+
+def compare(asked: Sequence[Asked], tokenizer: PromptTokenizer, here: Any, there: Any) -> dict[str, Any]:
+    """Right answers of both, paired, from what they answered to the same prompts."""
+
+    def right(one: Asked, answers: Any) -> float:
+        text = tokenizer.decode(answers[one.key]["tokens"]).strip()
+        return one.suite.score(one.case, text)["said"]
+
+    scores = [[right(one, answers) for one in asked] for answers in (there, here)]
+    paired = paired_shares(*scores)
+    low, high = share_bounds(int(sum(scores[1])), len(asked))
+    return {
+        "kvpress": paired.here,
+        "here": paired.there,
+        "here_95": [low, high],
+        "difference": paired.difference,
+        "difference_95": [paired.low, paired.high],
+        "lost": paired.lost,
+        "won": paired.won,
+        "same_answer": fmean(here[one.key]["tokens"] == there[one.key]["tokens"] for one in asked),
+        "kept_kvpress": fmean(there[one.key]["kept"] for one in asked),
+        "kept_here": fmean(here[one.key]["kept"] for one in asked),
+    }
+
+
+def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Everything about one model."""
+    tokenizer = prompt_tokenizer(str(ROOT / name))
+    ends = tokenizer.end_token_ids
+    model = load_model(str(ROOT / name), torch.float32, torch.device("cpu"), end_token_ids=ends)
+    asked = draw(tokenizer, options.cases, options.lengths)
+    work = options.work / Path(name).name
+    work.mkdir(parents=True, exist_ok=True)
+    files = [work / f"{what}.json" for what in ("questions", "kvpress", "here")]
+    write_whole(questions(str(ROOT / name), asked, options.kept, model.eos_token_ids), files[0])
+    subprocess.run([options.kvpress, "-m", "infra.measure.kvpress_answers", *files[:2]], check=True, cwd=ROOT)
+    here = json.loads(files[2].read_text()) if files[2].exists() else {}
+    for kept in options.kept:
+        for one in asked:
+            ask_here(model, tokenizer, [one], kept, here)
+            write_whole(here, files[2])
+    there = json.loads(files[1].read_text())
+    full = compare(asked, tokenizer, here["full"]["1.0"], there["full"][str(options.kept[0])])
+    methods = {
+        method: {
+            str(kept): compare(asked, tokenizer, here[method][str(kept)], there[method][str(kept)])
+            for kept in options.kept
+        }
+        for method in policies(64, COMPACTOR_CHUNK)
+    }
+    return {
+        "model": Path(name).name,
+        "cases": len(asked),
+        "tasks": list(TASKS),
+        "prompt_tokens": [min(len(one.prompt) for one in asked), max(len(one.prompt) for one in asked)],
+        "versions": there["versions"],
+        "full": full,
+        "methods": methods,
+    }
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The table of policies/README.md: right answers of kvpress and of the policy here, %, and their difference."""
+    kept = list(results[0]["methods"]["SnapKV"])
+    cells = [(one, share) for one in results for share in kept]
+    lines = [" | ".join(["| kvpress", *(f"{one['model']}, {float(share):.0%}" for one, share in cells)]) + " |"]
+    lines.append("|---" * (len(cells) + 1) + "|")
+    for method in results[0]["methods"]:
+        told = [_told(one["methods"][method][share]) for one, share in cells]
+        lines.append(f"| {method} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def _told(cell: Mapping[str, Any]) -> str:
+    low, high = cell["difference_95"]
+    return f"{100 * cell['kvpress']:.0f} : {100 * cell['here']:.0f} ({100 * low:+.0f}..{100 * high:+.0f})"
+
+
+def main() -> None:
+    """Measure each model, write the record after each, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kvpress", required=True, metavar="PYTHON", help="interpreter that has kvpress")
+    parser.add_argument("--model", action="append", help="folder; may be given again")
+    parser.add_argument("--cases", type=int, default=3, help="of each task and length")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
+    parser.add_argument("--kept", type=float, nargs="+", default=[0.5, 0.25], help="shares of the prompt's entries")
+    parser.add_argument("--work", type=Path, default=ROOT / "out/kvpress_scores", help="folder of what was answered")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    results = json.loads(options.output.read_text())["results"] if options.output.exists() else []
+    for name in options.model or MODELS:
+        record = begin_record("kvpress_scores")
+        found = measure(options, name)
+        results = [one for one in results if one["model"] != found["model"]] + [found]
+        write_record({**record, "results": results}, options.output)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

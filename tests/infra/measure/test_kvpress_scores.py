@@ -1,0 +1,47 @@
+"""Answers of both sides are paired by prompt, and the policies here are asked what kvpress is."""
+
+from dataclasses import replace
+
+import torch
+
+from corm_batch.engine.loader import load_model
+from infra.measure.kvpress_policies import policies
+from infra.measure.kvpress_scores import ask_here, compare, draw, questions, table
+from infra.training.cases import prompt_tokenizer
+from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
+
+TOKENIZER = prompt_tokenizer(str(REFERENCE_MODEL))
+ASKED = draw(TOKENIZER, 2, [256])
+
+
+def answered(*right, kept=0.5):
+    """Whether each question is answered right, by its key."""
+    texts = [one.case.answers[0] if said else "nothing" for one, said in zip(ASKED, right, strict=True)]
+    return {one.key: {"tokens": TOKENIZER.text_ids(text), "kept": kept} for one, text in zip(ASKED, texts, strict=True)}
+
+
+def test_right_answers_are_counted_and_paired():
+    there, here = answered(True, True, True, False), answered(True, False, False, True, kept=0.4)
+    found = compare(ASKED, TOKENIZER, here, there)
+    assert (found["kvpress"], found["here"], found["lost"], found["won"]) == (0.75, 0.5, 2, 1)
+    assert found["difference_95"][0] < found["difference"] == -0.25 < found["difference_95"][1]
+    assert (found["same_answer"], found["kept_kvpress"], found["kept_here"]) == (0.25, 0.5, 0.4)
+    told = table([{"model": "tiny", "methods": {"SnapKV": {"0.5": found}}}])
+    assert told.splitlines()[-1].startswith("| SnapKV | 75 : 50 (")
+
+
+def test_every_policy_answers_with_its_share_and_none_twice(tmp_path):
+    config = llama_config(vocab_size=TOKENIZER.highest_token_id + 1, max_position_embeddings=400)
+    folder = save_random_model(config, tmp_path)
+    model = load_model(folder, torch.float32, torch.device("cpu"), end_token_ids=TOKENIZER.end_token_ids)
+    found, asked = {}, [replace(ASKED[0], case=replace(ASKED[0].case, max_new_tokens=2))]
+    ask_here(model, TOKENIZER, asked, 0.5, found)
+    assert list(found) == ["full", *policies(1, 1)]
+    kept = {name: shares["0.5"][ASKED[0].key]["kept"] for name, shares in found.items() if name != "full"}
+    assert all(0.3 < share <= 0.55 for share in kept.values()), kept
+    before = {**found["TOVA"]["0.5"]}
+    ask_here(None, TOKENIZER, asked, 0.5, found)
+    assert found["TOVA"]["0.5"] == before
+    told = questions("folder", asked, [0.5], [4, 2])
+    assert told["prompts"] == {ASKED[0].key: list(ASKED[0].prompt)}
+    assert told["ends"] == [2, 4]
