@@ -37,11 +37,11 @@ def test_every_policy_answers_with_its_share_and_none_twice(tmp_path):
     found, asked = {}, [replace(ASKED[0], case=replace(ASKED[0].case, max_new_tokens=2))]
     ask_here(model, TOKENIZER, asked, 0.5, found)
     assert list(found) == ["full", *policies(1, 1)]
-    kept = {name: shares["0.5"][ASKED[0].key]["kept"] for name, shares in found.items() if name != "full"}
+    kept = {name: shares["0.5"][asked[0].key]["kept"] for name, shares in found.items() if name != "full"}
     assert all(0.3 < share <= 0.55 for share in kept.values()), kept
     before = {**found["TOVA"]["0.5"]}
     ask_here(None, TOKENIZER, asked, 0.5, found)
     assert found["TOVA"]["0.5"] == before
     told = questions("folder", asked, [0.5], [4, 2])
-    assert told["prompts"] == {ASKED[0].key: list(ASKED[0].prompt)}
+    assert told["prompts"] == {asked[0].key: list(ASKED[0].prompt)}
     assert told["ends"] == [2, 4]
