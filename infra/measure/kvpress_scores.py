@@ -1,7 +1,7 @@
 """What kvpress and the policies here make of the same questions, at the same share of entries kept.
 
     python -m infra.measure.kvpress_scores --kvpress PYTHON
-    python -m infra.measure.kvpress_scores --kvpress PYTHON --model models/SmolLM2-135M-Instruct --cases 2 --kept 0.5
+    python -m infra.measure.kvpress_scores --kvpress PYTHON --job jobs/released/job.yaml --cases 2 --kept 0.5
 
 PYTHON is the interpreter of an environment with kvpress 0.5.5 and the transformers it wants (below 5.3; `pip install
 kvpress==0.5.5 pyarrow tokenizers`), which `infra.measure.kvpress_answers` runs in; prompts and answers go there and
@@ -31,17 +31,14 @@ from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import LoadedModel, load_model
 from corm_batch.evaluation.asking import Asked, answer
-from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.paired import paired_shares, share_bounds
 from corm_batch.policies.base import KVPolicy
 from corm_batch.text.tokenize import PromptTokenizer
+from infra.measure.held_out import JOBS, NEEDLES, ROOT, AskedModel
 from infra.measure.kvpress_policies import policies
 from infra.measure.record import begin_record, write_record, write_whole
-from infra.training.cases import SUITES, draw_cases, prompt_tokenizer
 
-ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "infra/measure/results/kvpress_scores.json"
-MODELS = ("jobs/quickstart/model", "models/SmolLM2-135M-Instruct")
 TASKS = ("place_number", "magic_number")
 LENGTHS = (700, 850, 1000)
 """Tokens with 96 of question and answer."""
@@ -50,10 +47,9 @@ COMPACTOR_CHUNK = 256
 """Of both; kvpress fills the last part up with zeros."""
 
 
-def draw(tokenizer: PromptTokenizer, cases: int, lengths: Sequence[int]) -> list[Asked]:
+def draw(model: AskedModel, cases: int, lengths: Sequence[int]) -> list[Asked]:
     """`cases` questions of each task and length."""
-    suite = Suite.from_spec({**SUITES["needles"], "tasks": list(TASKS)})
-    drawn = draw_cases(tokenizer, [suite], lengths, cases)
+    drawn = model.cases({**NEEDLES, "tasks": list(TASKS)}, lengths, cases)
     return [replace(one, case=replace(one.case, max_new_tokens=MAX_NEW_TOKENS)) for one in drawn]
 
 
@@ -109,16 +105,16 @@ def compare(asked: Sequence[Asked], tokenizer: PromptTokenizer, here: Any, there
     }
 
 
-def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
+def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, Any]:
     """Everything about one model."""
-    tokenizer = prompt_tokenizer(str(ROOT / name))
+    tokenizer, folder = about.tokenizer, about.folder
     ends = tokenizer.end_token_ids
-    model = load_model(str(ROOT / name), torch.float32, torch.device("cpu"), end_token_ids=ends)
-    asked = draw(tokenizer, options.cases, options.lengths)
-    work = options.work / Path(name).name
+    model = load_model(folder, torch.float32, torch.device("cpu"), end_token_ids=ends)
+    asked = draw(about, options.cases, options.lengths)
+    work = options.work / about.name
     work.mkdir(parents=True, exist_ok=True)
     files = [work / f"{what}.json" for what in ("questions", "kvpress", "here")]
-    write_whole(questions(str(ROOT / name), asked, options.kept, model.eos_token_ids), files[0])
+    write_whole(questions(folder, asked, options.kept, model.eos_token_ids), files[0])
     subprocess.run([options.kvpress, "-m", "infra.measure.kvpress_answers", *files[:2]], check=True, cwd=ROOT)
     here = json.loads(files[2].read_text()) if files[2].exists() else {}
     for kept in options.kept:
@@ -135,7 +131,7 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
         for method in policies(64, COMPACTOR_CHUNK)
     }
     return {
-        "model": Path(name).name,
+        "model": about.name,
         "cases": len(asked),
         "tasks": list(TASKS),
         "prompt_tokens": [min(len(one.prompt) for one in asked), max(len(one.prompt) for one in asked)],
@@ -166,7 +162,7 @@ def main() -> None:
     """Measure each model, write the record after each, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kvpress", required=True, metavar="PYTHON", help="interpreter that has kvpress")
-    parser.add_argument("--model", action="append", help="folder; may be given again")
+    parser.add_argument("--job", action="append", help="whose model is asked; may be given again")
     parser.add_argument("--cases", type=int, default=3, help="of each task and length")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--kept", type=float, nargs="+", default=[0.5, 0.25], help="shares of the prompt's entries")
@@ -174,9 +170,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     results = json.loads(options.output.read_text())["results"] if options.output.exists() else []
-    for name in options.model or MODELS:
+    for job in options.job or JOBS:
         record = begin_record("kvpress_scores")
-        found = measure(options, name)
+        found = measure(options, AskedModel(job))
         results = [one for one in results if one["model"] != found["model"]] + [found]
         write_record({**record, "results": results}, options.output)
     print(table(results))

@@ -31,23 +31,20 @@ from corm_batch.data.document import Document
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.data.yaml_text import load_yaml
 from corm_batch.evaluation.asking import Asked
-from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.paired import paired_shares, share_bounds
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
 from corm_batch.tasks.base import Task
-from corm_batch.text.tokenize import PromptTokenizer
+from infra.measure.held_out import JOBS, NEEDLES, ROOT, SUMMARIES, AskedModel
 from infra.measure.record import begin_record, write_record
-from infra.training.cases import SUITES, draw_cases, prompt_tokenizer
 
-ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "infra/measure/results/verification.json"
-MODELS = ("jobs/quickstart/model", "models/SmolLM2-135M-Instruct")
 HARSH = "{name: snapkv, recent: 64, budget: {name: uniform, max_kept: 256}}"
 GAPS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Values of verify.min_gap that the same answers are held against."""
-GROUPS = {"needles": 64, "summaries": 128}
-"""Suites, and tokens of their answers."""
+ANSWER_TOKENS = {"needles": 64, "summaries": 128}
+SUMMARIES_A_CASE = 5
+"""As many times more texts to sum up of a kind than facts of a kind and length."""
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 Rows = Mapping[str, DocumentRow]
@@ -71,10 +68,11 @@ class Run:
         return {"seconds": round(self.seconds, 1), "documents_per_hour": round(3600 * len(self.rows) / self.seconds)}
 
 
-def load(options: argparse.Namespace, folder: str, policy: Mapping[str, Any], tokenizer: PromptTokenizer) -> Model:
+def load(options: argparse.Namespace, asked: AskedModel, policy: Mapping[str, Any]) -> Model:
     """A replica's model under a policy."""
+    tokenizer = asked.tokenizer
     engine: Any = Engine.from_pretrained(
-        folder, policy=policy, dtype=options.dtype, device=options.device, end_token_ids=tokenizer.end_token_ids,
+        asked.folder, policy=policy, dtype=options.dtype, device=options.device, end_token_ids=tokenizer.end_token_ids,
         kv_memory=options.kv_memory,
     )  # fmt: skip
     return Model(engine, tokenizer, pool_tokens=0)
@@ -87,7 +85,7 @@ async def run_job(model: Model, asked: Sequence[Asked], group: str, verify: Veri
             "name": "question_answer",
             "question_column": "question",
             "instruction": "{question}",
-            "max_new_tokens": GROUPS[group],
+            "max_new_tokens": ANSWER_TOKENS[group],
         }
     )
     rows = RowBuilder("run", "", result_schema(task.result_fields, {}), memory_schema({}), {"policy": "{}"})
@@ -192,20 +190,21 @@ async def measure_group(
     }
 
 
-async def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+async def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, Any]:
     """Every group on one model."""
-    tokenizer = prompt_tokenizer(folder)
     policies = {"full": {"name": "full"}, "harsh": load_yaml(options.policy, "--policy")}
-    models = {name: load(options, folder, policy, tokenizer) for name, policy in policies.items()}
+    models = {name: load(options, about, policy) for name, policy in policies.items()}
     room = models["full"].engine.max_model_len
+    drawn = {
+        "needles": about.cases(NEEDLES, options.lengths, options.cases),
+        "summaries": about.cases(SUMMARIES, options.lengths, SUMMARIES_A_CASE * options.cases),
+    }
     groups = {}
-    for group, tokens in GROUPS.items():
-        suite = Suite.from_spec(SUITES[group])
-        drawn = {one.key: one for one in draw_cases(tokenizer, [suite], options.lengths, options.cases)}
-        asked = [one for one in drawn.values() if len(one.prompt) + tokens <= room]
-        groups[group] = await measure_group(options, models, asked, group)
+    for group, cases in drawn.items():
+        fitting = [one for one in cases if len(one.prompt) + ANSWER_TOKENS[group] <= room]
+        groups[group] = await measure_group(options, models, fitting, group)
     return {
-        "model": Path(folder).name,
+        "model": about.name,
         "dtype": options.dtype,
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "policy": policies["harsh"],
@@ -217,7 +216,7 @@ async def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
 def main() -> None:
     """Measure each model, write the record after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help="folder; may be given again")
+    parser.add_argument("--job", action="append", help="whose model is asked; may be given again")
     parser.add_argument("--policy", default=HARSH, help="as YAML")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=list(DTYPES))
     parser.add_argument("--dtype", help="default: float32 on a CPU, bfloat16 on a GPU")
@@ -229,9 +228,9 @@ def main() -> None:
     options = parser.parse_args()
     options.dtype = options.dtype or DTYPES[options.device]
     results = json.loads(options.output.read_text())["results"] if options.output.exists() else []
-    for folder in options.model or MODELS:
+    for job in options.job or JOBS:
         record = begin_record("verification")
-        found = asyncio.run(measure(options, str(ROOT / folder)))
+        found = asyncio.run(measure(options, AskedModel(job)))
         same = {name: found[name] for name in ("model", "dtype", "device")}
         results = [one for one in results if {name: one[name] for name in same} != same] + [found]
         write_record({**record, "results": results}, options.output)

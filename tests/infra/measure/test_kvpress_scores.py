@@ -5,13 +5,14 @@ from dataclasses import replace
 import torch
 
 from corm_batch.engine.loader import load_model
+from infra.measure.held_out import JOBS, AskedModel
 from infra.measure.kvpress_policies import policies
 from infra.measure.kvpress_scores import ask_here, compare, draw, questions, table
-from infra.training.cases import prompt_tokenizer
-from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
+from tests.conftest import llama_config, save_random_model
 
-TOKENIZER = prompt_tokenizer(str(REFERENCE_MODEL))
-ASKED = draw(TOKENIZER, 2, [256])
+MODEL = AskedModel(JOBS[0])
+TOKENIZER = MODEL.tokenizer
+ASKED = draw(MODEL, 2, [256])
 
 
 def answered(*right, kept=0.5):
