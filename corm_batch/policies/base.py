@@ -70,6 +70,15 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         """What `rank` reads; nothing else is there to be read."""
         return Needs()
 
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """Settings that calibration tries without being told to, none as it stands.
+
+        Args:
+            num_tokens: of a prompt, about.
+        """
+        return ()
+
     def for_model(self, model: Model) -> Self:
         """The policy as it serves one model; most of them know nothing of models.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import Needs, ScoringPolicy, Seen
 from corm_batch.policies.reading import Reading
+from corm_batch.policies.with_budgets import with_budgets
 
 _JITTER = 1e-2
 """Added to the diagonal of a Gram matrix, as the authors do."""
@@ -44,6 +45,11 @@ class Compactor(ScoringPolicy, name="compactor"):
     seed: int = Field(0, ge=0, lt=2**31, description="of the random matrix")
 
     columns: ClassVar[tuple[Column, ...]] = (Column("score"), Column("attention"))
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """Two budgets."""
+        return with_budgets(cls, num_tokens, (0.5, 0.25))
 
     @property
     def needs(self) -> Needs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -57,6 +57,12 @@ class Corm(BudgetedPolicy, name="corm"):
             preset = _PRESETS[data["preset"]]
             return preset | {name: value for name, value in data.items() if name != "preset"}
         return data
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """The default, stricter and milder ones around it, and the paper's."""
+        around = ({}, {"tau": 16.0}, {"tau": 256.0}, {"reach": 16}, {"tau": 16.0, "reach": 8}, {"window": 256})
+        return tuple(cls.model_validate(fields) for fields in (*around, {"preset": "paper"}))
 
     @property
     def needs(self) -> Needs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import turn_moments
 from corm_batch.policies.base import Needs, ScoringPolicy, Seen
 from corm_batch.policies.reading import Reading
+from corm_batch.policies.with_budgets import with_budgets
 
 _TILE = 2048
 """Keys whose products with covariances are held at a time."""
@@ -37,6 +38,11 @@ class ExpectedAttention(ScoringPolicy, name="expected_attention"):
     epsilon: float = Field(0.0, ge=0.0, description="added to an expected weight before the value's norm multiplies it")
 
     columns: ClassVar[tuple[Column, ...]] = (Column("score"),)
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """With heads that compete, as the paper has it."""
+        return with_budgets(cls, num_tokens, (0.5, 0.25), "adakv")
 
     @property
     def needs(self) -> Needs:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.with_budgets import with_budgets
 
 
 class KeyDiff(ScoringPolicy, name="keydiff"):
@@ -18,6 +21,11 @@ class KeyDiff(ScoringPolicy, name="keydiff"):
     """
 
     recent: int = Field(256, ge=0, description="newest entries that never leave, part of the budget (the paper: 0)")
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """One budget."""
+        return with_budgets(cls, num_tokens, (0.25,), recent=64)
 
     @property
     def needs(self) -> Needs:

@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool1d, max_pool1d
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
 from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.with_budgets import with_budgets
 
 
 class SnapKV(ScoringPolicy, name="snapkv"):
@@ -40,6 +41,17 @@ class SnapKV(ScoringPolicy, name="snapkv"):
         if self.pooling % 2 == 0:
             raise ValueError(f"pooling ({self.pooling}) must be odd: as many neighbours before an entry as after it")
         return self
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """Pooled widely, by each kind of budget; and as the paper has it."""
+        wide = {"window": 64, "recent": 64, "pooling": 63}
+        return (
+            *with_budgets(cls, num_tokens, (0.5, 0.25, 0.125), **wide),
+            *with_budgets(cls, num_tokens, (0.25, 0.125), "adakv", **wide),
+            *with_budgets(cls, num_tokens, (0.25,), "pyramidkv", **wide),
+            *with_budgets(cls, num_tokens, (0.25,)),
+        )
 
     @property
     def needs(self) -> Needs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -22,6 +24,11 @@ class StreamingLLM(EvictingPolicy, name="streaming_llm"):
 
     sinks: int = Field(4, ge=0, description="first entries that never leave")
     recent: int = Field(1020, ge=1, description="newest entries that stay, a query's own included")
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """A quarter of a prompt."""
+        return (cls(recent=max(1, num_tokens // 4)),)
 
     def expiry(self, layer: int, position: Tensor) -> Tensor:
         """Never for the sinks; the last step whose newest `recent` entries hold it for the others."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor
 
 from corm_batch.ops.reduction import Reduction
 from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.with_budgets import with_budgets
 
 
 class Tova(ScoringPolicy, name="tova"):
@@ -22,6 +23,11 @@ class Tova(ScoringPolicy, name="tova"):
     recent: int = Field(0, ge=0, description="newest entries that never leave, part of the budget (the paper: 0)")
 
     one_choice: ClassVar[bool] = True
+
+    @classmethod
+    def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
+        """One budget."""
+        return with_budgets(cls, num_tokens, (0.25,), recent=16)
 
     @property
     def needs(self) -> Needs:

@@ -52,6 +52,14 @@ def test_contract(name):
     assert type(policy).summary()
 
 
+@pytest.mark.parametrize("num_tokens", [30, 1000, 100_000])
+@pytest.mark.parametrize("name", KVPolicy.registered())
+def test_candidates_are_settings_that_a_spec_can_say(name, num_tokens):
+    found = KVPolicy.registered()[name].candidates(num_tokens)
+    assert all(KVPolicy.from_spec(one.to_spec()) == one for one in found)
+    assert len(set(map(repr, found))) == len(found)
+
+
 def test_corm_expiry_is_recent_steps_after_birth_and_not_before_the_window_is_full():
     expiry = Corm(window=10, recent=4).expiry(0, POSITION)
     assert expiry[0].tolist() == [max(position + 4, 10) for position in range(1, 41)]
