@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from corm_batch.ops.reduction import Reduction
     from corm_batch.output.newest_rows import read_results
     from corm_batch.pipeline.driver import run_job
-    from corm_batch.policies.base import KVPolicy, Needs, ScoringPolicy, Seen
+    from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
+    from corm_batch.policies.needs import Needs
     from corm_batch.registry import load_plugin
     from corm_batch.spec import JobSpec
     from corm_batch.tasks.base import Prompt, Task, TaskResult
@@ -87,7 +88,7 @@ _MODULES = {
     "KVPolicy": "policies.base",
     "ModelError": "errors",
     "NEVER": "ops.pages",
-    "Needs": "policies.base",
+    "Needs": "policies.needs",
     "OutputError": "errors",
     "Place": "budgets.base",
     "Prompt": "tasks.base",

@@ -131,10 +131,13 @@ def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
         for row in found.rows
     ]
     print_table(console, title, [number("kept"), number("documents at once"), number("time")], rows)
+    behind = ""
+    if job.policy.needs.extra_passes:
+        behind = f", nor what {job.policy.name} has read behind every prompt while its cache is full"
     console.print(
         f"Estimated: {percent_text(found.limit_share)} of the physical limit, as {job.engine.prefill} prefill reached "
         "on an H200, at what a card reaches of its data sheet; every answer as long as it may be "
-        f"({job.task.max_new_tokens} tokens), loading not counted.\n",
+        f"({job.task.max_new_tokens} tokens), loading not counted{behind}.\n",
         soft_wrap=True,
     )
 

@@ -13,11 +13,10 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_too_small
 from corm_batch.engine.request import Completion, FinishReason, Request, Scores
 from corm_batch.engine.scheduler import Scheduler
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Chosen, Sequence
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.work import Chosen
 from corm_batch.errors import DocumentError, OutOfPages, Shortage
-from corm_batch.policies.base import Needs
+from corm_batch.policies.needs import Needs
 
 
 @dataclass(frozen=True)

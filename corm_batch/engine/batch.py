@@ -1,7 +1,8 @@
 """The forward passes over prompts: whole ones, or chunks of them. One token of many is `decode_batch.py`'s.
 
 Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
-over prompts may hold spans that are scored: they attend exactly, and nothing of them outlives a layer.
+over prompts may hold spans of which nothing outlives a layer: those that are scored, which attend exactly, and what is
+read behind a prompt.
 """
 
 from __future__ import annotations
@@ -13,27 +14,16 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
+from corm_batch.engine.entries import new_entries
 from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.extra_pass import attend_behind
 from corm_batch.engine.pins import pinned_entries
 from corm_batch.engine.work import Span
-from corm_batch.kv.cache import KVCache
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.reading import Reading
-
-
-def new_entries(
-    cache: KVCache, policy: KVPolicy, layer: int, key_KND: Tensor, value_KND: Tensor, position_N: Tensor
-) -> Entries:
-    """Entries as they are born, [K, N], with all columns the cache has; those that are another policy's are 0."""
-    position = position_N.expand(key_KND.shape[0], -1)
-    expiry = policy.expiry(layer, position)
-    own = policy.born(layer, key_KND, value_KND, position)
-    if not policy.columns:
-        own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.pool.own_columns)
-    return Entries(key_KND, value_KND, position, expiry, torch.zeros_like(expiry, dtype=torch.float32), own)
 
 
 def side_by_side(outs: abc.Sequence[Tensor]) -> Tensor:
@@ -54,14 +44,13 @@ class PrefillBatch:
         self.spans, self.evictions, self.rotary, self.cache = spans, evictions, rotary, evictions.cache
         self.stops = np.cumsum([span.stop - span.start for span in spans])
         device = self.cache.device
-        tokens = [span.sequence.to_prefill[span.start : span.stop] for span in spans]
-        self.input_ids = torch.from_numpy(np.concatenate(tokens)).to(device)
+        self.input_ids = torch.from_numpy(np.concatenate([span.token_ids for span in spans])).to(device)
         self.positions = torch.cat([torch.arange(span.start, span.stop, device=device) for span in spans])
         last = [np.arange(stop - span.num_chosen, stop) for span, stop in zip(spans, self.stops, strict=True)]
         self.logit_rows = torch.from_numpy(np.concatenate(last)).to(device)
         self._step_T = (self.positions + 1).int()
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
-        stored = [span for span in spans if span.sequence.stores]
+        stored = [span for span in spans if span.stores]
         num_pages = sum(evictions.of(span.sequence).limits.pages(span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
         self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
@@ -74,7 +63,10 @@ class PrefillBatch:
         for span in self.spans:
             rows = self.rows(span)
             packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows]
-            if span.sequence.stores:
+            if span.extra is not None:
+                tokens = self._step_T[rows], self.input_ids[rows]
+                out_HRD = attend_behind(span, layer, *packed, *tokens, features, self.evictions, self.rotary)
+            elif span.stores:
                 out_HRD, entries = self.attend_span(span, layer, *packed, features)
                 self.keep(span, layer, entries)
             else:
@@ -97,7 +89,7 @@ class PrefillBatch:
         for span, lost in zip(self.spans, self._lost, strict=True):
             if lost:
                 span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
-            if span.ends_prompt:
+            if span.ends_reading:
                 span.sequence.notes.clear()
 
     def discard(self) -> None:
@@ -128,8 +120,8 @@ class PrefillBatch:
 
     def _born(self, span: Span, layer: int, key_KND: Tensor, value_KND: Tensor, step: Tensor) -> Entries:
         """The span's own entries; those that are pinned never expire."""
-        policy = self._policy(span, layer)
-        entries = new_entries(self.cache, policy, layer, key_KND, value_KND, step)
+        policy, owner = self._policy(span, layer), self.evictions.policies[layer]
+        entries = new_entries(self.cache, owner, layer, key_KND, value_KND, step, expiring=policy)
         pinned = pinned_entries(policy.num_first, [span.sequence], entries.position)
         return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
 
@@ -144,7 +136,7 @@ class PrefillBatch:
             notes[layer] = {}
         reading = Reading(
             query_HTD, lse_HT, span.stop, span.sequence.num_prompt_tokens, self.input_ids[self.rows(span)],
-            features.scale, features.softcap, self.rotary, notes[layer],
+            features.scale, features.softcap, self.rotary, notes[layer], features.sink_H,
         )  # fmt: skip
         return policy.observe(layer, entries, reading)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.batch import new_entries
+from corm_batch.engine.entries import new_entries
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import NEVER

@@ -16,8 +16,7 @@ from torch import Tensor
 from corm_batch.engine.decode_batch import DecodeBatch
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.sampler import prepare, sample
-from corm_batch.engine.sequence import Row, Sequence
-from corm_batch.engine.work import Chosen
+from corm_batch.engine.sequence import Chosen, Row, Sequence
 from corm_batch.kv.cache import KVCache
 from corm_batch.policies.base import KVPolicy
 

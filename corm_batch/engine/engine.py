@@ -25,7 +25,7 @@ from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
 from corm_batch.engine.vocabulary import described
-from corm_batch.errors import EngineError, Shortage
+from corm_batch.errors import DocumentError, EngineError, Shortage
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns
@@ -171,6 +171,11 @@ class EngineCore:
         sequence = self.answers.open(request)
         barred = self.model.rules.find_problem(request.sampling)
         problem = barred or find_problem(request, self.shape.vocab_size, self.max_model_len)
+        try:
+            room = self.max_model_len - sequence.num_prompt_tokens
+            sequence.extra_passes = () if problem else self.evictions.extra_passes(sequence, room)
+        except DocumentError as error:
+            problem = error
         if problem is not None:
             self.answers.finish(sequence, "error", problem)
         elif request.most_new_tokens == 0:

@@ -52,9 +52,12 @@ class Need:
     config: EngineConfig
 
     def num_bytes(self, num_tokens: int) -> int:
-        """Of prompt and answer of so many tokens, at most: what the policy may keep, in pages."""
+        """Of prompt and answer of so many tokens, at most: what the policy may keep, in pages, or all of it where the
+        model is to read more behind the prompt."""
         page_size, lists = self.config.page_size, len(self._limits.places) * self._limits.num_heads
         most = lists * -(-num_tokens // page_size)
+        if self.policy.needs.extra_passes:
+            return self._page_bytes * most
         return self._page_bytes * min(most, self._limits.pages(num_tokens) + lists * -(-_GROWTH // page_size))
 
     @cached_property
@@ -179,9 +182,8 @@ class Ensemble:
                 batch.discard()
             engine.scheduler.give_up(work.spans)
             return
-        chosen = engine.runner.choose(work, [logits])
-        engine.runner.prefilled(work, seconds)
-        engine.answers.extend(work.sequences, chosen)
+        engine.runner.choose(work, [logits])
+        engine.answers.extend(work.sequences, engine.runner.prefilled(work, seconds))
         engine.stats.spent(work, seconds)
 
 

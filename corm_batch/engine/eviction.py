@@ -19,6 +19,7 @@ from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache, Stage
 from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
+from corm_batch.policies.reading import ExtraPass
 
 _READ_BYTES = 1 << 28
 """Keys that a compaction copies out of their pages at a time, for a policy that looks at them."""
@@ -47,8 +48,24 @@ class Evictions:
         self._of = {False: Eviction(cache, policies, ranks), True: Eviction(cache, full, ranks)}
 
     def of(self, sequence: Sequence) -> Eviction:
-        """What decides about this one."""
-        return self._of[sequence.request.uncompressed]
+        """What decides about this one, as it stands."""
+        return self._of[sequence.keeps_all]
+
+    def extra_passes(self, sequence: Sequence, room: int) -> abc.Sequence[ExtraPass]:
+        """What the model is to read behind a sequence's prompt; nothing where nothing of it can come to leave.
+
+        Args:
+            sequence: whose.
+            room: positions behind the prompt that the model has.
+
+        Raises:
+            DocumentError: the policy finds too little room.
+        """
+        asking = [layer for layer, policy in enumerate(self.policies) if policy.needs.extra_passes]
+        limits, whole = self._of[False].limits, sequence.request.uncompressed
+        if whole or not any(limits.may_bind(layer, sequence.max_len) for layer in asking):
+            return ()
+        return self.policies[asking[0]].extra_passes(sequence.to_prefill, room)
 
     def compact_due(self, running: abc.Sequence[Sequence]) -> None:
         """Compact those that have written enough since the last time."""
@@ -56,8 +73,8 @@ class Evictions:
 
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
         """Free every page of running sequences that only entries need which do not stay. Waits for the device."""
-        for uncompressed, eviction in self._of.items():
-            if mine := [one for one in sequences if one.stores and one.request.uncompressed == uncompressed]:
+        for keeps_all, eviction in self._of.items():
+            if mine := [one for one in sequences if one.stores and one.keeps_all == keeps_all]:
                 eviction.compact(mine)
 
 

@@ -57,6 +57,11 @@ class Limits:
         most = budget.most(self.places[layer], num_tokens)
         return max(1, most) if isinstance(most, int) else np.maximum(1, most[self.own_heads])
 
+    def may_bind(self, layer: int, num_tokens: int) -> bool:
+        """Whether something may have to leave of so many tokens, in a head of any rank; True where no budget tells."""
+        budget = self.budgets[layer]
+        return budget is None or bool(np.min(budget.most(self.places[layer], num_tokens)) < num_tokens)
+
     def _mean_entries(self, num_tokens: int) -> int:
         """Entries a head holds at most, of so many tokens; mean over layers and heads."""
         mosts = (self.most(layer, num_tokens) for layer in range(len(self.places)))

@@ -17,7 +17,7 @@ from corm_batch.errors import CapacityError, DocumentError
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import kv_bytes
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import Needs
+from corm_batch.policies.needs import Needs
 
 _CPU_POOL_BYTES = 1 << 30
 """The pool of a CPU engine that was given no size."""
@@ -53,6 +53,7 @@ def memory_stats(
         return replace(stats, kv_bytes_transient=transient, prefill_mode="exact")
     full = sum(min(num_cached, window or num_cached) * num_kv_heads for window in model.windows)
     at_once = config.chunk_size if config.prefill == "streaming" else sequence.num_prefilled
+    at_once = max(min(at_once, sequence.num_prefilled), sequence.longest_extra_pass)
     after, peak, final, *kept = _totals(
         model.ranks,
         [
@@ -70,7 +71,7 @@ def memory_stats(
         kv_bytes_after_prefill=after * page_bytes,
         kv_bytes_peak=peak * page_bytes,
         kv_bytes_final=final * page_bytes,
-        kv_bytes_transient=min(at_once, sequence.num_prefilled) * num_kv_heads * entry_bytes,
+        kv_bytes_transient=at_once * num_kv_heads * entry_bytes,
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
         evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from corm_batch.errors import SpecError
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy, Seen
-from corm_batch.policies.reading import Reading
+from corm_batch.policies.reading import ExtraPass, Reading
 
 T = TypeVar("T")
 
@@ -34,13 +35,15 @@ def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> Non
             for another model.
     """
     num_heads = shape.num_kv_heads
-    position = torch.arange(1, _ENTRIES + 1, dtype=torch.int32).expand(num_heads, -1)
-    key = torch.linspace(-1, 1, num_heads * _ENTRIES * shape.head_dim).view(num_heads, _ENTRIES, -1).to(dtype)
+    key, position = _keys(shape, dtype, _ENTRIES)
+    passes = _extra_passes(policy, shape) if policy.needs.extra_passes else []
     for layer in range(shape.num_layers):
         recent = policy.num_pinned + policy.num_first
         _check_layer(policy, Place(layer, shape.num_layers, num_heads, recent), key, position)
         if policy.needs.prompt:
-            _check_observation(policy, layer, shape, key, position)
+            _check_observation(policy, layer, shape, dtype)
+        for extra in passes:
+            _check_observation(policy, layer, shape, dtype, extra)
 
 
 def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) -> None:
@@ -72,14 +75,42 @@ def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) 
         raise SpecError(f"policy {policy.name}: its budget is for {len(most)} kv heads, a layer has {place.num_heads}")
 
 
-def _check_observation(policy: KVPolicy, layer: int, shape: ModelShape, key: Tensor, position: Tensor) -> None:
-    """What the policy makes of a prompt of these entries."""
+def _keys(shape: ModelShape, dtype: torch.dtype, count: int) -> tuple[Tensor, Tensor]:
+    """So many keys, [K, N, D], and their positions, [K, N]."""
+    key = torch.linspace(-1, 1, shape.num_kv_heads * count * shape.head_dim).view(shape.num_kv_heads, count, -1)
+    return key.to(dtype), torch.arange(1, count + 1, dtype=torch.int32).expand(shape.num_kv_heads, -1)
+
+
+def _extra_passes(policy: KVPolicy, shape: ModelShape) -> Sequence[ExtraPass]:
+    """What the policy wants to have read behind a prompt."""
+    if policy.needs.prompt:
+        raise SpecError(f"policy {policy.name}: needs either the prompt's passes or extra ones, not both")
+    prompt = np.zeros(_ENTRIES, np.int64)
+    passes = _asked(policy, "extra_passes", lambda: policy.extra_passes(prompt, 1 << 20))
+    for token_ids, _ in passes:
+        if not len(token_ids) or token_ids.min() < 0 or token_ids.max() >= shape.vocab_size:
+            raise SpecError(
+                f"policy {policy.name}: an extra pass must have tokens of 0..{shape.vocab_size - 1}, got "
+                f"{token_ids.tolist()}"
+            )
+    if not passes:
+        raise SpecError(f"policy {policy.name}: extra_passes gives none")
+    return passes
+
+
+def _check_observation(
+    policy: KVPolicy, layer: int, shape: ModelShape, dtype: torch.dtype, extra: ExtraPass | None = None
+) -> None:
+    """What the policy makes of a prompt, or of an extra pass behind one."""
+    tokens, about = (np.zeros(_ENTRIES, np.int64), None) if extra is None else extra
+    key, position = _keys(shape, dtype, _ENTRIES if extra is None else _ENTRIES + len(tokens))
     expiry, own = policy.expiry(layer, position), policy.born(layer, key, key, position)
     entries = Entries(key, key, position, expiry, torch.zeros(position.shape), own)
-    query = key.repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
+    query = key[:, -len(tokens) :].repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
     reading = Reading(
-        query, torch.zeros(query.shape[:2]), _ENTRIES, _ENTRIES, torch.zeros(_ENTRIES, dtype=torch.int64),
+        query, torch.zeros(query.shape[:2]), position.shape[1], _ENTRIES, torch.from_numpy(tokens),
         shape.head_dim**-0.5, rotary=Rotary(torch.ones(shape.head_dim // 2)) if policy.needs.rotary else None,
+        about=about,
     )  # fmt: skip
     found = _asked(policy, "observe", lambda: policy.observe(layer, entries, reading))
     _expect(policy, "expiry as observed", found.expiry, position.shape, torch.int32)

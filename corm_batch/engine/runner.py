@@ -15,8 +15,9 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.scheduler import Scheduler
+from corm_batch.engine.sequence import Chosen
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.work import Chosen, Decode, Prefill, Work
+from corm_batch.engine.work import Decode, Prefill, Work
 from corm_batch.errors import OutOfPages, Shortage
 
 
@@ -41,7 +42,7 @@ class Runner:
         streaming: bool,
         stats: EngineStats,
     ) -> None:
-        self.model, self.cache, self.stats = model, evictions.cache, stats
+        self.model, self.evictions, self.cache, self.stats = model, evictions, evictions.cache, stats
         self.decoder, self.scheduler = decoder, scheduler
         self.prefiller = Prefiller(model, evictions, streaming, scheduler.make_room)
 
@@ -54,30 +55,38 @@ class Runner:
         return self._prefill(work) if isinstance(work, Prefill) else self._decode(work)
 
     def _prefill(self, work: Prefill) -> list[Chosen]:
-        """One token of every sequence whose prompt ends, or all of an answer that one pass scores."""
+        """One token of every sequence whose prompt ends, or all of an answer that one pass scores; where more is to be
+        read behind the prompt, once that is done and the budget applied."""
         started = time.monotonic()
         for span in work.spans:
             span.sequence.started_at = span.sequence.started_at or started
         try:
-            chosen = self.choose(work, self.prefiller.run(work.spans))
+            self.choose(work, self.prefiller.run(work.spans))
         except OutOfPages as error:
             raise Shortage(error) from error
         except torch.OutOfMemoryError as error:
             self.model.check_alone(error)
             raise Shortage(error) from error
-        self.prefilled(work, time.monotonic() - started)
-        return chosen
+        return self.prefilled(work, time.monotonic() - started)
 
-    def prefilled(self, work: Prefill, seconds: float) -> None:
-        """Book a pass over prompts that took so many seconds."""
+    def prefilled(self, work: Prefill, seconds: float) -> list[Chosen]:
+        """Book a pass over prompts that took so many seconds, and let go of what does not stay of prompts read whole.
+
+        Returns:
+            What was chosen for each of the sequences whose answers begin.
+        """
+        for span in work.spans:
+            span.count()
+        self.evictions.compact([one for one in work.sequences if one.extra_passes])
         self.scheduler.prefilled(work.spans)
         self.stats.most_in_flight = max(self.stats.most_in_flight, self.scheduler.num_open)
         for sequence in work.sequences:
             sequence.pages_after_prefill = self.cache.pages_held(sequence.slot)
         self.stats.prefilled(work.spans, seconds)
+        return [one.beginning for one in work.sequences if one.beginning is not None]
 
-    def choose(self, work: Prefill, passes: Iterable[Tensor]) -> list[Chosen]:
-        """The tokens that a pass over prompts chooses, sequence by sequence; its logits come some rows at a time."""
+    def choose(self, work: Prefill, passes: Iterable[Tensor]) -> None:
+        """Note the tokens that a pass over prompts chooses; its logits come some rows at a time."""
         rows, columns = work.rows, Chosen([], [], [])
         for logits in passes:
             done = len(columns.tokens)
@@ -85,9 +94,9 @@ class Runner:
                 tokens_S, logprobs_2S = sample(logits, prepare(self.model, rows[done : done + len(logits)], 1))
                 for column, more in zip(columns, (tokens_S, *logprobs_2S), strict=True):
                     column += more.tolist()
-        counts = [sequence.num_chosen_at_once for sequence in work.sequences]
-        stops = np.cumsum(counts, dtype=np.int64).tolist()
-        return [columns.part(stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
+        for span, stop in zip(work.spans, np.cumsum([span.num_chosen for span in work.spans]).tolist(), strict=True):
+            if span.ends_prompt:
+                span.sequence.beginning = columns.part(stop - span.num_chosen, stop)
 
     def _decode(self, work: Decode) -> list[Chosen]:
         """Some tokens of every sequence."""

@@ -1,9 +1,11 @@
 """Scheduler: who runs in the next step. Queues and page counts, no tensors.
 
-    waiting --admit--> partial --prompt done--> running --last token--> gone
-       ^----give up-------'                      |   ^
-                                        preempt  v   |  resume
-                                                swapped
+    waiting --admit--> partial --all read--> running --last token--> gone
+       ^----give up-------'                   |   ^
+                                     preempt  v   |  resume
+                                             swapped
+
+A half-done prompt is in chunks, or read whole while the model is still to read what a policy wants behind it.
 
 Prefill comes first: the pool is filled, then the whole batch decodes, and finished documents make room for the next. A
 dry pool never fails a document that could run: the youngest running sequence moves to host memory and comes back before
@@ -79,7 +81,7 @@ class Scheduler:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
         spans = [self._span(sequence) for sequence in self.partial]
-        room = self.token_budget - sum(span.stop - span.start for span in spans)
+        room = self.token_budget - sum(map(_most_tokens, spans))
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
         while self.waiting and not self.swapped and self.cache.num_free_slots and self.num_open < self.max_running:
@@ -87,11 +89,11 @@ class Scheduler:
             span, pages = self._span(sequence), self._pages(sequence)
             # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
             # whether it fits.
-            fits = (span.stop - span.start <= room or not spans) and pages <= spare
+            fits = (_most_tokens(span) <= room or not spans) and pages <= spare
             if (self.running or self.partial) and (self._one_prompt_only or not fits):
                 break
             spans.append(self.open(self.waiting.popleft()))
-            room -= span.stop - span.start
+            room -= _most_tokens(span)
             spare -= pages
         return spans
 
@@ -117,18 +119,17 @@ class Scheduler:
     def prefilled(self, spans: abc.Sequence[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""
         for span in spans:
-            span.sequence.num_prefilled = span.stop
-            if span.ends_prompt:
+            if span.ends_reading:
                 self._one_prompt_only = False
                 self.partial.remove(span.sequence)
                 insort(self.running, span.sequence, key=_arrival)
                 if not span.sequence.request.uncompressed:
-                    self._learn(span)
+                    self._learn(span.sequence)
 
-    def _learn(self, span: Span) -> None:
+    def _learn(self, sequence: Sequence) -> None:
         """Expect of others what a prompt that is done has kept."""
-        stored = -self.cache.agree(-int(self.cache.table.lengths[span.sequence.slot].sum()))
-        ratio = stored / (span.stop * self.cache.num_lists)
+        stored = -self.cache.agree(-int(self.cache.table.lengths[sequence.slot].sum()))
+        ratio = stored / (sequence.num_prefilled * self.cache.num_lists)
         self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
     def give_up(self, spans: abc.Sequence[Span]) -> None:
@@ -170,6 +171,8 @@ class Scheduler:
 
     def _span(self, sequence: Sequence) -> Span:
         start, stop = sequence.num_prefilled, sequence.num_to_prefill
+        if start == stop:
+            return Span.behind(sequence)
         if self.config.prefill == "streaming" and sequence.stores:
             stop = min(stop, start + self.config.chunk_size)
         return Span(sequence, start, stop)
@@ -184,7 +187,7 @@ class Scheduler:
         if not sequence.stores:
             return 0
         ratio = 1.0
-        if self.kept_ratio is not None and not sequence.request.uncompressed:
+        if self.kept_ratio is not None and not sequence.keeps_all:
             ratio = min(1.0, self.kept_ratio * _HEADROOM)
         entries = min(ratio * sequence.max_len, self.most_entries(sequence))
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
@@ -213,6 +216,11 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
+
+
+def _most_tokens(span: Span) -> int:
+    """Tokens that its sequence takes of this pass, or of one to come."""
+    return max(span.num_tokens, span.sequence.longest_extra_pass)
 
 
 def _slots(sequences: abc.Sequence[Sequence]) -> np.ndarray:

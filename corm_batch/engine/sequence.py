@@ -15,6 +15,20 @@ from torch import Tensor
 
 from corm_batch.engine.request import FinishReason, Request
 from corm_batch.kv.cache import SwappedCache
+from corm_batch.policies.reading import ExtraPass
+
+
+class Chosen(NamedTuple):
+    """The tokens that a step chose for one sequence, their log-probabilities, NaN where logits were not finite, and
+    those of the likeliest tokens in their places."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    best_logprobs: list[float]
+
+    def part(self, start: int, stop: int) -> Chosen:
+        """Those from `start` to before `stop`."""
+        return Chosen(self.tokens[start:stop], self.logprobs[start:stop], self.best_logprobs[start:stop])
 
 
 class Sequence:
@@ -32,6 +46,9 @@ class Sequence:
         self.arrival = arrival
         self.output: list[int] = []
         self.num_prefilled = 0
+        self.extra_passes: abc.Sequence[ExtraPass] = ()  # what the model reads behind the prompt
+        self.num_extra_passes = 0  # of these, done
+        self.beginning: Chosen | None = None  # of the answer: chosen at the prompt's end, kept until all is read
         self.num_compacted = 0  # output tokens there were at the last compaction
         self.slot = -1
         self.swapped: SwappedCache | None = None
@@ -76,6 +93,16 @@ class Sequence:
         return np.concatenate([np.asarray(ids, np.int64) for ids in (self.request.token_ids, answer)])
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether nothing of it may leave: it was asked so, or the model is still to read what is behind its prompt."""
+        return self.request.uncompressed or self.num_extra_passes < len(self.extra_passes)
+
+    @property
+    def longest_extra_pass(self) -> int:
+        """Tokens of the longest pass behind the prompt; 0 where there is none."""
+        return max((len(one.token_ids) for one in self.extra_passes), default=0)
+
+    @property
     def answer(self) -> abc.Sequence[int]:
         """The answer to score, or what has been written."""
         return self.output if self.request.answer_ids is None else self.request.answer_ids
@@ -99,6 +126,7 @@ class Sequence:
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""
         self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
+        self.num_extra_passes, self.beginning = 0, None
         self.rng = self._new_rng()
         self.lost_statistic.zero_()
         self.notes.clear()

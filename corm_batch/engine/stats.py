@@ -37,7 +37,7 @@ class EngineStats:
     def prefilled(self, spans: abc.Sequence[Span], seconds: float) -> None:
         """Count a pass over prompts; its documents share its seconds by tokens, so that their shares add up to them."""
         num_tokens = sum(span.num_tokens for span in spans)
-        self.prompt_tokens += num_tokens
+        self.prompt_tokens += sum(span.num_tokens for span in spans if span.extra is None)
         for span in spans:
             span.sequence.prefill_s += seconds * span.num_tokens / num_tokens
 

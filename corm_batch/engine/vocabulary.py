@@ -1,4 +1,4 @@
-"""described(): what a policy is told of the model that it is to serve, its tokens by kind among it."""
+"""described(): what a policy is told of the model that it is to serve, its tokens by kind and its turns among it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from corm_batch.engine.checkpoint import one_line
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.errors import ModelLoadError
 from corm_batch.policies.base import KVPolicy
-from corm_batch.policies.model import Model, Vocabulary
+from corm_batch.policies.model import Model, Turn, Vocabulary
 
 _NO_CHARACTER = "\ufffd"
 """What a token decodes to that is a part of a character alone."""
+
+_MARK = "\ue000"
+"""A private character, which no template has."""
 
 
 def described(model: LoadedModel, policy: KVPolicy) -> Model:
@@ -21,16 +24,17 @@ def described(model: LoadedModel, policy: KVPolicy) -> Model:
     Raises:
         ModelLoadError: it needs a tokenizer, and the model has none.
     """
-    vocabulary = None
-    if policy.needs.vocabulary:
+    vocabulary = turn = None
+    if policy.needs.vocabulary or policy.needs.turn:
         try:
             tokenizer = model.load_tokenizer()
         except Exception as error:  # somebody else's files can fail in any way
             raise ModelLoadError(
                 f"policy {policy.name}: needs the model's tokenizer, which cannot be loaded: {one_line(error)}"
             ) from error
-        vocabulary = read_vocabulary(tokenizer, model.shape.vocab_size)
-    return Model(model.shape.num_layers, model.shape.num_kv_heads, vocabulary=vocabulary)
+        vocabulary = read_vocabulary(tokenizer, model.shape.vocab_size) if policy.needs.vocabulary else None
+        turn = read_turn(tokenizer) if policy.needs.turn else None
+    return Model(model.shape.num_layers, model.shape.num_kv_heads, vocabulary=vocabulary, turn=turn)
 
 
 def read_vocabulary(tokenizer: Any, vocab_size: int) -> Vocabulary:
@@ -40,6 +44,29 @@ def read_vocabulary(tokenizer: Any, vocab_size: int) -> Vocabulary:
     texts = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
     signs = [token for token, text in zip(ids, texts, strict=True) if _is_signs(text.strip())]
     return Vocabulary(tuple(sorted(special)), tuple(signs))
+
+
+def read_turn(tokenizer: Any) -> Turn:
+    """How a transformers tokenizer's chat template puts a user's next turn; without one, as a paragraph of its own."""
+    opening, closing = "\n\n", "\n"
+    if tokenizer.chat_template:
+        roles = ("user", "assistant", "user")
+        chat = [{"role": role, "content": f"{_MARK}{place}{_MARK}"} for place, role in enumerate(roles)]
+        try:
+            rendered: str = tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except Exception:  # a template for one question says nothing of a second one
+            rendered = ""
+        behind = rendered.rpartition(chat[1]["content"])[2]
+        before, found, after = behind.partition(chat[2]["content"])
+        if found:
+            opening, closing = before, after
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return Turn(lambda words: encode(opening + words), encode(closing))
 
 
 def _is_signs(text: str) -> bool:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections import abc
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import numpy as np
 
 from corm_batch.engine.sequence import Row, Sequence
+from corm_batch.policies.reading import ExtraPass
 
 
 @dataclass(frozen=True)
 class Span:
-    """Prompt tokens [start, stop) of one sequence."""
+    """Tokens [start, stop) of one sequence: of its prompt, or of what the model reads behind it.
+
+    Attributes:
+        sequence, start, stop: these.
+        extra: what is read behind the prompt, as from there; None in the prompt.
+    """
 
     sequence: Sequence
     start: int
     stop: int
+    extra: ExtraPass | None = None
+
+    @classmethod
+    def behind(cls, sequence: Sequence) -> Span:
+        """The next of what the model is to read behind a sequence's prompt."""
+        start, extra = sequence.num_prompt_tokens, sequence.extra_passes[sequence.num_extra_passes]
+        return cls(sequence, start, start + len(extra.token_ids), extra)
 
     @property
     def num_tokens(self) -> int:
@@ -23,14 +37,38 @@ class Span:
         return self.stop - self.start
 
     @property
+    def token_ids(self) -> np.ndarray:
+        """[T] int64, these tokens."""
+        return self.sequence.to_prefill[self.start : self.stop] if self.extra is None else self.extra.token_ids
+
+    @property
+    def stores(self) -> bool:
+        """Whether it leaves entries in the cache."""
+        return self.extra is None and self.sequence.stores
+
+    @property
     def ends_prompt(self) -> bool:
-        """Whether the sequence's first output token follows, or all that one pass scores."""
-        return self.stop == self.sequence.num_to_prefill
+        """Whether its last row chooses the sequence's first output token, or its last rows all that one pass scores."""
+        return self.extra is None and self.stop == self.sequence.num_to_prefill
+
+    @property
+    def ends_reading(self) -> bool:
+        """Whether there is nothing left to read for its sequence."""
+        if self.extra is not None:
+            return self.extra is self.sequence.extra_passes[-1]
+        return self.ends_prompt and not self.sequence.extra_passes
 
     @property
     def num_chosen(self) -> int:
         """Tokens of the answer that the pass chooses, one for each of the span's last rows."""
         return self.sequence.num_chosen_at_once if self.ends_prompt else 0
+
+    def count(self) -> None:
+        """Tell the sequence that it has been read."""
+        if self.extra is None:
+            self.sequence.num_prefilled = self.stop
+        else:
+            self.sequence.num_extra_passes += 1
 
 
 @dataclass(frozen=True)
@@ -46,8 +84,8 @@ class Prefill:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Those of whose answers the pass chooses tokens."""
-        return [span.sequence for span in self.spans if span.ends_prompt]
+        """Those whose answers begin."""
+        return [span.sequence for span in self.spans if span.ends_reading]
 
     @property
     def rows(self) -> list[Row]:
@@ -71,16 +109,3 @@ class Decode:
 
 
 Work = Prefill | Decode
-
-
-class Chosen(NamedTuple):
-    """The tokens that a step chose for one sequence, their log-probabilities, NaN where logits were not finite, and
-    those of the likeliest tokens in their places."""
-
-    tokens: list[int]
-    logprobs: list[float]
-    best_logprobs: list[float]
-
-    def part(self, start: int, stop: int) -> Chosen:
-        """Those from `start` to before `stop`."""
-        return Chosen(self.tokens[start:stop], self.logprobs[start:stop], self.best_logprobs[start:stop])

@@ -113,6 +113,19 @@ class KVCache:
         """The same with new entries, [K, M], behind them."""
         return self.ops.gather_entries(self.pool.pages, *self.table.row(slot, layer), born)
 
+    def revise(self, slot: int, layer: int, entries: Entries) -> None:
+        """Change expiries and policies' own columns of one layer's entries in place.
+
+        Args:
+            slot, layer: whose.
+            entries: [K, N] as `read` gives them, or more behind them as `read_before` does.
+        """
+        table, _ = self.table.row(slot, layer)
+        num_slots, flat = table.shape[-1] * self.pool.page_size, table.flatten().long()
+        held = self.pool.pages.expiry, *self.pool.pages.own
+        for column, new in zip(held, (entries.expiry, *entries.own), strict=True):
+            column.index_copy_(0, flat, new[:, :num_slots].reshape(-1, self.pool.page_size))
+
     def stage(self, slots: Iterable[int], num_pages: int) -> Stage:
         """Put up to `num_pages` free pages at the disposal of a forward pass over the sequences in `slots`; `commit` or
         `discard` ends it.

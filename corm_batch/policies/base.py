@@ -4,7 +4,7 @@ A policy is a frozen value; its fields are its hyper-parameters. It sees per-ent
 never sees a page, a pool or a scheduler. The engine asks this and branches on nothing else:
 
     needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction); whether the
-                policy looks at prompts itself (`observe`)
+                policy looks at prompts itself (`observe`), or has the model read more behind them (`extra_passes`)
     columns     numbers of its own that it keeps with every entry; `born` fills them, and they move with the entry
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
@@ -17,8 +17,10 @@ one comparison in every kernel. Steps and positions are 1-based inside their own
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -26,28 +28,10 @@ from torch import Tensor
 from corm_batch.budgets.base import Budget, BudgetField
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import NEVER, Column, Entries
-from corm_batch.ops.reduction import Reduction
 from corm_batch.policies.model import Model
-from corm_batch.policies.reading import Reading
+from corm_batch.policies.needs import Needs
+from corm_batch.policies.reading import ExtraPass, Reading
 from corm_batch.registry import Plugin
-
-
-class Needs(NamedTuple):
-    """What a policy wants to see of entries when it ranks them, and of prompts when these are read.
-
-    Attributes:
-        keys: the keys themselves.
-        reduction: how recent queries vote, and what is gathered of their weights; None when attention is not looked at.
-        prompt: `observe` is called with the queries of every pass over a prompt, or over a chunk of one.
-        rotary: it is told how to undo rotary positions; a model in which that is not known is refused.
-        vocabulary: `for_model` is told which tokens are special or punctuation; a model without a tokenizer is refused.
-    """
-
-    keys: bool = False
-    reduction: Reduction | None = None
-    prompt: bool = False
-    rotary: bool = False
-    vocabulary: bool = False
 
 
 class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
@@ -117,13 +101,29 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         """
         return torch.full_like(position, NEVER)
 
+    def extra_passes(self, token_ids: np.ndarray, room: int) -> Sequence[ExtraPass]:
+        """What the model shall read behind a prompt, pass by pass; asked where `needs.extra_passes`, once a prompt.
+
+        Args:
+            token_ids: [T] int64, the prompt.
+            room: positions behind it that the model has.
+
+        Returns:
+            One or more, none longer than `room`.
+
+        Raises:
+            DocumentError: there is too little room.
+        """
+        raise NotImplementedError
+
     def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
-        """What a pass over a prompt changes in its entries; asked where `needs.prompt`, before anything leaves.
+        """What a pass over a prompt, or an extra one, changes in its entries; asked before anything leaves.
 
         Args:
             layer: index of the layer.
             entries: [K, N], those kept so far and, as the last ones of every head, the pass's own; keys and values are
-                there. Where `entries.position` is NEVER there is none.
+                there. Where `entries.position` is NEVER there is none. In an extra pass the first T of every head are
+                the prompt's tokens in their order, and the pass's own are forgotten afterwards.
             reading: the pass.
 
         Returns:

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import BudgetedPolicy, Needs, Seen
+from corm_batch.policies.base import BudgetedPolicy, Seen
+from corm_batch.policies.needs import Needs
 
 _LONGEST = 1 << 29
 """Steps that `window` and `recent` may be: far beyond any context, and sums of them are still int32."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import NEVER, Entries
-from corm_batch.policies.base import EvictingPolicy, Needs
+from corm_batch.policies.base import EvictingPolicy
 from corm_batch.policies.model import Model
+from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import Reading
 
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.needs import Needs
 from corm_batch.policies.with_budgets import with_budgets
 
 

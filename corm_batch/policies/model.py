@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -17,6 +18,18 @@ class Vocabulary(NamedTuple):
     punctuation: tuple[int, ...]
 
 
+class Turn(NamedTuple):
+    """What a user says next, behind a prompt that an answer was to follow.
+
+    Attributes:
+        say: token ids of the end of that answer, which has no word, the beginning of the turn and these words.
+        closing: token ids behind them: an answer begins.
+    """
+
+    say: Callable[[str], tuple[int, ...]]
+    closing: tuple[int, ...]
+
+
 class Model(NamedTuple):
     """What a policy may know of the model that it is to serve.
 
@@ -25,9 +38,11 @@ class Model(NamedTuple):
         num_kv_heads: of a layer, over all ranks.
         own_heads: those of them that the policy will be asked about.
         vocabulary: None where the policy's needs do not name it.
+        turn: likewise.
     """
 
     num_layers: int
     num_kv_heads: int
     own_heads: slice = slice(None)
     vocabulary: Vocabulary | None = None
+    turn: Turn | None = None

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import EvictingPolicy, Needs
+from corm_batch.policies.base import EvictingPolicy
+from corm_batch.policies.needs import Needs
 
 _UINT32 = 2**32 - 1
 _MIX = (0x2C1B3C6D, 0x297A2D39)  # odd multipliers of a 32-bit avalanche hash

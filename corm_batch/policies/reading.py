@@ -1,30 +1,46 @@
-"""Reading: a pass over a prompt, or a chunk of one, as one layer shows it to a policy that looks at prompts itself."""
+"""Reading: a pass over a prompt, a chunk of one or tokens behind it, as one layer shows it to a policy that looks at
+prompts itself; and what such tokens are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from corm_batch.ops.rotary import Rotary
 
 
+class ExtraPass(NamedTuple):
+    """Tokens that a model reads behind a prompt, all of whose entries it sees, and that leave nothing in the cache.
+
+    Attributes:
+        token_ids: [R] int64, these tokens.
+        about: which of the prompt's tokens the pass is about, as its policy means it.
+    """
+
+    token_ids: np.ndarray
+    about: range
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What the newest tokens of a prompt asked.
+    """What the newest tokens of a prompt asked, or those of an extra pass.
 
     Attributes:
         query: [H, R, D], one for each of the R tokens, with rotary positions.
         lse: [H, R] float32, the log of each query's softmax denominator.
-        stop: tokens of the prompt that have been read, these included.
+        stop: tokens that have been read, these included.
         num_prompt_tokens: tokens of the whole prompt.
         token_ids: [R] int64, the tokens.
         scale, softcap: of the logits.
         rotary: how positions are undone; None where the policy's needs do not name it.
         memory: what the policy noted in this layer of the same prompt before, and may note for later: empty at the
-            prompt's beginning, gone at its end.
+            prompt's beginning, gone when it has been read.
+        sink: [H] a logit of each head that takes part in the softmax and has no value; None for none.
+        about: what an extra pass is about; None in a pass over the prompt.
     """
 
     query: Tensor
@@ -36,6 +52,8 @@ class Reading:
     softcap: float | None = None
     rotary: Rotary | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    sink: Tensor | None = None
+    about: range | None = None
 
     @property
     def num_rows(self) -> int:

@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import Tensor
 
 from corm_batch.ops.reduction import ALL_ROWS, Reduction
-from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.needs import Needs
 
 
 class Scissorhands(ScoringPolicy, name="scissorhands"):

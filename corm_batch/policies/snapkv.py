@@ -11,7 +11,8 @@ from torch.nn.functional import avg_pool1d, max_pool1d
 
 from corm_batch.ops.pages import NEVER
 from corm_batch.ops.reduction import Reduction
-from corm_batch.policies.base import Needs, ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.needs import Needs
 from corm_batch.policies.with_budgets import with_budgets
 
 

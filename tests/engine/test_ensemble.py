@@ -12,6 +12,7 @@ from corm_batch.engine.loader import load_model
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError, DocumentError, SpecError
 from corm_batch.policies.base import KVPolicy
+from tests.engine.test_scheduler import KVZIP
 from tests.engine.test_score import prompts
 
 POLICIES = {
@@ -137,3 +138,18 @@ def test_a_policy_that_cannot_serve_the_model_says_so(model):
     (need,) = needs(model, config(), {"other": tables}).values()
     with pytest.raises(SpecError, match=r"policy\.budget\.scores: 1 layers, the model has 2"):
         need.num_bytes(100)
+
+
+def test_what_is_read_behind_a_prompt_follows_the_pass_that_all_share(model):
+    settings, requests = config(), asked()
+    policies = {"full": POLICIES["full"], "kvzip": KVZIP | {"chunk": 40}}
+    found = list(Ensemble(needs(model, settings, policies), 1 << 24, 160).run(requests))
+    alone = EngineCore(model, KVPolicy.from_spec(policies["kvzip"]), settings.model_copy(update={"kv_memory": 1 << 22}))
+    expected = {done.id: done for done in alone.run(requests)}
+    for one in found:
+        other = expected[one["kvzip"].id]
+        assert (one["kvzip"].token_ids, one["kvzip"].kept_positions) == (other.token_ids, other.kept_positions)
+        assert one["kvzip"].memory.kv_bytes_peak == other.memory.kv_bytes_peak
+        assert one["full"].token_ids[0] == other.token_ids[0]
+    need = Need(KVPolicy.from_spec(policies["kvzip"]), model, settings)
+    assert need.num_bytes(100) == 4 * 25 * 4 * 144

@@ -17,10 +17,11 @@ from corm_batch.kv.cache import KVCache
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns
 from corm_batch.ops.top import order_entries
-from corm_batch.policies.base import KVPolicy, Needs, ScoringPolicy, Seen
+from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
 from corm_batch.policies.corm import Corm
 from corm_batch.policies.full import Full
 from corm_batch.policies.model import Model, Vocabulary
+from corm_batch.policies.needs import Needs
 
 
 def make(policy, heads=3, width=2):

@@ -28,6 +28,7 @@ from corm_batch.errors import RankError, SpecError, UnsupportedModelError
 from corm_batch.policies.base import KVPolicy
 from tests.engine.parallel_faults import load_faulty
 from tests.engine.test_cuda import assert_same_kept_but_for_rounding
+from tests.engine.test_scheduler import KVZIP
 
 ROOT = Path(__file__).parents[2]
 STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
@@ -88,8 +89,9 @@ def answers(engine, requests):
         ({"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}, STREAMING),
         ({"name": "tova", "budget": {"name": "uniform", "max_kept": 12}}, STREAMING),
         ({"name": "keydiff", "recent": 4, "budget": HEADS}, {"compact_every": 3}),
+        (KVZIP, STREAMING),
     ],
-    ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv"],
+    ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv", "kvzip"],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
     requests = make_requests(5, stop=lambda output: len(output) == 21)
@@ -98,7 +100,7 @@ def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_ll
     one = answers(make_one(leader, tiny_llama, policy, **fields), requests)
     engine = make_two(leader, tiny_llama, policy, **fields)
     two = answers(engine, requests)
-    assert engine.pool_bytes == 4000 * 560
+    assert 0 <= 4000 * 560 - engine.pool_bytes < 2 * engine.cache.pool.page_bytes
     assert engine.pool_bytes_used == 0
     assert engine.shape.num_kv_heads == 2
     for name, ours in two.items():

@@ -19,15 +19,17 @@ from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError, RankError
 from corm_batch.policies.base import KVPolicy
-from tests.engine.test_scheduler import assert_pages_have_one_owner, events, load
+from tests.engine.test_scheduler import KVZIP, assert_pages_have_one_owner, events, load
 
 FULL, CORM = {"name": "full"}, {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
 BOUNDED = {"name": "corm", "preset": "paper", "window": 6, "recent": 3, "budget": {"name": "uniform", "max_kept": 20}}
+REPEATING = KVZIP | {"budget": {"name": "uniform", "max_kept": 9}}
 PAIRS = [
     (FULL, CORM),
     (CORM, FULL),
     (CORM, {"name": "random", "keep_ratio": 0.3, "recent": 5}),
     (BOUNDED, {**BOUNDED, "tau": 9.0}),
+    (REPEATING, REPEATING | {"pin_first": 6}),
 ]
 
 

@@ -17,11 +17,16 @@ from corm_batch.errors import CapacityError
 from corm_batch.ops.pages import NEVER
 from corm_batch.policies.base import KVPolicy
 
+KVZIP = {
+    "name": "kvzip", "chunk": 11, "pin_first": 2, "first_ids": [3, 4], "later_ids": [5], "closing_ids": [6],
+    "budget": {"name": "adakv", "max_kept": 9, "floor": 0.0},
+}  # fmt: skip
 POLICIES = [
     {"name": "full"},
     {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5},
     {"name": "corm", "preset": "paper", "window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}},
     {"name": "random", "keep_ratio": 0.4, "recent": 5},
+    KVZIP,
 ]
 KINDS = [{}, {"answer_ids": [5, 6, 7, 5], "uncompressed": True}, {"uncompressed": True}, {"answer_ids": [8] * 6}, {}]
 
@@ -95,7 +100,9 @@ def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, dat
     assert sorted(completion.id for completion in finished) == sorted(str(i) for i in range(added))
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: "-".join(map(str, policy.values())))
+@pytest.mark.parametrize(
+    "policy", POLICIES, ids=lambda policy: "-".join(map(str, policy.values())) if len(policy) < 6 else policy["name"]
+)
 @pytest.mark.parametrize("prefill", ["exact", "streaming"])
 def test_preemption_changes_nothing_but_time(policy, prefill, tiny_llama):
     prompts = {str(i): [(i * 31 + j * j) % 199 for j in range(12 + 5 * i)] for i in range(7)}

@@ -18,7 +18,7 @@ from corm_batch.engine.request import Request, SamplingParams, Scores
 from corm_batch.errors import DocumentError, EngineError
 from tests.conftest import llama_config, save_random_model
 from tests.engine.test_families import FAMILIES
-from tests.engine.test_scheduler import assert_books_balance
+from tests.engine.test_scheduler import KVZIP, assert_books_balance
 
 STREAMING = {"prefill": "streaming", "chunk_size": 16}
 EXACT = {"prefill": "exact"}
@@ -26,6 +26,7 @@ POLICIES = [
     {"name": "full"},
     {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5},
     {"name": "snapkv", "budget": {"name": "uniform", "max_kept": 20}, "window": 8, "recent": 8},
+    KVZIP,
 ]
 CORM = POLICIES[1]
 LENGTHS = (41, 3, 77, 30, 120)

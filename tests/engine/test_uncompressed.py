@@ -9,6 +9,7 @@ import pytest
 from corm_batch.engine.request import Request
 from tests.conftest import save_random_model
 from tests.engine.test_families import FAMILIES
+from tests.engine.test_scheduler import KVZIP
 from tests.engine.test_score import DEVICES, EXACT, STREAMING, make, requests, run, run_preempting
 
 POLICIES = {
@@ -25,6 +26,7 @@ POLICIES = {
     "keydiff": {"name": "keydiff", "recent": 4, "budget": {"name": "uniform", "max_kept": 16}},
     "expected_attention": {"name": "expected_attention", "budget": {"name": "uniform", "max_kept": 16}},
     "compactor": {"name": "compactor", "chunk": 10, "sketch": 12, "budget": {"name": "uniform", "max_kept": 16}},
+    "kvzip": KVZIP | {"chunk": 40},
     "random": {"name": "random", "keep_ratio": 0.4, "recent": 5},
     "streaming_llm": {"name": "streaming_llm", "sinks": 2, "recent": 12},
 }

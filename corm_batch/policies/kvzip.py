@@ -1,0 +1,127 @@
+"""KVzip: keep what a model looks at when it is made to repeat the whole prompt, before anything is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from corm_batch.budgets.base import BudgetField
+from corm_batch.errors import DocumentError
+from corm_batch.ops.dense import attention_scores, row_tiles
+from corm_batch.ops.pages import Column, Entries
+from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.model import Model
+from corm_batch.policies.needs import Needs
+from corm_batch.policies.reading import ExtraPass, Reading
+
+_FIRST = "Repeat the previous context exactly."
+_LATER = "Repeat the part of the previous context exactly, starting with"
+_REMINDER = 8
+"""Tokens of the chunk before that a later chunk is asked for with."""
+_SMALLEST_CHUNK = 32
+"""Tokens below which a chunk is not worth the words that ask for it."""
+
+
+class KVzip(ScoringPolicy, name="kvzip"):
+    """Keep the keys that get the most attention when the model repeats its prompt: costly, and blind to the question.
+
+    Based on KVzip (arXiv 2505.23416), section 3: behind a prompt that is wholly cached the model is asked to repeat it,
+    chunk by chunk, and fed the chunk's own tokens; a key's score is the largest weight that any of these tokens, the
+    words that ask included, and any query head of its group gives it. Weights are of a softmax over the chunk's keys,
+    the prompt's first `pin_first` and those of the pass itself, as in the authors' code. The first `pin_first` stay.
+    Deviations:
+    * the highest scores stay in a head (budget `uniform`) or a layer (`adakv` without a floor, the default: kvpress'
+      `layerwise`), where the authors let all heads of all layers compete.
+    * the prompt is repeated as a whole: what the authors' system prompt, context and question are is not told apart, so
+      none of it is exempt, and a question that it ends with is repeated, too.
+    * the request to repeat is put as the chat template puts a user's next turn; in kvpress it follows the context
+      inside the turn. A model without a template reads it as a paragraph of its own.
+    * a chunk is shorter than `chunk` where the model's context has no room for it behind the prompt.
+    * the answer's own entries stay before the prompt's as long as the budget has room for them.
+    Cost: every token of a prompt is read twice, the second time behind all of it, and until then its cache is full:
+    the peak of a document is that of an uncompressed one, in streaming prefill as well.
+    """
+
+    budget: BudgetField = Field(
+        {"name": "adakv", "max_kept": 1024, "floor": 0.0},
+        validate_default=True,
+        description="entries a head may hold: a budget by its name",
+    )
+    pin_first: int = Field(4, ge=0, description="first entries that never leave, and that every chunk's softmax has")
+    recent: int = Field(0, ge=0, description="newest entries that never leave, part of the budget (the paper: 0)")
+    chunk: int = Field(2048, ge=1, description="tokens of the prompt that are repeated at a time")
+    first_ids: tuple[int, ...] | None = Field(
+        None, description="tokens that ask for the first chunk; null: in words, as the model's chat template has it"
+    )
+    later_ids: tuple[int, ...] | None = Field(
+        None,
+        description="tokens that ask for a later chunk, before the last 8 of the chunk before it; null: alike",
+    )
+    closing_ids: tuple[int, ...] | None = Field(None, description="tokens between either and the chunk; null: alike")
+
+    columns: ClassVar[tuple[Column, ...]] = (Column("score"),)
+
+    @property
+    def needs(self) -> Needs:
+        """Passes behind the prompt, and how a user's next turn is put unless that is given."""
+        return Needs(extra_passes=True, turn=None in (self.first_ids, self.later_ids, self.closing_ids))
+
+    def for_model(self, model: Model) -> Self:
+        """With the model's own words where none are given."""
+        if model.turn is None:
+            return self
+        say, closing = model.turn
+        words = {"first_ids": say(_FIRST), "later_ids": say(_LATER), "closing_ids": closing}
+        return self.model_copy(update={name: ids for name, ids in words.items() if getattr(self, name) is None})
+
+    def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        """More than any weight, the newest most, until a pass says otherwise."""
+        return (1.0 + position,)
+
+    def extra_passes(self, token_ids: np.ndarray, room: int) -> Sequence[ExtraPass]:
+        """The prompt in chunks, each behind the tokens that ask for it."""
+        words = self.first_ids, self.later_ids, self.closing_ids
+        first, later, closing = (np.array(ids or (), np.int64) for ids in words)
+        num_tokens, asking = len(token_ids), max(len(first), len(later) + _REMINDER) + len(closing)
+        size, least = min(self.chunk, num_tokens, room - asking), min(self.chunk, num_tokens, _SMALLEST_CHUNK)
+        if size < least:
+            raise DocumentError(
+                f"policy kvzip has a prompt repeated behind it, {asking} tokens that ask for it and {least} or more at "
+                f"a time: {num_tokens} prompt tokens leave {room} of the context"
+            )
+        passes = []
+        for start in range(0, num_tokens, size):
+            chunk = token_ids[start : start + size]
+            asked = (later, token_ids[max(0, start - _REMINDER) : start]) if start else (first,)
+            passes.append(ExtraPass(np.concatenate((*asked, closing, chunk)), range(start, start + len(chunk))))
+        return passes
+
+    def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
+        """The scores of the chunk that is repeated."""
+        assert reading.about is not None
+        start, stop, num_rows = reading.about.start, reading.about.stop, reading.num_rows
+        sinks = min(self.pin_first, start)
+        seen = [slice(sinks), slice(start, stop), slice(-num_rows, None)]
+        key = torch.cat([entries.key[:, part] for part in seen], dim=1)
+        position = torch.cat([entries.position[:, part] for part in seen], dim=1)
+        best = torch.zeros(len(key), stop - start, device=key.device)
+        for rows in row_tiles(num_rows, reading.query.shape[0], key.shape[1]):
+            logit = attention_scores(reading.query[:, rows], key, reading.scale, reading.softcap)
+            logit.masked_fill_((position[:, None] > reading.step[rows, None])[:, None], -torch.inf)
+            total = logit.logsumexp(dim=-1, keepdim=True)
+            if reading.sink is not None:
+                total = torch.logaddexp(total, reading.sink.float().view(*total.shape[:2], 1, 1))
+            weight = torch.exp(logit[..., sinks : sinks + stop - start] - total)
+            best = torch.maximum(best, weight.amax(dim=(1, 2)))
+        score = entries.own[0].clone()
+        score[:, start:stop] = best
+        return entries._replace(own=(score,))
+
+    def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
+        """As the passes left it."""
+        return entries["score"]
