@@ -31,24 +31,30 @@ class Runs:
 
 
 def build_figures(model: str, asked: Sequence[Asked], runs: Runs, candidates: Iterable[Candidate]) -> Iterator[Figure]:
-    """Figures in the order of suites, groups, tasks, scores and policies; over all tasks first where there are several.
+    """Figures in the order of suites, groups, tasks, scores and policies; over all groups and all tasks first where
+    there are several, groups only where their questions stand in one place.
 
     A case counts for a policy when it, and both runs of the full cache, have an answer.
     """
-    groups: dict[tuple[str, str], dict[str, list[Asked]]] = {}
+    suites: dict[str, dict[str, list[Asked]]] = {}
     for one in asked:
-        groups.setdefault((one.label, one.case.group), {}).setdefault(one.case.task, []).append(one)
+        suites.setdefault(one.label, {}).setdefault(one.case.group, []).append(one)
     known = list(candidates)
-    for tasks in groups.values():
-        whole = {ALL: [one for found in tasks.values() for one in found]} if len(tasks) > 1 else {}
-        for task, cases in (whole | tasks).items():
-            yield from _of_task(model, task, cases, runs, known)
+    for groups in suites.values():
+        cases = [one for found in groups.values() for one in found]
+        together = len(groups) > 1 and len({one.suite.position_text(one.case) for one in cases}) == 1
+        for group, found in (({ALL: cases} if together else {}) | groups).items():
+            tasks: dict[str, list[Asked]] = {}
+            for one in found:
+                tasks.setdefault(one.case.task, []).append(one)
+            for task, mine in (({ALL: found} if len(tasks) > 1 else {}) | tasks).items():
+                yield from _of_task(model, group, task, mine, runs, known)
 
 
 def _of_task(
-    model: str, task: str, cases: Sequence[Asked], runs: Runs, candidates: Sequence[Candidate]
+    model: str, group: str, task: str, cases: Sequence[Asked], runs: Runs, candidates: Sequence[Candidate]
 ) -> Iterator[Figure]:
-    """Every score of a task, or of all tasks of a group, under every policy."""
+    """Every score of a task under every policy; of all tasks of a group, or all groups of a suite, alike."""
     first = cases[0]
     by_candidate = {}
     for one in candidates:
@@ -71,7 +77,7 @@ def _of_task(
                 for side in (runs.candidates[one.label], runs.again)
             ]
             yield Figure(
-                model=model, suite=first.label, group=first.case.group, task=task,
+                model=model, suite=first.label, group=group, task=task,
                 position=first.suite.position_text(first.case), score=name, share=share, candidate=one.label,
                 policy=one.policy, against=paired(full, there), floor=paired(full, again),
                 same_text=texts[0] if pairs[0].answer_ids is None else None,

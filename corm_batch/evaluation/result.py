@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from corm_batch.evaluation.paired import Difference
 
 ALL = "all"
-"""The task of a figure over all tasks of its group."""
+"""The task of a figure over all tasks of its group, the group of one over all groups of its suite."""
 NOTE = (
     "Every figure is paired with the full cache's answer to the same case. The floor is the full cache against itself "
     "with other cases beside it in each forward pass: a difference within it says nothing of the policy."
@@ -53,7 +53,7 @@ class Figure(Record):
 
     Attributes:
         model: that answered.
-        suite, group, task: what was asked; `task` is "all" over all tasks of the group.
+        suite, group, task: what was asked; `task` is "all" over all tasks of the group, `group` over all groups.
         position: where the question stood.
         score: its name.
         share: it is 0 or 1 of each case, so that the means are shares.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count as count_from
+from itertools import islice
 
 from pydantic import Field
 
@@ -39,16 +41,28 @@ class Likelihood(Suite, name="likelihood"):
         seed: int | str = "evaluation",
         texts: Sequence[str] = (),
     ) -> Iterator[Case]:
-        """The first `count` documents, for each length their beginning of so many tokens with question and answer."""
+        """For each length the documents' beginnings of so many tokens with question and answer; where there are fewer
+        documents than `count`, the next pieces of them, and the next."""
         if self.documents is not None:
             texts = [row.text("text") for row in read_rows(self.documents, ["text"])]
         if not texts:
             raise SpecError("suite.documents: there is none: name a file, as documents: texts.parquet")
+        encoded = [(text, self.encode(tokenizer, text)) for text in texts[:count]]
         asked = len(self.encode(tokenizer, self.question))
         for length in lengths:
             room = length - asked - self.max_new_tokens
             check_room(length, room)
-            for text in texts[:count]:
-                beginning = tokenizer.decode(self.encode(tokenizer, text)[:room], skip_special_tokens=False)
-                document = text if len(beginning) >= len(text) else beginning.strip("\ufffd")
+            for document in islice(_pieces(tokenizer, encoded, room), count):
                 yield Case(f"documents {length}", self.name, document, self.question, (), self.max_new_tokens)
+
+
+def _pieces(tokenizer: Tokenizer, texts: Sequence[tuple[str, Sequence[int]]], size: int) -> Iterator[str]:
+    """The first `size` tokens of every text, then the next of those that have as many, and so on; short ones whole."""
+    for start in count_from(0, size):
+        left = [(text, ids) for text, ids in texts if start == 0 or len(ids) >= start + size]
+        if not left:
+            return
+        for text, ids in left:
+            whole = start == 0 and len(ids) <= size
+            piece = tokenizer.decode(ids[start : start + size], skip_special_tokens=False)
+            yield text if whole else piece.strip("\ufffd")

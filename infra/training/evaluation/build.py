@@ -2,7 +2,8 @@
 
     python -m infra.training.evaluation.build SOURCE_FOLDER
 
-SOURCE_FOLDER holds haystack.parquet and ppl_books.parquet (doc_id, title, source, license, text), and one JSON object a
+SOURCE_FOLDER holds haystack.parquet, ppl_books.parquet and documents.parquet (doc_id, title, source, license, text, the
+last also kind, of which the meetings are taken), and one JSON object a
 line in squad_dev_500.jsonl.zst (case_id, title, context, question, answers) and summaries.jsonl.zst (case_id, task,
 document, prompt, answers). Every row keeps where it is from and its licence, which some of the texts ask for.
 """
@@ -49,9 +50,11 @@ def write(name: str, rows: Iterable[Row], columns: Iterable[str]) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write the three files beside this one."""
+    """Write the four files beside this one."""
     squad, summaries = (read_lines(folder / f"{name}.jsonl.zst") for name in ("squad_dev_500", "summaries"))
     write("books", read_books(folder), ("doc_id", "kind", "title", *ATTRIBUTION, "text"))
+    meetings = [row for row in pq.read_table(folder / "documents.parquet").to_pylist() if row["kind"] == "meeting"]
+    write("meetings", meetings, ("doc_id", "kind", "title", *ATTRIBUTION, "text"))
     write("squad", squad, ("case_id", "title", "context", "question", "answers", *ATTRIBUTION))
     write("summaries", summaries, ("case_id", "task", "document", "prompt", "answers", *ATTRIBUTION))
 

@@ -1,0 +1,52 @@
+"""Policies at equal shares are policies, and a record becomes a table of what each lost."""
+
+from __future__ import annotations
+
+import json
+
+from corm_batch.cli.evaluation import _named
+from corm_batch.evaluation.base import Suite
+from corm_batch.evaluation.paired import paired_means, paired_shares
+from corm_batch.policies.base import KVPolicy
+from infra.measure.policy_table import BEGIN, END, SUITES, main, policies
+
+
+def test_every_policy_and_suite_can_be_asked_for():
+    found = [_named("--policy", given) for given in policies([0.5, 0.15])]
+    made = {label: KVPolicy.from_spec(fields) for label, fields in found}
+    assert len(made) == len(found) == 1 + 2 * 11
+    assert {one.budget.max_kept for one in made.values() if one.budget} == {0.5, 0.15}
+    for given in SUITES:
+        Suite.from_spec(_named("--suite", given)[1])
+
+
+def test_a_record_becomes_a_table(tmp_path):
+    def row(suite, task, score, candidate, there, peak):
+        share = suite == "needles"
+        here = [1.0, 1.0, 0.0, 1.0]
+        paired = paired_shares if share else paired_means
+        cost = {"kept_ratio": peak / 2, "peak_ratio": peak, "full_peak_ratio": 1.0}
+        return {"suite": suite, "task": task, "score": score, "share": share, "candidate": candidate, "policy": {},
+                "against": paired(here, there).model_dump(), "floor": paired(here, here).model_dump(),
+                "same_text": None, "floor_same_text": None, "failed": 0, "cost": cost}  # fmt: skip
+
+    rows = [
+        row("needles", task, "said", label, there, peak)
+        for task in ("all", "pass_key")
+        for label, there, peak in (("small", [0.0] * 4, 0.25), ("large", [1.0, 1.0, 0.0, 0.0], 0.5))
+    ] + [row("books", "likelihood", "logprob", "small", [0.5, 0.5, -0.5, 0.5], 0.25)]
+    record = {"model": {"name": "jobs/x", "dtype": "float32"}, "device": "CPU", "cases": 2, "lengths": [1024, 2048]}
+    (tmp_path / "r.json").write_text(json.dumps(record | {"rows": rows}))
+    document = tmp_path / "d.md"
+    document.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    main(["--record", str(tmp_path / "r.json"), "--document", str(document)])
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1], "old" in lines) == ("above", "below", False)
+    assert "| policy | kept | peak/full | pass_key | books, nats |" in lines
+    assert "| full, score | | | 75.0% | 0.750 |" in lines
+    large, small = (
+        next(i for i, line in enumerate(lines) if line.startswith(f"| {one} |")) for one in ("large", "small")
+    )
+    assert large < small
+    assert lines[large].startswith("| large | 25.0% | 50.0% | -25.0 (")
+    assert lines[small].endswith("| -0.500 |")
