@@ -26,7 +26,8 @@ class Place(NamedTuple):
         layer: its index.
         num_layers: of the model.
         num_heads: kv heads of the layer, over all ranks.
-        recent: entries that stay in every head, part of what it may hold: the newest, and those that are pinned.
+        recent: entries that stay in every head, part of what it may hold: the newest, and the prompt's that are pinned;
+            in `split`, where sequences are pinned differently, the newest alone.
     """
 
     layer: int

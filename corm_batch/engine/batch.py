@@ -17,7 +17,7 @@ from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.extra_pass import attend_behind
-from corm_batch.engine.pins import pinned_entries
+from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.work import Span
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import NEVER, Entries
@@ -51,7 +51,7 @@ class PrefillBatch:
         self._step_T = (self.positions + 1).int()
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         stored = [span for span in spans if span.stores]
-        num_pages = sum(evictions.of(span.sequence).limits.pages(span.stop) for span in stored)
+        num_pages = sum(evictions.of(span.sequence).pages(span.sequence, span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
         self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
 
@@ -122,8 +122,7 @@ class PrefillBatch:
         """The span's own entries; those that are pinned never expire."""
         policy, owner = self._policy(span, layer), self.evictions.policies[layer]
         entries = new_entries(self.cache, owner, layer, key_KND, value_KND, step, expiring=policy)
-        pinned = pinned_entries(policy.num_first, [span.sequence], entries.position)
-        return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
+        return never_expiring(policy, span.sequence, entries)
 
     def _observed(
         self, span: Span, layer: int, query_HTD: Tensor, lse_HT: Tensor, entries: Entries, features: AttentionFeatures
@@ -138,7 +137,7 @@ class PrefillBatch:
             query_HTD, lse_HT, span.stop, span.sequence.num_prompt_tokens, self.input_ids[self.rows(span)],
             features.scale, features.softcap, self.rotary, notes[layer], features.sink_H,
         )  # fmt: skip
-        return policy.observe(layer, entries, reading)
+        return never_expiring(policy, span.sequence, policy.observe(layer, entries, reading))
 
     def attend_span(
         self,

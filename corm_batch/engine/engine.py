@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from uuid import uuid4
 
 import torch
@@ -17,6 +18,7 @@ from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
+from corm_batch.engine.pins import find_pin_problem
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.profile_run import measure_pool_bytes
 from corm_batch.engine.request import Completion, Request, SamplingParams, Scores, find_problem
@@ -71,6 +73,9 @@ class EngineCore:
         given = pool_bytes(config, model.device)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
+        self._pins_problem = partial(
+            find_pin_problem, policy, num_layers=shape.num_layers, num_heads=model.shape.num_kv_heads
+        )
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
             model.device, ranks.least,
@@ -80,9 +85,7 @@ class EngineCore:
         self.evictions = evictions = Evictions(self.cache, self.policies, full, ranks, compact_every)
         self.decoder = Decoder(model, self.cache, self.policies, full)
         growth = compact_every + self.decoder.most_steps
-        self.scheduler = Scheduler(
-            config, self.cache, lambda one: evictions.of(one).limits.mean_entries(one.max_len) + growth
-        )
+        self.scheduler = Scheduler(config, self.cache, lambda one: evictions.of(one).mean_entries(one) + growth)
         self.stats = EngineStats()
         streaming = config.prefill == "streaming"
         self.runner = Runner(model, evictions, self.decoder, self.scheduler, streaming, self.stats)
@@ -171,6 +174,7 @@ class EngineCore:
         sequence = self.answers.open(request)
         barred = self.model.rules.find_problem(request.sampling)
         problem = barred or find_problem(request, self.shape.vocab_size, self.max_model_len)
+        problem = problem or self._pins_problem(request)
         try:
             room = self.max_model_len - sequence.num_prompt_tokens
             sequence.extra_passes = () if problem else self.evictions.extra_passes(sequence, room)

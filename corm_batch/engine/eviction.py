@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.limits import Limits
-from corm_batch.engine.pins import pinned_entries
+from corm_batch.engine.pins import num_pins, pinned_entries
 from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache, Stage
@@ -62,8 +62,7 @@ class Evictions:
             DocumentError: the policy finds too little room.
         """
         asking = [layer for layer, policy in enumerate(self.policies) if policy.needs.extra_passes]
-        limits, whole = self._of[False].limits, sequence.request.uncompressed
-        if whole or not any(limits.may_bind(layer, sequence.max_len) for layer in asking):
+        if sequence.request.uncompressed or not any(self._of[False].may_bind(layer, sequence) for layer in asking):
             return ()
         return self.policies[asking[0]].extra_passes(sequence.to_prefill, room)
 
@@ -89,7 +88,20 @@ class Eviction:
 
     def __init__(self, cache: KVCache, policies: abc.Sequence[KVPolicy], ranks: Ranks) -> None:
         self.cache, self.policies, self.ranks = cache, policies, ranks
+        self._pinning = next((one for one in policies if one.num_first or one.pins_instruction), policies[0])
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
+
+    def mean_entries(self, sequence: Sequence) -> int:
+        """Entries a head of the sequence holds at most, however long its answer; mean over layers and heads."""
+        return self.limits.mean_entries(sequence.max_len, self._num_pins(sequence))
+
+    def pages(self, sequence: Sequence, num_tokens: int) -> int:
+        """Pages that the sequence holds here at most with so many tokens, once what need not stay is gone."""
+        return self.limits.pages(num_tokens, self._num_pins(sequence))
+
+    def may_bind(self, layer: int, sequence: Sequence) -> bool:
+        """As `Limits.may_bind`, of the sequence, however long its answer."""
+        return self.limits.may_bind(layer, sequence.max_len, self._num_pins(sequence))
 
     def store(self, stage: Stage, sequence: Sequence, layer: int, entries: Entries, step: int) -> Tensor:
         """Store what survives of one layer's entries, [K, N], of a sequence that has read `step` tokens.
@@ -97,7 +109,7 @@ class Eviction:
         Returns:
             The statistic of those that did not, summed up, [K].
         """
-        keep = self._survivors(layer, [sequence], entries, step, self.limits.most(layer, step), step)
+        keep = self._survivors(layer, [sequence], entries, step, self._most(layer, sequence, step), step)
         return self.cache.store(stage, sequence.slot, layer, entries, keep)
 
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
@@ -108,7 +120,7 @@ class Eviction:
         losses = []
         for layer, budget in enumerate(self.limits.budgets):
             if budget is not None:
-                for rows in self._groups(layer, slots, steps):
+                for rows in self._groups(layer, sequences, slots, steps):
                     self._expire_surplus(layer, sequences[rows], slots[rows], slot_S[rows], steps[rows], step_S[rows])
             lost_SK = self.cache.ops.compact_lists(self.cache.pool.pages, self.cache.lists(layer, slot_S), step_S)
             losses.append(lost_SK.mean(dim=1))
@@ -116,6 +128,14 @@ class Eviction:
             sequence.lost_statistic += lost_L
             sequence.num_compacted = len(sequence.output)
         self.cache.settle(slots)
+
+    def _num_pins(self, sequence: Sequence) -> int:
+        """Pinned tokens of its prompt, in the layers that pin any: these have one policy."""
+        return num_pins(self._pinning, sequence.request)
+
+    def _most(self, layer: int, sequence: Sequence, num_tokens: int) -> int | np.ndarray:
+        """As `Limits.most`, of this sequence."""
+        return self.limits.most(layer, num_tokens, num_pins(self.policies[layer], sequence.request))
 
     def _survivors(
         self,
@@ -145,11 +165,13 @@ class Eviction:
         if budget is None or longest <= np.min(most):
             return keep
         rank = policy.rank(layer, Seen(policy, entries), step)
-        if (pinned := pinned_entries(policy.num_first, sequences, entries.position)) is not None:
-            rank = rank.masked_fill(pinned, torch.inf if rank.is_floating_point() else NEVER)
         if policy.one_choice:
             mean = self.ranks.gather_heads(rank).float().mean(dim=-2, keepdim=True)
             rank = mean[..., :num_entries].expand_as(rank)
+        if (pinned := pinned_entries(policy, sequences, entries.position)) is not None:
+            top = torch.inf if rank.is_floating_point() else NEVER
+            highest = torch.finfo(rank.dtype).max if rank.is_floating_point() else NEVER - 1
+            rank = rank.clamp(max=highest).masked_fill(pinned, top)  # of equals the newest stay: there must be none
         limit = most if isinstance(most, int) else torch.from_numpy(np.ascontiguousarray(most)).to(keep.device)
         if budget.shared:
             everybody = self.ranks.gather_heads(rank), self.ranks.gather_heads(keep)
@@ -159,15 +181,17 @@ class Eviction:
         rank_LN, position_LN, keep_LN = (column.flatten(0, -2) for column in (rank, entries.position, keep))
         return self.cache.ops.top_entries(rank_LN, position_LN, keep_LN, limit).view(keep.shape)
 
-    def _groups(self, layer: int, slots: np.ndarray, steps: np.ndarray) -> list[slice]:
+    def _groups(
+        self, layer: int, sequences: abc.Sequence[Sequence], slots: np.ndarray, steps: np.ndarray
+    ) -> list[slice]:
         """Rows of `slots` to look at together: all of them, none where no head holds too much, or as many at a time as
         keys fit that a policy wants to see."""
         cache, policy = self.cache, self.policies[layer]
         lengths = cache.table.lengths[slots, layer]
         joint = self.limits.joint[layer]
         if not joint:
-            most = np.stack([np.broadcast_to(self.limits.most(layer, int(step)), lengths.shape[1]) for step in steps])
-            if (lengths <= most).all():
+            mosts = (self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True))
+            if (lengths <= np.stack([np.broadcast_to(most, lengths.shape[1]) for most in mosts])).all():
                 return []
         if not policy.needs.keys:
             return [slice(None)]
@@ -196,7 +220,8 @@ class Eviction:
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
         entries, step = read_pages(needed, table, length), step_S[:, None, None]
-        mosts = np.stack([np.atleast_1d(self.limits.most(layer, int(n))) for n in steps])  # [S, 1] or [S, K]
+        each = [self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True)]
+        mosts = np.stack([np.atleast_1d(most) for most in each])  # [S, 1] or [S, K]
         most = int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts
         lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)

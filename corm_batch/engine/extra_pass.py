@@ -7,6 +7,7 @@ from torch import Tensor
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.work import Span
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.reading import Reading
@@ -48,5 +49,6 @@ def attend_behind(
             query_HRD, lse, span.stop, sequence.num_prompt_tokens, token_ids_R, features.scale, features.softcap,
             rotary, sequence.notes.setdefault(layer, {}), features.sink_H, span.extra.about,
         )  # fmt: skip
-        cache.revise(sequence.slot, layer, policy.observe(layer, entries, reading))
+        observed = policy.observe(layer, entries, reading)
+        cache.revise(sequence.slot, layer, never_expiring(policy, sequence, observed))
     return out

@@ -29,7 +29,7 @@ class Limits:
         ranks: this one, and those that have the other heads.
 
     Attributes:
-        places: the layers, as budgets are asked about them.
+        places: the layers, as budgets are asked about them; what is pinned of a prompt comes on top.
         budgets: theirs, None for no bound.
         joint: of each layer, whether ranks have to look at each other's heads.
     """
@@ -38,7 +38,7 @@ class Limits:
         self.num_heads, self.page_size, self.num_ranks = num_heads, page_size, ranks.size
         self.own_heads = slice(ranks.rank * num_heads, (ranks.rank + 1) * num_heads)
         self.places = [
-            Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned + policy.num_first)
+            Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned)
             for layer, policy in enumerate(policies)
         ]
         self.budgets = [policy.budget_at(layer) for layer, policy in enumerate(policies)]
@@ -49,29 +49,34 @@ class Limits:
         self.mean_entries = lru_cache(_REMEMBERED)(self._mean_entries)
         self.pages = lru_cache(_REMEMBERED)(self._pages)
 
-    def most(self, layer: int, num_tokens: int) -> int | np.ndarray:
-        """Entries that the heads of a layer may hold: one number, or [K] of this rank's heads; all without a budget."""
-        budget = self.budgets[layer]
+    def most(self, layer: int, num_tokens: int, num_pins: int = 0) -> int | np.ndarray:
+        """Entries that the heads of a layer may hold of a sequence of so many tokens, of which so many are pinned.
+
+        Returns:
+            One number, or [K] of this rank's heads; all without a budget.
+        """
+        budget, place = self.budgets[layer], self.places[layer]
         if budget is None:
             return num_tokens
-        most = budget.most(self.places[layer], num_tokens)
+        most = budget.most(place._replace(recent=place.recent + num_pins), num_tokens)
         return max(1, most) if isinstance(most, int) else np.maximum(1, most[self.own_heads])
 
-    def may_bind(self, layer: int, num_tokens: int) -> bool:
+    def may_bind(self, layer: int, num_tokens: int, num_pins: int = 0) -> bool:
         """Whether something may have to leave of so many tokens, in a head of any rank; True where no budget tells."""
-        budget = self.budgets[layer]
-        return budget is None or bool(np.min(budget.most(self.places[layer], num_tokens)) < num_tokens)
+        budget, place = self.budgets[layer], self.places[layer]
+        most = None if budget is None else budget.most(place._replace(recent=place.recent + num_pins), num_tokens)
+        return most is None or bool(np.min(most) < num_tokens)
 
-    def _mean_entries(self, num_tokens: int) -> int:
+    def _mean_entries(self, num_tokens: int, num_pins: int = 0) -> int:
         """Entries a head holds at most, of so many tokens; mean over layers and heads."""
-        mosts = (self.most(layer, num_tokens) for layer in range(len(self.places)))
+        mosts = (self.most(layer, num_tokens, num_pins) for layer in range(len(self.places)))
         return int(np.mean([np.minimum(most, num_tokens).mean() for most in mosts]))
 
-    def _pages(self, num_tokens: int) -> int:
+    def _pages(self, num_tokens: int, num_pins: int = 0) -> int:
         """Pages that a sequence of so many tokens holds here at most, once what need not stay is gone."""
         pages, page_size = 0, self.page_size
         for layer, budget in enumerate(self.budgets):
-            held = np.minimum(self.most(layer, num_tokens), np.full(self.num_heads, num_tokens))
+            held = np.minimum(self.most(layer, num_tokens, num_pins), np.full(self.num_heads, num_tokens))
             if budget is not None and budget.shared:  # one head may hold what all have together
                 together = int(held.sum()) * self.num_ranks
                 pages += min(together // page_size, self.num_heads * (num_tokens // page_size)) + self.num_heads

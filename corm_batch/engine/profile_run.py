@@ -58,7 +58,7 @@ def _peak_bytes(
     """Device memory that a prompt of `num_tokens` takes while it is prefilled, its pages aside."""
     shape, device = model.shard, model.device
     cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, device)
-    request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1))
+    request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1), instruction=(range(1),))
     sequence = Sequence(request, 0, shape.num_layers, device)
     sequence.slot = cache.open()
     evictions = Evictions(cache, policies, policies, model.ranks)

@@ -48,6 +48,8 @@ class Request:
             for matters then, and `stop` is never called. An empty answer has empty scores.
         uncompressed: keep every entry of this request, whatever the policy. With `answer_ids` one exact pass over
             prompt and answer is all, and nothing is stored.
+        instruction: spans of `token_ids` that are not the document's but say what is wanted of it, for a policy that
+            pins them; () where there are none, None where nobody knows, which such a policy refuses.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Request:
     stop: Callable[[Sequence[int]], bool] | None = None
     answer_ids: Sequence[int] | None = None
     uncompressed: bool = False
+    instruction: tuple[range, ...] | None = None
 
     @property
     def most_new_tokens(self) -> int:
@@ -118,6 +121,8 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
     for what, ids in (("prompt", request.token_ids), ("answer to score", request.answer_ids)):
         if ids is not None and not _are_tokens(ids, vocab_size):
             return DocumentError(f"the {what} has a token id outside 0..{vocab_size - 1}")
+    if wrong := [span for span in request.instruction or () if not _is_within(span, len(request.token_ids))]:
+        return DocumentError(f"instruction: {wrong[0]} is no span of a prompt of {len(request.token_ids)} tokens")
     if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
         return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
     size, longest = len(request.token_ids), request.most_new_tokens
@@ -125,6 +130,10 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
         new = f"up to {longest} new ones" if request.answer_ids is None else f"{longest} of the answer to score"
         return DocumentError(f"{size} prompt tokens and {new} make {size + longest}; the context is {max_model_len}")
     return None
+
+
+def _is_within(span: range, num_tokens: int) -> bool:
+    return span.step == 1 and 0 <= span.start <= span.stop <= num_tokens
 
 
 def _are_tokens(ids: Sequence[int], vocab_size: int) -> bool:

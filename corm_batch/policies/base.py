@@ -9,7 +9,8 @@ never sees a page, a pool or a scheduler. The engine asks this and branches on n
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
     rank        who stays when that is exceeded
-    num_pinned  how many of the newest stay in any case; num_first: of a prompt's first
+    num_pinned  how many of the newest stay in any case; num_first: of a prompt's first; pins_instruction: whether what
+                a prompt asks does
 
 An entry leaves at the end of its expiry and its page is freed: "visible at step t" is `t <= expiry` for every policy,
 one comparison in every kernel. Steps and positions are 1-based inside their own document.
@@ -136,6 +137,11 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         """First entries of a prompt that never leave, whatever their rank; they count towards the budget."""
         return 0
 
+    @property
+    def pins_instruction(self) -> bool:
+        """Whether a prompt's instruction never leaves, whatever its rank; its entries count towards the budget."""
+        return False
+
     def budget_at(self, layer: int) -> Budget | None:
         """How many entries the heads of a layer may hold; None for no bound."""
         return None
@@ -212,14 +218,22 @@ def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) ->
 
 
 class EvictingPolicy(KVPolicy):
-    """Entries leave, but for the first ones of a prompt where they are pinned."""
+    """Entries leave, but for the first ones of a prompt and for its instruction where these are pinned."""
 
     pin_first: int = Field(0, ge=0, description="first entries of a prompt that never leave, part of the budget")
+    pin_instruction: bool = Field(
+        False, description="what of a prompt is not the document's text never leaves, part of the budget"
+    )
 
     @property
     def num_first(self) -> int:
         """`pin_first`."""
         return self.pin_first
+
+    @property
+    def pins_instruction(self) -> bool:
+        """`pin_instruction`."""
+        return self.pin_instruction
 
 
 class BudgetedPolicy(EvictingPolicy):

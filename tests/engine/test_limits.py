@@ -42,6 +42,13 @@ def test_every_layer_has_its_own():
     assert limits.pages(500) == sum(2 * -(-most // 16) for most in mosts)
 
 
+def test_what_is_pinned_of_a_prompt_is_held_in_every_layer():
+    limits = make(name="pyramidkv", beta=60)
+    assert [limits.most(layer, 500, 30) for layer in range(3)] == [34 + 11, 34 + 6, 34]
+    assert limits.most(2, 500) == 4
+    assert limits.pages(500, 30) == sum(2 * -(-limits.most(layer, 500, 30) // 16) for layer in range(3))
+
+
 def test_a_rank_takes_its_own_heads_of_a_table():
     policy = KVPolicy.from_spec({"name": "snapkv", "budget": {"name": "headkv", "scores": [[1, 2, 3, 4]] * 3}})
     alone, second = Limits([policy] * 3, 4, 16, ALONE), Limits([policy] * 3, 2, 16, Second())

@@ -33,6 +33,7 @@ from tests.engine.test_scheduler import KVZIP
 ROOT = Path(__file__).parents[2]
 STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
 HEADS = {"name": "headkv", "max_kept": 12, "scores": [[0.9, 0.1], [0.2, 0.4]]}
+ADAKV = {"name": "adakv", "max_kept": 12}
 CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
 needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
 SHARED = []
@@ -85,18 +86,19 @@ def answers(engine, requests):
         ({"name": "full"}, {}),
         (CORM, {}),
         ({**CORM, "budget": {"name": "uniform", "max_kept": 20}}, STREAMING),
-        ({"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}, {"compact_every": 3}),
-        ({"name": "h2o", "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}, STREAMING),
+        ({"name": "h2o", "recent": 4, "budget": ADAKV}, {"compact_every": 3}),
+        ({"name": "h2o", "recent": 4, "pin_instruction": True, "budget": ADAKV}, STREAMING),
         ({"name": "tova", "budget": {"name": "uniform", "max_kept": 12}}, STREAMING),
-        ({"name": "keydiff", "recent": 4, "budget": HEADS}, {"compact_every": 3}),
+        ({"name": "keydiff", "recent": 4, "pin_instruction": True, "budget": HEADS}, {"compact_every": 3}),
         (KVZIP, STREAMING),
     ],
     ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv", "kvzip"],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
-    requests = make_requests(5, stop=lambda output: len(output) == 21)
+    pinned = (range(4), range(9, 12))
+    requests = make_requests(5, stop=lambda output: len(output) == 21, instruction=pinned)
     draws = SamplingParams(max_new_tokens=9, temperature=0.8, top_p=0.9, ignore_eos=True)
-    requests.append(Request("drawn", [4] * 30, draws, return_kept_positions=True))
+    requests.append(Request("drawn", [4] * 30, draws, return_kept_positions=True, instruction=()))
     one = answers(make_one(leader, tiny_llama, policy, **fields), requests)
     engine = make_two(leader, tiny_llama, policy, **fields)
     two = answers(engine, requests)
@@ -107,6 +109,8 @@ def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_ll
         alone = one[name]
         assert (ours.token_ids, ours.finish_reason) == (alone.token_ids, alone.finish_reason)
         assert ours.kept_positions == alone.kept_positions
+        if "pin_instruction" in policy and name != "drawn":
+            assert all({0, 1, 2, 3, 9, 10, 11} <= {*head} for layer in ours.kept_positions for head in layer)
         assert ours.mean_logprob == pytest.approx(alone.mean_logprob, abs=1e-4)
         for figure in ("full", "after_prefill", "final", "transient"):
             assert getattr(ours.memory, f"kv_bytes_{figure}") == getattr(alone.memory, f"kv_bytes_{figure}")

@@ -5,49 +5,126 @@ from __future__ import annotations
 import pytest
 import torch
 
+from corm_batch.engine.open import Engine
+from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import SpecError
 from corm_batch.policies.base import KVPolicy
 from tests.engine.test_corm_oracle import random_prompts
-from tests.engine.test_published_policies import answer
 from tests.policies.prompts import highest, layers_of
 
 BUDGET = {"name": "uniform", "max_kept": 20}
+SNAPKV = {"name": "snapkv", "recent": 4, "window": 4}
 POLICIES = {
     "corm": {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 30.0},
     "corm bound": {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "budget": BUDGET},
     "random": {"name": "random", "keep_ratio": 0.1, "recent": 4},
     "streaming_llm": {"name": "streaming_llm", "sinks": 0, "recent": 9},
-    "snapkv": {"name": "snapkv", "recent": 4, "window": 4, "budget": BUDGET},
+    "duo_attention": {"name": "duo_attention", "sinks": 0, "recent": 9, "scores": [[1, 0], [0, 1]]},
+    "fastgen": {"name": "fastgen", "recovery": 0.3, "frequency": 0.1, "local": 0.1, "special_ids": [1],
+                "punctuation_ids": [2]},
+    "snapkv": SNAPKV | {"budget": BUDGET},
+    "h2o": {"name": "h2o", "recent": 4, "budget": BUDGET},
     "keydiff": {"name": "keydiff", "recent": 4, "budget": BUDGET},
+    "compactor": {"name": "compactor", "recent": 2, "chunk": 10, "sketch": 12, "pin_first": 0, "budget": BUDGET},
+    "expected_attention": {"name": "expected_attention", "pin_first": 0, "budget": BUDGET},
     "tova": {"name": "tova", "recent": 4, "budget": BUDGET},
-    "adakv": {"name": "snapkv", "recent": 4, "window": 4, "budget": {"name": "adakv", "max_kept": 20, "floor": 0.0}},
-    "pyramidkv": {"name": "h2o", "recent": 4, "budget": {"name": "pyramidkv", "max_kept": 20}},
-}
+    "adakv": SNAPKV | {"budget": {"name": "adakv", "max_kept": 20, "floor": 0.0}},
+    "headkv": SNAPKV | {"budget": {"name": "headkv", "max_kept": 20, "scores": [[1, 0], [0.2, 0.1]], "beta": 1.0}},
+    "pyramidkv": {"name": "h2o", "recent": 4, "budget": {"name": "pyramidkv", "max_kept": 20, "beta": 60.0}},
+}  # fmt: skip
+PROMPTS = random_prompts((61, 5, 90, 61), seed=11)
+PROMPTS[3] = PROMPTS[0]
+INSTRUCTIONS = (range(2, 6), range(55, 61)), (range(5),), (range(3), range(30, 38)), ()
 
 
-@pytest.mark.parametrize("prefill", ["exact", "streaming"])
-@pytest.mark.parametrize("name", POLICIES)
-def test_the_first_entries_stay_in_every_head(name, prefill, tiny_llama):
-    prompts = random_prompts((61, 5, 90), seed=len(name))
-    config = {"prefill": prefill, "chunk_size": 16, "compact_every": 3}
-    free, pinned = (answer(tiny_llama, prompts, 8, POLICIES[name] | {"pin_first": first}, **config) for first in (0, 9))
-    for one, prompt in zip(pinned, prompts, strict=True):
-        for layer in one.kept_positions:
-            assert all({*range(min(9, len(prompt)))} <= set(head) for head in layer)
-            if "budget" in POLICIES[name]:
-                assert sum(map(len, layer)) <= 2 * 20 * (2 if name == "pyramidkv" else 1)
-    assert any(not {*range(9)} <= set(head) for layer in free[0].kept_positions for head in layer)
-    assert pinned[0].memory.evicted_entries > 0
+def ask(folder, policy, new_tokens=14, prompts=PROMPTS, instructions=INSTRUCTIONS, **config):
+    """What one engine answers to prompts with instructions, side by side; in their order."""
+    fields = {"dtype": "float32", "device": "cpu", "kv_memory": "8MiB", "page_size": 4, **config}
+    engine = Engine.from_pretrained(folder, policy=policy, **fields)
+    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+    requests = [
+        Request(str(i), prompt, sampling, return_kept_positions=True, instruction=instruction)
+        for i, (prompt, instruction) in enumerate(zip(prompts, instructions, strict=True))
+    ]
+    done = sorted(engine.run(requests), key=lambda one: one.id)
+    assert engine.pool_bytes_used == 0
+    return done
+
+
+def lost(done, spans):
+    """How many heads have let go of a token of the spans."""
+    tokens = {token for span in spans for token in span}
+    return sum(not tokens <= set(head) for layer in done.kept_positions for head in layer)
+
+
+BOTH = ("corm", "snapkv", "h2o", "streaming_llm", "adakv")
+CASES = [(name, "streaming") for name in POLICIES] + [(name, "exact") for name in BOTH]
+
+
+@pytest.mark.parametrize(("name", "prefill"), CASES)
+def test_an_instruction_stays_in_every_head(name, prefill, tiny_llama):
+    policy = POLICIES[name] | {"pin_instruction": True}
+    done = ask(tiny_llama, policy, prefill=prefill, chunk_size=16, compact_every=3)
+    assert [lost(one, spans) for one, spans in zip(done, INSTRUCTIONS, strict=True)] == [0] * 4
+    assert lost(done[3], INSTRUCTIONS[0]) > 0  # where nothing is said of them they leave
+    assert done[0].memory.evicted_entries > 0
+    if "budget" in policy:
+        most = {"pyramidkv": 2 * 20 * 2, "headkv": 2 * 20 * 2}.get(name, 2 * 20)
+        assert all(sum(map(len, layer)) <= most for one in done for layer in one.kept_positions)
+
+
+@pytest.mark.parametrize("name", ["corm", "fastgen", "expected_attention", "compactor", "pyramidkv"])
+def test_the_first_entries_stay_in_every_head(name, tiny_llama):
+    nothing = ((),) * 4
+    done = ask(tiny_llama, POLICIES[name] | {"pin_first": 9}, compact_every=3, instructions=nothing)
+    assert [lost(one, [range(min(9, len(prompt)))]) for one, prompt in zip(done, PROMPTS, strict=True)] == [0] * 4
+    assert done[0].memory.evicted_entries > 0
 
 
 def test_the_rest_goes_by_rank(tiny_llama):
-    policy = {"name": "h2o", "recent": 5, "pin_first": 6, "budget": BUDGET}
+    policy = {"name": "h2o", "recent": 5, "pin_first": 2, "pin_instruction": True, "budget": BUDGET}
     prompt = random_prompts((57,), seed=8)[0]
-    (done,) = answer(tiny_llama, [prompt], 1, policy)
+    (done,) = ask(tiny_llama, policy, 1, [prompt], [(range(1, 4), range(20, 24))])
     for layer, kept in zip(layers_of(tiny_llama, prompt), done.kept_positions, strict=True):
         score = layer.weight.unflatten(0, (2, -1)).mean(dim=1).sum(dim=1)
-        score[:, :6] = score[:, -5:] = torch.inf
+        score[:, :4] = score[:, 20:24] = score[:, -5:] = torch.inf
         assert [set(head) for head in kept] == [highest(row, 20) for row in score]
+
+
+def test_beside_others_as_alone_and_after_a_preemption(tiny_llama):
+    policy = POLICIES["snapkv"] | {"pin_instruction": True}
+    (alone,) = ask(tiny_llama, policy, 24, PROMPTS[2:3], INSTRUCTIONS[2:3])
+    assert ask(tiny_llama, policy, 24)[2].kept_positions == alone.kept_positions
+    tight = ask(tiny_llama, policy, 24, kv_memory=80 * 560, compact_every=8)
+    assert sum(one.memory.preemptions for one in tight) > 0
+    assert [lost(one, spans) for one, spans in zip(tight, INSTRUCTIONS, strict=True)] == [0] * 4
+
+
+def test_a_score_under_the_policy_is_that_of_the_answer(tiny_llama):
+    policy = POLICIES["snapkv"] | {"pin_instruction": True}
+    (done,) = ask(tiny_llama, policy, 12, PROMPTS[:1], INSTRUCTIONS[:1], compact_every=3)
+    fields = {"dtype": "float32", "device": "cpu", "kv_memory": "8MiB", "page_size": 4, "compact_every": 3}
+    engine = Engine.from_pretrained(tiny_llama, policy=policy, **fields)
+    asked = {"token_ids": PROMPTS[0], "answer_ids": done.token_ids, "instruction": INSTRUCTIONS[0]}
+    under, whole = engine.run([Request("a", **asked), Request("b", **asked, uncompressed=True)])
+    under, whole = (under, whole) if under.id == "a" else (whole, under)
+    assert sum(under.scores.logprobs) / 12 == pytest.approx(done.mean_logprob, abs=1e-5)
+    assert whole.scores.logprobs != under.scores.logprobs
+
+
+def test_what_cannot_stay_is_refused(tiny_llama):
+    spans = (range(3), range(40, 54))
+    few = ask(tiny_llama, POLICIES["snapkv"] | {"pin_instruction": True}, 3, PROMPTS[:2], [spans, (range(5),)])
+    assert "17 tokens of the prompt are pinned" in str(few[0].error)
+    assert "that makes 21, and a head may hold 20 (policy.budget.max_kept 20)" in str(few[0].error)
+    assert few[1].error is None
+    assert ask(tiny_llama, POLICIES["corm"] | {"pin_instruction": True}, 3, PROMPTS[:1], [spans])[0].error is None
+    assert ask(tiny_llama, POLICIES["snapkv"], 3, PROMPTS[:1], [spans])[0].error is None
+    (unknown,) = ask(tiny_llama, POLICIES["corm"] | {"pin_instruction": True}, 3, PROMPTS[:1], [None])
+    assert "policy.pin_instruction: it is not said which tokens" in str(unknown.error)
+    for span in (range(50, 62), range(-1, 3), range(0, 8, 2), range(5, 2)):
+        (wrong,) = ask(tiny_llama, POLICIES["corm"], 3, PROMPTS[:1], [(span,)])
+        assert str(wrong.error) == f"instruction: {span} is no span of a prompt of 61 tokens"
 
 
 def test_a_budget_must_have_room_for_what_never_leaves():
