@@ -58,6 +58,11 @@ class CormBatchLM(TemplateLM):  # type: ignore[misc]
         if policy is not None:
             chosen = KVPolicy.from_spec({"name": policy} if isinstance(policy, str) else policy)
             job = job.model_copy(update={"policy": chosen})
+        if job.policy.pins_instruction:
+            raise SpecError(
+                "policy.pin_instruction: true, but a task of lm-evaluation-harness does not say what of its prompts is "
+                "the instruction: leave it out"
+            )
         self._job = job
         model = model_loader(job)()
         self._engine: Any = model.engine

@@ -206,6 +206,8 @@ class JobSpec(Section):
                 f"output.uri: the source at {getattr(self.source, 'uri', self.source.name)} would read what is written "
                 f"to {self.output.uri}: choose a folder that is not below it"
             )
+        if self.policy.pins_instruction and not self.task.tells_text:
+            problems.append("policy.pin_instruction: true, but task.template does not use text: all is instruction")
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")

@@ -167,6 +167,13 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
             "task.max_new_tokens: 100 leaves no",
         ),
         (
+            {
+                "policy": {"name": "corm", "pin_instruction": True},
+                "task": {"name": "prompt", "template": "{{ title }}", "overflow": "truncate"},
+            },
+            "policy.pin_instruction: true, but task.template does not use text",
+        ),
+        (
             {"engine": {"tensor_parallel": 4}, "cluster": {"gpus_per_replica": 2}},
             "cluster.gpus_per_replica: 2, but engine.tensor_parallel is 4",
         ),

@@ -136,6 +136,7 @@ class EngineCore:
         *,
         sampling: SamplingParams = _AS_IT_COMES,
         uncompressed: bool = True,
+        instruction: tuple[range, ...] | None = None,
     ) -> Scores:
         """What the model makes of an answer to a prompt; other work goes on meanwhile, and its completions stay.
 
@@ -144,11 +145,14 @@ class EngineCore:
             answer_ids: the answer, the end-of-sequence token included where it has one.
             sampling: of the request whose answer it is.
             uncompressed: by one exact pass; False under the policy, token by token.
+            instruction: as in `Request`.
 
         Raises:
             DocumentError: it can never be scored, or it alone is too much for the device or the pool.
         """
-        request = Request(uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed)
+        request = Request(
+            uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed, instruction=instruction
+        )
         self.add(request)
         others: list[Completion] = []
         mine: Completion | None = None

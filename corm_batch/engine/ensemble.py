@@ -58,9 +58,8 @@ class Need:
         most = lists * -(-num_tokens // page_size)
         if self.policy.needs.extra_passes:
             return self._page_bytes * most
-        return self._page_bytes * min(
-            most, self._limits.pages(num_tokens, self.policy.num_first) + lists * -(-_GROWTH // page_size)
-        )
+        kept = self._limits.pages(num_tokens, self.policy.num_first) + lists * -(-_GROWTH // page_size)
+        return self._page_bytes * min(most, kept)
 
     @cached_property
     def _limits(self) -> Limits:

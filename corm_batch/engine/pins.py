@@ -79,8 +79,9 @@ def find_pin_problem(policy: KVPolicy, request: Request, num_layers: int, num_he
     for layer in range(num_layers if pins else 0):
         if (budget := policy.budget_at(layer)) is None:
             continue
-        most = budget.most(Place(layer, num_layers, num_heads, stay), num_tokens)
-        room = min(budget.max_kept, int(np.min(most)))
+        room = int(np.min(budget.most(Place(layer, num_layers, num_heads, stay), num_tokens)))
+        if isinstance(budget.max_kept, int):  # a share gives way to what stays in any case
+            room = min(budget.max_kept, room)
         if room < min(stay, num_tokens):
             return DocumentError(
                 f"{pins} tokens of the prompt are pinned (policy.pin_first, policy.pin_instruction) and the newest "

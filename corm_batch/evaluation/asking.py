@@ -14,6 +14,7 @@ from corm_batch.engine.request import Completion, Request, SamplingParams
 from corm_batch.errors import DocumentError
 from corm_batch.evaluation.answers import Answered
 from corm_batch.evaluation.base import Case, Encoding, Suite
+from corm_batch.text.instruction import instruction_spans
 from corm_batch.text.tokenize import PromptTokenizer
 
 
@@ -50,6 +51,7 @@ class Asked:
         suite, case: what is asked.
         prompt: token ids, up to where the answer starts.
         answer_ids: an answer to score; None where the model answers.
+        instruction: which tokens of the prompt are not the document's.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Asked:
     case: Case
     prompt: tuple[int, ...]
     answer_ids: tuple[int, ...] | None = None
+    instruction: tuple[range, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -86,7 +89,9 @@ def lay_out(
                 yield Asked(label, suite, case, tuple(begun), tuple(given))
                 continue
             prefix = tokenizer.text_ids(case.prefix) if case.prefix else []
-            yield Asked(label, suite, case, (*tokenizer.encode(suite.prompt(case)), *prefix))
+            prompt = suite.prompt(case)
+            ids = *tokenizer.encode(prompt), *prefix
+            yield Asked(label, suite, case, ids, instruction=instruction_spans(tokenizer, prompt))
 
 
 def answer(
@@ -108,6 +113,7 @@ def answer(
             SamplingParams(max_new_tokens=one.case.max_new_tokens),
             stop=tokenizer.stop_check(()),
             answer_ids=one.answer_ids,
+            instruction=one.instruction,
         )
         for one in ordered
     )

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from corm_batch.data.uri import valid_uri
 from corm_batch.registry import Plugin
-from corm_batch.tasks.base import Prompt
+from corm_batch.tasks.base import ANOTHER_TEXT, Prompt
 
 LAYOUT_TOKENS = 3
 """Of the shortest layout: one token before the document, one before the question, one before the answer."""
@@ -127,7 +127,9 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
     def prompt(self, case: Case) -> Prompt:
         """What the model is asked, as a task of a job asks it."""
         if case.question and self.position == "before":
-            return Prompt(f"{case.question}\n\n{case.document}", "")
+            return Prompt(
+                f"{case.question}\n\n{case.document}", "", lambda: Prompt(f"{case.question}\n\n{ANOTHER_TEXT}", "")
+            )
         return Prompt(case.document, case.question)
 
     def position_text(self, case: Case) -> str:

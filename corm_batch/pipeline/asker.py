@@ -5,6 +5,7 @@ Knows nothing of rows or files.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from corm_batch.engine.request import Completion, Request, SamplingParams, room_
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Prompt
+from corm_batch.text.instruction import instruction_spans
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
 
@@ -29,6 +31,13 @@ class Answering(Protocol):
 class EngineAsker:
     """Implements `corm_batch.tasks.base.Asker` for one document.
 
+    Args:
+        doc_id: the document's.
+        tokenizer: the model's.
+        engine: answers.
+        max_model_len: tokens of prompt and answer at most.
+        pins_instruction: the policy pins instructions, so that requests have to say which tokens these are.
+
     Attributes:
         doc_id: the document's.
         memory: the statistics of every prompt answered so far.
@@ -36,11 +45,20 @@ class EngineAsker:
         transcript: what the model wrote so far.
     """
 
-    def __init__(self, doc_id: str, tokenizer: PromptTokenizer, engine: Answering, max_model_len: int) -> None:
+    def __init__(
+        self,
+        doc_id: str,
+        tokenizer: PromptTokenizer,
+        engine: Answering,
+        max_model_len: int,
+        *,
+        pins_instruction: bool = False,
+    ) -> None:
         self.doc_id = doc_id
         self._tokenizer = tokenizer
         self._engine = engine
         self._max_model_len = max_model_len
+        self._pins_instruction = pins_instruction
         self._uncompressed = False
         self._asked = 0
         self._answered: dict[int, tuple[Request, Completion]] = {}
@@ -76,13 +94,16 @@ class EngineAsker:
                 f"the model's context of {self._max_model_len}"
             )
         self._asked += 1
-        number = self._asked
+        number, instruction = self._asked, None
+        if self._pins_instruction:
+            instruction = await asyncio.to_thread(instruction_spans, self._tokenizer, prompt)
         request = Request(
             id=f"{self.doc_id}#{number}",  # the same in every run: it seeds the sampling
             token_ids=token_ids,
             sampling=sampling,
             stop=self._tokenizer.stop_check(stop),
             uncompressed=self._uncompressed,
+            instruction=instruction,
         )
         completion = await self._engine.answer(request)
         if completion.error is not None:

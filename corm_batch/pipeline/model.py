@@ -58,7 +58,7 @@ def _load(spec: JobSpec) -> Model:
     )
     tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
-    return Model(engine=engine, tokenizer=tokenizer, pool_tokens=engine.pool_bytes // bytes_per_token)
+    return Model(engine, tokenizer, engine.pool_bytes // bytes_per_token, spec.policy.pins_instruction)
 
 
 def _device(model: ModelSection) -> str:

@@ -156,7 +156,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len = shape.context(spec.engine.max_model_len)
-    asked = ask_nobody(spec.task, measured.kept, tokenizer, max_model_len, _ASKING_S) if tokenizer is not None else []
+    asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
     per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
     kv_bytes = np.minimum(sizes.largest + spec.task.max_new_tokens, max_model_len) * per_token
@@ -237,7 +237,8 @@ def _on_gpu(
     single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
     engine, shape = spec.engine, ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     mean = max(1.0, float(np.mean(single))) if single else 1.0
-    bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens)
+    pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
+    bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
     ratios = _KEPT_RATIOS if bound is None else (bound,)
     return estimate(
         name,
@@ -257,14 +258,14 @@ def _on_gpu(
     )
 
 
-def _most_kept(policy: KVPolicy, shape: ModelShape, num_tokens: int) -> float | None:
-    """Entries that the policy's budget leaves a document of so many tokens, over all; None where a layer has none."""
+def _most_kept(policy: KVPolicy, shape: ModelShape, num_tokens: int, num_pins: int) -> float | None:
+    """Share of so many tokens, so many of them pinned, that the policy's budget leaves; None where a layer has none."""
     shares = []
     for layer in range(shape.num_layers):
         budget = policy.budget_at(layer)
         if budget is None:
             return None
-        place = Place(layer, shape.num_layers, shape.num_kv_heads, policy.num_pinned)
+        place = Place(layer, shape.num_layers, shape.num_kv_heads, policy.num_pinned + num_pins)
         shares.append(float(np.minimum(budget.most(place, num_tokens), num_tokens).mean()) / num_tokens)
     return float(np.mean(shares))
 

@@ -15,10 +15,14 @@ import numpy as np
 
 from corm_batch.data.document import Document
 from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.pins import find_pin_problem, num_pins
 from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import AnswerError, DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
-from corm_batch.tasks.base import Prompt, Task
+from corm_batch.policies.base import KVPolicy
+from corm_batch.spec import JobSpec
+from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
 
 _NUMBER = re.compile("[0-9]+(?:[.,][0-9]+)*")
@@ -34,11 +38,13 @@ class Asked:
         first: token ids of the first one; None where there is none.
         whole: tokens of its first prompt before anything was cut; 0 where there is none.
         too_long: it does not fit the context, and `task.overflow` says what becomes of it.
+        pins: tokens of each prompt that are pinned.
         from_answers: how many of the prompts hold answers to earlier ones.
-        refusal: why the task asks nothing about it; None where it does.
+        refusal: why nothing is asked about it, or not all; None where all is.
     """
 
     tokens: list[int] = field(default_factory=list)
+    pins: list[int] = field(default_factory=list)
     first: Sequence[int] | None = None
     whole: int = 0
     too_long: bool = False
@@ -47,16 +53,22 @@ class Asked:
 
 
 class _CountingEngine:
-    """Answers every request with as many tokens as it may, those its prompt begins with."""
+    """Answers every request with as many tokens as it may, those its prompt begins with, unless its policy cannot."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: KVPolicy, shape: ModelShape) -> None:
         self.asked = Asked()
+        self._policy, self._shape = policy, shape
         self._answered = False
 
     async def answer(self, request: Request) -> Completion:
         asked = self.asked
-        asked.tokens.append(len(request.token_ids))
         asked.first = request.token_ids if asked.first is None else asked.first
+        problem = find_pin_problem(self._policy, request, self._shape.num_layers, self._shape.num_kv_heads)
+        if problem is not None:
+            asked.refusal = str(problem)
+            return Completion(request.id, (), "error", problem)
+        asked.tokens.append(len(request.token_ids))
+        asked.pins.append(num_pins(self._policy, request))
         asked.from_answers += self._answered
         await asyncio.sleep(0)  # until all that are asked at once are here
         self._answered = True
@@ -68,8 +80,10 @@ class _CountingEngine:
 class _WatchingAsker(EngineAsker):
     """Notes whether the first thing to ask fits: that is the whole document."""
 
-    def __init__(self, document: Document, tokenizer: PromptTokenizer, engine: _CountingEngine, limit: int) -> None:
-        super().__init__(document.doc_id, tokenizer, engine, limit)
+    def __init__(
+        self, document: Document, tokenizer: PromptTokenizer, engine: _CountingEngine, limit: int, *, pins: bool
+    ) -> None:
+        super().__init__(document.doc_id, tokenizer, engine, limit, pins_instruction=pins)
         self._asked_about = engine.asked
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
@@ -81,17 +95,24 @@ class _WatchingAsker(EngineAsker):
 
 
 def ask_nobody(
-    task: Task, documents: Sequence[Document], tokenizer: PromptTokenizer, max_model_len: int, limit_s: float
+    spec: JobSpec, documents: Sequence[Document], tokenizer: PromptTokenizer, shape: ModelShape, limit_s: float
 ) -> list[Asked]:
-    """What `task` would ask about each document, in order; those it has not come to in `limit_s` seconds are left out.
+    """What a job's task would ask about each document, in order; those it has not come to in `limit_s` seconds are left
+    out. The first one is not: what it asks, or why nothing, is known in any case.
 
-    The first one is not: what it asks, or why nothing, is known in any case.
+    Args:
+        spec: the job, whose policy says what is pinned of a prompt, and whether that can stay.
+        documents: to ask about.
+        tokenizer, shape: of its model.
+        limit_s: seconds.
     """
+    max_model_len = shape.context(spec.engine.max_model_len)
 
     async def ask(document: Document) -> Asked:
-        engine = _CountingEngine()
+        engine = _CountingEngine(spec.policy, shape)
+        asker = _WatchingAsker(document, tokenizer, engine, max_model_len, pins=spec.policy.pins_instruction)
         try:
-            await task.run(document, _WatchingAsker(document, tokenizer, engine, max_model_len))
+            await spec.task.run(document, asker)
         except AnswerError:
             pass  # most often the answer is not what it should be
         except (DocumentError, ModelError) as error:

@@ -42,11 +42,13 @@ class Model:
     Attributes:
         engine, tokenizer: ready to use, of the same model.
         pool_tokens: tokens the engine's page pool would hold without compression.
+        pins_instruction: the engine's policy pins instructions, which requests have to name.
     """
 
     engine: ReplicaEngine
     tokenizer: PromptTokenizer
     pool_tokens: int
+    pins_instruction: bool = False
 
 
 LoadModel = Callable[[], Model]
@@ -104,7 +106,7 @@ class EngineActor:
             ModelLoadError, UnsupportedModelError, SpecError: it can never be loaded; the message says why.
         """
         model = self._settings.load_model()
-        self._tokenizer = model.tokenizer
+        self._tokenizer, self._pins_instruction = model.tokenizer, model.pins_instruction
         self._engine = EngineThread(model.engine, asyncio.get_running_loop())
         shape = model.engine.shape
         self._max_model_len = model.engine.max_model_len
@@ -129,7 +131,9 @@ class EngineActor:
         Raises:
             BrokenEngineError: the engine failed as a whole, or hangs.
         """
-        asker = EngineAsker(document.doc_id, self._tokenizer, self._engine, self._max_model_len)
+        asker = EngineAsker(
+            document.doc_id, self._tokenizer, self._engine, self._max_model_len, pins_instruction=self._pins_instruction
+        )
         row, in_time = await self._answer(document, asker)
         if self._verifier is None or not asker.answered or not in_time:
             return row

@@ -23,12 +23,31 @@ TokenId = Annotated[int, Field(ge=0, strict=True)]
 Overflow = Literal["map_reduce", "truncate", "error"]
 
 
+ANOTHER_TEXT = "x"
+"""A text that no document is, for what a prompt says whatever it is about."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to ask: the text it is about (may be empty) and what is wanted of it."""
+    """One thing to ask.
+
+    Attributes:
+        text: what it is about; may be empty.
+        instruction: what is wanted of it.
+        otherwise: makes the same prompt about another text, where the document's is not, or not alone, in `text`.
+    """
 
     text: str
     instruction: str
+    otherwise: Callable[[], Prompt] | None = field(default=None, compare=False, repr=False)
+
+    def about_another_text(self) -> Prompt:
+        """The same about another text: what both say is the instruction, and no part of the document.
+
+        Raises:
+            DocumentError: there is none.
+        """
+        return Prompt(ANOTHER_TEXT, self.instruction) if self.otherwise is None else self.otherwise()
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,11 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
             max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed,
             stop_token_ids=self.stop_token_ids,
         )  # fmt: skip
+
+    @property
+    def tells_text(self) -> bool:
+        """Whether its prompts about another text would be others, so that the rest of them is the instruction."""
+        return True
 
     @property
     def source_columns(self) -> Sequence[str]:

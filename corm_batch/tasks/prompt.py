@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from jinja2 import TemplateError, meta, nodes
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, DocumentError
-from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 from corm_batch.tasks.render import Renderer
 from corm_batch.tasks.template import ENVIRONMENT
@@ -66,6 +66,11 @@ class PromptTask(Task, name="prompt"):
         return self
 
     @property
+    def tells_text(self) -> bool:
+        """Whether the template uses `text`."""
+        return "text" in _variables(self.template)
+
+    @property
     def source_columns(self) -> Sequence[str]:
         """The columns the templates name."""
         used = _variables(self.template) | (_variables(self.reduce_template) if self.reduce_template else set())
@@ -117,6 +122,9 @@ class _Rendering:
 
     Whoever renders does it in a thread: a template may take all the time it has, and others' answers wait for the event
     loop. The thread of a document that is given up ends with what it is rendering.
+
+    A template may use its text, or the answers, in any way. What it says of others of the same length, too, is the
+    instruction.
     """
 
     def __init__(self, document: Document) -> None:
@@ -135,10 +143,24 @@ class _Rendering:
         if self._given_up:
             raise DocumentError("given up")
         if self._last is None or self._last[0] != values:  # often the same again: does it fit, and then the prompt
-            columns = {**self._columns, **values}
-            text = _RENDERER.render(template, {_ROW: dict(columns), **columns}, called=f"task.{field}")
-            self._last = values, Prompt("", text)
+
+            def otherwise() -> Prompt:
+                others = {name: _another_like(value) for name, value in values.items()}
+                return Prompt("", self._render(field, template, others))
+
+            self._last = values, Prompt("", self._render(field, template, values), otherwise)
         return self._last[1]
+
+    def _render(self, field: str, template: str, values: Mapping[str, Any]) -> str:
+        columns = {**self._columns, **values}
+        return _RENDERER.render(template, {_ROW: dict(columns), **columns}, called=f"task.{field}")
+
+
+def _another_like(value: str | list[str]) -> str | list[str]:
+    """Other words, as many characters of them; of a list, each."""
+    if isinstance(value, list):
+        return [(f"{ANOTHER_TEXT} " * len(one))[: len(one)] for one in value]
+    return (f"{ANOTHER_TEXT} " * len(value))[: len(value)]
 
 
 def _variables(template: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Spans of token ids: where one list of them differs from another."""
+"""Spans of token ids: where one list of them differs from another, and where it does not."""
 
 from __future__ import annotations
 
@@ -12,3 +12,15 @@ def changed_span(token_ids: Sequence[int], other_ids: Sequence[int]) -> range:
     room = shorter - first
     last = next((i for i in range(room) if token_ids[-1 - i] != other_ids[-1 - i]), room)
     return range(first, len(token_ids) - last)
+
+
+def unchanged_ends(token_ids: Sequence[int], other_ids: Sequence[int]) -> tuple[range, ...]:
+    """What of `token_ids` is also in `other_ids`, at the beginning and at the end, and one token more at each seam.
+
+    A token at a seam may stand for the end of what both have and for the beginning of what they have not.
+    """
+    size, shorter = len(token_ids), min(len(token_ids), len(other_ids))
+    first = next((i for i in range(shorter) if token_ids[i] != other_ids[i]), shorter)
+    last = next((i for i in range(shorter) if token_ids[-1 - i] != other_ids[-1 - i]), shorter)
+    spans = (range(min(first + 1, size) if first else 0), range(max(0, size - last - 1) if last else size, size))
+    return tuple(span for span in spans if span)

@@ -27,6 +27,8 @@ POLICIES = {
     "keydiff": {"name": "keydiff", "recent": 4, "budget": BUDGET},
     "compactor": {"name": "compactor", "recent": 2, "chunk": 10, "sketch": 12, "pin_first": 0, "budget": BUDGET},
     "expected_attention": {"name": "expected_attention", "pin_first": 0, "budget": BUDGET},
+    "kvzip": {"name": "kvzip", "chunk": 11, "pin_first": 0, "first_ids": [3, 4], "later_ids": [5], "closing_ids": [6],
+              "budget": {"name": "adakv", "max_kept": 20, "floor": 0.0}},
     "tova": {"name": "tova", "recent": 4, "budget": BUDGET},
     "adakv": SNAPKV | {"budget": {"name": "adakv", "max_kept": 20, "floor": 0.0}},
     "headkv": SNAPKV | {"budget": {"name": "headkv", "max_kept": 20, "scores": [[1, 0], [0.2, 0.1]], "beta": 1.0}},
@@ -106,10 +108,9 @@ def test_a_score_under_the_policy_is_that_of_the_answer(tiny_llama):
     fields = {"dtype": "float32", "device": "cpu", "kv_memory": "8MiB", "page_size": 4, "compact_every": 3}
     engine = Engine.from_pretrained(tiny_llama, policy=policy, **fields)
     asked = {"token_ids": PROMPTS[0], "answer_ids": done.token_ids, "instruction": INSTRUCTIONS[0]}
-    under, whole = engine.run([Request("a", **asked), Request("b", **asked, uncompressed=True)])
-    under, whole = (under, whole) if under.id == "a" else (whole, under)
-    assert sum(under.scores.logprobs) / 12 == pytest.approx(done.mean_logprob, abs=1e-5)
-    assert whole.scores.logprobs != under.scores.logprobs
+    under, whole = (engine.score(**asked, uncompressed=uncompressed) for uncompressed in (False, True))
+    assert sum(under.logprobs) / 12 == pytest.approx(done.mean_logprob, abs=1e-5)
+    assert whole.logprobs != under.logprobs
 
 
 def test_what_cannot_stay_is_refused(tiny_llama):
@@ -118,6 +119,9 @@ def test_what_cannot_stay_is_refused(tiny_llama):
     assert "17 tokens of the prompt are pinned" in str(few[0].error)
     assert "that makes 21, and a head may hold 20 (policy.budget.max_kept 20)" in str(few[0].error)
     assert few[1].error is None
+    share = {"budget": {"name": "uniform", "max_kept": 0.1}}
+    (wide,) = ask(tiny_llama, POLICIES["snapkv"] | share | {"pin_instruction": True}, 3, PROMPTS[:1], [spans])
+    assert lost(wide, spans) == 0
     assert ask(tiny_llama, POLICIES["corm"] | {"pin_instruction": True}, 3, PROMPTS[:1], [spans])[0].error is None
     assert ask(tiny_llama, POLICIES["snapkv"], 3, PROMPTS[:1], [spans])[0].error is None
     (unknown,) = ask(tiny_llama, POLICIES["corm"] | {"pin_instruction": True}, 3, PROMPTS[:1], [None])

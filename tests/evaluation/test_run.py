@@ -74,6 +74,15 @@ def test_every_policy_is_compared_case_by_case_with_the_floor_beside_it(run, loa
     assert json.loads(found.model_dump_json())["schema_version"] == "corm-batch eval 1"
 
 
+def test_a_policy_that_pins_instructions_is_told_them_or_says_that_they_do_not_fit(run, load):
+    pinned = SHORT | {"pin_instruction": True}
+    tight = pinned | {"recent": 20}
+    found = run(policies={"pinned": KVPolicy.from_spec(pinned), "tight": KVPolicy.from_spec(tight)})
+    assert {(one.candidate, one.against.cases) for one in found.figures if one.task == "all"} == {("pinned", 6)}
+    assert {failure.candidate for failure in found.failures} == {"tight"}
+    assert all("tokens of the prompt are pinned" in failure.reason for failure in found.failures)
+
+
 def test_what_was_answered_is_not_answered_again(run, quick_load):
     first = run(load=quick_load)
     del quick_load.jobs[:], run.told[:]

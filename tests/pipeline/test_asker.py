@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from corm_batch.engine.request import SamplingParams
+from corm_batch.engine.request import Completion, SamplingParams
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.pipeline.asker import EngineAsker
@@ -101,3 +101,32 @@ def test_reasoning_is_no_answer_and_is_kept():
     assert asker.transcript.reasoning.startswith("A draft.\n\n")
     assert asker.transcript.answers[1].startswith("<think> A")
     assert len(asker.memory) == 2
+
+
+@pytest.mark.parametrize("pins", [True, False])
+def test_a_request_names_its_instruction_where_the_policy_pins_it(pins):
+    class Recording:
+        def __init__(self):
+            self.requests = []
+
+        async def answer(self, request):
+            self.requests.append(request)
+            return Completion(request.id, (1,), "length")
+
+    engine = Recording()
+    asker = EngineAsker("doc", TOKENIZER, engine, 512, pins_instruction=pins)
+
+    async def ask():
+        await asyncio.gather(*(asker.ask(prompt(text), SAMPLING) for text in (KING, KING * 5)))
+        await asker.without_eviction().ask(prompt(KING), SAMPLING)
+
+    asyncio.run(ask())
+    first, second, again = sorted(engine.requests, key=lambda one: (one.uncompressed, one.id))
+    assert [one.token_ids for one in (first, second)] == [TOKENIZER.encode(prompt(t)) for t in (KING, KING * 5)]
+    assert again.instruction is None
+    for one in (first, second):
+        spans = one.instruction
+        assert (spans is None) == (not pins)
+        if pins:
+            assert "Summarize." in TOKENIZER.spelled(one.token_ids[spans[-1].start : spans[-1].stop])
+            assert sum(map(len, spans)) < 12

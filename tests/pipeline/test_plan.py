@@ -14,6 +14,7 @@ from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.scripted import ScriptedEngine
+from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError, SpecError
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import plan
@@ -164,6 +165,20 @@ def test_it_says_why_nothing_is_asked_about_a_document(job):
     )
     assert [(refusal.documents, refusal.doc_id) for refusal in longer.refused] == [(1, "d0")]
     assert "task.overflow is 'error'" in longer.refused[0].reason
+
+
+def test_it_says_where_what_is_pinned_cannot_stay_and_counts_it_where_it_can(job):
+    policy = {"name": "snapkv", "recent": 4, "pin_instruction": True, "budget": {"name": "uniform", "max_kept": 30}}
+    task = {"name": "question_answer", "question": "Who?", "max_new_tokens": 9}
+    planned = plan_job(job(["word " * 90, "a b"], task=task, policy=policy))
+    (refusal,) = planned.refused
+    assert "tokens of the prompt are pinned (policy.pin_first, policy.pin_instruction)" in refusal.reason
+    assert (refusal.documents, refusal.doc_id, planned.prompts) == (2, "d0", 0)
+    wide = policy | {"budget": {"name": "pyramidkv", "max_kept": 60}}
+    fits = job(["word " * 400, "a b"], task=task, policy=wide)
+    assert (plan_job(fits).refused, plan_job(fits).prompts) == ((), 2)
+    shape = ModelShape.from_pretrained(fits.model.name)
+    assert plan._most_kept(fits.policy, shape, 400, 40) == pytest.approx(60 / 400, rel=0.02)
 
 
 def test_templates_take_it_a_bounded_time_in_all(job, monkeypatch):

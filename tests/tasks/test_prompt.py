@@ -193,3 +193,35 @@ def test_nothing_more_is_rendered_once_nobody_waits(fake_asker, monkeypatch):
 
     asyncio.run(run())
     assert rendered == ["x" * 60]
+
+
+@pytest.mark.parametrize(
+    ("template", "here", "there"),
+    [
+        ("Q: {{ title }}?\n{{ text }}\nA:", "Q: T?\nA story.\nA:", "Q: T?\nx x x x \nA:"),
+        ("{{ text[:3] | upper }} {{ title }}", "A S T", "X X T"),
+        ("{% if text | length > 7 %}Briefly{% endif %}: {{ text }}", "Briefly: A story.", "Briefly: x x x x "),
+    ],
+)
+def test_a_template_about_another_text_says_the_same_of_it(template, here, there, fake_asker, answer):
+    asker = fake_asker(lambda prompt: "fine")
+    answer(prompt_task(template), asker, "A story.", title="T")
+    assert asker.prompts[0].instruction == here
+    assert asker.prompts[0].about_another_text().instruction == there
+
+
+def test_a_reduction_of_other_answers_says_the_same_of_them(fake_asker, answer):
+    fields = {"reduce_template": "{{ title }}: {{ outputs | join(',') }}.", "overflow": "map_reduce"}
+    asker = fake_asker(lambda prompt: "seen", context=44)
+    answer(prompt_task("map {{ text }}", max_new_tokens=10, **fields), asker, "y" * 60, title="T")
+    reduction = asker.prompts[-1]
+    assert (reduction.instruction, reduction.about_another_text().instruction) == ("T: seen,seen.", "T: x x ,x x .")
+
+
+def test_a_template_that_only_its_own_text_suits_is_an_error_of_the_document(fake_asker, answer):
+    asker = fake_asker(lambda prompt: "fine")
+    answer(prompt_task("{{ {'a b': 'fine'}[text] }}"), asker, "a b")
+    with pytest.raises(DocumentError, match=r"task.template cannot be rendered"):
+        asker.prompts[0].about_another_text()
+    assert not prompt_task("{{ title }}").tells_text
+    assert prompt_task("{{ row['text'] }}").tells_text

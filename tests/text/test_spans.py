@@ -1,6 +1,6 @@
 """Where lists of token ids differ."""
 
-from corm_batch.text.spans import changed_span
+from corm_batch.text.spans import changed_span, unchanged_ends
 
 
 def test_a_changed_span_is_what_the_other_lacks():
@@ -9,3 +9,13 @@ def test_a_changed_span_is_what_the_other_lacks():
     assert changed_span([5, 5, 5, 5], [5, 5]) == range(2, 4)
     assert changed_span([7], []) == range(0, 1)
     assert changed_span([1, 2], [1, 4, 4, 2]) == range(1, 1)
+
+
+def test_unchanged_ends_are_what_both_have_and_a_token_more_at_each_seam():
+    assert unchanged_ends([1, 2, 9, 8, 9, 3], [1, 2, 5, 3]) == (range(3), range(4, 6))
+    assert unchanged_ends([1, 7, 7, 7, 1, 2], [1, 2]) == (range(2), range(3, 6))  # the ends may overlap in the other
+    assert unchanged_ends([4, 4, 4], [4, 4, 4]) == (range(3), range(3))
+    assert unchanged_ends([4, 5, 6], [7, 6]) == (range(1, 3),)
+    assert unchanged_ends([4, 5, 6], [4]) == (range(2),)
+    assert unchanged_ends([4], [5]) == ()
+    assert unchanged_ends([], [5]) == ()
