@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from corm_batch.report.listed_documents import DocumentFigures
 
 _POLICIES, _FILES, _NAMES = 10, 10, 300
+_PINS = "pin_first", "pin_instruction"
 
 
 def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
@@ -145,11 +146,11 @@ def policy_text(policy: str) -> str:
 
 
 def _plugin_text(fields: Mapping[str, Any]) -> str:
-    """A name and the settings under it; those of a plug-in inside it in brackets."""
+    """A name and the settings under it, those of a plug-in inside it in brackets; pins where there are any."""
     shown = {
         name: f"({_plugin_text(value)})" if isinstance(value, dict) else value
         for name, value in fields.items()
-        if name != "name" and value is not None
+        if name != "name" and value is not None and (value or name not in _PINS)
     }
     return " ".join([str(fields.get("name")), *(f"{name}={value}" for name, value in shown.items())])
 

@@ -1,5 +1,6 @@
 """Rows of totals."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,13 @@ def test_policy_without_its_defaults():
     assert policy_text('{"name": "corm", "tau": 2.0, "budget": null}') == "corm tau=2.0"
     nested = '{"name": "h2o", "budget": {"name": "adakv", "max_kept": 9, "floor": 0.2}, "recent": 4}'
     assert policy_text(nested) == "h2o budget=(adakv max_kept=9 floor=0.2) recent=4"
+
+
+def test_pins_are_said_where_there_are_any():
+    policy = {"name": "corm", "pin_first": 0, "pin_instruction": False, "reach": 0}
+    assert policy_text(json.dumps(policy)) == "corm reach=0"
+    pinned = policy | {"pin_first": 4, "pin_instruction": True}
+    assert policy_text(json.dumps(pinned)) == "corm pin_first=4 pin_instruction=True reach=0"
 
 
 def test_two_outputs(tmp_path):
