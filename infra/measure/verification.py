@@ -19,7 +19,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,21 @@ def load(options: argparse.Namespace, asked: AskedModel, policy: Mapping[str, An
     return Model(engine, tokenizer, pool_tokens=0)
 
 
+class Turn:
+    """An engine for one run. A replica's thread steps its engine for ever: it is not to see the next run's work."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self.over = engine, False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request of this run is unfinished."""
+        return not self.over and self._engine.has_work
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
 async def run_job(model: Model, asked: Sequence[Asked], group: str, verify: VerifyConfig | None, in_flight: int) -> Run:
     """Answer every case by one replica, `in_flight` at a time, in this order."""
     task = Task.from_spec(
@@ -89,7 +104,9 @@ async def run_job(model: Model, asked: Sequence[Asked], group: str, verify: Veri
         }
     )
     rows = RowBuilder("run", "", result_schema(task.result_fields, {}), memory_schema({}), {"policy": "{}"})
-    actor = EngineActor(WorkerSettings(lambda: model, task, rows, document_timeout_s=3600.0, verify=verify))
+    engine = Turn(model.engine)
+    mine = replace(model, engine=engine)
+    actor = EngineActor(WorkerSettings(lambda: mine, task, rows, document_timeout_s=3600.0, verify=verify))
     await actor.load()
     room = asyncio.Semaphore(in_flight)
 
@@ -100,6 +117,7 @@ async def run_job(model: Model, asked: Sequence[Asked], group: str, verify: Veri
     started = time.monotonic()
     found = await asyncio.gather(*map(process, asked))
     seconds = time.monotonic() - started
+    engine.over = True
     if failed := [row for row in found if not row.ok or row.result.get("verify_error")]:
         raise SystemExit(f"{len(failed)} documents failed, such as {dict(failed[0].result)}")
     return Run({row.result["doc_id"]: row for row in found}, seconds)
