@@ -15,6 +15,7 @@ PACKAGE = ROOT / "corm_batch"
 LAYERS = [
     "harmless",
     "errors",
+    "exit_codes",
     "plugin_file",
     "registry",
     "ops",

@@ -11,6 +11,7 @@ import typer
 from corm_batch.cli import bench, cancel, evaluation, logs, plan, policies, report, run, schedule, status, submit
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, ModelError, SpecError
+from corm_batch.exit_codes import ExitCode
 
 _WRONG_SPEC = (SpecError, ModelError)  # a model that cannot be loaded is the spec's fault
 
@@ -36,4 +37,4 @@ def main() -> None:
         app(prog_name="corm-batch")
     except CormBatchError as error:
         error_console().print(f"corm-batch: {error}", soft_wrap=True)
-        raise SystemExit(2 if isinstance(error, _WRONG_SPEC) else 1) from None
+        raise SystemExit(ExitCode.WRONG_SPEC if isinstance(error, _WRONG_SPEC) else ExitCode.FAILED) from None

@@ -9,6 +9,7 @@ import typer
 
 from corm_batch.cli.console import error_console, output_console
 from corm_batch.errors import SpecError
+from corm_batch.exit_codes import ExitCode
 from corm_batch.harmless import harmless
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def follow(cluster: RayJobs, job_id: str) -> int:
         print_log(cluster.follow(job_id))
     except KeyboardInterrupt:
         error_console().print(f"{job_id} goes on; to stop it: corm-batch cancel {job_id}", soft_wrap=True)
-        return 130
+        return ExitCode.INTERRUPTED
     job = cluster.job(job_id)
     error_console().print(f"{job_id}: {job.state}", soft_wrap=True)
     return job.exit_code or 0

@@ -14,6 +14,7 @@ from rich.console import Console
 from corm_batch.cli.console import error_console, label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.errors import SpecError
+from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import counted, seconds_text
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def evaluate(
         result = _run(plan, folder)
     except KeyboardInterrupt:
         error_console().print("interrupted; what was answered is kept: the same command goes on", soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     _write(result, folder)
     if as_json:
         for figure in result.figures:
@@ -102,7 +103,7 @@ def evaluate(
         print_evaluation(output_console(), result)
         for name, content in (("evaluation.html", "tables and curves"), ("evaluation.json", "every figure")):
             output_console().print(f"  {folder}/{name}  {content}", soft_wrap=True)
-    raise typer.Exit(3 if result.failures else 0)
+    raise typer.Exit(ExitCode.FAILED_DOCUMENTS if result.failures else ExitCode.OK)
 
 
 def _run(plan: Plan, folder: str) -> Evaluation:

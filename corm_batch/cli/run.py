@@ -15,6 +15,7 @@ from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.cli.progress import before_text, progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_totals
 from corm_batch.errors import SourceError
+from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ def run(
     raise typer.Exit(_exit_code(summary))
 
 
-def _exit_code(summary: JobSummary) -> int:
+def _exit_code(summary: JobSummary) -> ExitCode:
     if summary.interrupted:
-        return 130
+        return ExitCode.INTERRUPTED
     if summary.stopped:
-        return 4
-    return 3 if summary.failed or summary.skipped_failed or summary.failed_files else 0
+        return ExitCode.STOPPED
+    failed = summary.failed or summary.skipped_failed or summary.failed_files
+    return ExitCode.FAILED_DOCUMENTS if failed else ExitCode.OK
 
 
 def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:

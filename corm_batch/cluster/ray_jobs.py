@@ -21,21 +21,19 @@ from ray.job_submission import JobDetails, JobStatus
 
 from corm_batch.cluster.jobs_api import connect, explained
 from corm_batch.errors import ClusterError, SpecError
+from corm_batch.exit_codes import End, ExitCode, end_of
 from corm_batch.registry import plugin_files
 
 if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
 
-State = Literal["pending", "running", "ok", "failed documents", "stopped", "failed", "cancelled"]
+State = Literal["pending", "running"] | End
 
-_STATES: dict[JobStatus, State] = {
+_ACTIVE: dict[JobStatus, Literal["pending", "running"]] = {
     JobStatus.PENDING: "pending",
     JobStatus.RUNNING: "running",
-    JobStatus.SUCCEEDED: "ok",
-    JobStatus.STOPPED: "cancelled",
 }
-_ENDS: dict[int | None, State] = {3: "failed documents", 4: "stopped", 130: "cancelled"}
-_EXIT_CODES: dict[State, int] = {"ok": 0, "failed documents": 3, "stopped": 4, "cancelled": 130}
+_ENDS: dict[JobStatus, End] = {JobStatus.SUCCEEDED: "ok", JobStatus.STOPPED: "cancelled"}
 _NO_COMMAND = 127
 _SPEC_FILE = "job.yaml"
 _NAME, _OUTPUT = "corm_batch_name", "corm_batch_output"  # keys of Ray's metadata
@@ -260,7 +258,8 @@ def _attempt(id_: str, first: str) -> int | None:
 def _submitted(details: JobDetails) -> SubmittedJob:
     metadata = details.metadata or {}
     code = details.driver_exit_code
-    state = _STATES.get(details.status) or _ENDS.get(code, "failed")
+    ended = None if details.status in _ACTIVE else _ENDS.get(details.status) or end_of(code or ExitCode.FAILED)
+    state = ended or _ACTIVE[details.status]
     reason = ""
     if state == "failed":
         reason = details.message or ""
@@ -273,6 +272,6 @@ def _submitted(details: JobDetails) -> SubmittedJob:
         state=state,
         started_at=None if details.start_time is None else details.start_time / 1000,
         ended_at=None if details.end_time is None else details.end_time / 1000,
-        exit_code=None if state in ("pending", "running") else _EXIT_CODES.get(state, 2 if code == 2 else 1),
+        exit_code=None if ended is None else ExitCode.WRONG_SPEC if code == ExitCode.WRONG_SPEC else ExitCode.of(ended),
         reason=reason,
     )

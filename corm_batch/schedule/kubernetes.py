@@ -12,6 +12,7 @@ import yaml
 
 from corm_batch.data.uri import is_s3
 from corm_batch.errors import SpecError
+from corm_batch.exit_codes import IN_VAIN
 from corm_batch.registry import plugin_files
 from corm_batch.schedule.kubernetes_cron import kubernetes_cron
 from corm_batch.schedule.schedule import Schedule
@@ -88,9 +89,8 @@ def cron_job(schedule: Schedule, options: PodOptions) -> str:
 
 
 def _job_spec(schedule: Schedule, options: PodOptions, job: JobSpec, needs: Manifest) -> Manifest:
-    """A job that is tried again unless the spec is wrong (exit code 2), documents failed (3) or too many answers differ
-    from an uncompressed cache's (4): that would not help."""
-    no_use = {"containerName": "corm-batch", "operator": "In", "values": [2, 3, 4]}
+    """A job that is tried again unless that would not help."""
+    no_use = {"containerName": "corm-batch", "operator": "In", "values": [int(code) for code in IN_VAIN]}
     return {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": no_use}]},

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 from corm_batch.cluster.address import DashboardAddress
 from corm_batch.data.uri import Uri
 from corm_batch.errors import SpecError
+from corm_batch.exit_codes import End, end_of
 from corm_batch.registry import describe, load_plugin
 from corm_batch.schedule.cron import valid_cron, valid_time_zone
 from corm_batch.spec import JobSpec, Section
@@ -26,7 +27,7 @@ def _in_full(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-Outcome = Literal["running", "ok", "failed documents", "stopped", "failed", "cancelled", "interrupted"]
+Outcome = Literal["running", "interrupted"] | End
 
 
 class Schedule(Section):
@@ -120,15 +121,7 @@ class RunState(Section):
 
     def ended(self, exit_code: int, now: datetime, *, interrupted: bool) -> RunState:
         """The state once the run has ended; `interrupted`: by the server's own end."""
-        outcome: Outcome
-        if exit_code == 0:
-            outcome = "ok"
-        elif exit_code == 3:
-            outcome = "failed documents"
-        elif exit_code == 4:
-            outcome = "stopped"
-        elif interrupted:
+        outcome: Outcome = end_of(exit_code)
+        if interrupted and outcome in ("failed", "cancelled"):
             outcome = "interrupted"
-        else:
-            outcome = "cancelled" if exit_code in (130, -2, -15) else "failed"
         return self.model_copy(update={"ended_at": now, "outcome": outcome, "exit_code": exit_code})

@@ -16,6 +16,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from corm_batch.errors import LeaseError, OutputError, SourceError, SpecError
+from corm_batch.exit_codes import ExitCode
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.schedule.cron import latest_due, next_due
 from corm_batch.schedule.registry import ScheduleRegistry
@@ -173,7 +174,7 @@ class ScheduleServer:
             entry.process = self._start(schedule)
         except OSError as error:
             self._say(f"{schedule.name}: cannot be started: {error}")
-            self._record(entry, entry.state.ended(1, now, interrupted=False))
+            self._record(entry, entry.state.ended(ExitCode.FAILED, now, interrupted=False))
 
     def _collect(self) -> None:
         """Record the runs that have ended."""

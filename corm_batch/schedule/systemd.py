@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from corm_batch.errors import SpecError
+from corm_batch.exit_codes import ExitCode
 from corm_batch.schedule.clock_changes import first_difference
 from corm_batch.schedule.cron import CronFields, cron_fields
 from corm_batch.schedule.schedule import Schedule
@@ -32,8 +33,8 @@ After=network-online.target
 Type=oneshot
 WorkingDirectory={directory}
 {environment}ExecStart={command}
-# 130: told to stop, everything finished is committed
-SuccessExitStatus=130
+# told to stop, everything finished is committed
+SuccessExitStatus={told_to_stop}
 # only the job itself is told to stop; it has this long to commit
 KillMode=mixed
 TimeoutStopSec=90
@@ -71,6 +72,7 @@ def systemd_units(schedule: Schedule, environment_file: str | None) -> dict[str,
         directory=schedule.directory.replace("%", "%%"),
         environment="" if environment_file is None else f"EnvironmentFile={environment_file.replace('%', '%%')}\n",
         command=" ".join(_quoted(argument) for argument in schedule.command()),
+        told_to_stop=int(ExitCode.INTERRUPTED),
     )
     timer = _TIMER.format(
         name=schedule.name,
