@@ -2,28 +2,68 @@
 
     {"model": "SmolLM2-135M-Instruct", "weights_sha256": "...", "method": "retrieval", "scores": [[0.1, ...], ...]}
 
-A file's scores take the place of its path as soon as a spec is read: they, not where they lay, are what counts.
+A file's scores take the place of its path as soon as a spec is read: they, not where they lay, are what counts. Which
+weights they were measured on is remembered beside them for as long as the spec is not written out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field, WrapValidator
 
 from corm_batch.errors import SpecError
 
 Scores = tuple[tuple[float, ...], ...]
 
 
-def _read(value: Any) -> Any:
-    """The scores in the file that a text names."""
+class MeasuredScores(tuple[tuple[float, ...], ...]):
+    """Scores out of a file; equal to the same ones without it.
+
+    Attributes:
+        origin: the file.
+        model: on which it says that they were measured.
+        weights_sha256: of that model; None where it does not say.
+    """
+
+    origin: str
+    model: str
+    weights_sha256: str | None
+
+    @classmethod
+    def of(cls, scores: Scores, origin: str, table: Mapping[str, Any]) -> MeasuredScores:
+        """The scores of the table in a file."""
+        made = cls(scores)
+        made.origin, made.model = origin, str(table.get("model"))
+        weights = table.get("weights_sha256")
+        made.weights_sha256 = weights if isinstance(weights, str) else None
+        return made
+
+
+def measured_scores(owner: BaseModel, path: str) -> Iterator[tuple[str, MeasuredScores]]:
+    """Those in the fields of a policy, of its budget and so on; each with its path, which begins with `path`."""
+    for name, value in owner:
+        if isinstance(value, MeasuredScores):
+            yield f"{path}.{name}", value
+        elif isinstance(value, BaseModel):
+            yield from measured_scores(value, f"{path}.{name}")
+
+
+def _read(value: Any, validated: Callable[[Any], Scores]) -> Scores:
+    """The scores in the file that a text names, or those given."""
     if not isinstance(value, str):
-        return value
+        scores = validated(value)
+        return value if isinstance(value, MeasuredScores) else scores
+    table = _table(value)
+    return MeasuredScores.of(validated(table["scores"]), value, table)
+
+
+def _table(value: str) -> dict[str, Any]:
+    """What the file holds."""
     try:
         table = json.loads(Path(value).read_text(encoding="utf-8"))
     except OSError as error:
@@ -32,7 +72,7 @@ def _read(value: Any) -> Any:
         raise ValueError(f"no head table: it is no JSON: {error}") from error
     if not isinstance(table, dict) or not isinstance(table.get("scores"), list):
         raise ValueError('no head table: it has no "scores", one list of numbers for each layer')
-    return table["scores"]
+    return table
 
 
 def _check(scores: Scores) -> Scores:
@@ -42,7 +82,7 @@ def _check(scores: Scores) -> Scores:
     return scores
 
 
-HeadScores = Annotated[Scores, BeforeValidator(_read), AfterValidator(_check), Field(min_length=1)]
+HeadScores = Annotated[Scores, AfterValidator(_check), Field(min_length=1), WrapValidator(_read)]
 """The type of a field of scores, [layer][head], or the path of a file that has them."""
 
 

@@ -5,17 +5,21 @@ A folder may hold a whole model, or a LoRA adapter, whose config names the model
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from corm_batch.errors import ModelError, ModelLoadError, UnsupportedModelError
+from corm_batch.budgets.head_table import measured_scores
+from corm_batch.errors import ModelError, ModelLoadError, SpecError, UnsupportedModelError
+from corm_batch.policies.base import KVPolicy
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -66,6 +70,39 @@ def find_checkpoint(path: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(path, revision)
     base, base_revision = _base_of(path, adapter_file)
     return Checkpoint(base, base_revision, adapter=path, adapter_revision=revision)
+
+
+def weights_sha256(folder: str) -> str | None:
+    """SHA-256 of a folder's weights, file by file in the order of their names; None where it has none, or is none."""
+    files = sorted(Path(folder).glob("*.safetensors")) if os.path.isdir(folder) else []
+    if not files:
+        return None
+    return _sha256_of(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _sha256_of(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Remembered as long as sizes and times are the same: weights are large."""
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def check_head_tables(policy: KVPolicy, path: str) -> None:
+    """Make sure that tables of head scores are this model's, as far as their files and its folder tell.
+
+    Raises:
+        SpecError: one was measured on other weights.
+    """
+    for field, scores in measured_scores(policy, "policy"):
+        if scores.weights_sha256 is not None and (found := weights_sha256(path)) not in (None, scores.weights_sha256):
+            raise SpecError(
+                f"{field}: {scores.origin} was measured on other weights (model {scores.model}, sha256 "
+                f"{scores.weights_sha256[:12]}) than those in {path} (sha256 {str(found)[:12]}): measure this model, "
+                "with python -m infra.measure.head_table, or give the scores themselves"
+            )
 
 
 def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

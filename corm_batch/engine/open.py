@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from corm_batch.engine.checkpoint import load_config
+from corm_batch.engine.checkpoint import check_head_tables, load_config
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import load_model
@@ -46,7 +46,7 @@ class Engine(EngineCore):
             **config: fields of EngineConfig.
 
         Raises:
-            SpecError: a wrong policy, dtype or config field.
+            SpecError: a wrong policy, dtype or config field; a table of heads that was measured on another model.
             ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
         """
         chosen = KVPolicy.from_spec(policy)
@@ -54,6 +54,7 @@ class Engine(EngineCore):
         if dtype not in ("float32", "bfloat16", "float16"):
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        check_head_tables(chosen, path_or_hub_id)
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
             trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),

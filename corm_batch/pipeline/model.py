@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
-from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, quantization
+from corm_batch.engine.checkpoint import Checkpoint, check_head_tables, find_checkpoint, load_config, quantization
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
@@ -104,13 +104,14 @@ def check_model(spec: JobSpec) -> CheckedModel:
     Raises:
         ModelLoadError: no model there, something in its folder that cannot be read, or nothing that ends an answer.
         UnsupportedModelError: it has a feature or a setting that the engine would get wrong.
-        SpecError: a token id that the model does not have.
+        SpecError: a token id that the model does not have, or a table of heads that was measured on another one.
     """
     path, task = model_path(spec.model), spec.task
     checkpoint = find_checkpoint(path, spec.model.revision)
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
     vocab_size = ModelShape.from_config(config).vocab_size
+    check_head_tables(spec.policy, path)
     tokenizer = load_tokenizer(spec.model, path)
     if outside := [token for token in task.stop_token_ids if token >= vocab_size]:
         raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")

@@ -9,26 +9,17 @@ looks at them while they are said is its score. The file names the model and the
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import get_args
 
 import pyarrow.parquet as pq
 import torch
 
+from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.loader import load_model
 from corm_batch.evaluation.head_table import Method, fact_cases, measure_heads
 from corm_batch.text.tokenize import PromptTokenizer
 from infra.measure.record import begin_record, write_record
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of the folder's weights, file by file in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
 
 
 def main() -> None:
@@ -50,8 +41,8 @@ def main() -> None:
     text = "\n\n".join(pq.read_table(options.text, columns=["text"])["text"].to_pylist())
     cases = fact_cases(tokenizer, model.load_tokenizer(), text, options.chars, options.cases, options.seed)
     record = begin_record(
-        "head_table", model=options.model.name, weights_sha256=weights_hash(options.model), method=options.method,
-        cases=options.cases, chars=options.chars, seed=options.seed,
+        "head_table", model=options.model.name, weights_sha256=weights_sha256(str(options.model)),
+        method=options.method, cases=options.cases, chars=options.chars, seed=options.seed,
     )  # fmt: skip
     write_record(record | {"scores": measure_heads(model, cases, options.method)}, options.output)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
 from corm_batch.budgets.base import Budget
-from corm_batch.budgets.head_table import by_kv_head
+from corm_batch.budgets.head_table import by_kv_head, measured_scores
 from corm_batch.errors import SpecError
 
 SCORES = [[1.0, 0.5], [0.0, 2.0]]
@@ -18,6 +19,9 @@ def test_a_file_stands_for_the_scores_in_it(tmp_path):
     file.write_text(json.dumps({"model": "m", "scores": SCORES}))
     budget = Budget.from_spec({"name": "headkv", "scores": str(file)})
     assert budget == Budget.from_spec({"name": "headkv", "scores": SCORES})
+    ((path, scores),) = measured_scores(budget, "policy.budget")
+    assert (path, scores.model, scores.weights_sha256) == ("policy.budget.scores", "m", None)
+    assert pickle.loads(pickle.dumps(budget)).scores.origin == str(file)
     file.unlink()  # the spec goes on without it
     assert Budget.from_spec(budget.to_spec()) == budget
 

@@ -9,8 +9,16 @@ import pytest
 from transformers import AutoConfig
 
 from corm_batch.engine import checkpoint
-from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, merge_adapter, quantization
-from corm_batch.errors import ModelLoadError, UnsupportedModelError
+from corm_batch.engine.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_config,
+    merge_adapter,
+    quantization,
+    weights_sha256,
+)
+from corm_batch.engine.open import Engine
+from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from tests.conftest import llama_config
 
 
@@ -92,3 +100,24 @@ def test_the_quantisation_is_read_off_the_config(settings, method):
     if settings is not None:
         config.quantization_config = settings
     assert quantization(config) == method
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [lambda scores: {"name": "duo_attention", "scores": scores},
+     lambda scores: {"name": "snapkv", "budget": {"name": "headkv", "scores": scores}}],
+)  # fmt: skip
+def test_a_table_of_heads_that_was_measured_on_other_weights_is_refused(policy, tiny_llama, tiny_llama_mha, tmp_path):
+    scores, file = [[1.0, 0.0, 0.3, 0.1], [0.5, 0.2, 0.0, 0.4]], tmp_path / "heads.json"
+
+    def opened(folder, weights, given=str(file)):
+        file.write_text(json.dumps({"model": "tiny", "weights_sha256": weights, "scores": scores}))
+        return Engine.from_pretrained(folder, policy=policy(given), dtype="float32", device="cpu", kv_memory="1MiB")
+
+    own = weights_sha256(tiny_llama)
+    assert own == weights_sha256(tiny_llama) != weights_sha256(tiny_llama_mha)
+    assert opened(tiny_llama, own).shape.num_layers == 2
+    assert opened(tiny_llama, None).shape.num_layers == 2
+    with pytest.raises(SpecError, match=r"scores: .*heads.json was measured on other weights \(model tiny, sha256"):
+        opened(tiny_llama_mha, own)
+    assert opened(tiny_llama_mha, own, scores).shape.num_layers == 2
