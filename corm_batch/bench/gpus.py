@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.bench.limit import attended_pairs, document_limit_s
+from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.errors import SpecError
 
@@ -70,6 +70,8 @@ class GpuEstimate:
         pool_bytes: left for cached entries, likewise; negative when the weights do not fit.
         limit_share: what of the physical limit is taken to be reached.
         rows: by kept ratio.
+        verify_hours: of these hours what verification takes, the same in every row.
+        rerun_s: seconds that answering one prompt again without eviction takes beside them; None where it does not fit.
     """
 
     name: str
@@ -77,6 +79,8 @@ class GpuEstimate:
     pool_bytes: int
     limit_share: float
     rows: tuple[GpuRow, ...]
+    verify_hours: float
+    rerun_s: float | None
 
 
 def find_gpu(name: str) -> Gpu:
@@ -121,6 +125,7 @@ def estimate(
     kv_memory: int | None,
     gpus_per_replica: int,
     replicas: int,
+    verify_share: float,
 ) -> GpuEstimate:
     """A job on cards of one kind.
 
@@ -133,15 +138,10 @@ def estimate(
         kept_ratios: entries kept over those of an uncompressed cache, each of which gives a row.
         prefill, chunk_size, max_sequences, memory_fraction, kv_memory: as in the engine's section.
         gpus_per_replica, replicas: cards that share a replica, and replicas side by side.
+        verify_share: of the prompts, each of which is read once more with its answer, in an exact pass.
     """
     gpu, wide, shape = find_gpu(name), dtype == "float32", dense_shape(config)
-    flops = (gpu.float32_tflop_per_s if wide else gpu.bfloat16_tflop_per_s) * gpus_per_replica
-    rate = COPY_SHARE * gpu.gb_per_s * gpus_per_replica
-    attention = ATTENTION_SHARE * flops
-    ceilings = Ceilings(
-        copy_gb_per_s=rate, read_gb_per_s=rate, matmul_tflop_per_s=MATMUL_SHARE * flops, causal_tflop_per_s=attention,
-        sdpa_tflop_per_s=attention,
-    )  # fmt: skip
+    ceilings = _ceilings(gpu, wide, gpus_per_replica)
     mean = fmean(prompts) if prompts else 1.0
     workload = Workload(
         name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(mean)),
@@ -152,14 +152,44 @@ def estimate(
     free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weights
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
     full = (mean + output_tokens) * workload.kv_bytes_per_token
-    share = LIMIT_SHARES[prefill]
-    rows = []
-    for ratio in kept_ratios:
-        at_once = min(max_sequences, int(max(0, pool) / (full * ratio)))
-        pairs = [
-            attended_pairs(tokens, tokens if prefill == "exact" else chunk_size, max(1, round(ratio * tokens)))
-            for tokens in prompts
-        ]
-        seconds = document_limit_s(workload, ceilings, max(1, at_once), ratio, fmean(pairs) if pairs else 0.0) / share
-        rows.append(GpuRow(ratio, at_once, num_prompts * seconds / replicas / 3600 if at_once else None))
-    return GpuEstimate(name.lower(), weights, pool, share, tuple(rows))
+    share, chunk = LIMIT_SHARES[prefill], None if prefill == "exact" else chunk_size
+
+    def at_once(ratio: float) -> int:
+        return min(max_sequences, int(max(0, pool) / (full * ratio)))
+
+    def seconds(ratio: float) -> float:
+        pairs = _mean_pairs(prompts, chunk, ratio)
+        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs) / share
+
+    verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts), num_prompts / replicas / 3600
+    rows = [
+        GpuRow(ratio, at_once(ratio), hours * (seconds(ratio) + verify_s) if at_once(ratio) else None)
+        for ratio in kept_ratios
+    ]
+    rerun_s = seconds(1.0) / replicas if at_once(1.0) else None
+    return GpuEstimate(name.lower(), weights, pool, share, tuple(rows), hours * verify_s, rerun_s)
+
+
+def _ceilings(gpu: Gpu, wide: bool, cards: int) -> Ceilings:
+    """What so many cards reach together."""
+    flops = (gpu.float32_tflop_per_s if wide else gpu.bfloat16_tflop_per_s) * cards
+    rate, attention = COPY_SHARE * gpu.gb_per_s * cards, ATTENTION_SHARE * flops
+    return Ceilings(
+        copy_gb_per_s=rate, read_gb_per_s=rate, matmul_tflop_per_s=MATMUL_SHARE * flops, causal_tflop_per_s=attention,
+        sdpa_tflop_per_s=attention,
+    )  # fmt: skip
+
+
+def _mean_pairs(prompts: Sequence[int], chunk_size: int | None, ratio: float) -> float:
+    """Of one prompt, read whole or in chunks that see a share of what came before them; see `attended_pairs`."""
+    pairs = [attended_pairs(tokens, chunk_size or tokens, max(1, round(ratio * tokens))) for tokens in prompts]
+    return fmean(pairs) if pairs else 0.0
+
+
+def _verify_s(workload: Workload, ceilings: Ceilings, prompts: Sequence[int]) -> float:
+    """Seconds of an exact pass over one prompt and its answer, whose rows alone the output head reads."""
+    shape, answer = workload.model, workload.output_tokens
+    whole = workload.model_copy(update={"prompt_tokens": workload.prompt_tokens + answer})
+    pairs = _mean_pairs([tokens + answer for tokens in prompts], None, 1.0)
+    head_s = 2 * shape.vocab_size * shape.hidden_size * answer / ceilings.matmul_per_s
+    return (prefill_limit_s(whole, ceilings, pairs) + head_s) / LIMIT_SHARES["exact"]

@@ -137,9 +137,21 @@ def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
     console.print(
         f"Estimated: {percent_text(found.limit_share)} of the physical limit, as {job.engine.prefill} prefill reached "
         "on an H200, at what a card reaches of its data sheet; every answer as long as it may be "
-        f"({job.task.max_new_tokens} tokens), loading not counted{behind}.\n",
+        f"({job.task.max_new_tokens} tokens), loading not counted{behind}.{_verification_text(job, found)}\n",
         soft_wrap=True,
     )
+
+
+def _verification_text(job: JobSpec, found: GpuEstimate) -> str:
+    """What of the times is verification, and what one answer again would add; empty where nothing is verified."""
+    if job.verify is None or not found.verify_hours:
+        return ""
+    text = f" Verification is in them with {seconds_text(3600 * found.verify_hours)}"
+    if job.verify.on_difference == "flag":
+        return f"{text}."
+    if found.rerun_s is None:
+        return f"{text}; one prompt without eviction does not fit, so what differs cannot be answered again."
+    return f"{text}; every prompt that is answered again without eviction adds {seconds_text(found.rerun_s)}."
 
 
 def _print_histogram(console: Console, planned: JobPlan) -> None:

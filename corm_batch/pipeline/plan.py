@@ -239,7 +239,6 @@ def _on_gpu(
     mean = max(1.0, float(np.mean(single))) if single else 1.0
     pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
     bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
-    ratios = _KEPT_RATIOS if bound is None else (bound,)
     return estimate(
         name,
         load_config(path, spec.model.revision, spec.model.trust_remote_code),
@@ -247,7 +246,7 @@ def _on_gpu(
         single,
         prompts,
         spec.task.max_new_tokens,
-        ratios,
+        _KEPT_RATIOS if bound is None else (bound,),
         prefill=engine.prefill,
         chunk_size=engine.chunk_size,
         max_sequences=engine.max_sequences,
@@ -255,6 +254,7 @@ def _on_gpu(
         kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
         gpus_per_replica=engine.tensor_parallel,
         replicas=spec.cluster.min_replicas,
+        verify_share=spec.verify.share if spec.verify else 0.0,
     )
 
 

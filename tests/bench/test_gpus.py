@@ -19,6 +19,7 @@ LLAMA = llama_config(
 SETTINGS = {
     "dtype": "bfloat16", "output_tokens": 256, "prefill": "exact", "chunk_size": 2048, "max_sequences": 256,
     "memory_fraction": 0.95, "kv_memory": None, "gpus_per_replica": 1, "replicas": 1,
+    "verify_share": 0.0,
 }  # fmt: skip
 
 
@@ -99,3 +100,24 @@ def test_one_embedding_table_where_it_is_the_output_head_too():
 def test_an_unknown_card_is_answered_with_those_there_are():
     with pytest.raises(SpecError, match=r"--gpu h9: no figures of such a card; known: a10, .*h200, l4, l40s"):
         gpus.find_gpu("h9")
+
+
+def test_verification_takes_a_share_of_exact_passes():
+    plain, verified = on("h200", prefill="streaming"), on("h200", prefill="streaming", verify_share=0.25)
+    assert plain.verify_hours == 0.0
+    for before, after in zip(plain.rows, verified.rows, strict=True):
+        assert after.hours == pytest.approx(before.hours + verified.verify_hours)
+    assert verified.verify_hours == pytest.approx(on("h200", verify_share=1.0).verify_hours / 4)
+    # 3,600 passes of 16,640 tokens: products, attention over half a square, and the head's 256 rows
+    card = gpus.GPUS["h200"].bfloat16_tflop_per_s * 1e12
+    layers = 32 * 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
+    products = 2 * (layers * 16640 + 128256 * 4096 * 256) / (gpus.MATMUL_SHARE * card)
+    attention = 4 * 32 * 32 * 128 * 16640**2 / 2 / (gpus.ATTENTION_SHARE * card)
+    expected = (products + attention) / gpus.LIMIT_SHARES["exact"]
+    assert on("h200", verify_share=1.0).verify_hours == pytest.approx(expected, rel=1e-6)
+
+
+def test_answering_again_costs_what_a_full_cache_costs():
+    (full,) = on("h200", kept=(1.0,), num_prompts=1).rows
+    assert on("h200", num_prompts=1).rerun_s == pytest.approx(3600 * full.hours)
+    assert on("h200", prompts=(4_000_000,)).rerun_s is None

@@ -104,3 +104,12 @@ def test_the_cost_of_verification(corm_batch, write_job):
     assert "verifies         about 10 % of the documents, each prompt with its answer in one exact pass" in shown
     assert "gaps up to 0.5 nats are ties; what differs is answered again without eviction" in shown
     assert "verifies" not in corm_batch("plan", write_job(ROWS, verify={"share": 0})).out
+
+
+def test_hours_on_a_card_hold_verification(corm_batch, write_job):
+    flag = corm_batch("plan", write_job(ROWS, verify={"share": 1}), "--gpu", "L40S").out
+    assert "loading not counted. Verification is in them with " in flag
+    assert "answered again" not in flag
+    rerun = corm_batch("plan", write_job(ROWS, verify={"share": 1, "on_difference": "rerun"}), "--gpu", "L40S").out
+    assert "every prompt that is answered again without eviction adds " in rerun
+    assert "Verification is" not in corm_batch("plan", write_job(ROWS), "--gpu", "L40S").out
