@@ -32,6 +32,11 @@ class EngineConfig(BaseModel):
         16384, ge=1, description="prompt tokens packed into one forward"
     )
     chunk_size: int = Field(2048, ge=1, description="tokens of one document a streaming forward takes")
+    room_for_scoring: Annotated[bool, SAME_ANSWERS] = Field(
+        False,
+        description="streaming: a measured pool leaves room for an exact pass over the whole context, as scoring an "
+        "answer takes; verification turns it on",
+    )
     tensor_parallel: Annotated[int, SAME_ANSWERS] = Field(  # but under a policy that counts the heads of a rank
         1, ge=1, description="GPUs of one machine that share each replica"
     )

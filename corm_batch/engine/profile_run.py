@@ -38,12 +38,27 @@ def measure_pool_bytes(
 def _largest_pass(
     config: EngineConfig, model: LoadedModel, policies: abc.Sequence[KVPolicy], columns: abc.Sequence[Column]
 ) -> int:
-    """Bytes that the longest prompt's forward pass takes beside the pool, measured on shorter ones."""
-    most = config.step_token_budget
-    if config.prefill == "exact":
-        most = max(most, model.shape.context(config.max_model_len))
+    """Bytes that the largest forward pass takes beside the pool: over a prompt that is kept, or over one that is scored
+    where room for that is asked for and prompts that are kept come in chunks."""
+    context = model.shape.context(config.max_model_len)
+    exact = config.prefill == "exact"
+
+    def kept(num_tokens: int) -> int:
+        request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1), instruction=(range(1),))
+        return _peak_bytes(config, model, policies, columns, request)
+
+    def scored(num_tokens: int) -> int:
+        request = Request("", [0] * num_tokens, answer_ids=[0], uncompressed=True)
+        return _peak_bytes(config, model, policies, columns, request)
+
+    most = _extrapolated(max(config.step_token_budget, context if exact else 0), kept)
+    return max(most, _extrapolated(context, scored)) if config.room_for_scoring and not exact else most
+
+
+def _extrapolated(most: int, peak_bytes: abc.Callable[[int], int]) -> int:
+    """Bytes that a pass over `most` tokens takes, measured on shorter ones."""
     lengths = sorted({min(length, most) for length in _PROFILED_TOKENS})
-    peaks = [_peak_bytes(config, model, policies, columns, length) for length in lengths]
+    peaks = [peak_bytes(length) for length in lengths]
     if len(lengths) == 1:
         return peaks[0]
     return peaks[1] + max(0, peaks[1] - peaks[0]) * (most - lengths[1]) // (lengths[1] - lengths[0])
@@ -55,16 +70,17 @@ def _peak_bytes(
     model: LoadedModel,
     policies: abc.Sequence[KVPolicy],
     columns: abc.Sequence[Column],
-    num_tokens: int,
+    request: Request,
 ) -> int:
-    """Device memory that a prompt of `num_tokens` takes while it is prefilled, its pages aside."""
+    """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
     cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, device)
-    request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1), instruction=(range(1),))
     sequence = Sequence(request, 0, shape.num_layers, device)
-    sequence.slot = cache.open()
+    if sequence.stores:
+        sequence.slot = cache.open()
     evictions = Evictions(cache, policies, policies, model.ranks)
-    batch = PrefillBatch([Span(sequence, 0, num_tokens)], evictions, rotary_for(model, policies))
+    spans = [Span(sequence, 0, sequence.num_to_prefill)]
+    batch = PrefillBatch(spans, evictions, rotary_for(model, policies))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     model.forward(batch)

@@ -54,7 +54,7 @@ def _load(spec: JobSpec) -> Model:
         trust_remote_code=spec.model.trust_remote_code,
         end_token_ids=tokenizer.end_token_ids,
         apply_generation_config=spec.model.generation_config == "apply",
-        **spec.engine.model_dump(),
+        **spec.engine.model_dump() | ({"room_for_scoring": True} if spec.verify and spec.verify.share else {}),
     )
     tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
     bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))

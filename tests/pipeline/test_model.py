@@ -218,6 +218,22 @@ def test_wrong_end_of_sequence_in_the_configs_does_not_keep_an_answer_going(job,
     assert done.token_ids[-1] == 4
 
 
+@pytest.mark.parametrize(
+    ("verify", "room"), [(None, False), ({"share": 0}, False), ({"share": 0.1}, True), ({"share": 1}, True)]
+)
+def test_a_job_that_verifies_leaves_room_for_its_passes(job, monkeypatch, verify, room):
+    asked = {}
+
+    def load(path, **fields):
+        asked.update(fields)
+        raise ModelLoadError("far enough")
+
+    monkeypatch.setattr(Engine, "from_pretrained", load)
+    with pytest.raises(ModelLoadError, match="far enough"):
+        model_loader(job({"a": "text"}, **({} if verify is None else {"verify": verify})))()
+    assert asked["room_for_scoring"] is room
+
+
 def test_loads_engine_and_tokenizer(job):
     model = model_loader(job({"a": "text"}))()
     assert model.engine.max_model_len == 8192
