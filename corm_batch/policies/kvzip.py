@@ -107,7 +107,7 @@ class KVzip(ScoringPolicy, name="kvzip"):
         start, stop, num_rows = reading.about.start, reading.about.stop, reading.num_rows
         sinks = min(self.pin_first, start)
         seen = [slice(sinks), slice(start, stop), slice(-num_rows, None)]
-        key = torch.cat([entries.key[:, part] for part in seen], dim=1)
+        key = torch.cat([entries.key[:, part] for part in seen], dim=1).float()
         position = torch.cat([entries.position[:, part] for part in seen], dim=1)
         best = torch.zeros(len(key), stop - start, device=key.device)
         for rows in row_tiles(num_rows, reading.query.shape[0], key.shape[1]):

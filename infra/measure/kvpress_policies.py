@@ -7,6 +7,8 @@ from typing import Any
 
 POSITIONS_CHUNK = 77
 """Tokens of Compactor's parts: four of them are the 320 of `kvpress_positions` less those it never drops."""
+KVZIP_CHUNK = 128
+"""Tokens of the prompt that KVzip has repeated at a time: of 320 of `kvpress_positions` three chunks."""
 _SNAPKV: Mapping[str, Any] = {"name": "snapkv", "window": 32, "recent": 32, "pooling": 1}
 
 
@@ -26,3 +28,9 @@ def policies(num_kept: int, compactor_chunk: int) -> dict[str, Mapping[str, Any]
         "StreamingLLM": {"name": "streaming_llm", "sinks": 4, "recent": num_kept - 3},  # the next query's included
         "AdaKV of SnapKV": {**_SNAPKV, "budget": {**budget, "name": "adakv", "floor": 0.2}},
     }
+
+
+def kvzip(num_kept: int, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of `kvpress_positions.KVzip`, which asks a model with these tokens."""
+    budget = {"name": "adakv", "max_kept": num_kept, "floor": 0.0}
+    return {"name": "kvzip", "chunk": KVZIP_CHUNK, "budget": budget, **asked}

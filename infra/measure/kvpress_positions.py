@@ -9,7 +9,8 @@ half of the entries stay. Written are numbers in base 16 whose bit n says that t
 tests/infra/measure/test_kvpress_positions.py holds the engine to them.
 
 Where kvpress does something else on purpose, that alone is set to what is done here, so that nothing else can hide
-behind it: Compactor's random matrix is drawn from the layer's number, and no part of its prompt is filled up.
+behind it: Compactor's random matrix is drawn from the layer's number, and no part of its prompt is filled up; KVzip
+takes the whole prompt for its context. With what KVzip asks a model to repeat a prompt is written, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from infra.measure.kvpress_policies import POSITIONS_CHUNK
+from infra.measure.kvpress_policies import KVZIP_CHUNK, POSITIONS_CHUNK
 from infra.measure.record import begin_record, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,26 @@ class Pyramid(kvpress.PyramidKVPress):  # type: ignore[misc]
         first = min(2 * average - average / self.beta, q_len - self.window_size)
         step = (2 * first - 2 * average) / last_layer
         return int(self.window_size + int(first - module.layer_idx * step + 1e-6))
+
+
+class KVzip(kvpress.KVzipPress):  # type: ignore[misc]
+    """Nothing of a prompt is left out because a chat would begin with as much."""
+
+    asked: dict[str, list[int]]
+    """Tokens that ask for the first chunk, for a later one, and behind either: what the last prompt was asked with."""
+
+    def prepare(self, model: Any, tokenizer: Any, prev_postfix_size: int = 8) -> Any:
+        """As it is, and what it has of its own is noted."""
+        self.prefix_length, closing = 0, self._suffix_ids[0].tolist()
+        passes = super().prepare(model, tokenizer, prev_postfix_size)
+        (first_chunk, first), (later_chunk, later) = passes[:2]
+        behind = len(closing)
+        self.asked = {
+            "first_ids": first[0, : -behind - first_chunk.shape[1]].tolist(),
+            "later_ids": later[0, : -behind - later_chunk.shape[1] - prev_postfix_size].tolist(),
+            "closing_ids": closing,
+        }
+        return passes
 
 
 PRESSES: dict[str, Callable[[int, float, int], Any]] = {
@@ -112,6 +133,11 @@ def kept(model: Any, prompt: Tensor, press: Any) -> list[list[list[int]]]:
     return [[head.nonzero()[:, 0].tolist() for head in mask_KT] for mask_KT in masks]
 
 
+def as_bits(heads: list[list[list[int]]]) -> list[list[str]]:
+    """By layer and head, the number in base 16 whose bits are the tokens."""
+    return [[f"{sum(1 << token for token in head):x}" for head in layer] for layer in heads]
+
+
 def main() -> None:
     """Ask every press, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,8 +152,11 @@ def main() -> None:
     for name, press in PRESSES.items():
         model.set_attn_implementation("eager" if name == "ObservedAttention" else "sdpa")
         heads = kept(model, torch.tensor([prompt]), press(NUM_TOKENS, RATIO, POSITIONS_CHUNK))
-        record["kept"][name] = [[f"{sum(1 << token for token in head):x}" for head in layer] for layer in heads]
-    write_record(record, options.output)
+        record["kept"][name] = as_bits(heads)
+    model.set_attn_implementation("sdpa")
+    repeating = KVzip(RATIO, layerwise=True, n_sink=4, chunk_size=KVZIP_CHUNK)
+    record["kept"]["KVzip"] = as_bits(kept(model, torch.tensor([prompt]), repeating))
+    write_record({**record, "kvzip_asked": repeating.asked}, options.output)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def policies(shares: Iterable[float]) -> Iterator[str]:
             "l2_norm": f"name: l2_norm, recent: 32, {budget}",
             "expected_attention": f"name: expected_attention, {budget}",
             "compactor": f"name: compactor, {budget}",
+            "kvzip": f"name: kvzip, budget: {{name: adakv, max_kept: {share}, floor: 0}}",
         }.items():
             yield f"{label.replace(' ', '-')}-{percent}={{{fields}}}"
 

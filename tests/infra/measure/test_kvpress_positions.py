@@ -11,7 +11,7 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
-from infra.measure.kvpress_policies import POSITIONS_CHUNK, policies
+from infra.measure.kvpress_policies import POSITIONS_CHUNK, kvzip, policies
 from tests.conftest import REFERENCE_MODEL
 
 RESULTS = Path(__file__).parents[3] / "infra/measure/results"
@@ -30,7 +30,8 @@ LEAST = {"ObservedAttention": 0.995}
 
 def agreement(model, record, name):
     """Share of the entries kvpress keeps that the engine keeps; it keeps as many in every head."""
-    engine = EngineCore(model, KVPolicy.from_spec(POLICIES[name]), EngineConfig.parse({"kv_memory": "128MiB"}))
+    policy = kvzip(len(PROMPT) // 2, record["kvzip_asked"]) if name == "KVzip" else POLICIES[name]
+    engine = EngineCore(model, KVPolicy.from_spec(policy), EngineConfig.parse({"kv_memory": "128MiB"}))
     prompt = [int(token) for token in record["prompt"].split()]
     request = Request("prompt", prompt, SamplingParams(max_new_tokens=1), return_kept_positions=True)
     (answer,) = engine.run([request])
@@ -48,18 +49,18 @@ def model():
     return load_model(str(REFERENCE_MODEL), torch.float32, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", [*POLICIES, "KVzip"])
 def test_kept_positions_are_those_of_kvpress(name, model):
     # the rest: scores that two libraries' arithmetic orders differently
     assert agreement(model, RECORD, name) >= LEAST.get(name, 0.999)
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("name", ["ExpectedAttention", "Compactor"])
+@pytest.mark.parametrize("name", ["ExpectedAttention", "Compactor", "KVzip"])
 def test_those_of_a_released_model_too(name, released_model):
     model = load_model(released_model, torch.float32, torch.device("cpu"))
-    assert agreement(model, SMOLLM2, name) >= 0.99  # recorded before its weights were rounded to bfloat16
+    assert agreement(model, SMOLLM2, name) >= 0.999
 
 
 def test_every_press_is_compared():
-    assert list(POLICIES) == list(RECORD["kept"]) == list(SMOLLM2["kept"])
+    assert [*POLICIES, "KVzip"] == list(RECORD["kept"]) == list(SMOLLM2["kept"])

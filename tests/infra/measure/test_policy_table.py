@@ -14,7 +14,7 @@ from infra.measure.policy_table import BEGIN, END, SUITES, main, policies
 def test_every_policy_and_suite_can_be_asked_for():
     found = [_named("--policy", given) for given in policies([0.5, 0.15])]
     made = {label: KVPolicy.from_spec(fields) for label, fields in found}
-    assert len(made) == len(found) == 1 + 2 * 11
+    assert len(made) == len(found) == 1 + 2 * 12
     assert {one.budget.max_kept for one in made.values() if one.budget} == {0.5, 0.15}
     for given in SUITES:
         Suite.from_spec(_named("--suite", given)[1])
