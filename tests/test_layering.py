@@ -34,6 +34,7 @@ LAYERS = [
     "report",
     "cluster",
     "pipeline",
+    "calibration",
     "schedule",
     "harness",
     "cli",

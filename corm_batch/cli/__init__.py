@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import typer
 
-from corm_batch.cli import bench, cancel, evaluation, logs, plan, policies, report, run, schedule, status, submit
+from corm_batch.cli import (
+    bench,
+    calibrate,
+    cancel,
+    evaluation,
+    logs,
+    plan,
+    policies,
+    report,
+    run,
+    schedule,
+    status,
+    submit,
+)
 from corm_batch.cli.console import error_console
 from corm_batch.errors import CormBatchError, ModelError, SpecError
 from corm_batch.exit_codes import ExitCode
@@ -28,6 +41,7 @@ for verb in (
 ):
     app.command()(verb)
 app.command("eval")(evaluation.evaluate)
+app.command()(calibrate.calibrate)
 app.add_typer(schedule.app, name="schedule")
 
 

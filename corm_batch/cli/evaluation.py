@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from corm_batch.cli.console import error_console, label, number, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath, output_folder
+from corm_batch.cli.policy_option import Policies, read_labelled, read_policies
 from corm_batch.errors import SpecError
 from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import counted, seconds_text
@@ -24,19 +24,10 @@ if TYPE_CHECKING:
     from corm_batch.policies.base import KVPolicy
     from corm_batch.spec import JobSpec
 
-_LABELLED = re.compile(r"([^={}\s]+)=(\{.*)", re.DOTALL)
 _DEFAULT_SUITES = ("needles", "key_value")
 _FAILURES = 20
 
 
-Policies = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME|YAML",
-        help="A policy to compare, beside the job's own: snapkv, '{name: corm, tau: 4}' or 'short={name: corm, "
-        "window: 64}'; may be given again.",
-    ),
-]
 Suites = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,7 +71,7 @@ def evaluate(
 
     job = JobSpec.load(spec, overrides or ())
     policies, suites = _policies(job, policy or ()), _suites(suite or _DEFAULT_SUITES)
-    folder = _folder(output) if output is not None else f"{job.output.uri.rstrip('/')}/_eval"
+    folder = output_folder(output, job, "_eval")
     sizes = _lengths(lengths)
 
     from corm_batch.evaluation.run import Plan
@@ -139,47 +130,12 @@ def _write(result: Evaluation, folder: str) -> None:
     write_whole(f"{folder}/evaluation.html", render_evaluation(result).encode())
 
 
-def _named(option: str, given: str) -> tuple[str | None, Mapping[str, Any]]:
-    """A label, where there is one, and the fields of a plug-in that an option names or writes out."""
-    from corm_batch.data.yaml_text import load_yaml
-
-    labelled = _LABELLED.fullmatch(given)
-    value = load_yaml(labelled[2] if labelled else given, option)
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, Mapping):
-        raise SpecError(f"{option}: got {given!r}, expected a name, such as {option} NAME, or '{{name: NAME, ...}}'")
-    return labelled[1] if labelled else None, value
-
-
 def _policies(job: JobSpec, given: Sequence[str]) -> dict[str, KVPolicy]:
     """The job's own policy and those given, by label; the full cache, which all are compared with, is none of them."""
-    from corm_batch.policies.base import KVPolicy
-
-    asked: list[tuple[str | None, KVPolicy]] = [(None, job.policy)]
-    for one in given:
-        own, fields = _named("--policy", one)
-        asked.append((own, KVPolicy.from_spec(fields)))
-    found: dict[str, KVPolicy] = {}
-    for own, policy in asked:
-        if policy.name == "full" or policy in found.values():
-            continue
-        name = own or _label(policy)
-        if name in found:
-            raise SpecError(f"--policy: two policies are called {name!r}: give them labels, as short={{name: corm}}")
-        found[name] = policy
+    found = {one.label: one.policy for one in read_policies(job, given)}
     if not found:
         raise SpecError("--policy: nothing to compare: the job's policy is full; name one, as --policy snapkv")
     return found
-
-
-def _label(policy: KVPolicy) -> str:
-    """The name and the fields that are not at their defaults."""
-    from corm_batch.report.evaluation import settings_text
-
-    fields = policy.to_spec()
-    defaults = {name: field.get_default() for name, field in type(policy).model_fields.items()}
-    return settings_text({name: value for name, value in fields.items() if value != defaults.get(name)})
 
 
 def _suites(given: Sequence[str]) -> dict[str, Suite]:
@@ -188,22 +144,13 @@ def _suites(given: Sequence[str]) -> dict[str, Suite]:
 
     found: dict[str, Suite] = {}
     for one in given:
-        own, fields = _named("--suite", one)
+        own, fields = read_labelled("--suite", one)
         suite = Suite.from_spec(fields)
         name = own or suite.name
         if name in found:
             raise SpecError(f"--suite: two suites are called {name!r}: give them labels, as mine={{name: table, ...}}")
         found[name] = suite
     return found
-
-
-def _folder(given: str) -> str:
-    from corm_batch.data.uri import resolve_uri
-
-    try:
-        return resolve_uri(given).rstrip("/")
-    except SpecError as error:
-        raise SpecError(f"--output {given}: {error}") from error
 
 
 def _lengths(given: str) -> list[int]:

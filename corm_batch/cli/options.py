@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from corm_batch.errors import SpecError
+
+if TYPE_CHECKING:
+    from corm_batch.spec import JobSpec
 
 SpecPath = Annotated[
     str, typer.Argument(metavar="SPEC", help="The job's YAML file, local or s3://.", show_default=False)
@@ -34,3 +39,19 @@ Plugins = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, one object a line.")]
+
+
+def output_folder(given: str | None, job: JobSpec, name: str) -> str:
+    """Where a verb writes: what `--output` says, or a folder of this name below the job's output.
+
+    Raises:
+        SpecError: it says no place.
+    """
+    from corm_batch.data.uri import resolve_uri
+
+    if given is None:
+        return f"{job.output.uri.rstrip('/')}/{name}"
+    try:
+        return resolve_uri(given).rstrip("/")
+    except SpecError as error:
+        raise SpecError(f"--output {given}: {error}") from error

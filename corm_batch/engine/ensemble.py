@@ -27,7 +27,7 @@ from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.work import Prefill
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.pool import page_bytes
-from corm_batch.ops.pages import entry_columns
+from corm_batch.ops.pages import Entries, entry_columns
 from corm_batch.policies.base import KVPolicy
 
 _GROWTH = 160
@@ -169,7 +169,7 @@ class Ensemble:
                     batches[label].discard()
                 self.engines[label].scheduler.give_up(work.spans)
             return
-        common = time.monotonic() - started - sum(shared.seconds.values())
+        common = time.monotonic() - started - shared.spent_s
         for label, work in works.items():
             self._book(label, work, batches[label], logits[shared.rows_of(label)], common + shared.seconds[label])
 
@@ -195,12 +195,14 @@ class SharedPass:
         batches: by label, of one model.
 
     Attributes:
-        seconds: by label, in which entries were chosen and stored.
+        seconds: by label, in which entries were voted on, chosen and stored, or would have been by itself.
+        spent_s: in which that was done for all.
     """
 
     def __init__(self, batches: Mapping[str, PrefillBatch]) -> None:
         self.batches = batches
-        self.seconds = dict.fromkeys(batches, 0.0)
+        self.seconds, self.spent_s = dict.fromkeys(batches, 0.0), 0.0
+        self._votes = {label: _votes_of(label, batch.evictions.policies) for label, batch in batches.items()}
         self._spans = {
             label: {span.sequence.request.id: span for span in batch.spans} for label, batch in batches.items()
         }
@@ -225,11 +227,19 @@ class SharedPass:
         for name, stop in zip(self._names, self._stops.tolist(), strict=True):
             packed = query_HTD[:, start:stop], key_KTD[:, start:stop], value_KTD[:, start:stop]
             out_HRD, lse_HR = first.attend_causally(*packed, features)
+            votes: dict[str, tuple[Entries, float]] = {}
             for label, batch in self.batches.items():
                 if (span := self._spans[label].get(name)) is not None:
-                    started = self._now()
-                    batch.keep(span, layer, batch.voted(span, layer, *packed, lse_HR, features))
-                    self.seconds[label] += self._now() - started
+                    started, key = self._now(), self._votes[label]
+                    if key not in votes:
+                        entries = batch.voted(span, layer, *packed, lse_HR, features)
+                        votes[key] = entries, self._now() - started
+                    entries, voting_s = votes[key]
+                    voted = self._now()
+                    batch.keep(span, layer, entries)
+                    done = self._now()
+                    self.seconds[label] += voting_s + done - voted
+                    self.spent_s += done - started
             outs.append(out_HRD)
             start = stop
         return side_by_side(outs)
@@ -239,6 +249,14 @@ class SharedPass:
         if self.input_ids.is_cuda:
             torch.cuda.synchronize(self.input_ids.device)
         return time.monotonic()
+
+
+def _votes_of(label: str, policies: Sequence[KVPolicy]) -> str:
+    """What a prompt's votes depend on: everything of a policy but how much may be held. One that has the model read
+    more behind a prompt takes notes meanwhile, which are nobody else's."""
+    if any(policy.needs.extra_passes for policy in policies):
+        return label
+    return "\n".join(f"{policy.name} {policy.model_dump_json(exclude={'budget'})}" for policy in policies)
 
 
 def _packed(requests: Sequence[Request], token_budget: int) -> int:

@@ -6,8 +6,10 @@ that changes answers). Files are only ever added, each whole; several evaluation
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import pyarrow as pa
@@ -25,6 +27,12 @@ _SCHEMA = pa.schema(
         ("best_logprobs", pa.list_(pa.float64())), *FIGURES.values(),
     ]
 )  # fmt: skip
+
+
+def case_key(max_new_tokens: int, prompt: Sequence[int], answer_ids: Sequence[int] | None) -> str:
+    """Says what is asked, token by token: a prompt to answer, or an answer to score."""
+    content = json.dumps([max_new_tokens, list(map(int, prompt)), None if answer_ids is None else list(answer_ids)])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)

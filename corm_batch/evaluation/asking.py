@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from functools import cached_property
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.request import Completion, Request, SamplingParams
 from corm_batch.errors import DocumentError
-from corm_batch.evaluation.answers import Answered
+from corm_batch.evaluation.answers import Answered, case_key
 from corm_batch.evaluation.base import Case, Encoding, Suite
 from corm_batch.text.instruction import instruction_spans
 from corm_batch.text.tokenize import PromptTokenizer
@@ -64,8 +62,7 @@ class Asked:
     @cached_property
     def key(self) -> str:
         """Says what is asked, token by token: the same in every evaluation."""
-        content = json.dumps([self.case.max_new_tokens, self.prompt, self.answer_ids])
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return case_key(self.case.max_new_tokens, self.prompt, self.answer_ids)
 
 
 def lay_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,7 +124,7 @@ class Evaluation(Record):
     schema_version: Literal["corm-batch eval 1"] = "corm-batch eval 1"
     command: str
     date: str
-    versions: dict[str, str | None]
+    versions: Mapping[str, str | None]
     device: str
     model: dict[str, str]
     engine: dict[str, Any]

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-
-import torch
 
 from corm_batch.engine.engine import EngineCore
 from corm_batch.errors import FileError, SpecError
@@ -19,8 +13,8 @@ from corm_batch.evaluation.answers import Answered, AnswerStore
 from corm_batch.evaluation.asking import Asked, answer, lay_out
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.figures import Answers, Runs, build_figures, failures
+from corm_batch.evaluation.provenance import device_text, free_device_memory, settings_key, versions
 from corm_batch.evaluation.result import Candidate, Evaluation
-from corm_batch.output.settings import AnswerSettings
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
@@ -28,7 +22,6 @@ from corm_batch.text.tokenize import PromptTokenizer
 LoadEngine = Callable[[JobSpec], tuple[EngineCore, PromptTokenizer]]
 """Loads the model of a job, under the job's policy."""
 FULL, AGAIN = "full", "full, again"
-_LIBRARIES = ("corm-batch", "torch", "transformers")
 _WRITE_EVERY_S = 20.0
 _TEXT_CHARS = 4_000_000
 """Of the job's own documents, read as text to plant in."""
@@ -122,8 +115,8 @@ def run_evaluation(
     return Evaluation(
         command=plan.command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
-        device=_device(model.device),
+        versions=versions(),
+        device=device_text(model.device),
         model={"name": model.name, "hash": plan.model_hash, "dtype": model.dtype},
         engine=plan.job.engine.model_dump(mode="json"),
         candidates=candidates,
@@ -155,10 +148,7 @@ class _Run:
     @property
     def key(self) -> str:
         """Says what the answers depend on but the case: model, policy, engine, and which of the full cache's runs."""
-        told = AnswerSettings.of(self._job(), self.plan.model_hash).told
-        kept = {path: value for path, value in told.items() if not path.startswith("task.")}
-        content = json.dumps([kept, self.again, _version("corm-batch")], sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+        return settings_key(self._job(), self.plan.model_hash, task=False, variant=self.again)
 
     def answers(
         self, asked: Sequence[Asked], load: LoadEngine, store: AnswerStore, on_progress: Callable[[Progress], None]
@@ -191,7 +181,7 @@ class _Run:
                         written = time.monotonic()
             finally:
                 keep()
-                _free()
+                free_device_memory()
         else:
             tell()
         return found
@@ -230,22 +220,3 @@ def job_texts(job: JobSpec) -> list[str]:
         except FileError:  # a run names it
             continue
     return texts
-
-
-def _free() -> None:
-    """Give back what an engine held, which is gone by now, before the next one measures how much there is."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _device(device: str) -> str:
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -13,9 +13,11 @@ padding are harmless and writes to it are lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +46,11 @@ class Column(NamedTuple):
     def zeros(self, *lead: int, device: torch.device | None = None) -> Tensor:
         """The column of `lead` entries."""
         shape = lead if self.width is None else (*lead, self.width)
-        return torch.zeros(shape, dtype=self.dtype, device=device)
+        if device is not None and device.type != "cpu":
+            return torch.zeros(shape, dtype=self.dtype, device=device)
+        # The system gives a page of these when it is first written to: a pool takes what its entries do.
+        blank = np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)
+        return torch.from_numpy(blank).view(self.dtype).view(shape)
 
 
 def entry_columns(head_dim: int, dtype: torch.dtype, own: Iterable[Column] = ()) -> tuple[Column, ...]:

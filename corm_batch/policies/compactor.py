@@ -49,8 +49,8 @@ class Compactor(ScoringPolicy, name="compactor"):
 
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
-        """Two budgets."""
-        return with_budgets(cls, num_tokens, (0.5, 0.25))
+        """One budget."""
+        return with_budgets(cls, num_tokens, (0.25,))
 
     @property
     def needs(self) -> Needs:

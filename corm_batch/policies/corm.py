@@ -62,8 +62,8 @@ class Corm(BudgetedPolicy, name="corm"):
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
         """The default, stricter and milder ones around it, and the paper's."""
-        around = ({}, {"tau": 16.0}, {"tau": 256.0}, {"reach": 16}, {"tau": 16.0, "reach": 8}, {"window": 256})
-        return tuple(cls.model_validate(fields) for fields in (*around, {"preset": "paper"}))
+        around: list[dict[str, Any]] = [{}, {"tau": 16.0}, {"tau": 256.0}, {"reach": 16}, {"preset": "paper"}]
+        return tuple(cls.model_validate(fields) for fields in around)
 
     @property
     def needs(self) -> Needs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -45,13 +45,12 @@ class SnapKV(ScoringPolicy, name="snapkv"):
 
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
-        """Pooled widely, by each kind of budget; and as the paper has it."""
-        wide = {"window": 64, "recent": 64, "pooling": 63}
+        """Pooled widely, by each kind of budget."""
+        wide: dict[str, Any] = {"window": 64, "recent": 64, "pooling": 63}
         return (
             *with_budgets(cls, num_tokens, (0.5, 0.25, 0.125), **wide),
             *with_budgets(cls, num_tokens, (0.25, 0.125), "adakv", **wide),
             *with_budgets(cls, num_tokens, (0.25,), "pyramidkv", **wide),
-            *with_budgets(cls, num_tokens, (0.25,)),
         )
 
     @property

@@ -12,6 +12,7 @@ from corm_batch.report.units import counted, percent_text
 if TYPE_CHECKING:
     from corm_batch.evaluation.paired import Difference
     from corm_batch.evaluation.result import Evaluation, Figure
+    from corm_batch.policies.base import KVPolicy
 
 FIGURE_HEADS = (
     "cases", "full", "policy's", "difference (95 %)", "floor (95 %)", "same text", "floor's", "kept", "peak/full",
@@ -63,6 +64,13 @@ def difference_text(found: Difference, share: bool) -> str:
 def settings_text(policy: Mapping[str, Any]) -> str:
     """Every field of a policy."""
     return policy_text(json.dumps(policy))
+
+
+def policy_label(policy: KVPolicy) -> str:
+    """Its name and the fields that are not at their defaults."""
+    fields = policy.to_spec()
+    defaults = {name: field.get_default() for name, field in type(policy).model_fields.items()}
+    return settings_text({name: value for name, value in fields.items() if value != defaults.get(name)})
 
 
 def about_rows(result: Evaluation) -> list[tuple[str, str]]:

@@ -93,6 +93,24 @@ def test_fingerprint_follows_the_weights_not_the_folder():
     assert len(here.fingerprint) == 64
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [lambda scores: {"name": "duo_attention", "scores": scores},
+     lambda scores: {"name": "snapkv", "budget": {"name": "headkv", "scores": scores}}],
+)  # fmt: skip
+def test_fingerprint_follows_the_scores_in_a_file_not_the_file(policy, tmp_path):
+    def of(name, scores):
+        path = tmp_path / name
+        path.write_text(json.dumps({"model": name, "scores": scores}))
+        return settings(policy=policy(str(path)))
+
+    before = of("heads.json", [[1.0, 0.5], [0.0, 2.0]])
+    assert of("elsewhere.json", [[1.0, 0.5], [0.0, 2.0]]).fingerprint == before.fingerprint
+    after = of("heads.json", [[1.0, 0.5], [0.0, 2.5]])
+    assert after.fingerprint != before.fingerprint
+    assert [change.path.rpartition(".")[2] for change in after.changes(before)] == ["scores"]
+
+
 def test_what_is_written_down_is_read_again():
     now = settings(policy={"name": "corm", "window": 64}, task={"name": "summarize", "stop": ["é"]})
     before = AnswerSettings.of_part({SETTINGS[0].encode(): now.to_metadata().encode()})

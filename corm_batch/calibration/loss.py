@@ -1,0 +1,105 @@
+"""Loss: nats a token by which a policy finds the full cache's own answers less likely, and what that is in percent.
+
+A loss of 0.01 nats says that the perplexity of these answers is 1 % higher than under the full cache.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corm_batch.audit.verdict import joined, verdict
+from corm_batch.engine.figures import MemoryStats
+from corm_batch.errors import DocumentError, SpecError
+from corm_batch.evaluation.answers import Answered
+
+_GIVEN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|nats?)\s*")
+
+
+@dataclass(frozen=True)
+class MaxLoss:
+    """How much may be lost: `1%` of perplexity, or `0.01 nats` a token."""
+
+    text: str
+    nats: float
+
+    @classmethod
+    def parse(cls, text: str) -> MaxLoss:
+        """What a user wrote.
+
+        Raises:
+            SpecError: it says neither a percentage nor nats, or nothing above 0.
+        """
+        found = _GIVEN.fullmatch(text)
+        value = float(found[1]) if found else 0.0
+        if found is None or not value:
+            raise SpecError(
+                f"--max-loss: got {text!r}, allowed are a rise of the answers' perplexity above 0, as 1%, or nats a "
+                "token, as '0.01 nats'"
+            )
+        return cls(
+            f"{found[1]}%" if found[2] == "%" else f"{found[1]} nats",
+            nats_of(value / 100) if found[2] == "%" else value,
+        )
+
+
+def nats_of(share: float) -> float:
+    """A rise of perplexity by such a share, in nats a token."""
+    return math.log1p(share)
+
+
+def share_of(nats: float) -> float:
+    """Nats a token as a rise of perplexity."""
+    return math.expm1(nats)
+
+
+@dataclass(frozen=True)
+class DocumentLoss:
+    """What a policy made of the full cache's answers about one document.
+
+    Attributes:
+        nats: lost a token, over all of its answers; below 0 where the policy finds them likelier.
+        changed: whether the policy would have answered otherwise; None of answers that were drawn.
+        memory: what its caches took.
+    """
+
+    nats: float
+    changed: bool | None
+    memory: MemoryStats
+
+    @property
+    def seconds(self) -> float:
+        """The engine's time for the document, its share of passes and steps with others."""
+        return self.memory.prefill_s + self.memory.decode_s
+
+
+def document_loss(
+    full: Sequence[Answered], there: Sequence[Answered], min_gap: float, *, sampled: bool
+) -> DocumentLoss:
+    """Of one document's answers, all scored under the full cache and under a policy.
+
+    Args:
+        full, there: answer by answer.
+        min_gap: nats within which two tokens tie.
+        sampled: answers were drawn, so that no token follows from the scores.
+
+    Raises:
+        DocumentError: one has no scores, or such as are no numbers.
+    """
+    for one in (*full, *there):
+        if one.error is not None:
+            raise DocumentError(one.error)
+        if not all(map(math.isfinite, one.logprobs)):
+            raise DocumentError("the model's probability of a token of the answer is no number, or 0")
+    lost = sum(math.fsum(one.logprobs) - math.fsum(other.logprobs) for one, other in zip(full, there, strict=True))
+    found = joined([verdict(one, min_gap) for one in there])
+    changed = None if sampled else found.first_difference is not None
+    return DocumentLoss(lost / max(1, found.tokens), changed, MemoryStats.total([one.memory for one in there]))
+
+
+def peak_ratio(losses: Sequence[DocumentLoss]) -> float:
+    """Bytes held at most over bytes of an uncompressed cache, both summed over documents."""
+    memory = [one.memory for one in losses]
+    return sum(one.kv_bytes_peak for one in memory) / max(1, sum(one.kv_bytes_full for one in memory))

@@ -1,0 +1,83 @@
+"""From a job to a result, on a tiny random model with the reference model's tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from corm_batch.calibration.loss import MaxLoss
+from corm_batch.calibration.models import OneByOne, Together
+from corm_batch.calibration.run import run_calibration
+from corm_batch.calibration.setup import Asked, _loader, candidates, set_up
+from corm_batch.errors import SpecError
+from corm_batch.evaluation.answers import AnswerStore
+from corm_batch.policies.base import KVPolicy
+from tests.calibration.races import MINUTE
+from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
+
+DOCUMENTS = {f"d{i}": f"Number {i}. {MINUTE * (1 + i % 2)}" for i in range(8)}
+SHORT = {"name": "streaming_llm", "sinks": 1, "recent": 15}
+ODD = {"name": "snapkv", "budget": {"name": "headkv", "scores": [[1.0]], "max_kept": 64}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a tiny random model that has a tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_random_model(llama_config(vocab_size=8192), folder)
+    for file in REFERENCE_MODEL.glob("*token*"):
+        shutil.copy(file, folder)
+    shutil.copy(REFERENCE_MODEL / "chat_template.jinja", folder)
+    return str(folder)
+
+
+def asked(*policies, limit="1%", registered=False):
+    known = {f"p{place}": (KVPolicy.from_spec(fields), fields) for place, fields in enumerate(policies)}
+    return Asked(MaxLoss.parse(limit), known, registered, 8, "seed", 5.0, "corm-batch calibrate job.yaml")
+
+
+def test_policies_are_tried_on_the_jobs_documents(job, model, tmp_path):
+    spec = job(DOCUMENTS, model={"name": model}, task={"max_new_tokens": 4})
+    plan, race = set_up(spec, asked(SHORT, ODD, limit="1000 nats"), AnswerStore(str(tmp_path / "answers")))
+    assert isinstance(race.models, Together)
+    result = run_calibration(plan, race, time.monotonic())
+    assert (result.chosen, result.chosen_on, result.held_out) == ("p0", 4, 4)
+    short = result.of("p0")
+    assert short.held_out.mean > 0
+    assert short.peak_ratio < result.of("full").peak_ratio
+    assert short.changed is not None
+    assert result.of("p1").failure == "policy.budget.scores: 1 layers, the model has 2"
+    assert result.shared_pass
+    alone = OneByOne(_loader(spec), race.models.max_model_len)
+    requests = [request for exam in race.exams.values() for request in exam.requests]
+    known = {one: found["p"].scores.logprobs for one, found in _scored(alone, requests)}
+    together = {one: found["p"].scores.logprobs for one, found in _scored(race.models, requests)}
+    assert known.keys() == together.keys()
+    assert all(known[name] == pytest.approx(together[name], abs=1e-4) for name in known)
+
+
+def _scored(models, requests):
+    return [(request.id, done) for request, done in models.score({"p": KVPolicy.from_spec(SHORT)}, requests)]
+
+
+def test_a_policy_that_no_engine_takes_fails_alone_where_each_is_loaded_anew(job, model):
+    spec = job(DOCUMENTS, model={"name": model})
+    models = OneByOne(_loader(spec), 512)
+    assert list(models.score({"odd": KVPolicy.from_spec(ODD)}, [])) == []
+
+
+def test_what_policies_propose_fits_the_jobs_prompts():
+    found = candidates(4000)
+    assert len(found) > 15
+    assert len({repr(policy) for policy in found}) == len(found)
+    assert {policy.budget.max_kept for policy in found if getattr(policy, "budget", None)} <= {496, 992, 2000}
+
+
+def test_without_policies_or_usable_documents_there_is_nothing_to_do(job, model, tmp_path):
+    store = AnswerStore(str(tmp_path / "answers"))
+    with pytest.raises(SpecError, match="no usable document"):
+        set_up(job([("a", None)], model={"name": model}), asked(), store)
+    with pytest.raises(SpecError, match="nothing to try"):
+        set_up(job(DOCUMENTS, model={"name": model}), asked(), store)
