@@ -4,14 +4,15 @@
 
 Runs in an environment of its own, with kvpress 0.5.5 and the transformers it wants (below 5.3); corm_batch is not
 asked. The press sees the whole prompt, question included, as a policy does here; then the likeliest token is taken, as
-in kvpress' own pipeline. Float32 on a CPU. Answers that are in the file are left as they are.
+in kvpress' own pipeline. What a prompt's layers compute does not depend on the press: it is computed once, and each
+press' own forward hook is called on it. Float32 on a CPU. Answers that are in the file are left as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,86 @@ from infra.measure.kvpress_positions import PRESSES
 from infra.measure.record import write_whole
 
 
+@dataclass(frozen=True)
+class Read:
+    """A prompt that was read, before any press.
+
+    Attributes:
+        prompt: its tokens.
+        calls: of every layer's attention: the module, what it was given and what it gave.
+        first: the likeliest token after it.
+    """
+
+    prompt: list[int]
+    calls: list[tuple[Any, Any, Any, Any]]
+    first: int
+
+
 @torch.inference_mode()
-def answer(model: Any, prompt: list[int], press: Any, max_new_tokens: int, ends: list[int]) -> tuple[list[int], float]:
+def read(model: Any, prompt: list[int], implementation: str) -> Read:
+    """Read a prompt, with `eager` attention where a press asks for its weights."""
+    model.set_attn_implementation(implementation)
+    calls: list[tuple[Any, Any, Any, Any]] = []
+    attention = [layer.self_attn for layer in model.model.layers]
+    hooks = [
+        module.register_forward_hook(lambda *call: calls.append(call), with_kwargs=True)  # module, args, kwargs, output
+        for module in attention
+    ]
+    for module in attention:
+        module.rotary_emb = model.model.rotary_emb  # as a press does that is entered
+    logits = model(torch.tensor([prompt]), past_key_values=DynamicCache(), logits_to_keep=1).logits
+    for hook in hooks:
+        hook.remove()
+    return Read(prompt, calls, int(logits[0, -1].argmax()))
+
+
+@torch.inference_mode()
+def answer(model: Any, found: Read, press: Any, max_new_tokens: int, ends: list[int]) -> tuple[list[int], float]:
     """The tokens, the one that ends them included, and the share of the prompt's entries that the press left."""
     cache: Any = DynamicCache()
-    with press(model) if press is not None else nullcontext():
-        logits = model(torch.tensor([prompt]), past_key_values=cache, logits_to_keep=1).logits
+    if press is not None:
+        press.post_init_from_model(model)
     held = total = 0
-    for layer, entries in zip(model.model.layers, cache.layers, strict=True):
-        masked = getattr(layer.self_attn, "masked_key_indices", None)  # of AdaKV, whose cache keeps all
-        held += entries.keys.shape[1] * entries.keys.shape[2] - (0 if masked is None else len(masked[1]))
-        total += entries.keys.shape[1] * len(prompt)
-    tokens = [int(logits[0, -1].argmax())]
+    for module, args, kwargs, output in found.calls:
+        entries = kwargs["past_key_values"].layers[module.layer_idx]
+        cache.update(entries.keys.clone(), entries.values.clone(), module.layer_idx)
+        module.masked_key_indices = None
+        if press is not None:
+            press.forward_hook(module, args, {**kwargs, "past_key_values": cache}, list(output))
+        masked = module.masked_key_indices  # of AdaKV, whose cache keeps all
+        kept = cache.layers[module.layer_idx].keys
+        held += kept.shape[1] * kept.shape[2] - (0 if masked is None else len(masked[1]))
+        total += kept.shape[1] * len(found.prompt)
+    tokens = [found.first]
     while len(tokens) < max_new_tokens and tokens[-1] not in ends:
-        position = torch.tensor([[len(prompt) + len(tokens) - 1]])
+        position = torch.tensor([[len(found.prompt) + len(tokens) - 1]])
         logits = model(torch.tensor([tokens[-1:]]), past_key_values=cache, position_ids=position).logits
         tokens.append(int(logits[0, -1].argmax()))
     return tokens, held / total
 
 
+def answer_all(model: Any, asked: dict[str, Any], key: str, found: dict[str, Any]) -> None:
+    """Every press' answer to one prompt that is not in `found` yet."""
+    prompt = asked["prompts"][key]
+    missing = [
+        (name, kept)
+        for name in ("full", *PRESSES)
+        for kept in (asked["kept"] if name != "full" else [1.0])
+        if key not in found.setdefault(name, {}).setdefault(str(kept), {})
+    ]
+    for eager in (False, True):
+        mine = [(name, kept) for name, kept in missing if (name == "ObservedAttention") == eager]
+        if not mine:
+            continue
+        seen = read(model, prompt, "eager" if eager else "sdpa")
+        for name, kept in mine:
+            press = None if name == "full" else PRESSES[name](len(prompt), 1 - kept, asked["compactor_chunk"])
+            tokens, share = answer(model, seen, press, asked["max_new_tokens"], asked["ends"])
+            found[name][str(kept)][key] = {"tokens": tokens, "kept": share}
+
+
 def main() -> None:
-    """Answer what the file does not hold yet, and write it after every press."""
+    """Answer what the file does not hold yet, and write it after every prompt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path)
     parser.add_argument("answers", type=Path)
@@ -52,17 +112,10 @@ def main() -> None:
     found = json.loads(options.answers.read_text()) if options.answers.exists() else {}
     found["versions"] = {name: version(name) for name in ("kvpress", "transformers", "torch")}
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32).eval()
-    for kept in asked["kept"]:
-        for name, make in {"full": None, **PRESSES}.items():
-            answers = found.setdefault(name, {}).setdefault(str(kept), {})
-            model.set_attn_implementation("eager" if name == "ObservedAttention" else "sdpa")
-            for key, prompt in asked["prompts"].items():
-                if key not in answers and (make is not None or kept == asked["kept"][0]):
-                    press = None if make is None else make(len(prompt), 1 - kept, asked["compactor_chunk"])
-                    tokens, share = answer(model, prompt, press, asked["max_new_tokens"], asked["ends"])
-                    answers[key] = {"tokens": tokens, "kept": share}
-            write_whole(found, options.answers)
-            print(name, kept, len(answers), flush=True)
+    for number, key in enumerate(asked["prompts"], 1):
+        answer_all(model, asked, key, found)
+        write_whole(found, options.answers)
+        print(f"kvpress: {number} of {len(asked['prompts'])} prompts", flush=True)
 
 
 if __name__ == "__main__":

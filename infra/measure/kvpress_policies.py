@@ -12,9 +12,16 @@ KVZIP_CHUNK = 128
 _SNAPKV: Mapping[str, Any] = {"name": "snapkv", "window": 32, "recent": 32, "pooling": 1}
 
 
-def policies(num_kept: int, compactor_chunk: int) -> dict[str, Mapping[str, Any]]:
-    """Specs under which a head keeps `num_kept` entries of a prompt, on average over those that share them."""
-    budget = {"name": "uniform", "max_kept": num_kept}
+def policies(kept: int | float, num_tokens: int, compactor_chunk: int) -> dict[str, Mapping[str, Any]]:
+    """Specs under which a head keeps so many entries of a prompt, on average over those that share them.
+
+    Args:
+        kept: entries, or as a float a share of the prompt's.
+        num_tokens: of the prompt, asked for by StreamingLLM alone, which has no budget but a window.
+        compactor_chunk: tokens of Compactor's parts.
+    """
+    budget = {"name": "uniform", "max_kept": kept}
+    entries = kept if isinstance(kept, int) else int(kept * num_tokens)
     return {
         "Knorm": {"name": "l2_norm", "recent": 0, "skip_layers": [], "budget": budget},
         "KeyDiff": {"name": "keydiff", "recent": 0, "budget": budget},
@@ -25,7 +32,7 @@ def policies(num_kept: int, compactor_chunk: int) -> dict[str, Mapping[str, Any]
         "ExpectedAttention": {"name": "expected_attention", "budget": budget},
         "ObservedAttention": {"name": "h2o", "recent": 1, "by_age": True, "budget": budget},
         "Compactor": {"name": "compactor", "chunk": compactor_chunk, "budget": budget},
-        "StreamingLLM": {"name": "streaming_llm", "sinks": 4, "recent": num_kept - 3},  # the next query's included
+        "StreamingLLM": {"name": "streaming_llm", "sinks": 4, "recent": entries - 3},  # the next query's included
         "AdaKV of SnapKV": {**_SNAPKV, "budget": {**budget, "name": "adakv", "floor": 0.2}},
     }
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -29,8 +29,10 @@ import torch
 
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore
+from corm_batch.engine.ensemble import Ensemble, Need
 from corm_batch.engine.loader import LoadedModel, load_model
-from corm_batch.evaluation.asking import Asked, answer
+from corm_batch.engine.request import Completion, Request, SamplingParams
+from corm_batch.evaluation.asking import Asked
 from corm_batch.evaluation.paired import paired_shares, share_bounds
 from corm_batch.policies.base import KVPolicy
 from corm_batch.text.tokenize import PromptTokenizer
@@ -45,6 +47,10 @@ LENGTHS = (700, 850, 1000)
 MAX_NEW_TOKENS = 48
 COMPACTOR_CHUNK = 256
 """Of both; kvpress fills the last part up with zeros."""
+CACHE_BYTES = 2 << 30
+"""Of all policies' caches here, beside each other."""
+_BY_PROMPT = "StreamingLLM"
+"""Has no budget but a window, another one for every prompt."""
 
 
 def draw(model: AskedModel, cases: int, lengths: Sequence[int]) -> list[Asked]:
@@ -66,19 +72,45 @@ def questions(model: str, asked: Iterable[Asked], kept: Sequence[float], ends: I
 
 
 def ask_here(
-    model: LoadedModel, tokenizer: PromptTokenizer, asked: Iterable[Asked], kept: float, found: dict[str, Any]
-) -> None:
-    """Answers of every policy into `found`, by policy, share and case; those that are there are left alone."""
-    config = EngineConfig.parse({"kv_memory": "128MiB", "max_sequences": 1})
-    for one in asked:
-        specs = policies(int(len(one.prompt) * kept), COMPACTOR_CHUNK)
-        for name, spec in {"full": {"name": "full"}, **specs}.items():
-            answers = found.setdefault(name, {}).setdefault(str(1.0 if name == "full" else kept), {})
-            if one.key not in answers:
-                (done,) = answer(EngineCore(model, KVPolicy.from_spec(spec), config), tokenizer, [one])
-                if done.error is not None:
-                    raise SystemExit(f"{name}: {done.error}")
-                answers[one.key] = {"tokens": list(done.token_ids), "kept": done.memory.kept_ratio}
+    model: LoadedModel, asked: Sequence[Asked], shares: Sequence[float], found: dict[str, Any]
+) -> Iterator[str]:
+    """Put answers of every policy into `found`, by policy, share and case; tell each case that is done.
+
+    Cases that are there are left alone.
+    """
+    config = EngineConfig.parse({"max_sequences": len(asked)})
+    specs = {("full", "1.0"): {"name": "full"}}
+    specs |= {(name, str(kept)): spec for kept in shares for name, spec in policies(kept, 0, COMPACTOR_CHUNK).items()}
+    for name, kept in specs:
+        found.setdefault(name, {}).setdefault(kept, {})
+    missing = [one for one in asked if any(one.key not in found[name][kept] for name, kept in specs)]
+    if not missing:
+        return
+    sampling = SamplingParams(max_new_tokens=missing[0].case.max_new_tokens)
+    requests = {one.key: Request(one.key, one.prompt, sampling) for one in missing}
+    needs = {
+        " ".join(label): Need(KVPolicy.from_spec(spec), model, config)
+        for label, spec in specs.items()
+        if label[0] != _BY_PROMPT
+    }
+    longest = max(len(one.prompt) for one in missing) + sampling.max_new_tokens
+    for answers in Ensemble(needs, CACHE_BYTES, longest).run(requests.values()):
+        key = next(iter(answers.values())).id
+        done = {**answers, **{f"{_BY_PROMPT} {kept}": _by_prompt(model, requests[key], kept) for kept in shares}}
+        for label, completion in done.items():
+            if completion.error is not None:
+                raise SystemExit(f"{label}: {completion.error}")
+            name, _, kept = label.rpartition(" ")
+            found[name][kept][key] = {"tokens": list(completion.token_ids), "kept": completion.memory.kept_ratio}
+        yield key
+
+
+def _by_prompt(model: LoadedModel, request: Request, kept: float) -> Completion:
+    """The answer with a window of as many entries as a budget would leave."""
+    spec = policies(kept, len(request.token_ids), COMPACTOR_CHUNK)[_BY_PROMPT]
+    engine = EngineCore(model, KVPolicy.from_spec(spec), EngineConfig.parse({"kv_memory": "128MiB"}))
+    (done,) = engine.run([request])
+    return done
 
 
 def compare(asked: Sequence[Asked], tokenizer: PromptTokenizer, here: Any, there: Any) -> dict[str, Any]:
@@ -117,18 +149,16 @@ def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, Any]:
     write_whole(questions(folder, asked, options.kept, model.eos_token_ids), files[0])
     subprocess.run([options.kvpress, "-m", "infra.measure.kvpress_answers", *files[:2]], check=True, cwd=ROOT)
     here = json.loads(files[2].read_text()) if files[2].exists() else {}
-    for kept in options.kept:
-        for one in asked:
-            ask_here(model, tokenizer, [one], kept, here)
-            write_whole(here, files[2])
+    for _ in ask_here(model, asked, options.kept, here):
+        write_whole(here, files[2])
     there = json.loads(files[1].read_text())
-    full = compare(asked, tokenizer, here["full"]["1.0"], there["full"][str(options.kept[0])])
+    full = compare(asked, tokenizer, here["full"]["1.0"], there["full"]["1.0"])
     methods = {
         method: {
             str(kept): compare(asked, tokenizer, here[method][str(kept)], there[method][str(kept)])
             for kept in options.kept
         }
-        for method in policies(64, COMPACTOR_CHUNK)
+        for method in policies(0.5, 0, COMPACTOR_CHUNK)
     }
     return {
         "model": about.name,

@@ -17,7 +17,7 @@ from tests.conftest import REFERENCE_MODEL
 RESULTS = Path(__file__).parents[3] / "infra/measure/results"
 RECORD, SMOLLM2 = (json.loads((RESULTS / f"kvpress_positions{model}.json").read_text()) for model in ("", "-smollm2"))
 PROMPT = [int(token) for token in RECORD["prompt"].split()]
-POLICIES = policies(len(PROMPT) // 2, POSITIONS_CHUNK)
+POLICIES = policies(len(PROMPT) // 2, len(PROMPT), POSITIONS_CHUNK)
 
 
 def tokens(bits):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from corm_batch.engine.loader import load_model
+from infra.measure import kvpress_scores
 from infra.measure.held_out import JOBS, AskedModel
 from infra.measure.kvpress_policies import policies
 from infra.measure.kvpress_scores import ask_here, compare, draw, questions, table
@@ -31,18 +32,21 @@ def test_right_answers_are_counted_and_paired():
     assert told.splitlines()[-1].startswith("| SnapKV | 75 : 50 (")
 
 
-def test_every_policy_answers_with_its_share_and_none_twice(tmp_path):
+def test_every_policy_answers_with_its_share_and_none_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(kvpress_scores, "CACHE_BYTES", 2**24)
     config = llama_config(vocab_size=TOKENIZER.highest_token_id + 1, max_position_embeddings=400)
-    folder = save_random_model(config, tmp_path)
-    model = load_model(folder, torch.float32, torch.device("cpu"), end_token_ids=TOKENIZER.end_token_ids)
+    model = load_model(save_random_model(config, tmp_path), torch.float32, torch.device("cpu"))
     found, asked = {}, [replace(ASKED[0], case=replace(ASKED[0].case, max_new_tokens=2))]
-    ask_here(model, TOKENIZER, asked, 0.5, found)
-    assert list(found) == ["full", *policies(1, 1)]
-    kept = {name: shares["0.5"][asked[0].key]["kept"] for name, shares in found.items() if name != "full"}
-    assert all(0.3 < share <= 0.55 for share in kept.values()), kept
-    before = {**found["TOVA"]["0.5"]}
-    ask_here(None, TOKENIZER, asked, 0.5, found)
-    assert found["TOVA"]["0.5"] == before
-    told = questions("folder", asked, [0.5], [4, 2])
-    assert told["prompts"] == {asked[0].key: list(ASKED[0].prompt)}
-    assert told["ends"] == [2, 4]
+    (key,) = ask_here(model, asked, [0.5], found)
+    assert key == asked[0].key
+    assert set(found) == {"full", *policies(0.5, 0, 1)}
+    assert found["full"]["1.0"][key]["kept"] == 1
+    kept = {name: shares["0.5"][key]["kept"] for name, shares in found.items() if name != "full"}
+    assert all(0.45 < share < 0.55 for share in kept.values()), kept
+    assert list(ask_here(None, asked, [0.5], found)) == []  # nothing is loaded for what is there
+
+
+def test_kvpress_is_asked_the_same():
+    told = questions("folder", ASKED, [0.5], [4, 2])
+    assert told["prompts"] == {one.key: list(one.prompt) for one in ASKED}
+    assert (told["kept"], told["ends"]) == ([0.5], [2, 4])
