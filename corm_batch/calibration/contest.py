@@ -1,7 +1,7 @@
 """Contest: rounds of fewer and fewer policies on more and more documents, then the final, all within a time.
 
-Documents are taken in steps that grow, each no longer than the time left for its round allows by what the step before
-took. Knows nothing of how losses are found.
+Documents are taken in steps that grow, each no longer than the time left for its round allows by what tokens took in
+the step before. Knows nothing of how losses are found.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from corm_batch.calibration.halving import Standing, finalists, round_sizes, survivors
@@ -68,7 +69,7 @@ class Clock:
 
     Attributes:
         started, end: monotonic seconds.
-        each: seconds that a document took the last time; None before the first.
+        each: seconds that a token took the last time; None before the first.
         step: documents at a time.
     """
 
@@ -77,16 +78,17 @@ class Clock:
     each: float | None = None
     step: int = 1
 
-    def affordable(self, left: int, until: float) -> int:
-        """Documents to take now, of `left`; 0 where there is no time for one more."""
+    def affordable(self, sizes: Sequence[int], until: float) -> int:
+        """Documents to take now, of those of so many tokens that come next; 0 where there is no time for one more."""
         if self.each is None:
-            return min(left, 1)
+            return min(len(sizes), 1)
         time_left = min(until, self.end) - time.monotonic()
-        return max(0, min(left, self.step, int(time_left / max(self.each * _CAUTION, 1e-9))))
+        costs = accumulate(size * self.each * _CAUTION for size in sizes[: self.step])
+        return sum(cost <= time_left for cost in costs)
 
-    def took(self, count: int, seconds: float) -> None:
-        """Note a step."""
-        self.each, self.step = seconds / count, 2 * max(count, self.step)
+    def took(self, sizes: Sequence[int], seconds: float) -> None:
+        """Note a step over documents of so many tokens."""
+        self.each, self.step = seconds / sum(sizes), 2 * max(len(sizes), self.step)
 
 
 @dataclass
@@ -94,10 +96,11 @@ class Contest:
     """Policies against each other.
 
     Args:
-        documents: in the order in which they are taken.
+        documents: the first half may stand in any order, as these choose; the others are a sample of all.
         measuring: what finds losses.
         limit: nats a token that may be lost.
         clock: when it ends.
+        sizes: tokens of the prompts about each document, by id, of all of them or of none.
         on_progress: called after every step.
 
     Attributes:
@@ -109,6 +112,7 @@ class Contest:
     measuring: Measuring
     limit: float
     clock: Clock
+    sizes: Mapping[str, int] = field(default_factory=dict)
     on_progress: Callable[[Progress], None] = lambda progress: None
     chosen_on: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
@@ -129,6 +133,7 @@ class Contest:
         standings = self._standings(labels)
         if standings:
             self.finalists = finalists(standings, self.limit)
+            self._taken = max(self._taken, half)  # the others are as they were drawn
             stages = len(sizes) + 1
             self.held_out += self._stage(stages, stages, self.finalists, len(self.documents), self.clock.end)
 
@@ -137,13 +142,14 @@ class Contest:
         done: list[str] = []
         while self._taken < most:
             running = [label for label in labels if label not in self.measuring.failed]
-            count = self.clock.affordable(most - self._taken, until if len(done) >= FEWEST else self.clock.end)
+            sizes = [self.sizes.get(document.doc_id, 1) for document in self.documents[self._taken : most]]
+            count = self.clock.affordable(sizes, until if len(done) >= FEWEST else self.clock.end)
             if not count:
                 break
             started = time.monotonic()
             done += self.measuring.run(self.documents[self._taken : self._taken + count], running)
             self._taken += count
-            self.clock.took(count, time.monotonic() - started)
+            self.clock.took(sizes[:count], time.monotonic() - started)
             seconds = time.monotonic() - self.clock.started
             self.on_progress(Progress(number, stages, len(running), len(done), seconds))
         return done

@@ -28,6 +28,7 @@ class Plan:
     Attributes:
         limit: what may be lost.
         drawn: documents, in the order in which they are taken.
+        sizes: tokens of the prompts about each document, by id.
         fields: each policy's section of a spec, by label.
         minutes: in which it ends.
         shared_pass: whether one pass over a prompt serves all policies.
@@ -36,6 +37,7 @@ class Plan:
 
     limit: MaxLoss
     drawn: Drawn
+    sizes: Mapping[str, int]
     fields: Mapping[str, Mapping[str, object]]
     minutes: float
     shared_pass: bool
@@ -63,7 +65,8 @@ def run_calibration(
             f"source: {len(documents)} usable documents: half of them choose a policy and half confirm it, so that it "
             f"takes {_LEAST} at least"
         )
-    contest = Contest(documents, race, plan.limit.nats, Clock(started, started + 60 * plan.minutes), on_progress)
+    clock = Clock(started, started + 60 * plan.minutes)
+    contest = Contest(documents, race, plan.limit.nats, clock, plan.sizes, on_progress)
     contest.run()
     if not contest.chosen_on:
         reasons = "; ".join(dict.fromkeys(exam.problem for exam in race.exams.values() if exam.problem))

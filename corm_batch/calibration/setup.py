@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -11,7 +11,7 @@ from corm_batch.calibration.loss import MaxLoss
 from corm_batch.calibration.models import Models, OneByOne, Together
 from corm_batch.calibration.race import Race
 from corm_batch.calibration.run import Plan
-from corm_batch.calibration.sample import draw
+from corm_batch.calibration.sample import Drawn, draw
 from corm_batch.calibration.section import written_fields
 from corm_batch.engine.engine import EngineCore
 from corm_batch.errors import SpecError
@@ -70,6 +70,7 @@ def set_up(job: JobSpec, asked: Asked, store: AnswerStore) -> tuple[Plan, Race]:
     assert isinstance(engine, EngineCore)
     sizes = ask_nobody(full, drawn.documents, tokenizer, engine.shape, _LAYING_OUT_S)
     tokens = [size for one in sizes for size in one.tokens]
+    drawn, known = usual_first(drawn, [sum(one.tokens) for one in sizes])
     models, shared = _models(full, engine, max(tokens, default=0) + job.task.max_new_tokens)
     del model, engine  # its pages make room
     registered = candidates(round(median(tokens))) if asked.registered and tokens else ()
@@ -82,7 +83,26 @@ def set_up(job: JobSpec, asked: Asked, store: AnswerStore) -> tuple[Plan, Race]:
     given = {label: fields for label, (_, fields) in asked.policies.items()}
     fields = {label: written_fields(policy.to_spec(), given.get(label, {})) for label, policy in policies.items()}
     race = Race(job, revision_hash(job.model), policies, models, tokenizer, store)
-    return Plan(asked.limit, drawn, fields, asked.minutes, shared, asked.command), race
+    return Plan(asked.limit, drawn, known, fields, asked.minutes, shared, asked.command), race
+
+
+def usual_first(drawn: Drawn, tokens: Sequence[int]) -> tuple[Drawn, dict[str, int]]:
+    """The half that chooses in another order: documents of the usual size first, for most policies are tried on these,
+    and a few that are very long would take all the time. The half that confirms stays as it was drawn.
+
+    Args:
+        drawn: documents.
+        tokens: of their prompts, as far as they were put together, from the first on.
+
+    Returns:
+        The documents, and the tokens of each; where they are not known, the usual number.
+    """
+    usual, documents = max(1, round(median(tokens or [1]))), drawn.documents
+    sizes = [max(1, size) for size in tokens] + [usual] * (len(documents) - len(tokens))
+    half = len(documents) // 2
+    order = sorted(range(half), key=lambda place: abs(sizes[place] - usual))
+    known = {document.doc_id: size for document, size in zip(documents, sizes, strict=True)}
+    return replace(drawn, documents=[*(documents[place] for place in order), *documents[half:]]), known
 
 
 def candidates(num_tokens: int) -> Sequence[KVPolicy]:

@@ -75,7 +75,7 @@ def make_race(job, table, folder, count=24, **plan):
     race = Race(spec, "hash", policies, table, table.tokenizer, AnswerStore(str(folder)))
     fields = {label: policy.to_spec() for label, policy in policies.items()}
     settings = {"minutes": 10.0, "shared_pass": True, "command": "corm-batch calibrate job.yaml", **plan}
-    return Plan(MaxLoss.parse("1%"), draw(spec, count, "seed"), fields, **settings), race
+    return Plan(MaxLoss.parse("1%"), draw(spec, count, "seed"), {}, fields, **settings), race
 
 
 def make_result(chosen="snapkv pooled", **fields):

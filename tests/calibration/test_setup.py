@@ -10,7 +10,9 @@ import pytest
 from corm_batch.calibration.loss import MaxLoss
 from corm_batch.calibration.models import OneByOne, Together
 from corm_batch.calibration.run import run_calibration
-from corm_batch.calibration.setup import Asked, _loader, candidates, set_up
+from corm_batch.calibration.sample import Drawn
+from corm_batch.calibration.setup import Asked, _loader, candidates, set_up, usual_first
+from corm_batch.data.document import Document
 from corm_batch.errors import SpecError
 from corm_batch.evaluation.answers import AnswerStore
 from corm_batch.policies.base import KVPolicy
@@ -66,6 +68,18 @@ def test_a_policy_that_no_engine_takes_fails_alone_where_each_is_loaded_anew(job
     spec = job(DOCUMENTS, model={"name": model})
     models = OneByOne(_loader(spec), 512)
     assert list(models.score({"odd": KVPolicy.from_spec(ODD)}, [])) == []
+
+
+def test_documents_of_the_usual_length_choose_first_and_the_others_stay_as_they_were_drawn():
+    drawn = Drawn([Document(str(i), "") for i in range(8)], 8, whole=True)
+
+    def order(tokens):
+        return "".join(document.doc_id for document in usual_first(drawn, tokens)[0].documents)
+
+    assert order([900, 100, 500, 40, 510, 5000, 480, 490]) == "21034567"
+    assert order([]) == "01234567"
+    _, sizes = usual_first(drawn, [9, 0, 9])
+    assert sizes == {"0": 9, "1": 1, **dict.fromkeys("234567", 9)}
 
 
 def test_what_policies_propose_fits_the_jobs_prompts():
