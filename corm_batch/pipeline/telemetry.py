@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,6 +67,13 @@ REPLICAS_LOST = Metric("corm_batch_replicas_lost", "counter", "replicas that die
 KV_BYTES_KEPT = Metric(
     "corm_batch_kept_kv_bytes", "counter", "kv_bytes_full times the kept ratio, bytes, of answered documents"
 )
+VERIFIED = Metric(
+    "corm_batch_verified_documents",
+    "counter",
+    "documents to verify by verdict: alike, differing, rerun: differing and answered again; scored: sampled; failed",
+    "verdict",
+)
+VERIFY_S = _summed("verify_s", "seconds of passes that verified answers, beside prefill_s, shared out by tokens")
 SUMMED = {
     "prompt_tokens": _summed("prompt_tokens", "tokens read"),
     "output_tokens": _summed("output_tokens", "tokens written"),
@@ -101,7 +109,7 @@ REPLICAS = Metric("corm_batch_replicas", "gauge", "places for replicas by state:
 
 METRICS = (
     *(RUNNING, DOCUMENTS, FAILURES, COMMITTED, PARTS, REPLICAS_LOST, KV_BYTES_KEPT, *SUMMED.values()),
-    *(ANSWER_S, KEPT_RATIO, COMMIT_S),
+    *(VERIFIED, VERIFY_S, ANSWER_S, KEPT_RATIO, COMMIT_S),
     *(SOURCE_DOCUMENTS, UNCOMMITTED, WAITING, SUSPECTS, IN_FLIGHT, TOKENS_IN_FLIGHT, REPLICAS),
 )
 """Every metric there is."""
@@ -171,12 +179,15 @@ class JobMetrics:
     def _count_row(self, row: DocumentRow) -> None:
         self._uncommitted += 1
         self._sums[DOCUMENTS, row.result["status"]] += 1
+        if (verdict := _verdict(row.result)) is not None:
+            self._sums[VERIFIED, verdict] += 1
         if not row.ok:
             self._sums[FAILURES, row.result["error_type"]] += 1
             return
         memory = row.memory
         for column, metric in SUMMED.items():
             self._sums[metric, ""] += memory[column]
+        self._sums[VERIFY_S, ""] += memory.get("verify_s") or 0.0
         self._sums[KV_BYTES_KEPT, ""] += memory["kept_ratio"] * memory["kv_bytes_full"]
         self._observed.append((ANSWER_S, memory["elapsed_s"]))
         self._observed.append((KEPT_RATIO, memory["kept_ratio"]))
@@ -186,6 +197,17 @@ class JobMetrics:
 
     def _tags(self, metric: Metric, tag: str = "") -> dict[str, str]:
         return {JOB_TAG: self._job_name, metric.tag: tag} if metric.tag else {JOB_TAG: self._job_name}
+
+
+def _verdict(result: Mapping[str, Any]) -> str | None:
+    """What verification says of a row; None where it was not to be verified."""
+    if not result.get("verified"):
+        return "failed" if result.get("verify_error") is not None else None
+    if result["agreement"] is None:
+        return "scored"
+    if result["first_difference"] is None:
+        return "alike"
+    return "rerun" if result["rerun"] else "differing"
 
 
 def _instrument(metric: Metric) -> Any:

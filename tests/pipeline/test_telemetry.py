@@ -2,6 +2,8 @@ from collections import defaultdict
 
 import pytest
 
+from corm_batch.audit.verdict import Verdict
+from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.pipeline import telemetry as module
@@ -88,6 +90,27 @@ def test_sums_wait_until_they_are_published(recorded, rows):
         {"": [1]},
     )
     assert "preemptions" not in first
+
+
+def test_verified_documents_are_counted_by_verdict(recorded, rows):
+    metrics, found = recorded
+    alike, differing = Verdict(4, 4, None, 0.0, -1.0), Verdict(4, 3, 1, 2.0, -1.0)
+    verifications = (
+        Verification(),
+        Verification.not_chosen(0.5, sampled=False),
+        *[Verification.done(0.5, alike, -1.0, 0.25, sampled=False)] * 3,
+        *[Verification.done(0.5, differing, -1.0, 0.25, sampled=False)] * 2,
+        Verification.done(0.5, differing, -1.0, 0.25, sampled=False).answered_again(),
+        Verification.done(0.5, differing, -1.0, 0.25, sampled=True),
+        Verification.failed(0.5, "no room"),
+    )
+    for verification in verifications:
+        row = answered(rows).verified(verification, MemoryStats(elapsed_s=1.0))
+        metrics.record(Event("document", Progress(ok=1), row))
+    metrics.publish(PoolLoad())
+    told = {"alike": [3], "differing": [2], "rerun": [1], "scored": [1], "failed": [1]}
+    assert found()["verified_documents"] == told
+    assert found()["verify_s"] == {"": [1.75]}
 
 
 def test_what_was_published_is_not_published_again(recorded, rows):

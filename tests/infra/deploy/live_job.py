@@ -2,7 +2,8 @@
 
     python -m tests.infra.deploy.live_job FOLDER PORT
 
-Every metric is made to move: a document is refused, one kills its replica, the engine says that it preempts.
+Every metric is made to move: a document is refused, one kills its replica, the engine says that it preempts, all that
+is answered is verified.
 """
 
 import dataclasses
@@ -42,7 +43,8 @@ class BusyEngine(ScriptedEngine):
 def load():
     """What a replica loads."""
     tokenizer = PromptTokenizer.from_pretrained(MODEL, document_role="document")
-    return Model(engine=BusyEngine(tokenizer.decode), tokenizer=tokenizer, pool_tokens=4096)
+    engine = BusyEngine(tokenizer.decode)
+    return Model(engine, tokenizer, pool_tokens=8)  # few at a time: what is beside the killer is not verified
 
 
 def job(folder, documents):
@@ -56,6 +58,7 @@ def job(folder, documents):
             "model": {"name": MODEL, "dtype": "float32", "document_role": "document"},
             "source": {"name": "parquet", "uri": str(folder / "documents.parquet")},
             "task": {"name": "summarize", "max_new_tokens": 4},
+            "verify": {"share": 1},
             "output": {"uri": str(folder / "out"), "part_documents": 4},
         }
     )

@@ -87,6 +87,9 @@ def test_what_a_live_job_says_is_true(page):
     }
     assert {key: values[key] for key in expected} == expected
     assert values["replicas_lost_total", ""] == 3  # beside others, alone, and alone once more
+    alike, failed = (values.get(("verified_documents_total", verdict), 0) for verdict in ("alike", "failed"))
+    assert alike + failed == 8
+    assert values["verify_s_total", ""] == alike / 2 > 0
     assert values["commit_s_count", ""] == values["parts_total", ""] >= 3
     assert values["kept_kv_bytes_total", ""] == values["full_kv_bytes_total", ""] / 4
     assert values["peak_kv_bytes_total", ""] == values["full_kv_bytes_total", ""] / 2
