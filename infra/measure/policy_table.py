@@ -75,7 +75,6 @@ def evaluate(options: argparse.Namespace) -> Evaluation:
 def compact(result: Evaluation) -> dict[str, Any]:
     """The record: what was asked, and each figure over all lengths."""
     asked = result.model_dump(mode="json", exclude={"figures", "failures", "command", "candidates"})
-    asked["model"]["name"] = asked["model"]["name"].removeprefix(f"{Path.cwd()}/")
     wanted = [one for one in result.figures if one.group == ALL and one.score == SCORES[one.suite]]
     rows = [one.model_dump(mode="json", exclude={"model", "group", "position"}) for one in wanted]
     return {"command": "python -m infra.measure.policy_table " + " ".join(sys.argv[1:]), **asked,
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given[:own])
     options.rest = given[own + 1 :]
     if options.document is None:
-        content = json.dumps(compact(evaluate(options)), indent=1)
+        content = json.dumps(compact(evaluate(options)), indent=1).replace(f"{Path.cwd()}/", "")
         options.record[0].write_text(f"{content}\n", encoding="utf-8")
     tables = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path in options.record)
     if options.document is None:

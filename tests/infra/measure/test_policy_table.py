@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from corm_batch.cli.evaluation import _named
+from corm_batch.cli.policy_option import read_labelled
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.paired import paired_means, paired_shares
 from corm_batch.policies.base import KVPolicy
@@ -12,12 +12,12 @@ from infra.measure.policy_table import BEGIN, END, SUITES, main, policies
 
 
 def test_every_policy_and_suite_can_be_asked_for():
-    found = [_named("--policy", given) for given in policies([0.5, 0.15])]
+    found = [read_labelled("--policy", given) for given in policies([0.5, 0.15])]
     made = {label: KVPolicy.from_spec(fields) for label, fields in found}
     assert len(made) == len(found) == 1 + 2 * 12
     assert {one.budget.max_kept for one in made.values() if one.budget} == {0.5, 0.15}
     for given in SUITES:
-        Suite.from_spec(_named("--suite", given)[1])
+        Suite.from_spec(read_labelled("--suite", given)[1])
 
 
 def test_a_record_becomes_a_table(tmp_path):
