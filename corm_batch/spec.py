@@ -28,7 +28,7 @@ from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
 from corm_batch.data.yaml_text import load_yaml
-from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.registry import SAME_ANSWERS, describe, shown
@@ -57,6 +57,7 @@ class ModelSection(Section):
     )
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of weights and cache")
+    weights: WeightForm = Field("stored", description="stored: as the checkpoint has them; fp8: layers in 8 bits")
     device: Annotated[Literal["auto", "cpu", "cuda"], SAME_ANSWERS] = Field(
         "auto", description="auto: cuda where there is one"
     )
@@ -66,8 +67,7 @@ class ModelSection(Section):
     )
     system: str | None = Field(None, description="system prompt")
     generation_config: Literal["apply", "ignore"] = Field(
-        "apply",
-        description="the model's generation_config.json: apply all it says of choosing tokens, or end tokens only",
+        "apply", description="generation_config.json: apply all it says of choosing tokens, or end tokens only"
     )
 
     @property

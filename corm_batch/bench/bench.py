@@ -19,7 +19,7 @@ from corm_batch.bench.limit import attended_pairs, document_limit_s
 from corm_batch.bench.model import random_model
 from corm_batch.bench.result import BenchResult, Figures, Measured, Prefill, Row
 from corm_batch.bench.workload import EngineName, LlamaShape, Workload
-from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.errors import DocumentError, EngineError, ModelError, SpecError
 
@@ -33,6 +33,7 @@ def run_bench(
     prefill: Prefill,
     command: str,
     time_limit_s: float | None = None,
+    weights: Sequence[WeightForm] = ("stored",),
     on_row: Callable[[BenchResult], None] = lambda result: None,
 ) -> BenchResult:
     """Measure every engine on every workload.
@@ -42,6 +43,7 @@ def run_bench(
         device: where.
         prefill: how `corm` and `full` read prompts.
         command: noted in the result.
+        weights: forms of the weights of `corm` and `full`, each measured; `generate` knows the workload's dtype alone.
         time_limit_s: after as many seconds no further measurement starts; None for no limit.
         on_row: called with the result so far whenever it has grown by a row.
 
@@ -60,12 +62,15 @@ def run_bench(
     )
     prepared = _Prepared(device, result.ceilings)
     for workload in workloads:
-        for engine in engines:
-            row = Row(workload=workload.name, engine=engine, prefill="exact" if engine == "generate" else prefill)
+        for form, engine in ((form, engine) for form in weights for engine in engines):
+            if engine == "generate" and form != "stored":
+                continue
+            read = "exact" if engine == "generate" else prefill
+            row = Row(workload=workload.name, engine=engine, prefill=read, weights=form)
             if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                 outcome = {"reason": f"not measured: the time limit of {time_limit_s:g} s had passed"}
             else:
-                outcome = _outcome(prepared, workload, engine, row.prefill)
+                outcome = _outcome(prepared, workload, row)
             result.rows.append(row.model_copy(update=outcome))
             on_row(result)
     return result
@@ -81,50 +86,49 @@ class _Prepared:
 
     def __init__(self, device: torch.device, ceilings: dict[str, Ceilings]) -> None:
         self.device, self.ceilings = device, ceilings
-        self._made: tuple[LlamaShape, torch.dtype, bool] | None = None
+        self._made: tuple[LlamaShape, torch.dtype, bool, WeightForm] | None = None
         self._model: LoadedModel | None = None
 
-    def ready_for(self, workload: Workload, engine: EngineName) -> LoadedModel:
-        """The workload's model as the engine takes it, alone on the device, its ceilings measured."""
+    def ready_for(self, workload: Workload, row: Row) -> LoadedModel:
+        """The workload's model as the row's engine takes it, alone on the device, its ceilings measured."""
         _free(self.device)
-        wanted = workload.model, workload.torch_dtype, engine != "generate"
+        wanted = workload.model, workload.torch_dtype, row.engine != "generate", row.weights
         if self._model is None or self._made != wanted:
             self._model = None  # the old weights go before the new ones come
             _free(self.device)
-            shape, dtype, as_loaded = wanted
-            self._model, self._made = random_model(shape, dtype, self.device, as_loaded), wanted
+            shape, dtype, as_loaded, weights = wanted
+            self._model, self._made = random_model(shape, dtype, self.device, as_loaded, weights), wanted
         if workload.name not in self.ceilings:
             self.ceilings[workload.name] = measure_ceilings(workload, self.device)
             _free(self.device)
         return self._model
 
 
-def _outcome(prepared: _Prepared, workload: Workload, engine: EngineName, prefill: Prefill) -> dict[str, Any]:
+def _outcome(prepared: _Prepared, workload: Workload, row: Row) -> dict[str, Any]:
     """One measurement; of what cannot run, the reason."""
     try:
-        model, policy = prepared.ready_for(workload, engine), workload.policy(engine)
+        model, policy = prepared.ready_for(workload, row), workload.policy(row.engine)
         if policy is None:
             measured = measure_generate(model, workload)
         else:
-            measured = measure_engine(model, workload, policy, prefill)
+            measured = measure_engine(model, workload, policy, row.prefill)
     except torch.OutOfMemoryError as error:
         return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
     except (DocumentError, EngineError, ModelError, SpecError) as error:
         return {"reason": str(error)}
-    max_kept = workload.max_kept if engine == "corm" else workload.prompt_tokens
-    peak_bytes = _peak_bytes(model.device)
-    ceilings = prepared.ceilings[workload.name]
-    return {"figures": derive_figures(workload, ceilings, measured, prefill, max_kept, peak_bytes)}
+    ceilings, peak_bytes = prepared.ceilings[workload.name], _peak_bytes(model.device)
+    return {"figures": derive_figures(workload, ceilings, measured, row, peak_bytes)}
 
 
 def derive_figures(
-    workload: Workload, ceilings: Ceilings, measured: Measured, prefill: Prefill, max_kept: int, peak_bytes: int | None
+    workload: Workload, ceilings: Ceilings, measured: Measured, row: Row, peak_bytes: int | None
 ) -> Figures:
     """Rates over the whole run, and the share of what the device could do with as many documents in flight."""
-    chunk_size = workload.prompt_tokens if prefill == "exact" else EngineConfig().chunk_size
+    max_kept = workload.max_kept if row.engine == "corm" else workload.prompt_tokens
+    chunk_size = workload.prompt_tokens if row.prefill == "exact" else EngineConfig().chunk_size
     pairs = attended_pairs(workload.prompt_tokens, chunk_size, max_kept)
     held, kept_ratio = max(1, measured.documents_in_flight), measured.kept_ratio
-    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs)
+    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs, row.weights)
     per_s = measured.documents / measured.wall_s
     return Figures(
         documents=measured.documents,

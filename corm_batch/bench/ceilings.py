@@ -5,13 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 
-from corm_batch.bench.workload import LlamaShape, Workload
+from corm_batch.bench.workload import Workload
+from corm_batch.engine.config import WeightForm
 from corm_batch.ops.causal import causal_attention
+from corm_batch.ops.scaled import has_scaled_products, quantize_rows, row_product, scaled_product
 
 _MAX_ATTENTION = 1 << 16  # tokens; the rate no longer grows there
 _ROW_S = 0.02  # what launches and the wait at the end cost is little beside it
@@ -26,6 +29,7 @@ class Ceilings(BaseModel):
         matmul_tflop_per_s: 10^12 floating-point operations a second over the products of one layer.
         causal_tflop_per_s: the same of this package's causal attention, the upper half of the square not counted.
         sdpa_tflop_per_s: the same of torch's default attention.
+        fp8_tflop_per_s: of one layer's products with 8-bit weights and inputs; None where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +39,7 @@ class Ceilings(BaseModel):
     matmul_tflop_per_s: float
     causal_tflop_per_s: float
     sdpa_tflop_per_s: float
+    fp8_tflop_per_s: float | None = None
 
     @property
     def bytes_per_s(self) -> float:
@@ -45,6 +50,10 @@ class Ceilings(BaseModel):
     def matmul_per_s(self) -> float:
         """Floating-point operations of matrix products."""
         return 1e12 * self.matmul_tflop_per_s
+
+    def products_per_s(self, weights: WeightForm) -> float:
+        """Floating-point operations of a layer's products with weights in this form."""
+        return self.matmul_per_s if weights == "stored" else 1e12 * (self.fp8_tflop_per_s or self.matmul_tflop_per_s)
 
     @property
     def attention_per_s(self) -> float:
@@ -57,13 +66,17 @@ def measure_ceilings(workload: Workload, device: torch.device) -> Ceilings:
     """Measure this device at the workload's shapes: seconds on a GPU, tenths of a second on a CPU."""
     copy, read = _bandwidth(device)
     causal, sdpa = _attention(workload, device)
-    matmul = _matmul(workload.model, workload.torch_dtype, device)
+    rows = 16384 if device.type == "cuda" else 256
+    matmul = products_per_s(workload, device, "stored", rows)
+    fast = device.type == "cuda" and has_scaled_products(device)
+    fp8 = products_per_s(workload, device, "fp8", rows) if fast else None
     return Ceilings(
         copy_gb_per_s=copy / 1e9,
         read_gb_per_s=read / 1e9,
         matmul_tflop_per_s=matmul / 1e12,
         causal_tflop_per_s=causal / 1e12,
         sdpa_tflop_per_s=sdpa / 1e12,
+        fp8_tflop_per_s=None if fp8 is None else fp8 / 1e12,
     )
 
 
@@ -102,17 +115,20 @@ def _bandwidth(device: torch.device) -> tuple[float, float]:
     return 2 * size / _seconds(lambda: target.copy_(source), device), size / _seconds(source.sum, device)
 
 
-def _matmul(shape: LlamaShape, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second over one layer's products, with the tokens of many documents packed."""
-    rows = 16384 if device.type == "cuda" else 256
-    pairs = [
-        (torch.randn(rows, width, device=device, dtype=dtype), torch.randn(to, width, device=device, dtype=dtype))
-        for width, to in shape.layer_matrices
-    ]
+def products_per_s(workload: Workload, device: torch.device, weights: WeightForm, rows: int) -> float:
+    """Operations a second over one layer's products with so many tokens packed; quantising inputs is not counted."""
+    shape, calls = workload.model, []
+    for width, to in shape.layer_matrices:
+        tokens, weight = (torch.randn(count, width, device=device, dtype=workload.torch_dtype) for count in (rows, to))
+        if weights == "fp8":
+            multiply = row_product if device.type == "cuda" else scaled_product
+            calls.append(partial(multiply, *quantize_rows(tokens), *quantize_rows(weight)))
+        else:
+            calls.append(partial(F.linear, tokens, weight))
 
     def layer() -> None:
-        for tokens, weight in pairs:
-            F.linear(tokens, weight)
+        for call in calls:
+            call()
 
     return 2 * rows * sum(width * to for width, to in shape.layer_matrices) / _seconds(layer, device)
 

@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s
+from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_bytes
 from corm_batch.bench.workload import LlamaShape, Workload
+from corm_batch.engine.config import WeightForm
 from corm_batch.errors import SpecError
 
 COPY_SHARE, MATMUL_SHARE, ATTENTION_SHARE = 0.91, 0.69, 0.60
@@ -32,18 +33,19 @@ class Gpu:
     gb_per_s: float
     bfloat16_tflop_per_s: float
     float32_tflop_per_s: float
+    fp8_tflop_per_s: float | None
 
 
 GPUS = {
-    "a10": Gpu(24, 600, 125, 31.2),
-    "a100": Gpu(80, 2039, 312, 19.5),
-    "a100-40gb": Gpu(40, 1555, 312, 19.5),
-    "h100": Gpu(80, 3350, 989.5, 67),
-    "h100-pcie": Gpu(80, 2000, 756, 51),
-    "h200": Gpu(141, 4800, 989.5, 67),
-    "l4": Gpu(24, 300, 121, 30.3),
-    "l40s": Gpu(48, 864, 362, 91.6),
-    "rtx4090": Gpu(24, 1008, 165.2, 82.6),
+    "a10": Gpu(24, 600, 125, 31.2, None),
+    "a100": Gpu(80, 2039, 312, 19.5, None),
+    "a100-40gb": Gpu(40, 1555, 312, 19.5, None),
+    "h100": Gpu(80, 3350, 989.5, 67, 1979),
+    "h100-pcie": Gpu(80, 2000, 756, 51, 1513),
+    "h200": Gpu(141, 4800, 989.5, 67, 1979),
+    "l4": Gpu(24, 300, 121, 30.3, 242),
+    "l40s": Gpu(48, 864, 362, 91.6, 733),
+    "rtx4090": Gpu(24, 1008, 165.2, 82.6, 330.3),
 }
 """SXM cards where there are several."""
 
@@ -83,15 +85,18 @@ class GpuEstimate:
     rerun_s: float | None
 
 
-def find_gpu(name: str) -> Gpu:
-    """A card by its name, whatever its case.
+def find_gpu(name: str, weights: WeightForm = "stored") -> Gpu:
+    """A card by its name, whatever its case, on which weights in this form run.
 
     Raises:
-        SpecError: none of that name; the message lists them.
+        SpecError: none of that name, the message lists them; or it has no 8-bit products.
     """
     if name.lower() not in GPUS:
         raise SpecError(f"--gpu {name}: no figures of such a card; known: {', '.join(GPUS)}")
-    return GPUS[name.lower()]
+    gpu = GPUS[name.lower()]
+    if weights == "fp8" and gpu.fp8_tflop_per_s is None:
+        raise SpecError(f"--gpu {name}: the card has no 8-bit products, which weights in fp8 need")
+    return gpu
 
 
 def dense_shape(config: Any) -> LlamaShape:
@@ -126,30 +131,31 @@ def estimate(
     gpus_per_replica: int,
     replicas: int,
     verify_share: float,
+    weights: WeightForm = "stored",
 ) -> GpuEstimate:
     """A job on cards of one kind.
 
     Args:
         name: of the card, as in `GPUS`.
         config, dtype: the text config of the model, as transformers has it, and of what numbers it is made.
-        prompts: tokens of single prompts, as many as were looked at.
-        num_prompts: how many there are in all.
-        output_tokens: of every answer.
-        kept_ratios: entries kept over those of an uncompressed cache, each of which gives a row.
+        prompts, num_prompts: tokens of single prompts, as many as were looked at, and how many there are in all.
+        output_tokens, kept_ratios: tokens of every answer; entries kept over those of a whole cache, a row each.
         prefill, chunk_size, max_sequences, memory_fraction, kv_memory: as in the engine's section.
         gpus_per_replica, replicas: cards that share a replica, and replicas side by side.
         verify_share: of the prompts, each of which is read once more with its answer, in an exact pass.
+        weights: the form in which they run; 8-bit ones are taken to reach as much of the sheet as others.
+
+    Raises:
+        SpecError: see `find_gpu`.
     """
-    gpu, wide, shape = find_gpu(name), dtype == "float32", dense_shape(config)
-    ceilings = _ceilings(gpu, wide, gpus_per_replica)
+    gpu, wide, shape = find_gpu(name, weights), dtype == "float32", dense_shape(config)
     mean = fmean(prompts) if prompts else 1.0
     workload = Workload(
         name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(mean)),
         output_tokens=output_tokens, documents=1, max_kept=1,
     )  # fmt: skip
-    embedding = 0 if getattr(config, "tie_word_embeddings", False) else shape.vocab_size * shape.hidden_size
-    weights = (shape.step_parameters + embedding) * workload.torch_dtype.itemsize
-    free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weights
+    ceilings, weight_bytes = _ceilings(gpu, wide, gpus_per_replica), _weight_bytes(config, workload, weights)
+    free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weight_bytes
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
     full = (mean + output_tokens) * workload.kv_bytes_per_token
     share, chunk = LIMIT_SHARES[prefill], None if prefill == "exact" else chunk_size
@@ -159,24 +165,32 @@ def estimate(
 
     def seconds(ratio: float) -> float:
         pairs = _mean_pairs(prompts, chunk, ratio)
-        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs) / share
+        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs, weights) / share
 
-    verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts), num_prompts / replicas / 3600
+    verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts, weights), num_prompts / replicas / 3600
     rows = [
         GpuRow(ratio, at_once(ratio), hours * (seconds(ratio) + verify_s) if at_once(ratio) else None)
         for ratio in kept_ratios
     ]
     rerun_s = seconds(1.0) / replicas if at_once(1.0) else None
-    return GpuEstimate(name.lower(), weights, pool, share, tuple(rows), hours * verify_s, rerun_s)
+    return GpuEstimate(name.lower(), weight_bytes, pool, share, tuple(rows), hours * verify_s, rerun_s)
+
+
+def _weight_bytes(config: Any, workload: Workload, weights: WeightForm) -> int:
+    """All of a model's, the embedding table as well where the output head is not the same."""
+    shape, itemsize = workload.model, workload.torch_dtype.itemsize
+    embedding = 0 if getattr(config, "tie_word_embeddings", False) else shape.vocab_size * shape.hidden_size
+    return step_bytes(shape, itemsize, weights) + embedding * itemsize
 
 
 def _ceilings(gpu: Gpu, wide: bool, cards: int) -> Ceilings:
     """What so many cards reach together."""
     flops = (gpu.float32_tflop_per_s if wide else gpu.bfloat16_tflop_per_s) * cards
     rate, attention = COPY_SHARE * gpu.gb_per_s * cards, ATTENTION_SHARE * flops
+    in_8_bits = None if gpu.fp8_tflop_per_s is None else MATMUL_SHARE * gpu.fp8_tflop_per_s * cards
     return Ceilings(
         copy_gb_per_s=rate, read_gb_per_s=rate, matmul_tflop_per_s=MATMUL_SHARE * flops, causal_tflop_per_s=attention,
-        sdpa_tflop_per_s=attention,
+        sdpa_tflop_per_s=attention, fp8_tflop_per_s=in_8_bits,
     )  # fmt: skip
 
 
@@ -186,10 +200,10 @@ def _mean_pairs(prompts: Sequence[int], chunk_size: int | None, ratio: float) ->
     return fmean(pairs) if pairs else 0.0
 
 
-def _verify_s(workload: Workload, ceilings: Ceilings, prompts: Sequence[int]) -> float:
+def _verify_s(workload: Workload, ceilings: Ceilings, prompts: Sequence[int], weights: WeightForm) -> float:
     """Seconds of an exact pass over one prompt and its answer, whose rows alone the output head reads."""
     shape, answer = workload.model, workload.output_tokens
     whole = workload.model_copy(update={"prompt_tokens": workload.prompt_tokens + answer})
     pairs = _mean_pairs([tokens + answer for tokens in prompts], None, 1.0)
     head_s = 2 * shape.vocab_size * shape.hidden_size * answer / ceilings.matmul_per_s
-    return (prefill_limit_s(whole, ceilings, pairs) + head_s) / LIMIT_SHARES["exact"]
+    return (prefill_limit_s(whole, ceilings, pairs, weights) + head_s) / LIMIT_SHARES["exact"]

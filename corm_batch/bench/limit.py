@@ -7,13 +7,15 @@ keep, sampling, norms and launches cost nothing in it, so it bounds every engine
     step     = max(weight bytes / bandwidth, 2 * weights * held / matmul rate)  +  held * cache bytes / bandwidth
     document = prefill  +  (output - 1) * step / held
 
+Of 8-bit weights the layers' products count at their own rate, and a byte each. The output head is never among them.
 pairs: (query, key) pairs that attend; held: documents in flight; cache bytes: keys and values one document has stored.
 """
 
 from __future__ import annotations
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.bench.workload import Workload
+from corm_batch.bench.workload import LlamaShape, Workload
+from corm_batch.engine.config import WeightForm
 
 
 def attended_pairs(prompt_tokens: int, chunk_size: int, max_kept: int) -> float:
@@ -28,28 +30,46 @@ def attended_pairs(prompt_tokens: int, chunk_size: int, max_kept: int) -> float:
     return pairs
 
 
-def prefill_limit_s(workload: Workload, ceilings: Ceilings, pairs: float) -> float:
+def prefill_limit_s(workload: Workload, ceilings: Ceilings, pairs: float, weights: WeightForm = "stored") -> float:
     """Seconds to prefill one document."""
     shape = workload.model
     products = 2 * shape.prompt_parameters * workload.prompt_tokens
     attention = 4 * shape.num_layers * shape.num_heads * shape.head_dim * pairs
-    return products / ceilings.matmul_per_s + attention / ceilings.attention_per_s
+    return products / ceilings.products_per_s(weights) + attention / ceilings.attention_per_s
 
 
-def step_limit_s(workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float) -> float:
+def step_limit_s(
+    workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float, weights: WeightForm = "stored"
+) -> float:
     """Seconds of one decode step of `held` documents half way through their answers.
 
     kept_ratio: entries stored over those of an uncompressed cache.
     """
-    weights = workload.model.step_parameters
+    shape = workload.model
     tokens = kept_ratio * (workload.prompt_tokens + workload.output_tokens / 2)
-    read_s = weights * workload.torch_dtype.itemsize / ceilings.bytes_per_s
-    multiply_s = 2 * weights * held / ceilings.matmul_per_s
+    read_s = step_bytes(shape, workload.torch_dtype.itemsize, weights) / ceilings.bytes_per_s
+    head = shape.step_parameters - shape.prompt_parameters
+    multiply_s = 2 * held * (shape.prompt_parameters / ceilings.products_per_s(weights) + head / ceilings.matmul_per_s)
     return max(read_s, multiply_s) + held * tokens * workload.kv_bytes_per_token / ceilings.bytes_per_s
 
 
-def document_limit_s(workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float, pairs: float) -> float:
+def step_bytes(shape: LlamaShape, itemsize: int, weights: WeightForm) -> int:
+    """Bytes of the weights that a decode step reads: all but the embedding table; of 8-bit ones with their scales."""
+    if weights == "stored":
+        return shape.step_parameters * itemsize
+    scales = 4 * shape.num_layers * sum(to for _, to in shape.layer_matrices)
+    return shape.prompt_parameters + scales + (shape.step_parameters - shape.prompt_parameters) * itemsize
+
+
+def document_limit_s(
+    workload: Workload,
+    ceilings: Ceilings,
+    held: int,
+    kept_ratio: float,
+    pairs: float,
+    weights: WeightForm = "stored",
+) -> float:
     """Seconds of one document, its share of the decode steps included."""
     steps = workload.output_tokens - 1
-    step_s = step_limit_s(workload, ceilings, held, kept_ratio)
-    return prefill_limit_s(workload, ceilings, pairs) + steps * step_s / held
+    step_s = step_limit_s(workload, ceilings, held, kept_ratio, weights)
+    return prefill_limit_s(workload, ceilings, pairs, weights) + steps * step_s / held

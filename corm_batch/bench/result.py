@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.workload import EngineName, Workload
+from corm_batch.engine.config import WeightForm
 
 Prefill = Literal["exact", "streaming"]
 NOTE = (
@@ -70,13 +71,14 @@ class Figures(BaseModel):
 
 
 class Row(BaseModel):
-    """One engine and one workload: its figures, or the reason why there are none."""
+    """One engine and one workload, with weights in one form: its figures, or the reason why there are none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workload: str
     engine: EngineName
     prefill: Prefill
+    weights: WeightForm = "stored"
     figures: Figures | None = None
     reason: str | None = None
 
@@ -108,8 +110,12 @@ class BenchResult(BaseModel):
     rows: list[Row] = []
 
     def corm_over(self, row: Row) -> float | None:
-        """How many times the documents an hour of `row` corm answers on the same workload; None when one is missing."""
-        corm = next((other for other in self.rows if (other.workload, other.engine) == (row.workload, "corm")), None)
+        """How many times the documents an hour of `row` corm answers, workload and form of weights the same.
+
+        None when one is missing.
+        """
+        wanted = row.workload, "corm", row.weights
+        corm = next((other for other in self.rows if (other.workload, other.engine, other.weights) == wanted), None)
         if corm is None or corm.figures is None or row.figures is None:
             return None
         return corm.figures.documents_per_hour / row.figures.documents_per_hour

@@ -113,6 +113,10 @@ _LLAMA31_8B = LlamaShape(
     num_layers=32, hidden_size=4096, num_heads=32, num_kv_heads=8, head_dim=128, intermediate_size=14336,
     vocab_size=128256, rope_theta=5e5,
 )  # fmt: skip
+_LLAMA31_70B = LlamaShape(
+    num_layers=80, hidden_size=8192, num_heads=64, num_kv_heads=8, head_dim=128, intermediate_size=28672,
+    vocab_size=128256, rope_theta=5e5,
+)  # fmt: skip
 _TINY = LlamaShape(
     num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128, vocab_size=256,
     rope_theta=1e4,
@@ -133,6 +137,7 @@ WORKLOADS = {
         Workload(name="llama3.1-8b-16k", model=_LLAMA31_8B, prompt_tokens=16384, documents=112, max_kept=2048),
         Workload(name="llama3.1-8b-32k", model=_LLAMA31_8B, prompt_tokens=32768, documents=56, max_kept=2048),
         Workload(name="llama3.1-8b-128k", model=_LLAMA31_8B, prompt_tokens=131072, documents=8, max_kept=2048),
+        Workload(name="llama3.1-70b-16k", model=_LLAMA31_70B, prompt_tokens=16384, documents=80, max_kept=2048),
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from corm_batch.report.units import bytes_text, count_text, percent_text
 if TYPE_CHECKING:
     from corm_batch.bench.result import BenchResult, Row
     from corm_batch.bench.workload import EngineName, Workload
+    from corm_batch.engine.config import WeightForm
 
 HEADS = (
     "engine", "documents/h", "prompt tok/s", "output tok/s", "prefill tok/s", "decode ms/step", "in flight",
@@ -35,6 +36,13 @@ def bench(
     prefill: Annotated[
         Literal["exact", "streaming"], typer.Option(help="How corm and full read prompts, as engine.prefill in a spec.")
     ] = "exact",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="stored|fp8",
+            help="As model.weights in a spec; stored: in the workload's dtype. May be given again, to compare.",
+        ),
+    ] = None,
     documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
     max_kept: Annotated[int | None, typer.Option(min=1, help="Another bound on corm's entries a head.")] = None,
     device: Annotated[str, typer.Option(help="As model.device in a spec.")] = "auto",
@@ -54,7 +62,7 @@ def bench(
         _print_workloads(output_console(), list(WORKLOADS.values()))
         return
     found = [find_workload(name, documents, max_kept) for name in workload]
-    engines = _engines(engine)
+    engines, forms = _engines(engine), _forms(weights)
     import torch
 
     from corm_batch.bench.bench import run_bench
@@ -69,7 +77,7 @@ def bench(
             _write(result, Path(output))
 
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, on_row)
+    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, forms, on_row)
     print_bench(output_console(), result)
 
 
@@ -81,6 +89,16 @@ def _engines(names: list[str] | None) -> list[EngineName]:
         if name not in ENGINES:
             raise SpecError(f"--engine: there is no {name!r}; known: {', '.join(ENGINES)}")
     return [name for name in ENGINES if not names or name in names]
+
+
+def _forms(names: list[str] | None) -> list[WeightForm]:
+    """The forms of weights asked for, in the order in which they are always measured."""
+    from corm_batch.engine.config import WeightForm
+
+    for name in names or ():
+        if name not in get_args(WeightForm):
+            raise SpecError(f"--weights: there is no {name!r}; known: {', '.join(get_args(WeightForm))}")
+    return [name for name in get_args(WeightForm) if name in (names or ("stored",))]
 
 
 def _print_workloads(console: Console, workloads: Sequence[Workload]) -> None:
@@ -102,14 +120,14 @@ def print_bench(console: Console, result: BenchResult) -> None:
         rows = [row for row in result.rows if row.workload == workload.name]
         cells = [row_cells(result, row) for row in rows]
         print_table(console, workload_title(workload, result), [label(HEADS[0]), *map(number, HEADS[1:])], cells)
-        missing = [(row.engine, row.reason) for row in rows if row.reason is not None]
+        missing = [(_name(row), row.reason) for row in rows if row.reason is not None]
         if missing:
             print_table(console, "Not measured", [label(""), prose("")], missing, heads=False)
     rates = [
-        (name, *(f"{value:.4g}" for value in ceilings.model_dump().values()))
+        (name, *("-" if value is None else f"{value:.4g}" for value in ceilings.model_dump().values()))
         for name, ceilings in result.ceilings.items()
     ]
-    heads = ("copy GB/s", "read GB/s", "matmul TFLOP/s", "our attention TFLOP/s", "sdpa TFLOP/s")
+    heads = ("copy GB/s", "read GB/s", "matmul TFLOP/s", "our attention TFLOP/s", "sdpa TFLOP/s", "fp8 TFLOP/s")
     print_table(console, f"Ceilings of {result.device}", [label("workload"), *map(number, heads)], rates)
     console.print(result.note, soft_wrap=True)
 
@@ -128,10 +146,10 @@ def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
     """A row's text under `HEADS`; dashes where there are no figures."""
     figures = row.figures
     if figures is None:
-        return (row.engine, *["-"] * (len(HEADS) - 1))
+        return (_name(row), *["-"] * (len(HEADS) - 1))
     step, peak, ratio = figures.decode_ms_per_step, figures.peak_memory_bytes, result.corm_over(row)
     return (
-        row.engine,
+        _name(row),
         f"{figures.documents_per_hour:,.0f}",
         count_text(figures.prompt_tokens_per_s),
         count_text(figures.output_tokens_per_s),
@@ -146,9 +164,14 @@ def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
     )
 
 
+def _name(row: Row) -> str:
+    """`corm`, or `corm, fp8` with weights in that form."""
+    return row.engine if row.weights == "stored" else f"{row.engine}, {row.weights}"
+
+
 def _progress_text(row: Row) -> str:
     outcome = row.reason if row.figures is None else f"{row.figures.documents_per_hour:,.0f} documents/h"
-    return f"{row.workload} {row.engine}: {outcome}"
+    return f"{row.workload} {_name(row)}: {outcome}"
 
 
 def _write(result: BenchResult, path: Path) -> None:

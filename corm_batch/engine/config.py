@@ -10,6 +10,9 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from corm_batch.errors import SpecError
 from corm_batch.registry import SAME_ANSWERS, describe
 
+WeightForm = Literal["stored", "fp8"]
+"""How a model's weights are held: as its checkpoint stores them, or the linear layers of its blocks in 8 bits."""
+
 
 class EngineConfig(BaseModel):
     """Settings of one engine. Those without the mark may change what is kept, and with it the answers."""

@@ -6,8 +6,13 @@ of batches: attention stays outside, behind a call the compiler does not look in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from corm_batch.ops.scaled import FP8, quantize_blocks, quantize_rows
 
 MLP_ROWS = 16_384
 """Rows an MLP takes at once: plenty for its matrix products to run at full speed, and few enough that its wide
@@ -23,7 +28,7 @@ def slice_rows(module: torch.nn.Module, at_most: int = MLP_ROWS) -> None:
         module: a transformers model.
         at_most: tokens a slice.
     """
-    for layer in _layers(module):
+    for layer in decoder_layers(module):
         for name in _MLP_NAMES:
             if isinstance(mlp := getattr(layer, name, None), torch.nn.Module):
                 setattr(layer, name, _Sliced(mlp, at_most))
@@ -40,11 +45,31 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
         module: a transformers model.
         backend: of `torch.compile`.
     """
-    layers = _layers(module)
+    in_8_bits = any(parameter.dtype == FP8 for parameter in module.parameters())
+    compiler = _sharing_numbers(backend) if in_8_bits else backend
+    layers = decoder_layers(module)
     sliced = [child.inner for layer in layers for child in layer.children() if isinstance(child, _Sliced)]
     norms = [child for name, child in _decoder(module).named_children() if layers and "norm" in name]
     for part in [*layers, *sliced, *norms]:
-        part.compile(dynamic=True, backend=backend)
+        part.compile(dynamic=True, backend=compiler)
+
+
+def _sharing_numbers(backend: str) -> Callable[..., Any]:
+    """The backend, given graphs in which an input of several products is quantised once: q, k and v have the same."""
+    compile_graph = torch._dynamo.lookup_backend(backend)
+
+    def share(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        first: dict[Any, torch.fx.Node] = {}
+        for node in list(graph.graph.nodes):
+            if node.target in (quantize_rows, quantize_blocks):
+                before = first.setdefault((node.target, node.args), node)
+                if before is not node:
+                    node.replace_all_uses_with(before)
+                    graph.graph.erase_node(node)
+        graph.recompile()
+        return compile_graph(graph, inputs)
+
+    return share
 
 
 class _Sliced(torch.nn.Module):
@@ -82,7 +107,7 @@ def _decoder(module: torch.nn.Module) -> torch.nn.Module:
     return module.get_decoder() if hasattr(module, "get_decoder") else module  # type: ignore[operator]
 
 
-def _layers(module: torch.nn.Module) -> list[torch.nn.Module]:
+def decoder_layers(module: torch.nn.Module) -> list[torch.nn.Module]:
     """The decoder's layers; none where it has no list of them."""
     layers = getattr(_decoder(module), "layers", None)
     return list(layers) if isinstance(layers, torch.nn.ModuleList) else []

@@ -17,7 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from corm_batch.engine.attention import ATTENTION, Batch, Running, read_logits, run_layers_once
-from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, merge_adapter, one_line, quantization
+from corm_batch.engine.checkpoint import Checkpoint, find_checkpoint, load_config, merge_adapter, one_line
+from corm_batch.engine.config import WeightForm
+from corm_batch.engine.fp8 import exact_inputs, quantize_linears, refuse_old_gpu
+from corm_batch.engine.fp8_format import foreign_quantization, refuse_quantizing, stored_fp8
+from corm_batch.engine.fp8_loading import Fp8Config, as_stored, make_plain, settle
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.probe import probe
 from corm_batch.engine.ranks import ALONE, Ranks
@@ -97,6 +101,7 @@ def load_model(
     trust_remote_code: bool = False,
     end_token_ids: Collection[int] = (),
     apply_generation_config: bool = True,
+    weights: WeightForm = "stored",
     ranks: Ranks = ALONE,
 ) -> LoadedModel:
     """Load a local folder or hub id, or a rank's share of it; safetensors only.
@@ -107,6 +112,7 @@ def load_model(
         max_model_len: tokens of prompt and answer at most.
         end_token_ids: tokens that end an answer beside those its config and generation config name.
         apply_generation_config: False to take only end tokens from the generation config.
+        weights: as the checkpoint has them, or the linear layers of the decoder blocks in 8 bits.
         ranks: the processes that share it.
 
     Raises:
@@ -117,23 +123,12 @@ def load_model(
     config = load_config(path, revision, trust_remote_code)
     refuse_unsupported(config, max_model_len, ranks.size)
     generation = read_generation_config(checkpoint)
-    method = quantization(config)
-    if ranks.size > 1 and (method or checkpoint.adapter):
-        what = f"a checkpoint quantised with {method}" if method else "an adapter"
-        raise UnsupportedModelError(f"model.name: {what} is not supported with engine.tensor_parallel")
-    placed: dict[str, Any] = {"device_map": {"": device}} if method else {}
-    if ranks.size > 1:
-        placed["distributed_config"] = DistributedConfig(tp_size=ranks.size)
-    module = _load_module(checkpoint, config, method, dtype=dtype, trust_remote_code=trust_remote_code, **placed)
-    if checkpoint.adapter is not None:
-        module = merge_adapter(module, checkpoint)
-    module.eval()
-    if not method:  # transformers has put a quantised one in its place
-        module.to(device)
+    module = _place(checkpoint, config, dtype, device, weights, ranks, trust_remote_code)
     run_layers_once(module)
     shape = ModelShape.from_config(config)
-    windows = probe(module, shape.shard(ranks.size), config.model_type)
-    if not method:
+    with exact_inputs(module):
+        windows = probe(module, shape.shard(ranks.size), config.model_type)
+    if foreign_quantization(config) is None:
         speed_up(module, ranks.size)
     generation = generation or module.generation_config
     ends = end_tokens(shape.vocab_size, generation, module.config, config) | frozenset(end_token_ids)
@@ -142,7 +137,49 @@ def load_model(
     return LoadedModel(module, shape, windows, ends, device, dtype, ranks, rules, tokenizer)
 
 
-def _load_module(checkpoint: Checkpoint, config: Any, method: str | None, **options: Any) -> Any:
+def _place(
+    checkpoint: Checkpoint,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: WeightForm,
+    ranks: Ranks,
+    trust_remote_code: bool,
+) -> Any:
+    """The model, or this rank's share, on its device, its weights in the form they run in."""
+    refuse_quantizing(config, weights)
+    stored, foreign = stored_fp8(config), foreign_quantization(config)
+    if stored is not None or weights == "fp8":
+        refuse_old_gpu(device, "model.weights: fp8" if stored is None else "model.name: a checkpoint stored in fp8")
+    if ranks.size > 1 and (foreign or checkpoint.adapter):
+        what = f"a checkpoint quantised with {foreign}" if foreign else "an adapter"
+        raise UnsupportedModelError(f"model.name: {what} is not supported with engine.tensor_parallel")
+    options: dict[str, Any] = {"device_map": {"": device}} if foreign else {}
+    if ranks.size > 1:
+        options["distributed_config"] = DistributedConfig(tp_size=ranks.size)
+    if stored is not None:
+        options["config"] = as_stored(checkpoint, stored.inputs == "static", trust_remote_code)
+    elif weights == "fp8" and checkpoint.adapter is None:
+        options["quantization_config"] = Fp8Config(str(device), ranks.size)
+    module = _load_module(
+        checkpoint, config.model_type, foreign, dtype=dtype, trust_remote_code=trust_remote_code, **options
+    )
+    if foreign:
+        return module.eval()  # transformers has put it in its place
+    make_plain(module)
+    if checkpoint.adapter is not None:
+        if stored is not None:
+            settle(module, dtype, "an adapter is merged into them")
+        module = merge_adapter(module, checkpoint)
+        if weights == "fp8":
+            quantize_linears(module, device)
+    module.to(device)
+    if stored is not None and checkpoint.adapter is None:
+        settle(module, dtype, "the checkpoint leaves their inputs as they are" if stored.inputs == "none" else None)
+    return module.eval()
+
+
+def _load_module(checkpoint: Checkpoint, family: str, method: str | None, **options: Any) -> Any:
     """The transformers model of a checkpoint, all of its weights in place."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -151,9 +188,7 @@ def _load_module(checkpoint: Checkpoint, config: Any, method: str | None, **opti
         )  # fmt: skip
     except Exception as error:  # transformers, and what it loads a quantised model with, fail in any way
         if "does not support" in str(error) and "attention" in str(error).lower():
-            raise UnsupportedModelError(
-                f"{config.model_type}: does not call its attention through an interface"
-            ) from error
+            raise UnsupportedModelError(f"{family}: does not call its attention through an interface") from error
         kind = f", which is quantised with {method}" if method else ""
         raise ModelLoadError(
             f"model.name: cannot load the weights of {checkpoint.weights!r}{kind}: {one_line(error)}"

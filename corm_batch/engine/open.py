@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from corm_batch.engine.checkpoint import check_head_tables, load_config
-from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.parallel import ParallelEngine
@@ -33,6 +33,7 @@ class Engine(EngineCore):
         trust_remote_code: bool = False,
         end_token_ids: Collection[int] = (),
         apply_generation_config: bool = True,
+        weights: WeightForm = "stored",
         **config: Any,
     ) -> EngineCore:
         """Load a model and make an engine of it, with `tensor_parallel` of 2 or more over as many processes.
@@ -42,23 +43,26 @@ class Engine(EngineCore):
             policy: a policy, or its name and fields, such as {"name": "corm", "window": 256}.
             dtype: "float32", "bfloat16" or "float16".
             device: "cpu", "cuda", "cuda:1" ...; "auto" takes a GPU when there is one, as many as it shall share.
-            revision, trust_remote_code, end_token_ids, apply_generation_config: as `load_model`.
+            revision, trust_remote_code, end_token_ids, apply_generation_config, weights: as `load_model`.
             **config: fields of EngineConfig.
 
         Raises:
-            SpecError: a wrong policy, dtype or config field; a table of heads that was measured on another model.
+            SpecError: a wrong policy, dtype, form of weights or config field; a table of heads that was measured on
+                another model.
             ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
         """
         chosen = KVPolicy.from_spec(policy)
         settings = EngineConfig.parse(config)
         if dtype not in ("float32", "bfloat16", "float16"):
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
+        if weights not in get_args(WeightForm):
+            raise SpecError(f"model.weights: got {weights!r}, allowed are {' and '.join(get_args(WeightForm))}")
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         check_head_tables(chosen, path_or_hub_id)
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
             trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),
-            apply_generation_config=apply_generation_config,
+            apply_generation_config=apply_generation_config, weights=weights,
         )  # fmt: skip
         if settings.tensor_parallel > 1:
             model_config = load_config(path_or_hub_id, revision, trust_remote_code)

@@ -112,7 +112,7 @@ class Evaluation(Record):
         date: when, UTC.
         versions: of libraries.
         device: that answered.
-        model: name, hash of the weights and dtype.
+        model: name, hash of the weights, dtype and the form of the weights.
         engine: its settings.
         candidates: the policies compared.
         suites: by label, every field of each.

@@ -117,7 +117,7 @@ def run_evaluation(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         device=device_text(model.device),
-        model={"name": model.name, "hash": plan.model_hash, "dtype": model.dtype},
+        model={"name": model.name, "hash": plan.model_hash, "dtype": model.dtype, "weights": model.weights},
         engine=plan.job.engine.model_dump(mode="json"),
         candidates=candidates,
         suites={label: suite.to_spec() for label, suite in plan.suites.items()},

@@ -14,6 +14,8 @@ import torch
 
 from corm_batch.data.filesystem import fetch_folder
 from corm_batch.engine.checkpoint import Checkpoint, check_head_tables, find_checkpoint, load_config, quantization
+from corm_batch.engine.fp8 import about_quantizing
+from corm_batch.engine.fp8_format import refuse_quantizing, stored_fp8
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
@@ -54,6 +56,7 @@ def _load(spec: JobSpec) -> Model:
         trust_remote_code=spec.model.trust_remote_code,
         end_token_ids=tokenizer.end_token_ids,
         apply_generation_config=spec.model.generation_config == "apply",
+        weights=spec.model.weights,
         **spec.engine.model_dump() | ({"room_for_scoring": True} if spec.verify and spec.verify.share else {}),
     )
     tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
@@ -110,6 +113,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
     checkpoint = find_checkpoint(path, spec.model.revision)
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
+    refuse_quantizing(config, spec.model.weights)
     vocab_size = ModelShape.from_config(config).vocab_size
     check_head_tables(spec.policy, path)
     tokenizer = load_tokenizer(spec.model, path)
@@ -124,7 +128,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
             "template: no answer would end before task.max_new_tokens; name what ends one with task.stop or "
             "task.stop_token_ids"
         )
-    about = [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(config, checkpoint, rules)]
+    about = [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(spec, config, checkpoint, rules)]
     return CheckedModel(about, _version(task, checkpoint, config, ends, rules))
 
 
@@ -145,11 +149,12 @@ def _ends_and_rules(
 
 
 def answers_version(spec: JobSpec, tokenizer: PromptTokenizer | None) -> int:
-    """The version of the model section, as plug-ins have one: 2 where this model is asked in another way than in 1.
+    """The version of the model section, as plug-ins have one: higher where this model is asked otherwise than in 1.
 
     Version 1 took no word of how tokens are chosen from generation_config.json, and ended an answer at the tokens that
     one file names: this one, or config.json where it names none. Whether an answer would have ended at one of those
     that came to be known since cannot be told from its row; of a model that has such tokens all are answered again.
+    So they are of one stored in fp8, whose products were transformers' then: the version is one higher still.
 
     Args:
         spec: the job.
@@ -173,7 +178,8 @@ def _version(task: Task, checkpoint: Checkpoint, config: Any, ends: frozenset[in
     elif task.top_p < 1:
         without_meaning.add("top_p")
     new = any(token not in known and token < vocab_size for token in ends)
-    return 2 if new or rules.model_dump(exclude_defaults=True, exclude=without_meaning) else INITIAL_VERSION
+    asked = bool(new or rules.model_dump(exclude_defaults=True, exclude=without_meaning))
+    return INITIAL_VERSION + asked + (stored_fp8(config) is not None)
 
 
 def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: int) -> Iterator[str]:
@@ -202,11 +208,19 @@ def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: 
         )
 
 
-def _about_weights(config: Any, checkpoint: Checkpoint, rules: Rules) -> Iterator[str]:
-    """What to know of how the model is loaded and its tokens are chosen."""
+def _about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Rules) -> Iterator[str]:
+    """What to know of how the model is loaded and its tokens are chosen.
+
+    Raises:
+        UnsupportedModelError: none of its layers can be quantised.
+    """
     if checkpoint.adapter is not None:
         yield f"the adapter is merged into its model, {checkpoint.weights}"
-    if method := quantization(config):
+    if stored := stored_fp8(config):
+        yield f"{stored}" if checkpoint.adapter is None else "the weights are stored in fp8; merged, they are no longer"
+    elif spec.model.weights == "fp8":
+        yield about_quantizing(config, spec.engine.tensor_parallel)
+    elif method := quantization(config):
         yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
     said = rules.model_dump(exclude_defaults=True, exclude={"end_token_ids", "not_for_sampling"})
     if said:

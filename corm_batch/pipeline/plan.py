@@ -19,6 +19,7 @@ from corm_batch.budgets.base import Place
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.engine.checkpoint import load_config
+from corm_batch.engine.fp8_format import stored_fp8
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import FileError, ModelLoadError
@@ -235,27 +236,20 @@ def _on_gpu(
 ) -> GpuEstimate:
     """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
     single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
-    engine, shape = spec.engine, ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
+    config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
+    engine, shape = spec.engine, ModelShape.from_config(config)
     mean = max(1.0, float(np.mean(single))) if single else 1.0
     pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
     bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
     return estimate(
-        name,
-        load_config(path, spec.model.revision, spec.model.trust_remote_code),
-        spec.model.dtype,
-        single,
-        prompts,
-        spec.task.max_new_tokens,
+        name, config, spec.model.dtype, single, prompts, spec.task.max_new_tokens,
         _KEPT_RATIOS if bound is None else (bound,),
-        prefill=engine.prefill,
-        chunk_size=engine.chunk_size,
-        max_sequences=engine.max_sequences,
-        memory_fraction=engine.memory_fraction,
-        kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
-        gpus_per_replica=engine.tensor_parallel,
-        replicas=spec.cluster.min_replicas,
+        prefill=engine.prefill, chunk_size=engine.chunk_size, max_sequences=engine.max_sequences,
+        memory_fraction=engine.memory_fraction, kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
+        gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
-    )
+        weights="fp8" if stored_fp8(config) else spec.model.weights,
+    )  # fmt: skip
 
 
 def _most_kept(policy: KVPolicy, shape: ModelShape, num_tokens: int, num_pins: int) -> float | None:

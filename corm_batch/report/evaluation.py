@@ -76,13 +76,19 @@ def policy_label(policy: KVPolicy) -> str:
 def about_rows(result: Evaluation) -> list[tuple[str, str]]:
     """What was asked of what, as (name, text)."""
     return [
-        ("model", f"{result.model['name']}, {result.model['dtype']}, on {result.device}"),
+        ("model", f"{result.model['name']}, {_numbers(result.model)}, on {result.device}"),
         ("full cache", "against itself: other cases beside each, half as many in flight"),
         ("differences", "the policy's score less the full cache's on the same cases; below zero it lost"),
         ("intervals", ", ".join(dict.fromkeys(f.against.interval for f in result.figures)) or "-"),
         ("seed, cases", f"{result.seed}, {counted(result.cases, 'case')} of each task and length at most"),
         ("command", result.command),
     ]
+
+
+def _numbers(model: Mapping[str, str]) -> str:
+    """`bfloat16`, or `bfloat16 with fp8 weights`."""
+    form = model.get("weights", "stored")
+    return model["dtype"] if form == "stored" else f"{model['dtype']} with {form} weights"
 
 
 def failure_rows(result: Evaluation) -> Iterable[tuple[str, str, str, str]]:

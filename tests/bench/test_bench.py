@@ -7,13 +7,14 @@ from corm_batch.bench import bench
 from corm_batch.bench.bench import derive_figures, run_bench
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s
-from corm_batch.bench.result import Measured
+from corm_batch.bench.result import Measured, Row
 from corm_batch.bench.workload import ENGINES
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import CapacityError, SpecError
 
 CPU = torch.device("cpu")
 RATES = Ceilings(copy_gb_per_s=1, read_gb_per_s=2, matmul_tflop_per_s=1, causal_tflop_per_s=1, sdpa_tflop_per_s=1)
+ROW = Row(workload="small", engine="corm", prefill="exact")
 
 
 def test_all_engines_on_two_workloads(small):
@@ -34,7 +35,7 @@ def test_figures_follow_from_what_was_measured(small):
         documents=10, wall_s=4.0, prefill_tokens_per_s=1e4, decode_ms_per_step=2.0, documents_in_flight=5,
         kv_bytes_per_document=1000, kept_ratio=0.5,
     )  # fmt: skip
-    figures = derive_figures(small, RATES, measured, "exact", 32, None)
+    figures = derive_figures(small, RATES, measured, ROW, None)
     assert figures.documents_per_hour == 9000
     assert figures.prompt_tokens_per_s == 240
     assert figures.output_tokens_per_s == 20
@@ -46,11 +47,22 @@ def test_figures_follow_from_what_was_measured(small):
 def test_streaming_is_counted_in_chunks(small):
     workload = small.model_copy(update={"prompt_tokens": 4000})
     measured = Measured(1, 1.0, 1.0, None, 1, 1, 0.1)
-    figures = derive_figures(workload, RATES, measured, "streaming", 32, None)
+    figures = derive_figures(workload, RATES, measured, ROW.model_copy(update={"prefill": "streaming"}), None)
     limit_s = document_limit_s(workload, RATES, 1, 0.1, attended_pairs(4000, EngineConfig().chunk_size, 32))
     assert figures.limit_documents_per_hour == pytest.approx(3600 / limit_s)
-    exact = derive_figures(workload, RATES, measured, "exact", 32, None)
+    exact = derive_figures(workload, RATES, measured, ROW, None)
     assert figures.limit_documents_per_hour > exact.limit_documents_per_hour
+
+
+def test_forms_of_weights_stand_side_by_side(small):
+    result = run_bench([small], ["corm", "generate"], CPU, "exact", "typed", weights=("stored", "fp8"))
+    assert [(row.engine, row.weights) for row in result.rows] == [
+        ("corm", "stored"), ("generate", "stored"), ("corm", "fp8"),
+    ]  # fmt: skip
+    assert all(row.reason is None and row.figures.documents == 5 for row in result.rows)
+    assert result.corm_over(result.rows[2]) == 1.0
+    rate = result.rows[0].figures.documents_per_hour / result.rows[1].figures.documents_per_hour
+    assert result.corm_over(result.rows[1]) == pytest.approx(rate)
 
 
 def test_the_time_limit_starts_nothing_more(small):

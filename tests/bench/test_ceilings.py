@@ -33,4 +33,17 @@ def test_the_faster_of_two_ways_is_the_ceiling():
 
 
 def test_a_machine_reaches_something(small):
-    assert all(rate > 0 for rate in measure_ceilings(small, CPU).model_dump().values())
+    found = measure_ceilings(small, CPU).model_dump()
+    assert found.pop("fp8_tflop_per_s") is None
+    assert all(rate > 0 for rate in found.values())
+
+
+def test_products_of_8_bit_weights_have_a_rate_of_their_own(small):
+    found = Ceilings(
+        copy_gb_per_s=3, read_gb_per_s=4, matmul_tflop_per_s=5, causal_tflop_per_s=7, sdpa_tflop_per_s=6,
+        fp8_tflop_per_s=9,
+    )  # fmt: skip
+    assert (found.products_per_s("stored"), found.products_per_s("fp8")) == (5e12, 9e12)
+    without = found.model_copy(update={"fp8_tflop_per_s": None})
+    assert without.products_per_s("fp8") == 5e12
+    assert ceilings.products_per_s(small, CPU, "fp8", 3) > 0

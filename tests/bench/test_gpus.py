@@ -121,3 +121,14 @@ def test_answering_again_costs_what_a_full_cache_costs():
     (full,) = on("h200", kept=(1.0,), num_prompts=1).rows
     assert on("h200", num_prompts=1).rerun_s == pytest.approx(3600 * full.hours)
     assert on("h200", prompts=(4_000_000,)).rerun_s is None
+
+
+def test_8_bit_weights_take_half_the_room_and_less_time():
+    wide, narrow = (on("h200", weights=form) for form in ("stored", "fp8"))
+    layers = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336)
+    scales = 4 * 32 * (6144 + 4096 + 2 * 14336 + 4096)
+    assert wide.weight_bytes - narrow.weight_bytes == layers - scales
+    assert narrow.pool_bytes > wide.pool_bytes
+    assert all(less.hours < more.hours for less, more in zip(narrow.rows, wide.rows, strict=True))
+    with pytest.raises(SpecError, match=r"--gpu a100: the card has no 8-bit products"):
+        on("a100", weights="fp8")

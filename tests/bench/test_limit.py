@@ -52,3 +52,17 @@ def test_a_document_is_its_prefill_and_its_share_of_the_steps():
     pairs = 4096**2 / 2
     prefill, step = prefill_limit_s(WORKLOAD, RATES, pairs), step_limit_s(WORKLOAD, RATES, 50, 1.0)
     assert document_limit_s(WORKLOAD, RATES, 50, 1.0, pairs) == pytest.approx(prefill + 255 * step / 50)
+
+
+def test_8_bit_weights_are_read_and_multiplied_at_their_own_rate():
+    """Layers of 6.476e9 weights in a byte each, a scale of 4 bytes a row, norms and head of 131.3e6 in two."""
+    fast = RATES.model_copy(update={"fp8_tflop_per_s": 1200})
+    layers, head = WORKLOAD.model.prompt_parameters, 6_607_343_616 - WORKLOAD.model.prompt_parameters
+    rows = 32 * (3 * 4096 + 4096 + 2 * 11008 + 4096)
+    cache = 4224 * 524_288 / 4e12
+    assert step_limit_s(WORKLOAD, fast, 10, 1.0, "fp8") == pytest.approx(
+        (layers + 4 * rows + 2 * head) / 4e12 + 10 * cache
+    )
+    products = 2000 * (layers / 1200e12 + head / 600e12)
+    assert step_limit_s(WORKLOAD, fast, 1000, 1.0, "fp8") == pytest.approx(products + 1000 * cache)
+    assert prefill_limit_s(WORKLOAD, fast, 0, "fp8") == pytest.approx(prefill_limit_s(WORKLOAD, fast, 0) / 2)

@@ -17,9 +17,11 @@ from transformers import (
 )
 
 from corm_batch.engine.attention import ATTENTION
+from corm_batch.engine.fp8 import quantize_linears
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.ops.causal import causal_attention
+from corm_batch.ops.scaled import quantize_rows
 from tests.conftest import llama_config
 
 SMALL = {
@@ -66,6 +68,13 @@ def make_model(config, device="cpu", dtype=torch.float32):
     return LoadedModel(module, None, (), frozenset(), torch.device(device), dtype)
 
 
+def make_in_8_bits(device="cpu", dtype=torch.float32, **changes):
+    """A Llama whose layers have 8-bit weights."""
+    model = make_model(llama_config(**changes), device, dtype)
+    quantize_linears(model.module, torch.device(device))
+    return model
+
+
 def duplicate(model):
     return dataclasses.replace(model, module=copy.deepcopy(model.module))
 
@@ -107,6 +116,22 @@ def test_compiled_layers_share_their_code_for_every_length(family):
     assert graphs[-1] <= 2 * graphs[0]  # and one
 
 
+def test_products_of_one_input_share_its_numbers():
+    """q, k and v; the attention's output; gate and up; down: four quantisations where seven are written."""
+    plain = make_in_8_bits(num_hidden_layers=1)
+    fused = duplicate(plain)
+    found = []
+
+    def backend(graph, inputs):
+        found.append([node.target for node in graph.graph.nodes].count(quantize_rows))
+        return graph.forward
+
+    torch._dynamo.register_backend(backend, name="counting")
+    fuse(fused.module, backend="counting")
+    assert distance(fused, plain, Prompt(33, "cpu")) < 1e-5
+    assert sum(found) == 4
+
+
 def test_long_prompts_compile_the_slice_not_the_loop():
     plain = make_model(llama_config())
     fused = duplicate(plain)
@@ -134,6 +159,27 @@ def test_what_is_no_list_of_layers_is_left_alone():
     hidden = torch.randn(3, 4)
     assert torch.equal(module(hidden), module[1](module[0](hidden)))
     assert counters["stats"]["unique_graphs"] == 0
+
+
+@pytest.mark.gpu
+def test_kernels_in_8_bits_agree_and_can_be_captured():
+    """Rounding to 8 bits amplifies what arithmetic in another order changes: no closer than another rounding."""
+    shape = {"hidden_size": 256, "intermediate_size": 640, "head_dim": 64}
+    plain = make_in_8_bits("cuda", torch.bfloat16, **shape)
+    fused = duplicate(plain)
+    slice_rows(fused.module, at_most=512)
+    fuse(fused.module)
+    for length in (700, 100, 1, 2, 1025, 64):
+        assert distance(fused, plain, Prompt(length, "cuda")) < 0.15
+    prompt, graph = Prompt(64, "cuda"), torch.cuda.CUDAGraph()
+    with torch.inference_mode():
+        fused.forward(prompt)
+        with torch.cuda.graph(graph):
+            captured = fused.forward(prompt)
+        prompt.input_ids.copy_(torch.randint(199, (64,), device="cuda"))
+        graph.replay()
+        expected = fused.forward(prompt)
+    assert (captured - expected).norm() / expected.norm() < 1e-3
 
 
 @pytest.mark.gpu

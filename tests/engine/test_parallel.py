@@ -26,8 +26,10 @@ from corm_batch.engine.parallel import Leader, ParallelEngine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import RankError, SpecError, UnsupportedModelError
 from corm_batch.policies.base import KVPolicy
+from tests.conftest import llama_config, save_random_model
 from tests.engine.parallel_faults import load_faulty
 from tests.engine.test_cuda import assert_same_kept_but_for_rounding
+from tests.engine.test_fp8_loading import store
 from tests.engine.test_scheduler import KVZIP
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +121,23 @@ def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_ll
         assert ours.memory.kept_ratio == alone.memory.kept_ratio
         assert ours.memory.evicted_entries == alone.memory.evicted_entries
         assert ours.memory.evicted_attention_mass == pytest.approx(alone.memory.evicted_attention_mass, abs=1e-5)
+
+
+@needs_ranks
+@pytest.mark.parametrize("stored", [False, True])
+def test_two_ranks_share_8_bit_weights(stored, leader, tmp_path):
+    """A rank's part of an input has scales of its own where ranks add up: close, not the same."""
+    shape = {"hidden_size": 64, "intermediate_size": 512, "head_dim": 128}
+    folder = save_random_model(llama_config(**shape), tmp_path / "model")
+    if stored:
+        store(folder, "blocks")
+    load, policy = partial(load_model, folder, torch.float32, weights="fp8"), KVPolicy.from_spec({"name": "full"})
+    one = Engine(load(leader.device), policy, settings(pages=40000))
+    two = ParallelEngine(leader, load, policy, settings(pages=40000, tensor_parallel=2))
+    prompt = [(7 * i * i) % 199 for i in range(30)]
+    (done,) = one.run([Request("a", prompt, SamplingParams(max_new_tokens=12, ignore_eos=True))])
+    ours, alone = (torch.tensor(engine.score(prompt, list(done.token_ids)).logprobs) for engine in (two, one))
+    assert (ours - alone).abs().mean() < (1e-3 if stored else 0.25)
 
 
 @needs_ranks

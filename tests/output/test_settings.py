@@ -54,6 +54,7 @@ CHANGES_ANSWERS = [
     {"engine": {"max_model_len": 4096}},
     {"engine": {"compact_every": 7}},
     {"model": {"name": "org/model", "trust_remote_code": True}},
+    {"model": {"name": "org/model", "weights": "fp8"}},
 ]
 CHANGES_NOTHING = [
     {"verify": {"share": 0}},

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,26 @@ def test_a_model_without_any_end_token_is_refused_unless_the_task_says_what_ends
         checked(job, folder)
     assert checked(job, folder, {"stop": "\n"}) == []
     assert checked(job, folder, {"stop_token_ids": 4}) == []
+
+
+def test_weights_in_8_bits_are_said_and_those_that_cannot_be_refused(job, changed):
+    (note,) = checked(job, MODEL, weights="fp8")
+    assert re.fullmatch(
+        r"\d\d% of the model's weights are quantised to fp8 as it is loaded: the linear .* blocks", note
+    )
+    (note,) = checked(job, changed(config={"intermediate_size": 1000}), weights="fp8")
+    assert re.search(r"but for 30 of 70, of widths not divisible by 16$", note)
+    stored = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    folder = changed(config={"quantization_config": stored})
+    for form in ("stored", "fp8"):
+        (note,) = checked(job, folder, weights=form)
+        assert note == "the weights are stored in fp8 (fp8) and stay so; inputs are quantised row by row"
+    before, now = (job({"a": "text"}, model={"name": name}) for name in (MODEL, folder))
+    assert answers_version(now, None) == answers_version(before, None) + 1
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.weights: fp8: the checkpoint is quantised with awq already"
+    ):
+        checked(job, changed(config={"quantization_config": {"quant_method": "awq"}}), weights="fp8")
 
 
 def test_a_missing_template_is_said_and_a_role_that_needs_it_refused(job, changed):
