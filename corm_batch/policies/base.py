@@ -217,6 +217,14 @@ def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) ->
     return rank.masked_fill(entries.position > step - recent, top)
 
 
+def answer_score(position: Tensor) -> Tensor:
+    """Scores of an answer's own entries under a policy that scores prompts: above any of theirs, the newest highest.
+
+    Not infinite: heads that share a budget take equal ranks in their order, and the last ones would be left none.
+    """
+    return position.float() * 1e20
+
+
 class EvictingPolicy(KVPolicy):
     """Entries leave, but for the first ones of a prompt and for its instruction where these are pinned."""
 

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool1d
 
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import Rotary
-from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
 from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import Reading
 from corm_batch.policies.with_budgets import with_budgets
@@ -58,8 +58,8 @@ class Compactor(ScoringPolicy, name="compactor"):
         return Needs(prompt=True, rotary=True)
 
     def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        """The highest score, until a prompt says otherwise; no attention yet."""
-        score = torch.full(position.shape, torch.inf, device=position.device)
+        """An answer's score, until a prompt says otherwise; no attention yet."""
+        score = answer_score(position)
         return score, torch.zeros_like(score)
 
     def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:

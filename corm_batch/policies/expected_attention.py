@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import turn_moments
-from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
 from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import Reading
 from corm_batch.policies.with_budgets import with_budgets
@@ -51,8 +51,8 @@ class ExpectedAttention(ScoringPolicy, name="expected_attention"):
         return Needs(prompt=True, rotary=True)
 
     def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        """The highest score, until a prompt says otherwise."""
-        return (torch.full(position.shape, torch.inf, device=position.device),)
+        """An answer's, until a prompt says otherwise."""
+        return (answer_score(position),)
 
     def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
         """Scores of all entries by the queries read so far."""

@@ -14,7 +14,7 @@ from corm_batch.budgets.base import BudgetField
 from corm_batch.errors import DocumentError
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import Column, Entries
-from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
 from corm_batch.policies.model import Model
 from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import ExtraPass, Reading
@@ -80,8 +80,8 @@ class KVzip(ScoringPolicy, name="kvzip"):
         return self.model_copy(update={name: ids for name, ids in words.items() if getattr(self, name) is None})
 
     def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        """More than any weight, the newest most, until a pass says otherwise."""
-        return (1.0 + position,)
+        """An answer's, until a pass says otherwise."""
+        return (answer_score(position),)
 
     def extra_passes(self, token_ids: np.ndarray, room: int) -> Sequence[ExtraPass]:
         """The prompt in chunks, each behind the tokens that ask for it."""

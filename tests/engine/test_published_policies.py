@@ -190,3 +190,13 @@ def test_a_share_of_the_document_is_what_heads_hold_of_each(prefill, tiny_llama)
     ):
         fed = length + 5
         assert {len(head) for layer in one.kept_positions for head in layer} == {min(fed, max(4, math.ceil(0.3 * fed)))}
+
+
+@pytest.mark.parametrize("name", ["expected_attention", "compactor"])
+def test_an_answer_longer_than_the_budget_leaves_no_head_empty(name, tiny_llama):
+    policy = {"name": name, "pin_first": 0, "budget": {"name": "adakv", "max_kept": 12, "floor": 0.0}}
+    (done,) = answer(tiny_llama, random_prompts((60,), seed=7), 60, policy, compact_every=1)
+    for layer in done.kept_positions:
+        counts = [len(head) for head in layer]
+        assert sum(counts) == 24
+        assert max(counts) - min(counts) <= 1
