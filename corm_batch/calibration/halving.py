@@ -57,7 +57,11 @@ def survivors(standings: Mapping[str, Standing], limit: float, count: int) -> li
         standing = standings[label]
         return _loses_too_much(standing, limit), place[label], abs(standing.mean - limit)
 
-    return sorted(standings, key=order)[:count]
+    found = sorted(standings, key=order)[:count]
+    within = _within(standings, limit)
+    if within and within[-1] not in found:  # those of few bytes may turn out to lose more on other documents
+        found[-1] = within[-1]
+    return found
 
 
 def fronts(standings: Mapping[str, Standing]) -> list[list[str]]:
@@ -72,16 +76,22 @@ def fronts(standings: Mapping[str, Standing]) -> list[list[str]]:
 
 def finalists(standings: Mapping[str, Standing], limit: float) -> list[str]:
     """Those to be confirmed, three at most: of those that seem to meet the limit, by bytes, the first ones up to one
-    that most likely does; behind them the safest of all, should these turn out not to. Where none seems to meet it, the
-    one that loses least."""
-    within = [label for label, one in standings.items() if one.mean <= limit]
+    that most likely does; behind them one between and that of the most bytes, should these turn out not to. Where none
+    seems to meet it, the one that loses least."""
+    within = _within(standings, limit)
     if not within:
         return [min(standings, key=lambda label: standings[label].mean)]
-    within.sort(key=lambda label: standings[label].peak_ratio)
-    high = {label: interval(standings[label].losses).high for label in within}
-    first = [label for label in within[: FINALISTS - 1] if high[label] <= limit][:1]
+    first = [label for label in within[: FINALISTS - 1] if interval(standings[label].losses).high <= limit][:1]
     count = within.index(first[0]) + 1 if first else FINALISTS - 1
-    return list(dict.fromkeys([*within[:count], min(within, key=lambda label: high[label])]))
+    between = within[count:-1] if count < FINALISTS - 1 else []
+    return list(dict.fromkeys([*within[:count], *between[len(between) // 2 :][:1], within[-1]]))
+
+
+def _within(standings: Mapping[str, Standing], limit: float) -> list[str]:
+    """Those that seem to meet the limit, fewest bytes first. That of the most is taken to be the safest: losses near 0
+    do not tell which one is."""
+    found = [label for label, one in standings.items() if one.mean <= limit]
+    return sorted(found, key=lambda label: standings[label].peak_ratio)
 
 
 def confirmed(held_out: Mapping[str, Sequence[float]], chosen_on: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
