@@ -79,7 +79,7 @@ def ask_here(
     Cases that are there are left alone.
     """
     config = EngineConfig.parse({"max_sequences": len(asked)})
-    specs = {("full", "1.0"): {"name": "full"}}
+    specs: dict[tuple[str, str], Mapping[str, Any]] = {("full", "1.0"): {"name": "full"}}
     specs |= {(name, str(kept)): spec for kept in shares for name, spec in policies(kept, 0, COMPACTOR_CHUNK).items()}
     for name, kept in specs:
         found.setdefault(name, {}).setdefault(kept, {})
