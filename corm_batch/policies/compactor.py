@@ -50,7 +50,7 @@ class Compactor(ScoringPolicy, name="compactor"):
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
         """One budget."""
-        return with_budgets(cls, num_tokens, (0.25,))
+        return with_budgets(cls, (0.25,))
 
     @property
     def needs(self) -> Needs:

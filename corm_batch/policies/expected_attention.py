@@ -43,7 +43,7 @@ class ExpectedAttention(ScoringPolicy, name="expected_attention"):
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
         """With heads that compete, as the paper has it."""
-        return with_budgets(cls, num_tokens, (0.5, 0.25), "adakv")
+        return with_budgets(cls, (0.5, 0.25), "adakv")
 
     @property
     def needs(self) -> Needs:

@@ -26,7 +26,7 @@ class KeyDiff(ScoringPolicy, name="keydiff"):
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
         """One budget."""
-        return with_budgets(cls, num_tokens, (0.25,), recent=64)
+        return with_budgets(cls, (0.25,), recent=64)
 
     @property
     def needs(self) -> Needs:

@@ -48,9 +48,9 @@ class SnapKV(ScoringPolicy, name="snapkv"):
         """Pooled widely, by each kind of budget."""
         wide: dict[str, Any] = {"window": 64, "recent": 64, "pooling": 63}
         return (
-            *with_budgets(cls, num_tokens, (0.5, 0.25, 0.125), **wide),
-            *with_budgets(cls, num_tokens, (0.25, 0.125), "adakv", **wide),
-            *with_budgets(cls, num_tokens, (0.25,), "pyramidkv", **wide),
+            *with_budgets(cls, (0.5, 0.25, 0.125), **wide),
+            *with_budgets(cls, (0.25, 0.125), "adakv", **wide),
+            *with_budgets(cls, (0.25,), "pyramidkv", **wide),
         )
 
     @property

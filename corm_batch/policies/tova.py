@@ -28,7 +28,7 @@ class Tova(ScoringPolicy, name="tova"):
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
         """One budget."""
-        return with_budgets(cls, num_tokens, (0.25,), recent=16)
+        return with_budgets(cls, (0.25,), recent=16)
 
     @property
     def needs(self) -> Needs:
