@@ -13,7 +13,7 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.ensemble import Ensemble, Need, side_by_side_at_most
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Completion, Request
-from corm_batch.errors import CormBatchError
+from corm_batch.errors import CormBatchError, ModelError, SpecError
 from corm_batch.evaluation.provenance import free_device_memory
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.full import Full
@@ -89,7 +89,7 @@ class Together:
             try:
                 need.num_bytes(self.longest)
                 needs[label] = need
-            except CormBatchError as error:
+            except (SpecError, ModelError) as error:
                 refused[label] = error
         if refused:
             yield from _failing(refused, requests)
@@ -135,7 +135,7 @@ class OneByOne:
             free_device_memory()
             try:
                 engine = self.load(policy)
-            except CormBatchError as error:
+            except (SpecError, ModelError) as error:
                 yield from _failing({label: error}, requests)
                 continue
             try:

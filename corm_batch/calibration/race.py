@@ -13,7 +13,7 @@ from corm_batch.calibration.models import Models
 from corm_batch.calibration.sample import Exam, examine, score_key
 from corm_batch.data.document import Document
 from corm_batch.engine.request import Completion, Request
-from corm_batch.errors import CormBatchError, DocumentError
+from corm_batch.errors import DocumentError, ModelError, SpecError
 from corm_batch.evaluation.answers import Answered, AnswerStore
 from corm_batch.evaluation.provenance import settings_key
 from corm_batch.policies.base import KVPolicy
@@ -133,7 +133,7 @@ class Race:
 
     def _note(self, label: str, error: Exception) -> None:
         """A policy that could not score what the full cache could is out; the full cache only lacks a document."""
-        if not isinstance(error, CormBatchError):
+        if not isinstance(error, DocumentError | SpecError | ModelError):
             raise error
         if label != FULL:
             self.failed.setdefault(label, str(error))

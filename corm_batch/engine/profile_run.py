@@ -18,7 +18,7 @@ from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy
 
-_DRIVER_BYTES = 1 << 29
+DRIVER_BYTES = 1 << 29
 """What the driver takes later, beside the allocator: kernels, which are loaded when first used, and captured steps."""
 _PROFILED_TOKENS = (16_384, 32_768)
 """Prompt lengths whose forward pass is measured; what a longer one takes is their straight line. Beyond the first, an
@@ -32,7 +32,7 @@ def measure_pool_bytes(
     transient = _largest_pass(config, model, policies, columns)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
-    return max(0, int((free - transient - _DRIVER_BYTES) * config.memory_fraction))
+    return max(0, int((free - transient - DRIVER_BYTES) * config.memory_fraction))
 
 
 def _largest_pass(

@@ -13,7 +13,8 @@ RECORD = Path(__file__).parents[3] / "infra/measure/results/calibration_bound.js
 @pytest.mark.parametrize("shape", ["normal", "exponential"])
 def test_a_promise_is_true_in_95_of_100_calibrations(shape):
     found = simulate(shape, 32, 25)
-    assert found["all_true"] >= 0.95
+    # of 25 that hold with 95 % five and more fail once in 140 times; the record has 1,000
+    assert found["all_true"] >= 1 - 4 / 25
     assert found["chosen"] > 0.5
     assert found["kept"] >= 0.95
     assert 0.05 < found["bytes"] < 0.95
