@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +11,6 @@ from corm_batch.calibration.loss import DocumentLoss, document_loss
 from corm_batch.calibration.models import Models
 from corm_batch.calibration.sample import Exam, examine, score_key
 from corm_batch.data.document import Document
-from corm_batch.engine.request import Completion, Request
 from corm_batch.errors import DocumentError, ModelError, SpecError
 from corm_batch.evaluation.answers import Answered, AnswerStore
 from corm_batch.evaluation.provenance import settings_key
@@ -20,8 +18,6 @@ from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.full import Full
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
-
-_WRITE_EVERY_S = 20.0
 
 
 @dataclass
@@ -90,25 +86,15 @@ class Race:
         }
         asked = {request.id: request for lacking in missing.values() for request in lacking}
         policies = {label: self._policy(label) for label, lacking in missing.items() if lacking}
-        new: dict[str, list[Answered]] = {label: [] for label in policies}
-        written = time.monotonic()
         try:
             for request, done in self.models.score(policies, list(asked.values())):
                 for label, completion in done.items():
                     if completion.error is None:
-                        new[label].append(_answered(request, completion))
+                        self.store.note(self._key(label), Answered.scored(score_key(request), completion))
                     else:
                         self._note(label, completion.error)
-                if time.monotonic() - written > _WRITE_EVERY_S:
-                    self._keep(new)
-                    written = time.monotonic()
         finally:
-            self._keep(new)
-
-    def _keep(self, new: Mapping[str, list[Answered]]) -> None:
-        for label, answers in new.items():
-            self.store.add(self._key(label), answers)
-            answers.clear()
+            self.store.flush()
 
     def _measure(self, exam: Exam, labels: Sequence[str]) -> None:
         """Losses on one document, where the full cache's answers could be scored."""
@@ -147,11 +133,3 @@ class Race:
             job = self.job.model_copy(update={"policy": self._policy(label)})
             self._keys[label] = settings_key(job, self.model_hash, task=True)
         return self._keys[label]
-
-
-def _answered(request: Request, done: Completion) -> Answered:
-    assert done.scores is not None
-    return Answered(
-        score_key(request), "", done.token_ids, done.finish_reason, done.scores.logprobs, done.scores.best_logprobs,
-        memory=done.memory,
-    )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from corm_batch.evaluation.result import Provenance, Record
 
 NOTE = (
     "Loss: by how much the perplexity of the full cache's own answers rises under a policy that is given their tokens "
@@ -13,12 +13,6 @@ NOTE = (
     "confidence for documents like these; those of finalists hold together, on documents that did not choose them."
 )
 State = Literal["chosen", "within", "above", "not confirmed", "dropped", "keeps all", "failed", "full cache"]
-
-
-class Record(BaseModel):
-    """A frozen value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Loss(Record):
@@ -72,11 +66,11 @@ class Tried(Record):
         return self.held_out or self.chosen_on
 
 
-class Calibration(Record):
+class Calibration(Provenance):
     """A whole calibration.
 
     Attributes:
-        command, date, versions, device, model, task: what was asked of what, by which, when.
+        task: what was asked.
         max_loss: as it was given; `limit`: the same in nats a token.
         read, whole: usable documents that were looked at to draw from, and whether these are all.
         chosen_on, held_out: documents that chose, and that confirmed.
@@ -91,11 +85,6 @@ class Calibration(Record):
     """
 
     schema_version: Literal["corm-batch calibrate 1"] = "corm-batch calibrate 1"
-    command: str
-    date: str
-    versions: Mapping[str, str | None]
-    device: str
-    model: Mapping[str, str]
     task: Mapping[str, Any]
     max_loss: str
     limit: float

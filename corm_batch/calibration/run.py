@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from statistics import median
 
 from corm_batch.calibration.contest import FEWEST, Clock, Contest, Progress
@@ -15,7 +14,7 @@ from corm_batch.calibration.result import Calibration
 from corm_batch.calibration.sample import Drawn
 from corm_batch.calibration.verdicts import Verdicts
 from corm_batch.errors import SpecError
-from corm_batch.evaluation.provenance import device_text, versions
+from corm_batch.evaluation.provenance import provenance
 
 _LEAST = 3 * FEWEST
 _REASONS = 3
@@ -81,11 +80,7 @@ def _result(plan: Plan, race: Race, contest: Contest, seconds: float) -> Calibra
     problems = [exam.problem for exam in race.exams.values() if exam.problem is not None]
     job = race.job
     return Calibration(
-        command=plan.command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(),
-        device=device_text(job.model.device),
-        model={"name": job.model.name, "hash": race.model_hash, "dtype": job.model.dtype},
+        **provenance(job.model, race.model_hash, plan.command),
         task=job.task.to_spec(),
         max_loss=plan.limit.text,
         limit=plan.limit.nats,

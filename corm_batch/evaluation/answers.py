@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,8 +19,10 @@ import pyarrow.parquet as pq
 from corm_batch.data.filesystem import list_files, read_whole, write_whole
 from corm_batch.data.schema import FIGURES
 from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.request import Completion
 from corm_batch.errors import SourceError
 
+_WRITE_EVERY_S = 20.0
 _SCHEMA = pa.schema(
     [
         ("run", pa.string()), ("case", pa.string()), ("text", pa.string()), ("token_ids", pa.list_(pa.int32())),
@@ -59,6 +62,15 @@ class Answered:
     error: str | None = None
     memory: MemoryStats = field(default_factory=MemoryStats)
 
+    @classmethod
+    def scored(cls, case: str, done: Completion) -> Answered:
+        """An answer that was given, and how likely its tokens were found."""
+        assert done.scores is not None
+        return cls(
+            case, "", done.token_ids, done.finish_reason, done.scores.logprobs, done.scores.best_logprobs,
+            memory=done.memory,
+        )  # fmt: skip
+
 
 class AnswerStore:
     """The answers in one folder, local or s3://.
@@ -73,6 +85,8 @@ class AnswerStore:
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         self._found: dict[str, dict[str, Answered]] = {}
+        self._noted: dict[str, list[Answered]] = {}
+        self._written = time.monotonic()
         for file in list_files(self._uri, (".parquet",)):
             for row in _rows(file):
                 self._keep(str(row["run"]), _answered(row))
@@ -100,6 +114,29 @@ class AnswerStore:
         write_whole(f"{self._uri}/{run}-{uuid.uuid4().hex[:12]}.parquet", sink.getvalue().to_pybytes())
         for answer in given:
             self._keep(run, answer)
+
+    def note(self, run: str, answer: Answered) -> bool:
+        """Have an answer written down with those that come within some seconds; true when that was done just now.
+
+        Raises:
+            OutputError: as `add`.
+        """
+        self._noted.setdefault(run, []).append(answer)
+        due = time.monotonic() - self._written > _WRITE_EVERY_S
+        if due:
+            self.flush()
+        return due
+
+    def flush(self) -> None:
+        """Write down what was noted.
+
+        Raises:
+            OutputError: as `add`.
+        """
+        for run in list(self._noted):
+            self.add(run, self._noted[run])
+            del self._noted[run]  # not before: what cannot be written now may be in the end
+        self._written = time.monotonic()
 
     def _keep(self, run: str, answer: Answered) -> None:
         self._found.setdefault(run, {})[answer.case] = answer

@@ -126,9 +126,6 @@ def _answered(done: Completion, tokenizer: PromptTokenizer) -> Answered:
     if done.scores is not None:
         if -math.inf in done.scores.logprobs:
             return Answered(done.id, error="a rule of the model's generation_config.json forbids a token of the text")
-        return Answered(
-            done.id, "", done.token_ids, done.finish_reason, done.scores.logprobs, done.scores.best_logprobs,
-            memory=done.memory,
-        )  # fmt: skip
+        return Answered.scored(done.id, done)
     _, text = tokenizer.reasoning.part(done.token_ids, tokenizer.decode)
     return Answered(done.id, text or "", done.token_ids, done.finish_reason, memory=done.memory)

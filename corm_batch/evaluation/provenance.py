@@ -6,12 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
 
 import torch
 
 from corm_batch.output.settings import AnswerSettings
-from corm_batch.spec import JobSpec
+from corm_batch.spec import JobSpec, ModelSection
 
 _LIBRARIES = ("corm-batch", "torch", "transformers")
 
@@ -30,12 +31,24 @@ def settings_key(job: JobSpec, model_hash: str, *, task: bool, variant: bool = F
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def versions() -> Mapping[str, str | None]:
-    """Of the libraries that answers depend on; None of what is not installed as a package."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}}
+def provenance(model: ModelSection, model_hash: str, command: str) -> dict[str, Any]:
+    """The fields of a `Provenance`: what was run of what, with what, where and now.
+
+    Args:
+        model: section of the job's spec.
+        model_hash: of its weights.
+        command: that makes the result.
+    """
+    return {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        "device": _device_text(model.device),
+        "model": {"name": model.name, "hash": model_hash, "dtype": model.dtype, "weights": model.weights},
+    }
 
 
-def device_text(device: str) -> str:
+def _device_text(device: str) -> str:
     """What answers there, of a spec's `model.device`."""
     if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()

@@ -104,15 +104,30 @@ class Failure(Record):
     reason: str
 
 
-class Evaluation(Record):
-    """A whole evaluation.
+class Provenance(Record):
+    """How a result was made.
 
     Attributes:
+        schema_version: of its JSON.
         command: that made it.
         date: when, UTC.
         versions: of libraries.
         device: that answered.
         model: name, hash of the weights, dtype and the form of the weights.
+    """
+
+    schema_version: str
+    command: str
+    date: str
+    versions: Mapping[str, str | None]
+    device: str
+    model: Mapping[str, str]
+
+
+class Evaluation(Provenance):
+    """A whole evaluation.
+
+    Attributes:
         engine: its settings.
         candidates: the policies compared.
         suites: by label, every field of each.
@@ -122,11 +137,6 @@ class Evaluation(Record):
     """
 
     schema_version: Literal["corm-batch eval 1"] = "corm-batch eval 1"
-    command: str
-    date: str
-    versions: Mapping[str, str | None]
-    device: str
-    model: dict[str, str]
     engine: dict[str, Any]
     candidates: list[Candidate]
     suites: dict[str, dict[str, Any]]

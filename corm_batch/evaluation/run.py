@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from corm_batch.engine.engine import EngineCore
 from corm_batch.errors import FileError, SpecError
@@ -13,7 +12,7 @@ from corm_batch.evaluation.answers import Answered, AnswerStore
 from corm_batch.evaluation.asking import Asked, answer, lay_out
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.figures import Answers, Runs, build_figures, failures
-from corm_batch.evaluation.provenance import device_text, free_device_memory, settings_key, versions
+from corm_batch.evaluation.provenance import free_device_memory, provenance, settings_key
 from corm_batch.evaluation.result import Candidate, Evaluation
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
@@ -22,7 +21,6 @@ from corm_batch.text.tokenize import PromptTokenizer
 LoadEngine = Callable[[JobSpec], tuple[EngineCore, PromptTokenizer]]
 """Loads the model of a job, under the job's policy."""
 FULL, AGAIN = "full", "full, again"
-_WRITE_EVERY_S = 20.0
 _TEXT_CHARS = 4_000_000
 """Of the job's own documents, read as text to plant in."""
 
@@ -113,11 +111,7 @@ def run_evaluation(
     sides = {FULL: runs.full, AGAIN: runs.again, **runs.candidates}
     model = plan.job.model
     return Evaluation(
-        command=plan.command,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions(),
-        device=device_text(model.device),
-        model={"name": model.name, "hash": plan.model_hash, "dtype": model.dtype, "weights": model.weights},
+        **provenance(model, plan.model_hash, plan.command),
         engine=plan.job.engine.model_dump(mode="json"),
         candidates=candidates,
         suites={label: suite.to_spec() for label, suite in plan.suites.items()},
@@ -162,28 +156,18 @@ class _Run:
             done = sum(one.key in found for one in asked)
             on_progress(Progress(self.label, done, len(asked), before, time.monotonic() - started))
 
-        part: list[Answered] = []
-
-        def keep() -> None:
-            store.add(self.key, part)
-            found.update({one.case: one for one in part})
-            part.clear()
-            tell()
-
+        tell()
         if missing:
-            tell()
-            written = started
+            key = self.key
             try:
                 for one in self._answered(missing, load):
-                    part.append(one)
-                    if time.monotonic() - written > _WRITE_EVERY_S:
-                        keep()
-                        written = time.monotonic()
+                    found[one.case] = one
+                    if store.note(key, one):
+                        tell()
             finally:
-                keep()
+                store.flush()
+                tell()
                 free_device_memory()
-        else:
-            tell()
         return found
 
     def _answered(self, missing: Sequence[Asked], load: LoadEngine) -> Iterable[Answered]:
