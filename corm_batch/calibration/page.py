@@ -19,8 +19,8 @@ from corm_batch.calibration.words import (
     state_text,
     statement,
 )
-from corm_batch.report.evaluation import settings_text
 from corm_batch.report.page.charts import Figure
+from corm_batch.report.page.evaluation import settings_grid
 from corm_batch.report.page.frame import Cell, Grid, render
 from corm_batch.report.page.svg import Axis, Chart, linear_axis, up_to
 from corm_batch.report.units import counted, one_line, percent_text
@@ -44,11 +44,7 @@ def render_calibration(result: Calibration) -> str:
         section=section_text(result, chosen) if chosen else "",
         charts=[bytes_chart(result, measured), speed_chart(result, measured)] if measured else [],
         tried=_table(result.tried),
-        policies=Grid(
-            "Every field of each policy.",
-            (("policy", False), ("settings", False)),
-            [[Cell(one.label), Cell(settings_text(one.policy))] for one in result.tried],
-        ),
+        policies=settings_grid(result.tried),
         about=list(about_rows(result)),
     )
 

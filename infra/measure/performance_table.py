@@ -21,7 +21,6 @@ from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.bench import HEADS, row_cells
 
 ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
 
 def read_records(folder: Path, key: str, start: str) -> dict[str, dict[str, Any]]:
@@ -124,17 +123,18 @@ def beside_vllm(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]
     return "\n".join(lines)
 
 
-def replaced(readme: str, table: str) -> str:
-    """`readme` with `table` between its markers.
+def replaced(document: str, table: str, name: str = "performance") -> str:
+    """`document` with `table` between the markers of that name.
 
     Raises:
         ValueError: it does not hold both markers once, in order.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"expected {BEGIN} and, after it, {END}, once each")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in after:
+        raise ValueError(f"expected {first} and, after it, {last}, once each")
+    return f"{before}{first}\n\n{table}\n\n{last}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from corm_batch.evaluation.paired import Difference
 from corm_batch.evaluation.result import ALL, Evaluation, Figure
 from corm_batch.report.evaluation import difference_text
 from corm_batch.report.units import percent_text
+from infra.measure.performance_table import replaced, table_line
 
 SHARES = "0.5,0.35,0.25,0.15"
 DATA = "infra/training/evaluation"
@@ -31,7 +32,6 @@ SUITES = (
     f"meetings={{name: likelihood, documents: {DATA}/meetings.parquet}}",
 )
 SCORES = {"needles": "said", "books": "logprob", "meetings": "logprob"}
-BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 
 
 def policies(shares: Iterable[float]) -> Iterator[str]:
@@ -92,7 +92,7 @@ def table(record: Mapping[str, Any]) -> str:
         f"{model['name']}, {model['dtype']}, {record['device']}; {record['cases']} cases of each task and of each of "
         f"{', '.join(f'{length:,}' for length in record['lengths'])} tokens.",
         "",
-        f"| policy | kept | peak/full | {' | '.join(heads)} |",
+        table_line(["policy", "kept", "peak/full", *heads]),
         "|---" * (len(heads) + 3) + "|",
         f"| full, score | | | {' | '.join(_score(one) for one in first)} |",
         f"| full against itself | | | {' | '.join(_lost(one.floor, one.share) for one in first)} |",
@@ -102,7 +102,7 @@ def table(record: Mapping[str, Any]) -> str:
         mine = [found[label, *task] for task in tasks if (label, *task) in found]
         cells = [_lost(one.against, one.share) for one in mine]
         kept, peak = (percent_text(value) for value in (mine[0].cost.kept_ratio, mine[0].cost.peak_ratio))
-        lines.append(f"| {label} | {kept} | {peak} | {' | '.join(cells)} |")
+        lines.append(table_line([label, kept, peak, *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -133,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.document is None:
         print(tables)
         return
-    head, _, rest = options.document.read_text(encoding="utf-8").partition(BEGIN)
-    options.document.write_text(f"{head}{BEGIN}\n\n{tables}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    document = options.document.read_text(encoding="utf-8")
+    options.document.write_text(replaced(document, tables.rstrip("\n"), "policies"), encoding="utf-8")
 
 
 if __name__ == "__main__":

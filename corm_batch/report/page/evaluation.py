@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corm_batch.report.evaluation import (
     FIGURE_HEADS,
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
     from corm_batch.evaluation.result import Evaluation, Figure
 
 _NAME, _NOTE = 200, 40
+
+
+class Labelled(Protocol):
+    """A policy as it was tried: its label, and every field of it."""
+
+    @property
+    def label(self) -> str:
+        """What figures call it."""
+
+    @property
+    def policy(self) -> Mapping[str, Any]:
+        """Its section of a spec."""
+
+
 _ROOM = 1.1
 
 
@@ -39,17 +53,22 @@ def render_evaluation(result: Evaluation) -> str:
         note=result.note,
         curves=[curve(found) for found in result.groups()],
         tables=[(title, _table(found)) for title, found in by_group.items()],
-        candidates=Grid(
-            "Every field of each policy.",
-            (("policy", False), ("settings", False)),
-            [[Cell(one.label), Cell(settings_text(one.policy))] for one in result.candidates],
-        ),
+        candidates=settings_grid(result.candidates),
         failures=Grid(
             "Cases without an answer.",
             (("run", False), ("case", False), ("prompt tokens", True), ("reason", False)),
             [[*map(Cell, row)] for row in failure_rows(result)],
         ),
         about=about_rows(result),
+    )
+
+
+def settings_grid(policies: Iterable[Labelled]) -> Grid:
+    """Every field of each policy."""
+    return Grid(
+        "Every field of each policy.",
+        (("policy", False), ("settings", False)),
+        [[Cell(one.label), Cell(settings_text(one.policy))] for one in policies],
     )
 
 

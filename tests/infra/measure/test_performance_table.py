@@ -5,8 +5,6 @@ import json
 import pytest
 
 from infra.measure.performance_table import (
-    BEGIN,
-    END,
     beside_vllm,
     main,
     performance,
@@ -14,6 +12,8 @@ from infra.measure.performance_table import (
     read_vllm,
     replaced,
 )
+
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
 
 
 @pytest.fixture
