@@ -5,11 +5,19 @@ Written from the paper's Algorithm 1 and independent of the package: nothing of 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 NEAR = 1e-5
 """Entries whose weight came this close to the threshold (relative) may fall on either side of it."""
+
+
+@cache
+def load(folder):
+    """The model of a folder, once a process; its attention is that of the oracle that registered last."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="corm_oracle")
 
 
 class Oracle:
@@ -78,7 +86,7 @@ class Oracle:
     def run(self, folder, token_ids):
         """Feed the tokens one by one."""
         AttentionInterface.register("corm_oracle", self.forward)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="corm_oracle")
+        model = load(folder)
         with torch.inference_mode():
             for position, token in enumerate(token_ids):
                 self.step = position + 1

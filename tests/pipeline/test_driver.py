@@ -38,45 +38,6 @@ def rows_of(output):
     return {row["doc_id"]: row for row in table}
 
 
-@pytest.mark.ray
-def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_cluster, tmp_path):
-    documents = [
-        *GOOD.items(),
-        ("null", None),
-        ("empty", ""),
-        ("special", "<|end|><|document|>" * 5),
-        ("control", "\x00\x01 \ufeff\u202e text"),
-        ("huge", "A sentence of the five megabyte text. " * 132_000),
-        ("refused", "@error"),
-        ("d0", "the same id again"),
-    ]
-    events = []
-    spec = job(documents, task={"max_new_tokens": 4})
-    first = run_job(spec, load_model=scripted(max_model_len=8192), on_event=events.append)
-    found = rows_of(tmp_path / "out")
-    failed = {name for name, row in found.items() if row["status"] == "failed"}
-    assert failed == {"null", "empty", "refused", f"{tmp_path}/documents.parquet#0:12"}
-    assert (first.documents, first.ok, first.failed, first.skipped, first.total) == (13, 9, 4, 0, 13)
-    assert found["huge"]["pieces"] > 100
-    assert found["d0"]["output"].startswith("Good document")
-    assert (first.kept_ratio, first.interrupted) == (pytest.approx(0.25), False)
-    kinds = [event.kind for event in events]
-    assert (kinds[0], kinds.count("document"), kinds[-1]) == ("start", 13, "commit")
-    waited_for = [event.message for event in events if event.kind == "stage"]
-    assert waited_for[:2] == ["starting Ray on this machine", "starting a replica"]
-    assert waited_for[-1] == "reading the first documents (prefill)"
-    first_answer = next(index for index, event in enumerate(events) if event.kind == "document" and event.row.ok)
-    assert not any(event.stage for event in events[first_answer:])
-
-    write_documents(tmp_path / "documents.parquet", [("d0", "Changed text."), *documents[1:-1], ("new", "A new one.")])
-    second = run_job(spec, load_model=scripted())
-    assert (second.ok, second.failed, second.skipped) == (2, 0, 11)
-    assert rows_of(tmp_path / "out")["d0"]["output"].startswith("Changed text")
-
-    third = run_job(spec, load_model=scripted(), retry_failed=True)
-    assert (third.ok, third.failed, third.skipped) == (0, 3, 10)
-
-
 class InProcess:
     """A pool without a cluster: one replica in this process, asked about one document at a time, longest first."""
 
@@ -109,6 +70,46 @@ def without_a_cluster(monkeypatch):
     monkeypatch.setattr(driver, "connected", nullcontext)
     monkeypatch.setattr(driver, "cluster_answers", lambda: True)
     monkeypatch.setattr(driver.JobMetrics, "publish", lambda *_, running=True: None)
+
+
+@pytest.mark.ray
+def test_hostile_documents_get_rows_and_reruns_do_only_what_is_left(job, ray_cluster, tmp_path, request):
+    documents = [
+        *GOOD.items(),
+        ("null", None),
+        ("empty", ""),
+        ("special", "<|end|><|document|>" * 5),
+        ("control", "\x00\x01 \ufeff\u202e text"),
+        ("huge", "A sentence of the one megabyte text. " * 27_000),
+        ("refused", "@error"),
+        ("d0", "the same id again"),
+    ]
+    events = []
+    spec = job(documents, task={"max_new_tokens": 4})
+    first = run_job(spec, load_model=scripted(max_model_len=8192), on_event=events.append)
+    found = rows_of(tmp_path / "out")
+    failed = {name for name, row in found.items() if row["status"] == "failed"}
+    assert failed == {"null", "empty", "refused", f"{tmp_path}/documents.parquet#0:12"}
+    assert (first.documents, first.ok, first.failed, first.skipped, first.total) == (13, 9, 4, 0, 13)
+    assert found["huge"]["pieces"] > 25
+    assert found["d0"]["output"].startswith("Good document")
+    assert (first.kept_ratio, first.interrupted) == (pytest.approx(0.25), False)
+    kinds = [event.kind for event in events]
+    assert (kinds[0], kinds.count("document"), kinds[-1]) == ("start", 13, "commit")
+    waited_for = [event.message for event in events if event.kind == "stage"]
+    assert waited_for[:2] == ["starting Ray on this machine", "starting a replica"]
+    assert waited_for[-1] == "reading the first documents (prefill)"
+    first_answer = next(index for index, event in enumerate(events) if event.kind == "document" and event.row.ok)
+    assert not any(event.stage for event in events[first_answer:])
+
+    request.getfixturevalue("without_a_cluster")
+    write_documents(tmp_path / "documents.parquet", [("d0", "Changed text."), *documents[1:-1], ("new", "A new one.")])
+    second = run_job(spec, load_model=scripted())
+    assert (second.ok, second.failed, second.skipped) == (2, 0, 11)
+    assert rows_of(tmp_path / "out")["d0"]["output"].startswith("Changed text")
+
+    third = run_job(spec, load_model=scripted(), retry_failed=True)
+    assert (third.ok, third.failed, third.skipped) == (0, 3, 10)
 
 
 def test_a_job_whose_answers_differ_too_often_is_ended_with_what_was_finished(job, without_a_cluster, tmp_path):
@@ -199,13 +200,12 @@ def test_a_clock_that_is_behind_leaves_the_newest_answer_the_newest(job, tmp_pat
         assert run_job(edited, load_model=scripted()).skipped == 1
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     ("place", "part_format"),
     [("local", "parquet"), pytest.param("s3", "arrow", marks=pytest.mark.s3)],
     indirect=["place"],
 )
-def test_output_tree(job, ray_cluster, place, part_format):
+def test_output_tree(job, without_a_cluster, place, part_format):
     spec = job(GOOD, output={"uri": f"{place}/out", "format": part_format})
     summary = run_job(spec, load_model=scripted())
     assert summary.ok == len(rows_of(f"{place}/out")) == 6
@@ -244,8 +244,7 @@ def test_real_model_answers_although_its_process_is_killed(job, ray_cluster, tmp
     assert all(len(row["kept_per_layer"]) == 10 and row["prefill_s"] > 0 for row in found.values())
 
 
-@pytest.mark.ray
-def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, ray_cluster, tmp_path, monkeypatch):
+def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, without_a_cluster, tmp_path):
     spec = job(GOOD, output={"part_documents": 2})
     replace, commits = os.replace, []
 
@@ -256,10 +255,10 @@ def test_full_disk_ends_the_job_and_a_rerun_completes_it(job, ray_cluster, tmp_p
                 raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", fills_up)
-    with pytest.raises(OutputError, match="no space left"):
-        run_job(spec, load_model=scripted(step_s=0.05))
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", fills_up)
+        with pytest.raises(OutputError, match="no space left"):
+            run_job(spec, load_model=scripted(step_s=0.02))
     before = rows_of(tmp_path / "out")
     assert 0 < len(before) < 6
     summary = run_job(spec, load_model=scripted())
@@ -300,8 +299,7 @@ def documents_in_files(folder):
 BROKEN = ["cut.jsonl.gz", "dangling.jsonl", "garbage.jsonl", "indented.jsonl", "no_bytes.jsonl.gz", "no_text.jsonl"]
 
 
-@pytest.mark.ray
-def test_a_third_of_the_files_is_broken_and_every_readable_document_is_answered(job, ray_cluster, tmp_path):
+def test_a_third_of_the_files_is_broken_and_every_readable_document_is_answered(job, without_a_cluster, tmp_path):
     readable = documents_in_files(tmp_path / "in")
     spec = job({}, source={"name": "jsonl", "uri": str(tmp_path / "in")})
     first = run_job(spec, load_model=scripted())
@@ -365,9 +363,8 @@ def test_output_of_a_driver_that_died_elsewhere_is_waited_for(job, tmp_path, mon
     assert run_job(job({"a": None}), load_model=scripted()).failed == 1
 
 
-@pytest.mark.ray
-def test_stolen_lease_ends_the_run_at_once(job, ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+def test_stolen_lease_ends_the_run_at_once(job, without_a_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.1)
     documents = {f"d{index}": f"Document {index} is about the number {index}." for index in range(60)}
     place = tmp_path / "out/_job/lease.json"
     answered = []
@@ -378,9 +375,9 @@ def test_stolen_lease_ends_the_run_at_once(job, ray_cluster, tmp_path, monkeypat
         if len(answered) == 1:
             place.write_text(json.dumps({**json.loads(place.read_text()), "token": "of another"}))
 
-    spec = job(documents, cluster={"token_budget": 40})
+    spec = job(documents)
     with pytest.raises(LeaseError, match="the lease was lost to process"):
-        run_job(spec, load_model=scripted(step_s=0.1), on_event=steal)
+        run_job(spec, load_model=scripted(step_s=0.02), on_event=steal)
     assert 1 <= len(answered) < 30
     assert list_parts(f"{spec.output.uri}/results") == []
     assert json.loads(place.read_text())["token"] == "of another"
@@ -394,8 +391,7 @@ def test_what_is_wrong_before_the_start_leaves_no_output(job, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.ray
-def test_model_that_cannot_load_gives_its_reason_and_the_lease_back(job, ray_cluster, tmp_path):
+def test_model_that_cannot_load_gives_its_reason_and_the_lease_back(job, without_a_cluster, tmp_path):
     spec = job(GOOD)
     with pytest.raises(ModelLoadError, match="no weights"):
         run_job(spec, load_model=scripted(failure=ModelLoadError("no weights")))
