@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-MIN_GAP: Final = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.5}
+MIN_GAP: Final = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.25}
 """Nats by number format of the model: gaps up to here are ties within the arithmetic's noise."""
 
 

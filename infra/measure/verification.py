@@ -40,7 +40,7 @@ from infra.measure.record import begin_record, write_record
 
 OUTPUT = ROOT / "infra/measure/results/verification.json"
 HARSH = "{name: snapkv, recent: 64, budget: {name: uniform, max_kept: 256}}"
-GAPS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+GAPS = (0.01, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0)
 """Values of verify.min_gap that the same answers are held against."""
 ANSWER_TOKENS = {"needles": 64, "summaries": 128}
 SUMMARIES_A_CASE = 5
