@@ -22,6 +22,7 @@ LAYERS = [
     "kv",
     "budgets",
     "policies",
+    "propagation",
     "engine",
     "audit",
     "bench",

@@ -68,6 +68,11 @@ class Running:
         self.batch = batch
         self.output: Any = None
 
+    @property
+    def left(self) -> Tensor | None:
+        """[R] int64, which of the packed tokens the next layer runs; None for all: few batches leave any behind."""
+        return getattr(self.batch, "left", None)
+
 
 def run_layers_once(module: torch.nn.Module) -> None:
     """Let a model's layers run once for each `Running`, however often its head is asked for logits, in place.

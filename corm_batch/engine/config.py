@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from corm_batch.errors import SpecError
+from corm_batch.propagation.base import PropagationField
 from corm_batch.registry import SAME_ANSWERS, describe
 
 WeightForm = Literal["stored", "fp8"]
@@ -45,6 +46,10 @@ class EngineConfig(BaseModel):
     )
     compact_every: int | None = Field(
         None, ge=1, description="decode steps between compactions; default: window / 2, at most 128"
+    )
+    propagation: PropagationField | None = Field(
+        None,
+        description="which of a prompt's tokens go on to the model's later layers, as {name: attention}; default: all",
     )
 
     @classmethod

@@ -21,6 +21,7 @@ from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.pins import find_pin_problem
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.profile_run import measure_pool_bytes
+from corm_batch.engine.propagating import propagating
 from corm_batch.engine.request import Completion, Request, SamplingParams, Scores, find_problem
 from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler
@@ -82,7 +83,10 @@ class EngineCore:
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)
-        self.evictions = evictions = Evictions(self.cache, self.policies, full, ranks, compact_every)
+        self.evictions = evictions = Evictions(
+            self.cache, self.policies, full, ranks, compact_every,
+            propagating(config.propagation, model, policy, self.cache.ops),
+        )  # fmt: skip
         self.decoder = Decoder(model, self.cache, self.policies, full)
         growth = compact_every + self.decoder.most_steps
         self.scheduler = Scheduler(config, self.cache, lambda one: evictions.of(one).mean_entries(one) + growth)

@@ -24,6 +24,7 @@ from corm_batch.engine.engine import EngineCore, by_layer, serving
 from corm_batch.engine.limits import Limits
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.rows import PackedRows
 from corm_batch.engine.work import Prefill
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.pool import page_bytes
@@ -148,7 +149,17 @@ class Ensemble:
             count = _packed(group, self.config.step_token_budget)
             part, group = group[:count], group[count:]
             works = {label: _taken_up(engine, part) for label, engine in sharing.items()}
-            self._pass({label: work for label, work in works.items() if work.spans})
+            for alike in self._alike(work for work in works.items() if work[1].spans):
+                self._pass(alike)
+
+    def _alike(self, works: Iterable[tuple[str, Prefill]]) -> list[dict[str, Prefill]]:
+        """Those that leave the same tokens behind: what a policy pins goes on, and others may pin something else."""
+        groups: dict[tuple[int, bool] | None, dict[str, Prefill]] = {}
+        for label, work in works:
+            policy = self._needs[label].policy
+            pins = None if self.config.propagation is None else (policy.num_first, policy.pins_instruction)
+            groups.setdefault(pins, {})[label] = work
+        return list(groups.values())
 
     @torch.inference_mode()
     def _pass(self, works: Mapping[str, Prefill]) -> None:
@@ -206,13 +217,19 @@ class SharedPass:
         self._spans = {
             label: {span.sequence.request.id: span for span in batch.spans} for label, batch in batches.items()
         }
-        prompts = {name: span.sequence.to_prefill for spans in self._spans.values() for name, span in spans.items()}
-        self._names = list(prompts)
-        self._stops = np.cumsum([len(prompt) for prompt in prompts.values()])
+        every = {name: span for spans in self._spans.values() for name, span in spans.items()}
+        self._names, self._any = list(every), list(every.values())
         device = next(iter(batches.values())).cache.device
-        self.input_ids = torch.from_numpy(np.concatenate(list(prompts.values()))).to(device)
-        self.positions = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts.values()])
-        self.logit_rows = torch.from_numpy(self._stops - 1).to(device)
+        self.input_ids = torch.from_numpy(np.concatenate([span.token_ids for span in self._any])).to(device)
+        lengths = [span.num_tokens for span in self._any]
+        self.positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+        self.logit_rows = torch.from_numpy(np.cumsum(lengths) - 1).to(device)
+        self.rows = PackedRows(lengths, self.positions)
+
+    @property
+    def left(self) -> Tensor | None:
+        """[R] int64, which of the packed tokens the next layer runs; None for all."""
+        return self.rows.left
 
     def rows_of(self, label: str) -> list[int]:
         """Which rows of the logits are those of a batch's spans, in their order."""
@@ -223,10 +240,13 @@ class SharedPass:
     ) -> Tensor:
         """Attention prompt by prompt, once; every batch keeps of it what its policy does."""
         first = next(iter(self.batches.values()))
-        outs, start = [], 0
-        for name, stop in zip(self._names, self._stops.tolist(), strict=True):
-            packed = query_HTD[:, start:stop], key_KTD[:, start:stop], value_KTD[:, start:stop]
-            out_HRD, lse_HR = first.attend_causally(*packed, features)
+        outs, stay, decides = [], [], first.evictions.decides(layer)
+        for number, (name, any_span) in enumerate(zip(self._names, self._any, strict=True)):
+            rows = self.rows.of(number)
+            packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], self.rows.step_R[rows]
+            out_HRD, lse_HR = first.attend_causally(any_span, *packed, features)
+            if decides:
+                stay.append(first.evictions.keep_rows(any_span, packed, lse_HR, features))
             votes: dict[str, tuple[Entries, float]] = {}
             for label, batch in self.batches.items():
                 if (span := self._spans[label].get(name)) is not None:
@@ -236,12 +256,13 @@ class SharedPass:
                         votes[key] = entries, self._now() - started
                     entries, voting_s = votes[key]
                     voted = self._now()
-                    batch.keep(span, layer, entries)
+                    batch.keep(span, layer, entries, rows.stop - rows.start)
                     done = self._now()
                     self.seconds[label] += voting_s + done - voted
                     self.spent_s += done - started
             outs.append(out_HRD)
-            start = stop
+        if decides:
+            self.rows.leave(torch.cat(stay), self.logit_rows)
         return side_by_side(outs)
 
     def _now(self) -> float:

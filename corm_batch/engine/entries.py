@@ -18,6 +18,7 @@ def new_entries(
     value_KND: Tensor,
     position_N: Tensor,
     expiring: KVPolicy | None = None,
+    counted_N: Tensor | None = None,
 ) -> Entries:
     """Entries as they are born, [K, N]; columns that are another policy's are 0.
 
@@ -26,9 +27,11 @@ def new_entries(
         policy: whose columns they have, and whose expiries unless another one is given.
         layer, key_KND, value_KND, position_N: of the entries.
         expiring: says when they expire.
+        counted_N: positions that it is asked about, where these are not the entries' own.
     """
     position = position_N.expand(key_KND.shape[0], -1)
-    expiry = (expiring or policy).expiry(layer, position)
+    asked = position if counted_N is None else counted_N.expand_as(position)
+    expiry = (expiring or policy).expiry(layer, asked)
     own = policy.born(layer, key_KND, value_KND, position)
     if not policy.columns:
         own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.pool.own_columns)

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.limits import Limits
 from corm_batch.engine.pins import num_pins, pinned_entries
+from corm_batch.engine.propagating import Propagating
 from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache, Stage
 from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
@@ -34,6 +37,7 @@ class Evictions:
         full: one a layer, which let go of nothing that the model itself may still see.
         ranks: those that have the other heads.
         compact_every: output tokens between two compactions of a sequence.
+        propagating: which tokens have no entries in later layers, because these do not run them; None for none.
     """
 
     def __init__(
@@ -43,13 +47,48 @@ class Evictions:
         full: abc.Sequence[KVPolicy],
         ranks: Ranks,
         compact_every: int = 1,
+        propagating: Propagating | None = None,
     ) -> None:
         self.cache, self.policies, self.compact_every = cache, policies, compact_every
+        self.propagating = propagating
         self._of = {False: Eviction(cache, policies, ranks), True: Eviction(cache, full, ranks)}
 
     def of(self, sequence: Sequence) -> Eviction:
         """What decides about this one, as it stands."""
         return self._of[sequence.keeps_all]
+
+    def decides(self, layer: int) -> bool:
+        """Whether some of a prompt's tokens may be left behind that layer."""
+        return self.propagating is not None and layer == self.propagating.layer
+
+    def keep_rows(
+        self,
+        span: Span,
+        packed: tuple[Tensor, Tensor, Tensor, Tensor],
+        lse_HR: Tensor | None,
+        features: AttentionFeatures,
+        entries: Entries | None = None,
+    ) -> Tensor:
+        """Which of a span's tokens go on behind the layer that decides.
+
+        Args:
+            span: in a pass.
+            packed: its queries, keys, values and steps in that layer, [H, R, D], [K, R, D], [K, R, D] and [R].
+            lse_HR, features: of the attention; None of spans that store nothing, which leave no token behind.
+            entries: as the sequence's policy sees them, the span's own as the last R of every head; where it has
+                counted what is to be known, that is taken.
+
+        Returns:
+            [R] bool.
+        """
+        query, key, _, step = packed
+        if self.propagating is None or lse_HR is None or not span.leaves_tokens:
+            return torch.ones_like(step, dtype=torch.bool)
+        eviction, statistic = self.of(span.sequence), None
+        if entries is not None and eviction.policies[self.propagating.layer].needs.reduction == self.propagating.votes:
+            statistic = entries.statistic[:, -len(step) :]
+        pinned = eviction.pinned(span.sequence, step)
+        return self.propagating.keep_rows(query, key, lse_HR, step, features, pinned, statistic)
 
     def extra_passes(self, sequence: Sequence, room: int) -> abc.Sequence[ExtraPass]:
         """What the model is to read behind a sequence's prompt; nothing where nothing of it can come to leave.
@@ -128,6 +167,10 @@ class Eviction:
             sequence.lost_statistic += lost_L
             sequence.num_compacted = len(sequence.output)
         self.cache.settle(slots)
+
+    def pinned(self, sequence: Sequence, position: Tensor) -> Tensor | None:
+        """Which of a sequence's tokens are pinned in the layers that pin any, of some positions; None for none."""
+        return pinned_entries(self._pinning, [sequence], position)
 
     def _num_pins(self, sequence: Sequence) -> int:
         """Pinned tokens of its prompt, in the layers that pin any: these have one policy."""

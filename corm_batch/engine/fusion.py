@@ -49,7 +49,7 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
     compiler = _sharing_numbers(backend) if in_8_bits else backend
     layers = decoder_layers(module)
     sliced = [child.inner for layer in layers for child in layer.children() if isinstance(child, _Sliced)]
-    norms = [child for name, child in _decoder(module).named_children() if layers and "norm" in name]
+    norms = [child for name, child in decoder(module).named_children() if layers and "norm" in name]
     for part in [*layers, *sliced, *norms]:
         part.compile(dynamic=True, backend=compiler)
 
@@ -102,12 +102,12 @@ def _in_slices(inner: torch.nn.Module, hidden_TC: Tensor, at_most: int) -> Tenso
     return tuple(torch.cat(parts, dim=-2) for parts in zip(*outs, strict=True))
 
 
-def _decoder(module: torch.nn.Module) -> torch.nn.Module:
+def decoder(module: torch.nn.Module) -> torch.nn.Module:
     """The stack of layers below a model's output head."""
     return module.get_decoder() if hasattr(module, "get_decoder") else module  # type: ignore[operator]
 
 
 def decoder_layers(module: torch.nn.Module) -> list[torch.nn.Module]:
     """The decoder's layers; none where it has no list of them."""
-    layers = getattr(_decoder(module), "layers", None)
+    layers = getattr(decoder(module), "layers", None)
     return list(layers) if isinstance(layers, torch.nn.ModuleList) else []

@@ -63,7 +63,7 @@ def memory_stats(
             *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
         ],
     )
-    share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction, config)))
+    share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction)))
     known = needs.reduction.gathers.is_attention if needs.reduction else sum(kept) >= full
     return replace(
         stats,
@@ -114,17 +114,10 @@ def _totals(ranks: Ranks, counts: list[int]) -> list[int]:
     return [sum(column) for column in zip(*ranks.gather(counts), strict=True)]
 
 
-def _evicted_share(sequence: Sequence, reduction: Reduction | None, config: EngineConfig) -> float:
+def _evicted_share(sequence: Sequence, reduction: Reduction | None) -> float:
     """Share of all the attention that was voted with which lay on entries evicted since; mean over layers. Where
     another statistic than the sum was taken it means nothing."""
     if reduction is None:
         return 0.0
-    prompt, window = sequence.num_prefilled, reduction.window
-    if config.prefill == "exact":
-        votes = min(prompt, window)
-    elif reduction.accumulate:
-        votes = prompt
-    else:
-        chunks, rest = divmod(prompt, config.chunk_size)
-        votes = chunks * min(config.chunk_size, window) + min(rest, window)
-    return float(sequence.lost_statistic.mean()) / max(1, votes + sequence.num_cached - prompt)
+    votes = sequence.num_votes + (sequence.num_cached - sequence.num_prefilled)
+    return float((sequence.lost_statistic.cpu() / torch.from_numpy(votes).clamp(min=1)).mean())

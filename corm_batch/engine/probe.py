@@ -13,8 +13,8 @@ from corm_batch.errors import UnsupportedModelError
 from corm_batch.ops.causal import causal_attention
 
 _PROBE_LENGTHS = (11, 7)
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
-"""Relative Frobenius distance of the probe's logits: rounding stays far below, a wrong feature far above."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+"""Relative Frobenius distance of a trial's logits: rounding stays far below, a wrong feature far above."""
 
 
 class _Probe:
@@ -62,10 +62,10 @@ def probe(module: torch.nn.Module, shape: ModelShape, model_type: str) -> tuple[
     own = torch.cat([module(input_ids=prompt[None], use_cache=False).logits[0] for prompt in prompts])
     module.set_attn_implementation(ATTENTION)  # type: ignore[operator]
     distance = ((packed.float() - own.float()).norm() / own.float().norm()).item()
-    if not distance <= _TOLERANCE[packed.dtype]:
+    if not distance <= TOLERANCE[packed.dtype]:
         raise UnsupportedModelError(
             f"{model_type}: a packed forward gives other logits than the model's own attention "
-            f"(relative distance {distance:.2g}, at most {_TOLERANCE[packed.dtype]:.2g} is rounding)"
+            f"(relative distance {distance:.2g}, at most {TOLERANCE[packed.dtype]:.2g} is rounding)"
         )
     windows: list[int | None] = [None] * shape.num_layers
     for layer, features, *_ in batch.calls:

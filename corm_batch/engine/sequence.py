@@ -57,6 +57,7 @@ class Sequence:
         self.best_logprobs: list[float] = []  # of the likeliest tokens in their places
         self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
+        self.num_votes = np.zeros(num_layers, np.int64)  # queries of the prompt that voted, by layer
         self.notes: dict[int, dict[str, Any]] = {}  # by layer: what a policy remembers of the prompt until its end
         self.preemptions = 0
         self.peak_pages = 0
@@ -129,6 +130,7 @@ class Sequence:
         self.num_extra_passes, self.beginning = 0, None
         self.rng = self._new_rng()
         self.lost_statistic.zero_()
+        self.num_votes[:] = 0
         self.notes.clear()
         self.preemptions += 1
 

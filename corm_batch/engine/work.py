@@ -47,6 +47,11 @@ class Span:
         return self.extra is None and self.sequence.stores
 
     @property
+    def leaves_tokens(self) -> bool:
+        """Whether some of these may be left behind on the way through the model's layers."""
+        return self.stores and not self.sequence.keeps_all
+
+    @property
     def ends_prompt(self) -> bool:
         """Whether its last row chooses the sequence's first output token, or its last rows all that one pass scores."""
         return self.extra is None and self.stop == self.sequence.num_to_prefill

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.pages import NEVER
 
 _aten = torch.ops.aten
 
@@ -36,27 +37,31 @@ def causal_attention(
     window: int | None = None,
     sink_H: Tensor | None = None,
     dense: Callable[..., tuple[Tensor, Tensor]] = dense_attention,
+    step_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Each token attends to itself and the tokens before it, at most `window` of them.
+    """Each token attends to itself and the tokens before it, those less than `window` steps away.
 
     Args:
         query_HTD, key_KTD, value_KTD: one dtype and device; strided views are taken as they are.
         scale, softcap, sink_H: as in `dense_attention`.
         window: newest tokens a query may see, itself included; None for all.
         dense: computes what no fused kernel does, with the signature of `dense_attention`.
+        step_T: int32, ascending, the tokens' steps where some are missing in between; None where none is.
 
     Returns:
         out [H, T, D] in the query's dtype, lse [H, T] float32 (natural log, sink included).
     """
     num_tokens = query_HTD.shape[1]
-    if softcap is None and (window is None or window >= num_tokens):
+    if softcap is None and (window is None or (step_T is None and window >= num_tokens)):
         kernel = _kernel(query_HTD, key_KTD, value_KTD)
         if kernel is not None:
             out, lse = kernel(query_HTD, key_KTD, value_KTD, scale)
             return (out, lse) if sink_H is None else _add_sink(out, lse, sink_H)
-    step = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
+    step = step_T
+    if step is None:
+        step = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
     first = step.expand(key_KTD.shape[0], -1)
-    last = first + (num_tokens if window is None else window - 1)
+    last = torch.full_like(first, NEVER) if window is None else first + (window - 1)
     return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H)
 
 

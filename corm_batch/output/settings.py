@@ -31,6 +31,8 @@ SETTINGS = ("corm_batch.settings", "corm_batch.spec", "corm_batch.model_hash")
 _NONE = object()  # no default, or no such setting
 _JSON = TypeAdapter(Any)
 _SHOWN = 80
+_EXCHANGED = ("task.name", "policy.name", "policy.budget.name", "engine.propagation.name")
+"""Names of plug-ins: another one has other fields, of which nobody wants to hear."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,7 @@ class AnswerSettings:
         paths = sorted(
             path for path in {*before.told, *self.told} if before.told.get(path, _NONE) != self.told.get(path, _NONE)
         )
-        exchanged = tuple(
-            path.removesuffix("name") for path in paths if path in ("task.name", "policy.name", "policy.budget.name")
-        )
+        exchanged = tuple(path.removesuffix("name") for path in paths if path in _EXCHANGED)
         return tuple(
             change
             for path in paths

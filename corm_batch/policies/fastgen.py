@@ -58,7 +58,10 @@ class FastGen(EvictingPolicy, name="fastgen"):
         held = entries.position != NEVER
         index = torch.where(held, entries.position - 1, 0).long()
         notes = reading.memory
-        tokens = torch.cat((notes["tokens"], reading.token_ids)) if notes else reading.token_ids
+        # By position; a token that did not come as far as this layer is of no kind.
+        tokens = torch.full((reading.stop,), -1, dtype=torch.int64, device=held.device)
+        tokens[reading.step.long() - 1] = reading.token_ids
+        num_rows = notes.get("num_rows", 0) + reading.num_rows
         found = [
             torch.zeros(len(held), reading.stop, device=held.device).scatter_add_(1, index, sums.masked_fill(~held, 0))
             for sums in _attention(entries, reading, window)
@@ -66,15 +69,18 @@ class FastGen(EvictingPolicy, name="fastgen"):
         for sums, name in zip(found, ("mass", "near"), strict=True):
             if notes:
                 sums[:, : reading.start] += notes[name]
+        if notes:
+            tokens[: reading.start] = notes["tokens"]
         mass, near = found
-        notes.update(tokens=tokens, mass=mass, near=near)
+        notes.update(tokens=tokens, mass=mass, near=near, num_rows=num_rows)
         if not reading.ends_prompt:
             return entries
-        expiry = self._chosen(tokens, mass, near, window)
+        expiry = self._chosen(tokens, mass, near, window, num_rows)
         return entries._replace(expiry=torch.where(held, expiry.gather(1, index), entries.expiry))
 
-    def _chosen(self, token_T: Tensor, mass_KT: Tensor, near_KT: Tensor, window: int) -> Tensor:
-        """[K, T] int32 expiries at the end of the prompt: of the cheapest rule of each head that recovers enough."""
+    def _chosen(self, token_T: Tensor, mass_KT: Tensor, near_KT: Tensor, window: int, num_rows: int) -> Tensor:
+        """[K, T] int32 expiries at the end of the prompt: of the cheapest rule of each head that recovers enough of
+        what `num_rows` queries gave."""
         length, device = len(token_T), token_T.device
         position = torch.arange(1, length + 1, dtype=torch.int32, device=device)
         special, signs = (
@@ -83,14 +89,14 @@ class FastGen(EvictingPolicy, name="fastgen"):
         )
         order = mass_KT.argsort(dim=-1, descending=True, stable=True)
         often = torch.zeros_like(mass_KT, dtype=torch.bool)
-        often.scatter_(1, order[:, : int(self.frequency * length)], True)
+        often.scatter_(1, order[:, : int(self.frequency * num_rows)], True)
         kept = [special.expand_as(often), (special | signs).expand_as(often), often | special | signs]
         recovered = [mass_KT.masked_fill(~keep, 0.0).sum(dim=-1) for keep in kept]
         recovered.append(torch.where(kept[-1], mass_KT, near_KT).sum(dim=-1))
         expiries = [torch.where(keep, NEVER, length) for keep in kept]
         expiries.append(torch.where(kept[-1], NEVER, (position + (window - 1)).clamp(min=length)))
         expiries.append(torch.full_like(often, NEVER, dtype=torch.int32))
-        enough = torch.stack([*recovered, torch.full_like(recovered[0], torch.inf)]) >= self.recovery * length
+        enough = torch.stack([*recovered, torch.full_like(recovered[0], torch.inf)]) >= self.recovery * num_rows
         rule = enough.int().argmax(dim=0)  # the first
         return torch.stack(expiries).int().gather(0, rule[None, :, None].expand(1, -1, length))[0]
 

@@ -41,6 +41,9 @@ class Reading:
             prompt's beginning, gone when it has been read.
         sink: [H] a logit of each head that takes part in the softmax and has no value; None for none.
         about: what an extra pass is about; None in a pass over the prompt.
+        steps: [R] int32, the tokens' 1-based positions, where others of the pass did not come as far as this layer
+            (engine.propagation); None where none is missing.
+        num_tokens: of the pass, those included that did not; None where none is missing.
     """
 
     query: Tensor
@@ -54,6 +57,8 @@ class Reading:
     memory: dict[str, Any] = field(default_factory=dict)
     sink: Tensor | None = None
     about: range | None = None
+    steps: Tensor | None = None
+    num_tokens: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -63,7 +68,7 @@ class Reading:
     @property
     def start(self) -> int:
         """Tokens read before these."""
-        return self.stop - self.num_rows
+        return self.stop - (self.num_tokens or self.num_rows)
 
     @property
     def ends_prompt(self) -> bool:
@@ -73,4 +78,6 @@ class Reading:
     @property
     def step(self) -> Tensor:
         """[R] int32, the tokens' 1-based positions."""
+        if self.steps is not None:
+            return self.steps
         return torch.arange(self.start + 1, self.stop + 1, dtype=torch.int32, device=self.query.device)

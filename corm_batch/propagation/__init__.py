@@ -1,0 +1,1 @@
+"""Propagations: which tokens of a prompt go on to a model's later layers; one file for each."""
