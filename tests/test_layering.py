@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "corm_batch"
+from tests.source_files import FILES, INFRA, PACKAGE, ROOT, nodes_of, text_of
+
 LAYERS = [
     "harmless",
     "errors",
@@ -55,13 +55,11 @@ OWNERS = {
     "typer": ["cli/"],
     "rich": ["cli/"],
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
-INFRA = sorted((ROOT / "infra").rglob("*.py"))
 
 
-def imports(tree):
+def imports(path):
     """Every imported module, `from a import b` as both `a` and `a.b`; the package's own imports are all absolute."""
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,7 +70,7 @@ def imports(tree):
 
 def files_imported(path):
     """Files of the tree that `path` imports when it runs: what only type checkers read is left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(text_of(path))  # one of its own, which is changed here
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
@@ -103,7 +101,7 @@ def test_imports_point_down(path):
     relative = path.relative_to(PACKAGE)
     if relative == Path("__init__.py"):
         pytest.skip("the public names come from every layer")
-    for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in imports(path):
         if module.startswith("corm_batch."):
             target = module.split(".")[1]
             assert target in LAYERS, f"{relative} imports {module}: take it from the module that defines it"
@@ -113,7 +111,7 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_heavy_libraries_stay_where_they_belong(path):
     relative = path.relative_to(PACKAGE).as_posix()
-    for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in imports(path):
         for library, owners in OWNERS.items():
             if is_inside(module, library):
                 assert relative.startswith(tuple(owners)), f"{relative} imports {module}; only {owners} may"
@@ -135,7 +133,7 @@ def test_every_library_is_a_declared_dependency():
         "lm_eval": "lm-eval",
     }  # torch brings Triton where it supports the GPU
     for path in FILES:
-        for module in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for module in imports(path):
             library = module.partition(".")[0]
             if library != "corm_batch" and library not in sys.stdlib_module_names:
                 assert names.get(library, library) in declared, f"{path.relative_to(PACKAGE)} imports {library}"
@@ -158,7 +156,7 @@ def test_no_file_imports_itself_in_the_end():
 def test_the_package_knows_nothing_of_infra_nor_either_of_the_tests():
     for path in (*FILES, *INFRA):
         above = ("tests", "infra") if path.is_relative_to(PACKAGE) else ("tests",)
-        found = [module for module in imports(ast.parse(path.read_text(encoding="utf-8"))) if module.startswith(above)]
+        found = [module for module in imports(path) if module.startswith(above)]
         assert not found, path.relative_to(ROOT)
 
 

@@ -2,12 +2,9 @@
 
 import ast
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "corm_batch"
-FILES = sorted(PACKAGE.rglob("*.py"))
-INFRA = sorted((ROOT / "infra").rglob("*.py"))
+from tests.source_files import FILES, INFRA, PACKAGE, ROOT, nodes_of, text_of, tree_of
+
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 OF_INFRA_TOO = ("test_module_has_a_docstring", "test_sizes")
 
@@ -18,7 +15,7 @@ def pytest_generate_tests(metafunc):
 
 
 def nodes(path, *kinds):
-    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    return [node for node in nodes_of(path) if isinstance(node, kinds)]
 
 
 def names(expression):
@@ -26,18 +23,18 @@ def names(expression):
 
 
 def test_module_has_a_docstring(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree_of(path))
 
 
 def test_sizes(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    assert len(text_of(path).splitlines()) <= MAX_FILE_LINES
     for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
         lines = function.end_lineno - function.lineno + 1
         assert lines <= MAX_FUNCTION_LINES, f"{function.name} has {lines} lines"
 
 
 def test_no_leftovers(path):
-    assert not re.search(r"\b(TODO|FIXME|XXX)\b", path.read_text(encoding="utf-8"))
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text_of(path))
     assert not [call.lineno for call in nodes(path, ast.Call) if getattr(call.func, "id", "") == "print"]
     assert not [handler.lineno for handler in nodes(path, ast.ExceptHandler) if handler.type is None]
 
@@ -51,7 +48,7 @@ def test_no_class_has_a_short_name_beside_its_own(path):
 def test_nobody_asks_which_policy_it_is(path):
     if path.relative_to(PACKAGE).parts[0] == "policies":
         return
-    source = "\n".join(other.read_text(encoding="utf-8") for other in (PACKAGE / "policies").glob("*.py"))
+    source = "\n".join(text_of(other) for other in (PACKAGE / "policies").glob("*.py"))
     policies = set(re.findall(r"^class (\w+)\(", source, flags=re.MULTILINE))
     for call in nodes(path, ast.Call):
         if getattr(call.func, "id", "") in ("isinstance", "issubclass"):
