@@ -31,7 +31,9 @@ install() {
         return
     fi
     echo "Installing corm-batch and what it needs into .venv (a few minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         --constraint infra/constraints.txt --editable ".${extra:+[$extra]}"
+    # pip compiles on one core, and what nobody imports too; templates that are no Python cannot be compiled
+    .venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
     echo "$wanted" >"$stamp"
 }

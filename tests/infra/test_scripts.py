@@ -31,17 +31,18 @@ def asked(checkout, script, *arguments):
 
 
 def test_the_quick_start_installs_once_and_answers(checkout):
-    install, run = asked(checkout, "quickstart.sh")
+    install, compiled, run = asked(checkout, "quickstart.sh")
     assert install.startswith("python -m pip install ")
     assert install.endswith(" --constraint infra/constraints.txt --editable .")
+    assert compiled.startswith("python -m compileall ")
     assert run == "corm-batch run jobs/quickstart/job.yaml --expect expected"
     assert asked(checkout, "quickstart.sh", "--json") == [f"{run} --json"]
     (checkout / "infra/constraints.txt").write_text("torch==1\n")
-    assert asked(checkout, "quickstart.sh") == [install, run]
+    assert asked(checkout, "quickstart.sh") == [install, compiled, run]
 
 
 def test_the_tests_are_lint_types_and_tests(checkout):
-    install, check, style, *others = asked(checkout, "test.sh", "-k", "corm")
+    install, _, check, style, *others = asked(checkout, "test.sh", "-k", "corm")
     assert install.endswith(" --editable .[test]")
     assert (check, style) == ("python -m ruff check .", "python -m ruff format --check .")
     types, tests = sorted(others)
