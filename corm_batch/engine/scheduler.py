@@ -10,6 +10,12 @@ A half-done prompt is in chunks, or read whole while the model is still to read 
 Prefill comes first: the pool is filled, then the whole batch decodes, and finished documents make room for the next. A
 dry pool never fails a document that could run: the youngest running sequence moves to host memory and comes back before
 anybody new is admitted. While a prefill step runs, every half-done prompt is part of it.
+
+Only an engine's first answer does not wait for a full pool. Where not all that waits will fit, an eighth of the pool is
+filled and decoded until one of its answers is there. On an 8B model whose pool holds 424 documents of 4k tokens, read
+in 0.1 s each, with decode steps of 33 ms for all of them and 17 ms for few, 256 tokens an answer, that is after
+53 * 0.1 + 256 * 0.017 = 10 s instead of 424 * 0.1 + 256 * 0.033 = 51 s. The steps for few are what it costs, seven
+eighths of 4.4 s, once: 2.5 % of a job of three pools, less than 1 % from eight on.
 """
 
 from __future__ import annotations
@@ -28,6 +34,10 @@ from corm_batch.kv.cache import KVCache
 
 _HEADROOM = 1.1
 """Predicted entries are taken this much above what was observed."""
+_FIRST_GROUP = 1 / 8
+"""Of the pool, or of the sequences that may run, before the first answer; see above."""
+_MANY_SEQUENCES = 64
+"""So few fill up too soon for a part of them to be worth steps of its own."""
 
 
 class Scheduler:
@@ -48,6 +58,7 @@ class Scheduler:
         self.swapped: list[Sequence] = []
         self.kept_ratio: float | None = None  # of late prompts, newer ones weighing more; nothing is known at first
         self._one_prompt_only = False
+        self._answered = False
 
     def schedule(self, num_steps: Callable[[abc.Sequence[Sequence]], int]) -> Work | None:
         """What the next step does: prompts if any can start, else the running answers; None when there is nothing.
@@ -84,7 +95,8 @@ class Scheduler:
         room = self.token_budget - sum(map(_most_tokens, spans))
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
-        while self.waiting and not self.swapped and self.cache.num_free_slots and self.num_open < self.max_running:
+        held_back = self._first_answer_is_due(spare)
+        while not held_back and self.waiting and not self.swapped and self._has_place:
             sequence = self.waiting[0]
             span, pages = self._span(sequence), self._pages(sequence)
             # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
@@ -96,6 +108,16 @@ class Scheduler:
             room -= _most_tokens(span)
             spare -= pages
         return spans
+
+    def _first_answer_is_due(self, spare: int) -> bool:
+        """Whether to decode the engine's first group rather than to fill the pool, which has `spare` pages for more."""
+        if self._answered or not (self.running and self.waiting):
+            return False
+        free_places, num_pages = self.max_running - self.num_open, self.cache.pool.num_pages
+        if len(self.waiting) <= free_places and sum(map(self._pages, self.waiting)) <= spare:
+            return False
+        many_open = self.max_running >= _MANY_SEQUENCES and self.num_open >= _FIRST_GROUP * self.max_running
+        return many_open or num_pages - spare >= _FIRST_GROUP * num_pages
 
     def open(self, sequence: Sequence) -> Span:
         """Begin with a prompt that waits no more; the caller knows that it fits. What of it a pass reads."""
@@ -165,6 +187,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence from whichever queue it is in; its pages are the caller's to free."""
+        self._answered = self._answered or sequence in self.running
         for queue in (self.waiting, self.partial, self.running, self.swapped):
             if sequence in queue:
                 queue.remove(sequence)
@@ -181,6 +204,11 @@ class Scheduler:
     def num_open(self) -> int:
         """Sequences that have a slot."""
         return len(self.partial) + len(self.running)
+
+    @property
+    def _has_place(self) -> bool:
+        """Whether one more sequence may have a slot."""
+        return bool(self.cache.num_free_slots) and self.num_open < self.max_running
 
     def _pages(self, sequence: Sequence) -> int:
         """Pages a sequence will come to, going by what others kept."""
@@ -202,7 +230,7 @@ class Scheduler:
 
     def _resume(self) -> None:
         """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
-        while self.swapped and self.cache.num_free_slots and self.num_open < self.max_running:
+        while self.swapped and self._has_place:
             sequence = self.swapped[0]
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists

@@ -230,3 +230,37 @@ def test_cancelled_requests_come_back_as_such(tiny_llama):
     assert len(completion.token_ids) == 2
     assert not engine.has_work
     assert engine.pool_bytes_used == 0
+
+
+def prompts_read_before_the_first_answer(engine, count, tokens=40):
+    """Of `count` documents how many were read, and how many were in flight at most, until the first and at the end."""
+    for number in range(count):
+        ids = [(number * 7 + i) % 199 for i in range(tokens)]
+        engine.add(Request(str(number), ids, SamplingParams(max_new_tokens=9, ignore_eos=True)))
+    read, done = 0, []
+    while not done:
+        done = engine.step()
+        read = engine.stats.most_in_flight
+    done += [one for _ in iter(lambda: engine.has_work, False) for one in engine.step()]
+    assert sorted(one.id for one in done) == sorted(map(str, range(count)))
+    return read, engine.stats.most_in_flight
+
+
+@pytest.mark.parametrize("config", [{"pages": 13 * 8 * 4, "max_sequences": 100}, {"max_sequences": 64}])
+def test_the_first_answer_comes_from_an_eighth_of_a_pool_that_cannot_take_all(config, tiny_llama):
+    # a document of 40 + 9 tokens takes 13 pages of 4 entries in each list; a pass reads one prompt
+    engine = make_engine(tiny_llama, {"name": "full"}, **config)
+    held = min(config["max_sequences"], engine.cache.pool.num_pages // (13 * engine.cache.num_lists))
+    read, most = prompts_read_before_the_first_answer(engine, held + 10)
+    assert (read, most) == (-(-held // 8), held)
+    again, _ = prompts_read_before_the_first_answer(engine, held + 10)
+    assert again == held  # what it cost, it cost once
+
+
+def test_a_pool_that_takes_all_documents_is_filled_first(tiny_llama):
+    engine = make_engine(tiny_llama, {"name": "full"}, max_sequences=100)
+    assert prompts_read_before_the_first_answer(engine, 30) == (30, 30)
+
+
+def test_few_sequences_are_filled_first(tiny_llama):
+    assert prompts_read_before_the_first_answer(make_engine(tiny_llama, {"name": "full"}), 9) == (6, 6)
