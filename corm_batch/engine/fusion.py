@@ -57,6 +57,8 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
 def _sharing_numbers(backend: str) -> Callable[..., Any]:
     """The backend, given graphs in which an input of several products is quantised once: q, k and v have the same."""
     compile_graph = torch._dynamo.lookup_backend(backend)
+    for function in (quantize_rows, quantize_blocks):  # each a node of its own in a graph, by which it is known here
+        torch.compiler.allow_in_graph(function)
 
     def share(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         first: dict[Any, torch.fx.Node] = {}

@@ -21,8 +21,6 @@ WIDTH_UNIT = 16
 _LEAST_SCALE = 1e-12  # of a row of zeros
 
 
-# A node of its own in a compiled graph, by which `fusion.py` knows it: products of one input share it.
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Numbers and scales whose products come closest to the values.
 
@@ -41,7 +39,6 @@ def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, T
     return (wide / row_scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), row_scale
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def quantize_blocks(value: Tensor) -> tuple[Tensor, Tensor]:
     """As `quantize_rows`, with a scale for every 128 values of a row.
 

@@ -14,7 +14,6 @@ import torch
 
 from corm_batch.data.filesystem import fetch_folder
 from corm_batch.engine.checkpoint import Checkpoint, check_head_tables, find_checkpoint, load_config, quantization
-from corm_batch.engine.fp8 import about_quantizing
 from corm_batch.engine.fp8_format import refuse_quantizing, stored_fp8
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
@@ -219,6 +218,8 @@ def _about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Ru
     if stored := stored_fp8(config):
         yield f"{stored}" if checkpoint.adapter is None else "the weights are stored in fp8; merged, they are no longer"
     elif spec.model.weights == "fp8":
+        from corm_batch.engine.fp8 import about_quantizing  # here: what shares a model over GPUs comes with it
+
         yield about_quantizing(config, spec.engine.tensor_parallel)
     elif method := quantization(config):
         yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
