@@ -82,6 +82,11 @@ class Row(BaseModel):
     figures: Figures | None = None
     reason: str | None = None
 
+    @property
+    def name(self) -> str:
+        """`corm`, or `corm, fp8` with weights in that form."""
+        return self.engine if self.weights == "stored" else f"{self.engine}, {self.weights}"
+
 
 class BenchResult(BaseModel):
     """One run of the benchmark.

@@ -120,7 +120,7 @@ def print_bench(console: Console, result: BenchResult) -> None:
         rows = [row for row in result.rows if row.workload == workload.name]
         cells = [row_cells(result, row) for row in rows]
         print_table(console, workload_title(workload, result), [label(HEADS[0]), *map(number, HEADS[1:])], cells)
-        missing = [(_name(row), row.reason) for row in rows if row.reason is not None]
+        missing = [(row.name, row.reason) for row in rows if row.reason is not None]
         if missing:
             print_table(console, "Not measured", [label(""), prose("")], missing, heads=False)
     rates = [
@@ -146,10 +146,10 @@ def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
     """A row's text under `HEADS`; dashes where there are no figures."""
     figures = row.figures
     if figures is None:
-        return (_name(row), *["-"] * (len(HEADS) - 1))
+        return (row.name, *["-"] * (len(HEADS) - 1))
     step, peak, ratio = figures.decode_ms_per_step, figures.peak_memory_bytes, result.corm_over(row)
     return (
-        _name(row),
+        row.name,
         f"{figures.documents_per_hour:,.0f}",
         count_text(figures.prompt_tokens_per_s),
         count_text(figures.output_tokens_per_s),
@@ -164,14 +164,9 @@ def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
     )
 
 
-def _name(row: Row) -> str:
-    """`corm`, or `corm, fp8` with weights in that form."""
-    return row.engine if row.weights == "stored" else f"{row.engine}, {row.weights}"
-
-
 def _progress_text(row: Row) -> str:
     outcome = row.reason if row.figures is None else f"{row.figures.documents_per_hour:,.0f} documents/h"
-    return f"{row.workload} {_name(row)}: {outcome}"
+    return f"{row.workload} {row.name}: {outcome}"
 
 
 def _write(result: BenchResult, path: Path) -> None:

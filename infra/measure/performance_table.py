@@ -4,15 +4,15 @@
 
 What stands between the two markers is replaced: in README.md by documents an hour beside vLLM, in the README.md of the
 results by every figure there is. Every .json in the results' folder is read; what is no result of the benchmark or of
-infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill and engine on one device, the
-later one wins.
+infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill and engine, weights in one form
+included, on one device, the later one wins.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:
-    """By workload, prefill and engine, workloads in the benchmark's own order; `results` the oldest first."""
-    newest = {(row.workload, row.prefill, row.engine): (result, row) for result in results for row in result.rows}
+    """By workload, prefill and the row's name, workloads in the benchmark's own order; `results` the oldest first."""
+    newest = {(row.workload, row.prefill, row.name): (result, row) for result in results for row in result.rows}
     places = {name: place for place, name in enumerate(WORKLOADS)}
     return dict(sorted(newest.items(), key=lambda item: (places.get(item[0][0], len(places)), item[0])))
 
@@ -69,10 +69,10 @@ def performance(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]
 def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult]) -> str:
     """Documents an hour of vLLM, and how many times as many this package answered on a device of the same name."""
     lines = [
-        f"Beside {record['engine']} with a bfloat16 cache ([{name}]({name}); `infra/measure/vllm.py`):",
+        f"Beside {record['engine']} ([{name}]({name}); `infra/measure/vllm.py`):",
         "",
-        table_line(["workload", "vLLM documents/h", "engine", "prefill", "documents/h", "times vLLM"]),
-        table_line(["---"] * 6),
+        table_line(["workload", "vLLM", "documents/h", "engine", "prefill", "documents/h", "times vLLM"]),
+        table_line(["---"] * 7),
     ]
     newest = newest_rows(result for result in results.values() if result.device == record["device"])
     for row in record["rows"]:
@@ -80,9 +80,15 @@ def vllm_table(name: str, record: dict[str, Any], results: dict[str, BenchResult
         for (workload, prefill, engine), (_, ours) in newest.items():
             if workload == row["workload"] and ours.figures is not None:
                 rate = ours.figures.documents_per_hour
-                cells = f"`{workload}`", f"{theirs:,.0f}", engine, prefill, f"{rate:,.0f}", f"{rate / theirs:.2f}"
-                lines.append(table_line(cells))
+                both = f"{theirs:,.0f}", engine, prefill, f"{rate:,.0f}", f"{rate / theirs:.2f}"
+                lines.append(table_line((f"`{workload}`", vllm_form(row), *both)))
     return "\n".join(lines)
+
+
+def vllm_form(row: Mapping[str, Any]) -> str:
+    """In what form vLLM had weights and cache: `bfloat16`, `fp8 cache`, `fp8 weights` or `fp8`."""
+    weights, cache = row.get("quantization") is not None, row.get("kv_dtype", "auto") != "auto"
+    return "fp8" if weights and cache else "fp8 weights" if weights else "fp8 cache" if cache else "bfloat16"
 
 
 def device_table(device: str, results: dict[str, BenchResult]) -> str:
@@ -105,21 +111,25 @@ def table_line(cells: Iterable[str]) -> str:
 
 
 def beside_vllm(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
-    """Documents an hour where vLLM's are known: its own, CORM's by prefill, and the better of these over it."""
+    """Documents an hour where vLLM's are known: its own, CORM's by prefill, and the better of these over it.
+
+    CORM's are with weights in 8 bits where vLLM's are.
+    """
     lines = [
-        table_line(["workload", "vLLM", "corm, exact prefill", "corm, streaming prefill", "times vLLM"]),
-        table_line(["---"] * 5),
+        table_line(["workload", "weights and cache of vLLM", "vLLM", "corm, exact", "corm, streaming", "times vLLM"]),
+        table_line(["---"] * 6),
     ]
     for record in vllm.values():
         newest = newest_rows(result for result in results.values() if result.device == record["device"])
         for row in record["rows"]:
             workload, theirs = row["workload"], row["documents_per_hour"]
-            found = [newest.get((workload, prefill, "corm")) for prefill in ("exact", "streaming")]
+            ours = "corm" if row.get("quantization") is None else "corm, fp8"
+            found = [newest.get((workload, prefill, ours)) for prefill in ("exact", "streaming")]
             rates = [entry[1].figures.documents_per_hour if entry and entry[1].figures else None for entry in found]
             cells = [f"{rate:,.0f}" if rate is not None else "-" for rate in (theirs, *rates)]
             best = max((rate for rate in rates if rate is not None), default=None)
             times = "-" if best is None else f"{best / theirs:.2f}"
-            lines.append(table_line([f"`{workload}`", *cells, times]))
+            lines.append(table_line([f"`{workload}`", vllm_form(row), *cells, times]))
     return "\n".join(lines)
 
 

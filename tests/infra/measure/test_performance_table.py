@@ -52,10 +52,10 @@ def test_what_vllm_does_stands_beside_it(folder):
     record = {"engine": "vllm 1.2", "device": "Card", "rows": [{"workload": "small", "documents_per_hour": 3000.0}]}
     (folder / "v.json").write_text(json.dumps(record))
     lines = performance(read_results(folder), read_vllm(folder)).splitlines()
-    assert "Beside vllm 1.2 with a bfloat16 cache ([v.json](v.json); `infra/measure/vllm.py`):" in lines
+    assert "Beside vllm 1.2 ([v.json](v.json); `infra/measure/vllm.py`):" in lines
     assert lines[-2:] == [
-        "| `small` | 3,000 | corm | exact | 9,000 | 3.00 |",
-        "| `small` | 3,000 | full | exact | 4,600 | 1.53 |",
+        "| `small` | bfloat16 | 3,000 | corm | exact | 9,000 | 3.00 |",
+        "| `small` | bfloat16 | 3,000 | full | exact | 4,600 | 1.53 |",
     ]
 
 
@@ -63,7 +63,27 @@ def test_documents_an_hour_beside_vllm(folder):
     rows = [{"workload": "small", "documents_per_hour": 3000.0}, {"workload": "large", "documents_per_hour": 10.0}]
     (folder / "v.json").write_text(json.dumps({"engine": "vllm 1.2", "device": "Card", "rows": rows}))
     lines = beside_vllm(read_results(folder), read_vllm(folder)).splitlines()
-    assert lines[2:] == ["| `small` | 3,000 | 9,000 | - | 3.00 |", "| `large` | 10 | - | - | - |"]
+    assert lines[2:] == [
+        "| `small` | bfloat16 | 3,000 | 9,000 | - | 3.00 |",
+        "| `large` | bfloat16 | 10 | - | - | - |",
+    ]
+
+
+def test_forms_of_weights_are_rows_of_their_own_and_stand_beside_their_like(folder, make_result, make_row):
+    later = make_result(date="2026-01-04T00:00:00+00:00", rows=[make_row("corm", 12000.0, weights="fp8")])
+    (folder / "d.json").write_text(later.model_dump_json())
+    forms = [{"kv_dtype": "fp8"}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"quantization": "fp8"}]
+    rows = [{"workload": "small", "documents_per_hour": 6000.0, **form} for form in forms]
+    (folder / "v.json").write_text(json.dumps({"engine": "vllm 1.2", "device": "Card", "rows": rows}))
+    results, vllm = read_results(folder), read_vllm(folder)
+    assert beside_vllm(results, vllm).splitlines()[2:] == [
+        "| `small` | fp8 cache | 6,000 | 9,000 | - | 1.50 |",
+        "| `small` | fp8 | 6,000 | 12,000 | - | 2.00 |",
+        "| `small` | fp8 weights | 6,000 | 12,000 | - | 2.00 |",
+    ]
+    table = performance(results, vllm)
+    assert "| `small` | exact | corm, fp8 | 12,000 |" in table
+    assert "| `small` | fp8 | 6,000 | corm, fp8 | exact | 12,000 | 2.00 |" in table
 
 
 def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):
@@ -72,7 +92,7 @@ def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):
         readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):
         main(["--readme", str(short), "--results", str(folder)])
-        for readme, first in ((short, "| workload | vLLM |"), (whole, "Card:\n")):
+        for readme, first in ((short, "| workload | weights and cache of vLLM |"), (whole, "Card:\n")):
             text = readme.read_text()
             assert text.startswith(f"before\n{BEGIN}\n\n{first}")
             assert text.endswith(f"\n\n{END}\nafter\n")

@@ -62,12 +62,34 @@ def test_as_many_documents_as_fit_run_at_once_and_all_are_counted(vllm, tmp_path
     (row,) = record["rows"]
     assert (row["documents"], row["documents_in_flight"]) == (5, 2)
     assert row["documents_per_hour"] == pytest.approx(3600 * 5 / row["wall_s"], rel=0.05)
-    assert row["kv_bytes_per_document"] == WORKLOADS["tiny-256"].kv_bytes_per_token * 288
+    assert (row["quantization"], row["kv_dtype"]) == (None, "auto")
     assert vllm.engine.added[-5:] == [(256, 32)] * 5
     assert record["engine"] == "vllm 0.0"
     assert vllm.config["num_key_value_heads"] == WORKLOADS["tiny-256"].model.num_kv_heads
     assert vllm.options["max_model_len"] == 288
-    assert performance({}, read_vllm(tmp_path)).startswith("Beside vllm 0.0 with")
+    assert (vllm.options["quantization"], vllm.options["kv_cache_dtype"]) == (None, "auto")
+    assert performance({}, read_vllm(tmp_path)).startswith("Beside vllm 0.0 ([a.json]")
+
+
+def test_forms_are_gathered_in_one_file_each_with_two_full_pools(vllm, tmp_path):
+    output, forms = tmp_path / "a.json", [[], ["--kv-dtype", "fp8"], ["--quantization", "fp8", "--kv-dtype", "fp8"]]
+    for form in [*forms, ["--quantization", "fp8-stored"], forms[0]]:
+        main(["--workload", "tiny-256", "--output", str(output), *form])
+        stored = form == ["--quantization", "fp8-stored"]
+        assert ("quantization_config" in vllm.config) == stored
+        assert vllm.options["quantization"] == ("fp8" if "fp8" in form[:2] and "--quantization" in form else None)
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["quantization"], row["kv_dtype"]) for row in rows] == [
+        (None, "fp8"), ("fp8", "fp8"), ("fp8-stored", "auto"), (None, "auto"),
+    ]  # fmt: skip
+    assert {(row["documents"], row["documents_in_flight"], row["pool_documents"]) for row in rows} == {(4, 2, 2)}
+
+
+def test_rows_of_another_device_are_not_kept(vllm, tmp_path):
+    output = tmp_path / "a.json"
+    output.write_text(json.dumps({"device": "Card", "engine": "vllm 0.0", "rows": [{"workload": "tiny-256"}]}))
+    main(["--workload", "tiny-256", "--output", str(output)])
+    assert [row["documents"] for row in json.loads(output.read_text())["rows"]] == [4]
 
 
 def test_tokens_that_do_not_come_are_an_error(vllm, tmp_path):
