@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corm_batch import Engine, Request, SamplingParams
-from infra.training import probe, train
+from infra.training import prepare, probe, train
 from infra.training.attention import PACKED
 from infra.training.compose import ANSWER_WEIGHT, AVOIDED, MAX_SEQUENCES, Instructions, Row
 from infra.training.facts import TASKS
@@ -44,24 +44,24 @@ def arguments(folders, **changes):
     return [*map(str, folders), *(str(part) for option in options.items() for part in option)]
 
 
-def start(*words):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *words]
+def start_training(folders):
+    """The command as a process, which can be killed."""
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "infra.training.train", *arguments(folders)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
-def start_training(folders, **changes):
+def finish_training(folders, **changes):
     """The command, measured on the few pages in DATA/books.parquet: the ten books would take half of the time."""
-    code = "import sys; from infra.training import probe, train; probe.BOOKS = sys.argv[1] + '/books.parquet'; "
-    return start("-c", f"{code}train.main()", *arguments(folders, **changes))
-
-
-def finish(process):
-    printed, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, printed
-    return printed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "BOOKS", folders[0] / "books.parquet")
+        patch.setattr(sys, "argv", ["train", *arguments(folders, **changes)])
+        train.main()
 
 
 def read_log(run):
@@ -102,7 +102,7 @@ def kill_between_checkpoints(process, run):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, books):
-    """Folders of a run that was killed once, what the log said then, its workers, and what the second start printed."""
+    """Folders of a run that was killed once and started again, its log when it was killed, and its workers."""
     base = tmp_path_factory.mktemp("trained")
     data, work, run = folders = [base / name for name in ("data", "work", "run")]
     (data / "train").mkdir(parents=True)
@@ -119,15 +119,15 @@ def trained(tmp_path_factory, books):
     pq.write_table(pa.Table.from_pylist(rows), data / "instruct/asked.parquet")
     held_out = {"kind": ["haystack", "perplexity"], "text": [books[0], books[1][:20_000]]}
     pq.write_table(pa.table(held_out), data / "books.parquet")
-    finish(start("-m", "infra.training.prepare", str(data), str(work)))
+    prepare.main(data, work)
     workers = kill_between_checkpoints(start_training(folders), run)
     before = read_log(run)
-    printed = finish(start_training(folders))
-    return folders, before, workers, printed
+    finish_training(folders)
+    return folders, before, workers
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_step(trained):
-    (_, _, run), before, _, _ = trained
+    (_, _, run), before, _ = trained
     entries = read_log(run)
     assert entries[: len(before)] == before
     first, second = losses(before), losses(entries[len(before) :])
@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_step(trained):
 
 
 def test_the_workers_of_a_killed_run_end_with_it(trained):
-    _, _, workers, _ = trained
+    _, _, workers = trained
     assert len(workers) == OPTIONS["--workers"]
     assert not [worker for worker in workers if is_running(worker)]
 
@@ -202,7 +202,7 @@ def share(done=0.0):
 def test_a_run_that_its_seconds_end_leaves_a_measured_model(trained, tmp_path):
     (data, work, run), *_ = trained
     began = time.monotonic()
-    finish(start_training((data, work, tmp_path), tokens=10**12, seconds=3, start=run / "model"))
+    finish_training((data, work, tmp_path), tokens=10**12, seconds=3, start=run / "model")
     assert time.monotonic() - began < 100
     entries = read_log(tmp_path)
     assert entries[0]["settings"]["start"] == str(run / "model")
