@@ -15,14 +15,15 @@ import torch
 from corm_batch.bench.ceilings import Ceilings, measure_ceilings
 from corm_batch.bench.engine_run import measure_engine
 from corm_batch.bench.generate_run import measure_generate
-from corm_batch.bench.limit import attended_pairs, document_limit_s
+from corm_batch.bench.limit import attended_pairs, document_limit_s, weight_bytes
 from corm_batch.bench.model import random_model
-from corm_batch.bench.result import BenchResult, Figures, Measured, Prefill, Row
+from corm_batch.bench.result import BenchResult, Figures, JobFigures, Measured, Prefill, Row
 from corm_batch.bench.workload import EngineName, LlamaShape, Workload
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.errors import DocumentError, EngineError, ModelError, SpecError
+from corm_batch.errors import CormBatchError, DocumentError, EngineError, ModelError, SpecError
 
+MeasureJob = Callable[[Workload, Row, torch.device], JobFigures]
 _LIBRARIES = ("corm-batch", "torch", "transformers", "triton")
 
 
@@ -35,6 +36,7 @@ def run_bench(
     time_limit_s: float | None = None,
     weights: Sequence[WeightForm] = ("stored",),
     on_row: Callable[[BenchResult], None] = lambda result: None,
+    measure_job: MeasureJob | None = None,
 ) -> BenchResult:
     """Measure every engine on every workload.
 
@@ -46,6 +48,7 @@ def run_bench(
         weights: forms of the weights of `corm` and `full`, each measured; `generate` knows the workload's dtype alone.
         time_limit_s: after as many seconds no further measurement starts; None for no limit.
         on_row: called with the result so far whenever it has grown by a row.
+        measure_job: measures `corm` and `full` once more inside a whole job; None: not asked for.
 
     Raises:
         SpecError: a workload's CORM settings contradict each other; nothing was measured.
@@ -71,6 +74,8 @@ def run_bench(
                 outcome = {"reason": f"not measured: the time limit of {time_limit_s:g} s had passed"}
             else:
                 outcome = _outcome(prepared, workload, row)
+                if measure_job is not None and engine != "generate" and "figures" in outcome:
+                    outcome |= _job_outcome(prepared, workload, row, measure_job)
             result.rows.append(row.model_copy(update=outcome))
             on_row(result)
     return result
@@ -90,18 +95,36 @@ class _Prepared:
         self._model: LoadedModel | None = None
 
     def ready_for(self, workload: Workload, row: Row) -> LoadedModel:
-        """The workload's model as the row's engine takes it, alone on the device, its ceilings measured."""
+        """The workload's model as the row's engine takes it, alone on the device, its ceilings measured.
+
+        Raises:
+            SpecError: the device is too small for its weights.
+        """
+        refuse_too_large(workload, row.weights, _total_bytes(self.device))
         _free(self.device)
         wanted = workload.model, workload.torch_dtype, row.engine != "generate", row.weights
         if self._model is None or self._made != wanted:
-            self._model = None  # the old weights go before the new ones come
-            _free(self.device)
+            self.clear()  # the old weights go before the new ones come
             shape, dtype, as_loaded, weights = wanted
             self._model, self._made = random_model(shape, dtype, self.device, as_loaded, weights), wanted
         if workload.name not in self.ceilings:
             self.ceilings[workload.name] = measure_ceilings(workload, self.device)
             _free(self.device)
         return self._model
+
+    def clear(self) -> None:
+        """Leave the device to others."""
+        self._model = None
+        _free(self.device)
+
+
+def _job_outcome(prepared: _Prepared, workload: Workload, row: Row, measure_job: MeasureJob) -> dict[str, Any]:
+    """What a whole job made of a row, or why it made nothing of it."""
+    prepared.clear()
+    try:
+        return {"job": measure_job(workload, row, prepared.device)}
+    except CormBatchError as error:
+        return {"reason": f"through the job: {error}"}
 
 
 def _outcome(prepared: _Prepared, workload: Workload, row: Row) -> dict[str, Any]:
@@ -145,6 +168,26 @@ def derive_figures(
         limit_documents_per_hour=limit,
         limit_share=3600 * per_s / limit,
     )
+
+
+def refuse_too_large(workload: Workload, weights: WeightForm, total: int | None) -> None:
+    """Refuse weights that are more than the `total` bytes of a device; None where nobody knows how many it has.
+
+    Raises:
+        SpecError: they are; the message says how much is needed and what would take less.
+    """
+    needed = weight_bytes(workload, weights)
+    if total is None or needed <= total:
+        return
+    least = weight_bytes(workload, "fp8")
+    less = f"; --weights fp8 takes {least / 2**30:.1f} GiB" if least < needed and least <= total else ""
+    raise SpecError(
+        f"the weights take {needed / 2**30:.1f} GiB, more than the device's memory of {total / 2**30:.1f} GiB{less}"
+    )
+
+
+def _total_bytes(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _free(device: torch.device) -> None:

@@ -38,6 +38,12 @@ def random_prompts(workload: Workload, seed: int, documents: int, num_tokens: in
     return ids
 
 
+def engine_config(workload: Workload, prefill: Prefill) -> EngineConfig:
+    """Settings under which nothing but memory bounds the documents in flight."""
+    length = workload.prompt_tokens + workload.output_tokens
+    return EngineConfig(prefill=prefill, max_model_len=length, max_sequences=workload.documents)
+
+
 def measure_engine(model: LoadedModel, workload: Workload, policy: KVPolicy, prefill: Prefill) -> Measured:
     """Warm up, prefill a few documents, answer all of them.
 
@@ -45,12 +51,7 @@ def measure_engine(model: LoadedModel, workload: Workload, policy: KVPolicy, pre
         DocumentError: one cannot be answered, such as one whose cache does not fit.
         torch.OutOfMemoryError: the device has less memory than was planned for.
     """
-    config = EngineConfig(
-        prefill=prefill,
-        max_model_len=workload.prompt_tokens + workload.output_tokens,
-        max_sequences=workload.documents,  # nothing but memory bounds the documents in flight
-    )
-    engine = Engine(model, policy, config)
+    engine = Engine(model, policy, engine_config(workload, prefill))
     warm = random_prompts(workload, 1, 2, min(_WARM_TOKENS, workload.prompt_tokens))
     _answer(engine, warm, min(8, workload.output_tokens))
     few = min(workload.documents, max(1, _PREFILL_TOKENS // workload.prompt_tokens))

@@ -61,6 +61,12 @@ def step_bytes(shape: LlamaShape, itemsize: int, weights: WeightForm) -> int:
     return shape.prompt_parameters + scales + (shape.step_parameters - shape.prompt_parameters) * itemsize
 
 
+def weight_bytes(workload: Workload, weights: WeightForm) -> int:
+    """Bytes of the whole model, the embedding table included."""
+    shape, itemsize = workload.model, workload.torch_dtype.itemsize
+    return step_bytes(shape, itemsize, weights) + shape.vocab_size * shape.hidden_size * itemsize
+
+
 def document_limit_s(
     workload: Workload,
     ceilings: Ceilings,

@@ -42,12 +42,7 @@ def random_model(
         torch.OutOfMemoryError: its weights do not fit the device.
         UnsupportedModelError: the device has no 8-bit products.
     """
-    config = LlamaConfig(
-        num_hidden_layers=shape.num_layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads, head_dim=shape.head_dim, intermediate_size=shape.intermediate_size,
-        vocab_size=shape.vocab_size, rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        max_position_embeddings=_MAX_TOKENS, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+    config = llama_config(shape)
     in_8_bits = weights == "fp8"
     if in_8_bits:
         refuse_old_gpu(device, "fp8")
@@ -68,6 +63,16 @@ def random_model(
         speed_up(module)
     windows = (None,) * shape.num_layers
     return LoadedModel(module.eval(), ModelShape.from_config(config), windows, frozenset(), device, dtype)
+
+
+def llama_config(shape: LlamaShape) -> LlamaConfig:
+    """The config of a model of this shape that knows no end token."""
+    return LlamaConfig(
+        num_hidden_layers=shape.num_layers, hidden_size=shape.hidden_size, num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads, head_dim=shape.head_dim, intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size, rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        max_position_embeddings=_MAX_TOKENS, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
 
 
 def _drawn(weight: Tensor, generator: torch.Generator) -> Tensor:

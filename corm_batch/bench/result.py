@@ -70,8 +70,40 @@ class Figures(BaseModel):
     limit_share: float
 
 
+class JobFigures(BaseModel):
+    """A workload through a whole job (`corm_batch.pipeline.bench_job`).
+
+    Attributes:
+        replicas: that answered side by side.
+        documents: of all of them.
+        wall_s: seconds from the first file listed to the last one written, after the files it reads were made.
+        start_s, load_s, first_answer_s, steady_s: of these, until a replica had its process (Ray included), until it
+            had its weights and was given documents, until the first answer was there, and until the last was.
+        documents_per_hour: from when the weights were there.
+        steady_documents_per_hour: from the first answer on, without those that came together with it; None when all
+            did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replicas: int
+    documents: int
+    wall_s: float
+    start_s: float
+    load_s: float
+    first_answer_s: float
+    steady_s: float
+    documents_per_hour: float | None
+    steady_documents_per_hour: float | None
+
+
 class Row(BaseModel):
-    """One engine and one workload, with weights in one form: its figures, or the reason why there are none."""
+    """One engine and one workload, with weights in one form: its figures, or the reason why there are none.
+
+    Attributes:
+        job: of a whole job around this engine, where that was asked for.
+        reason: why `figures`, or `job`, are missing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +112,14 @@ class Row(BaseModel):
     prefill: Prefill
     weights: WeightForm = "stored"
     figures: Figures | None = None
+    job: JobFigures | None = None
     reason: str | None = None
+
+    def of_engine(self, documents_per_hour: float | None) -> float | None:
+        """What share a job's rate is of that of as many engines alone; None when one of them is missing."""
+        if documents_per_hour is None or self.job is None or self.figures is None:
+            return None
+        return documents_per_hour / (self.job.replicas * self.figures.documents_per_hour)
 
     @property
     def name(self) -> str:

@@ -138,6 +138,18 @@ WORKLOADS = {
         Workload(name="llama3.1-8b-32k", model=_LLAMA31_8B, prompt_tokens=32768, documents=56, max_kept=2048),
         Workload(name="llama3.1-8b-128k", model=_LLAMA31_8B, prompt_tokens=131072, documents=8, max_kept=2048),
         Workload(name="llama3.1-70b-16k", model=_LLAMA31_70B, prompt_tokens=16384, documents=80, max_kept=2048),
+        Workload(
+            name="llama3.1-8b-4k-long", model=_LLAMA31_8B, prompt_tokens=4096, output_tokens=1024, documents=424,
+            max_kept=1024,
+        ),
+        Workload(
+            name="llama3.1-8b-16k-long", model=_LLAMA31_8B, prompt_tokens=16384, output_tokens=1024, documents=112,
+            max_kept=2048,
+        ),
+        Workload(
+            name="llama3.1-70b-16k-long", model=_LLAMA31_70B, prompt_tokens=16384, output_tokens=1024, documents=80,
+            max_kept=2048,
+        ),
     )
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from corm_batch.cli.console import error_console, label, number, output_console, print_table, prose
 from corm_batch.errors import OutputError, SpecError
-from corm_batch.report.units import bytes_text, count_text, percent_text
+from corm_batch.report.units import bytes_text, count_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.bench.result import BenchResult, Row
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 HEADS = (
     "engine", "documents/h", "prompt tok/s", "output tok/s", "prefill tok/s", "decode ms/step", "in flight",
     "KV/document", "kept", "peak memory", "of the limit", "corm over it",
+)  # fmt: skip
+
+JOB_HEADS = (
+    "engine", "replicas", "documents/h", "of the engine's", "after the first answer", "of the engine's", "start",
+    "load", "first answer", "steady", "all",
 )  # fmt: skip
 
 
@@ -43,6 +49,13 @@ def bench(
             help="As model.weights in a spec; stored: in the workload's dtype. May be given again, to compare.",
         ),
     ] = None,
+    through: Annotated[
+        Literal["engine", "job"],
+        typer.Option(help="job: corm and full once more inside a whole job, with Ray, driver, tokenizer and Arrow."),
+    ] = "engine",
+    replicas: Annotated[
+        int, typer.Option(min=1, help="With --through job: replicas, each with the workload's number of documents.")
+    ] = 1,
     documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
     max_kept: Annotated[int | None, typer.Option(min=1, help="Another bound on corm's entries a head.")] = None,
     device: Annotated[str, typer.Option(help="As model.device in a spec.")] = "auto",
@@ -76,8 +89,13 @@ def bench(
         if output is not None:
             _write(result, Path(output))
 
+    measure_job = None
+    if through == "job":
+        from corm_batch.pipeline.bench_job import measure_job as measure  # Ray, which engines alone do without
+
+        measure_job = partial(measure, replicas=replicas)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, forms, on_row)
+    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, forms, on_row, measure_job)
     print_bench(output_console(), result)
 
 
@@ -120,6 +138,9 @@ def print_bench(console: Console, result: BenchResult) -> None:
         rows = [row for row in result.rows if row.workload == workload.name]
         cells = [row_cells(result, row) for row in rows]
         print_table(console, workload_title(workload, result), [label(HEADS[0]), *map(number, HEADS[1:])], cells)
+        if jobs := [job_cells(row) for row in rows if row.job is not None]:
+            columns = [label(JOB_HEADS[0]), *map(number, JOB_HEADS[1:])]
+            print_table(console, f"{workload.name} through the whole job", columns, jobs)
         missing = [(row.name, row.reason) for row in rows if row.reason is not None]
         if missing:
             print_table(console, "Not measured", [label(""), prose("")], missing, heads=False)
@@ -162,6 +183,23 @@ def row_cells(result: BenchResult, row: Row) -> tuple[str, ...]:
         percent_text(figures.limit_share),
         "-" if ratio is None or row.engine == "corm" else f"{ratio:.2f}x",
     )
+
+
+def job_cells(row: Row) -> tuple[str, ...]:
+    """A row's text under `JOB_HEADS`; its job was measured."""
+    job = row.job
+    assert job is not None
+    rates = [
+        text
+        for rate in (job.documents_per_hour, job.steady_documents_per_hour)
+        for text in ("-" if rate is None else f"{rate:,.0f}", _percent(row.of_engine(rate)))
+    ]
+    parts = job.start_s, job.load_s, job.first_answer_s, job.steady_s, job.wall_s
+    return row.name, str(job.replicas), *rates, *map(seconds_text, parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else percent_text(share)
 
 
 def _progress_text(row: Row) -> str:

@@ -10,6 +10,8 @@ from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.placement import Placement
 from corm_batch.spec import JobSpec
 
+LOADING = "loading the model's weights"
+READING = "reading the first documents (prefill)"
 _ASK_S = 2.0
 _LONG_S = 20.0  # a replica's process starts and imports torch in less
 
@@ -44,9 +46,9 @@ class Stages:
         if self._over:
             return ""
         if load.in_flight:
-            return "reading the first documents (prefill)"
+            return READING
         if load.ready or load.loading > load.starting:
-            return "loading the model's weights"
+            return LOADING
         self._ask()
         return f"waiting for room for a replica: it needs {self._lacks}" if self._lacks else "starting a replica"
 

@@ -8,7 +8,7 @@ from corm_batch.bench.bench import derive_figures, run_bench
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s
 from corm_batch.bench.result import Measured, Row
-from corm_batch.bench.workload import ENGINES
+from corm_batch.bench.workload import ENGINES, WORKLOADS
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import CapacityError, SpecError
 
@@ -86,6 +86,19 @@ def test_what_cannot_run_is_a_row_that_says_why(small, monkeypatch):
     reasons = ["out of memory: tried to allocate 7 GiB", "needs 9 bytes", None]
     assert [row.reason for row in result.rows] == reasons
     assert result.rows[2].figures.documents == 5
+
+
+def test_weights_beyond_the_devices_memory_are_refused_with_what_would_fit(monkeypatch):
+    large = WORKLOADS["llama3.1-70b-16k"]
+    monkeypatch.setattr(bench, "_total_bytes", lambda device: 79 * 2**30)
+    (row,) = run_bench([large], ["corm"], CPU, "exact", "typed").rows
+    assert row.reason == (
+        "the weights take 131.4 GiB, more than the device's memory of 79.0 GiB; --weights fp8 takes 67.7 GiB"
+    )
+    with pytest.raises(SpecError, match=r"of 40.0 GiB$"):
+        bench.refuse_too_large(large, "fp8", 40 * 2**30)
+    bench.refuse_too_large(large, "fp8", 79 * 2**30)
+    bench.refuse_too_large(large, "stored", None)
 
 
 def test_settings_that_contradict_each_other_are_refused_at_once(small):

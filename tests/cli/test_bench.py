@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from corm_batch.bench.result import BenchResult
+from corm_batch.bench.result import BenchResult, JobFigures
 from corm_batch.bench.workload import WORKLOADS
+from corm_batch.pipeline import bench_job
 
 
 def test_without_a_workload_it_lists_them(corm_batch):
@@ -58,6 +59,27 @@ def test_one_engine_and_no_time(corm_batch):
     assert "the time limit of 0 s had passed" in result.out
     assert "streaming prefill" in result.out
     assert "generate " not in result.out.partition("Ceilings")[0]
+
+
+def test_a_job_has_a_table_of_its_own(corm_batch, monkeypatch, tmp_path):
+    def measure(workload, row, device, replicas):
+        assert (workload.name, row.name, device.type) == ("tiny-256", "corm", "cpu")
+        return JobFigures(
+            replicas=replicas, documents=8, wall_s=100.0, start_s=4.0, load_s=20.0, first_answer_s=6.0, steady_s=62.5,
+            documents_per_hour=420.0, steady_documents_per_hour=None,
+        )  # fmt: skip
+
+    monkeypatch.setattr(bench_job, "measure_job", measure)
+    path = tmp_path / "job.json"
+    arguments = "--workload", "tiny-256", "--device", "cpu", "--documents", 4, "--engine", "corm", "--output", path
+    result = corm_batch("bench", *arguments, "--through", "job", "--replicas", 2)
+    assert result.code == 0
+    (row,) = BenchResult.model_validate_json(path.read_text()).rows
+    assert row.job.documents == 8
+    assert "tiny-256 through the whole job" in result.out
+    cells = [cell.strip() for line in result.out.splitlines() if "1m02s" in line for cell in line.split("|")]
+    share = f"{100 * row.of_engine(420.0):.1f}%"
+    assert cells == ["corm", "2", "420", share, "-", "-", "4.0s", "20.0s", "6.0s", "1m02s", "1m40s"]
 
 
 @pytest.mark.parametrize(
