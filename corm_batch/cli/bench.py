@@ -17,6 +17,7 @@ from corm_batch.errors import OutputError, SpecError
 from corm_batch.report.units import bytes_text, count_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    from corm_batch.bench.bench import MeasureJob
     from corm_batch.bench.result import BenchResult, Row
     from corm_batch.bench.workload import EngineName, Workload
     from corm_batch.engine.config import WeightForm
@@ -31,6 +32,24 @@ JOB_HEADS = (
     "load", "first answer", "steady", "all",
 )  # fmt: skip
 
+Forms = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="stored|fp8",
+        help="As model.weights in a spec; stored: in the workload's dtype. May be given again, to compare.",
+    ),
+]
+Through = Annotated[
+    Literal["engine", "job"],
+    typer.Option(help="job: corm and full once more inside a whole job, with Ray, driver, tokenizer and Arrow."),
+]
+Replicas = Annotated[
+    int, typer.Option(min=1, help="With --through job: replicas, each with the workload's number of documents.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0.0, help="Start no further measurement after this long.")
+]
+
 
 def bench(
     workload: Annotated[
@@ -42,27 +61,14 @@ def bench(
     prefill: Annotated[
         Literal["exact", "streaming"], typer.Option(help="How corm and full read prompts, as engine.prefill in a spec.")
     ] = "exact",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="stored|fp8",
-            help="As model.weights in a spec; stored: in the workload's dtype. May be given again, to compare.",
-        ),
-    ] = None,
-    through: Annotated[
-        Literal["engine", "job"],
-        typer.Option(help="job: corm and full once more inside a whole job, with Ray, driver, tokenizer and Arrow."),
-    ] = "engine",
-    replicas: Annotated[
-        int, typer.Option(min=1, help="With --through job: replicas, each with the workload's number of documents.")
-    ] = 1,
+    weights: Forms = None,
+    through: Through = "engine",
+    replicas: Replicas = 1,
     documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
     max_kept: Annotated[int | None, typer.Option(min=1, help="Another bound on corm's entries a head.")] = None,
     device: Annotated[str, typer.Option(help="As model.device in a spec.")] = "auto",
     output: Annotated[str | None, typer.Option(metavar="FILE.json", help="Write the result, row by row.")] = None,
-    time_limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.0, help="Start no further measurement after this long.")
-    ] = None,
+    time_limit: TimeLimit = None,
 ) -> None:
     """Measure corm, the full cache and transformers' generate, with random weights and prompts.
 
@@ -89,14 +95,18 @@ def bench(
         if output is not None:
             _write(result, Path(output))
 
-    measure_job = None
-    if through == "job":
-        from corm_batch.pipeline.bench_job import measure_job as measure  # Ray, which engines alone do without
-
-        measure_job = partial(measure, replicas=replicas)
-    command = shlex.join(["corm-batch", *sys.argv[1:]])
+    command, measure_job = shlex.join(["corm-batch", *sys.argv[1:]]), _measure_job(through, replicas)
     result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, forms, on_row, measure_job)
     print_bench(output_console(), result)
+
+
+def _measure_job(through: str, replicas: int) -> MeasureJob | None:
+    """What measures a whole job; None for engines alone, which need no Ray."""
+    if through == "engine":
+        return None
+    from corm_batch.pipeline.bench_job import measure_job
+
+    return partial(measure_job, replicas=replicas)
 
 
 def _engines(names: list[str] | None) -> list[EngineName]:

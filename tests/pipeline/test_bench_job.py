@@ -26,7 +26,7 @@ def small(monkeypatch):
     """A workload that takes no time, on a device of known speed."""
     rates = Ceilings(copy_gb_per_s=1, read_gb_per_s=2, matmul_tflop_per_s=1, causal_tflop_per_s=1, sdpa_tflop_per_s=1)
     monkeypatch.setattr(bench, "measure_ceilings", lambda workload, device: rates)
-    changes = {"prompt_tokens": 96, "output_tokens": 8, "documents": 5, "window": 16, "recent": 16, "max_kept": 32}
+    changes = {"prompt_tokens": 96, "output_tokens": 4, "documents": 2, "window": 16, "recent": 16, "max_kept": 32}
     return WORKLOADS["tiny-256"].model_copy(update={"name": "small", **changes})
 
 
@@ -40,14 +40,14 @@ def test_a_job_stands_beside_its_engine(small, without_a_cluster, monkeypatch): 
     monkeypatch.setattr(bench_job, "load_random", note)
     result = run_bench([small], ["corm", "generate"], CPU, "streaming", "typed", measure_job=measure_job)
     corm, generate = result.rows
-    assert (corm.reason, corm.job.documents, corm.job.replicas, generate.job) == (None, 5, 1, None)
+    assert (corm.reason, corm.job.documents, corm.job.replicas, generate.job) == (None, 2, 1, None)
     job = corm.job
     assert 0 < job.start_s + job.load_s + job.first_answer_s + job.steady_s <= job.wall_s
     assert corm.of_engine(2 * corm.figures.documents_per_hour) == 2
     engine = loaded[0].engine
-    assert (engine.config.prefill, engine.config.max_sequences) == ("streaming", 5)
-    assert engine.stats.prompt_tokens == 5 * 96
-    assert engine.stats.output_tokens == 5 * 8
+    assert (engine.config.prefill, engine.config.max_sequences) == ("streaming", 2)
+    assert engine.stats.prompt_tokens == 2 * 96
+    assert engine.stats.output_tokens == 2 * 4
 
 
 def test_weights_are_drawn_in_the_form_of_the_row(small, tmp_path):
@@ -67,7 +67,7 @@ def test_a_job_that_fails_is_a_reason(small):
 
     (row,) = run_bench([small], ["corm"], CPU, "exact", "typed", measure_job=fails).rows
     assert row.reason == "through the job: no weights"
-    assert (row.figures.documents, row.job, row.of_engine(1.0)) == (5, None, None)
+    assert (row.figures.documents, row.job, row.of_engine(1.0)) == (2, None, None)
 
 
 def test_a_document_that_fails_fails_the_measurement(small, without_a_cluster, monkeypatch):  # noqa: F811
