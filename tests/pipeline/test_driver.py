@@ -1,4 +1,3 @@
-import asyncio
 import errno
 import gzip
 import json
@@ -6,10 +5,8 @@ import os
 import shutil
 import signal
 import zlib
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import ray
@@ -21,10 +18,8 @@ from corm_batch.output.lease import Lease
 from corm_batch.output.newest_rows import read_results
 from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
-from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.model import CheckedModel
-from corm_batch.pipeline.worker import EngineActor
 from corm_batch.spec import JobSpec
 from tests.conftest import write_documents
 from tests.fakes import scripted
@@ -36,40 +31,6 @@ GOOD = {f"d{index}": f"Good document {index}. " * (index + 1) for index in range
 def rows_of(output):
     table = read_results(str(output), memory=True).to_pylist()
     return {row["doc_id"]: row for row in table}
-
-
-class InProcess:
-    """A pool without a cluster: one replica in this process, asked about one document at a time, longest first."""
-
-    load = PoolLoad()
-
-    def __init__(self, settings, *_):
-        self._actor, self._loop, self._waiting = EngineActor(settings), asyncio.new_event_loop(), []
-        self._loop.run_until_complete(self._actor.load())
-
-    wants_more = property(lambda self: len(self._waiting) < 256)
-    idle = property(lambda self: not self._waiting)
-
-    def add(self, document):
-        self._waiting.append(document)
-
-    def poll(self, timeout_s):
-        self._waiting.sort(key=lambda document: len(document.text))
-        return [self._loop.run_until_complete(self._actor.process(self._waiting.pop()))]
-
-    def close(self):
-        self._loop.close()
-
-
-@pytest.fixture
-def without_a_cluster(monkeypatch):
-    monkeypatch.setattr(driver, "ActorPool", InProcess)
-    monkeypatch.setattr(driver, "replica_spawner", lambda placement, settings, documents: settings)
-    monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1)))
-    monkeypatch.setattr(driver, "Stages", lambda *_, shared: SimpleNamespace(now=lambda load, answered: ""))
-    monkeypatch.setattr(driver, "connected", nullcontext)
-    monkeypatch.setattr(driver, "cluster_answers", lambda: True)
-    monkeypatch.setattr(driver.JobMetrics, "publish", lambda *_, running=True: None)
 
 
 @pytest.mark.ray

@@ -86,7 +86,7 @@ def committed(spec):
 
 
 @pytest.mark.ray
-def test_driver_killed_with_9_leaves_no_process_and_a_rerun_completes_its_rows(start, undisturbed, ray_cluster):
+def test_driver_killed_with_9_leaves_no_process_and_a_rerun_completes_its_rows(start, undisturbed, without_a_cluster):
     spec, process = start()
     until(lambda: committed(spec), 120)
     family = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(process.pid)}

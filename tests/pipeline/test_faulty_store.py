@@ -71,6 +71,7 @@ def test_rows_are_the_same_with_one_request_in_twenty_failing(
     proxy,
     tmp_path,
     monkeypatch,
+    request,
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(lease, "RENEW_S", 0.5)
@@ -99,6 +100,7 @@ def test_rows_are_the_same_with_one_request_in_twenty_failing(
     summary = run("s3", f"{bucket}/out", away_once)
     proxy.rate = 0.0
     assert (summary.ok, summary.failed, summary.skipped) == (114, 6, 0)
+    request.getfixturevalue("without_a_cluster")
     run("disk", f"{tmp_path}/out")
     rows, num_parts = committed(f"{bucket}/out", archive["s3"])
     assert rows == committed(f"{tmp_path}/out", archive["disk"])[0]
@@ -140,7 +142,7 @@ run_job(JobSpec.load(sys.argv[1]), load_model=scripted(step_s=0.1))
 
 @pytest.mark.ray
 @pytest.mark.s3
-def test_told_to_stop_while_the_store_is_away(job, ray_cluster, bucket, proxy, tmp_path, caplog):
+def test_told_to_stop_while_the_store_is_away(job, ray_cluster, bucket, proxy, tmp_path, caplog, request):
     """SIGTERM, and SIGKILL three seconds later: the log tells of the store, and a rerun goes on at once."""
     documents = {f"d{index}": f"Document {index} is about the number {index}." for index in range(30)}
     spec = job(documents, output={"uri": f"{bucket}/out", "part_documents": 2}, cluster={"token_budget": 60})
@@ -164,6 +166,7 @@ def test_told_to_stop_while_the_store_is_away(job, ray_cluster, bucket, proxy, t
     proxy.away_for(0)
     before = sum(read_part(uri).num_rows for uri in list_parts(f"{bucket}/out/results"))
     assert 0 < before < len(documents)
+    request.getfixturevalue("without_a_cluster")
     summary = run_job(spec, load_model=scripted())
     assert (summary.ok, summary.skipped) == (len(documents) - before, before)
     assert [row["doc_id"] for row in committed(f"{bucket}/out", "")[0]] == sorted(documents)

@@ -1,15 +1,15 @@
 """The path of infra/measure/nightly.py and infra/measure/driver.py, small: what changed is answered, nothing else."""
 
-import pytest
-
 from corm_batch.output.newest_rows import read_results
 from corm_batch.pipeline.driver import run_job
 from infra.measure.driver import resume
 from infra.measure.no_op_job import commit_history, load_no_op, no_op_spec, write_archive
+from tests.pipeline.conftest import without_a_cluster
+
+__all__ = ["without_a_cluster"]
 
 
-@pytest.mark.ray
-def test_a_night_answers_the_ten_that_changed_and_the_next_one_nothing(ray_cluster, tmp_path):
+def test_a_night_answers_the_ten_that_changed_and_the_next_one_nothing(without_a_cluster, tmp_path):
     spec = no_op_spec(tmp_path)
     write_archive(tmp_path, 5010)
     commit_history(spec, 5010)
