@@ -15,7 +15,6 @@ from corm_batch.pipeline import bench_job
 from corm_batch.pipeline.bench_job import job_spec, load_random, measure_job, steady_per_hour, write_documents
 from corm_batch.pipeline.progress import Event, Progress
 from corm_batch.pipeline.stages import LOADING, READING
-from tests.pipeline.test_driver import without_a_cluster  # noqa: F401
 
 CPU = torch.device("cpu")
 ROW = Row(workload="small", engine="corm", prefill="streaming")
@@ -30,7 +29,7 @@ def small(monkeypatch):
     return WORKLOADS["tiny-256"].model_copy(update={"name": "small", **changes})
 
 
-def test_a_job_stands_beside_its_engine(small, without_a_cluster, monkeypatch):  # noqa: F811
+def test_a_job_stands_beside_its_engine(small, without_a_cluster, monkeypatch):
     loaded, load = [], bench_job.load_random
 
     def note(spec, shape):
@@ -70,7 +69,7 @@ def test_a_job_that_fails_is_a_reason(small):
     assert (row.figures.documents, row.job, row.of_engine(1.0)) == (2, None, None)
 
 
-def test_a_document_that_fails_fails_the_measurement(small, without_a_cluster, monkeypatch):  # noqa: F811
+def test_a_document_that_fails_fails_the_measurement(small, without_a_cluster, monkeypatch):
     def write(spec, workload, count):
         pq.write_table(pa.table({"doc_id": ["a"], "text": pa.array([None], pa.string())}), spec.source.uri)
 
