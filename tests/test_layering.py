@@ -20,6 +20,7 @@ LAYERS = [
     "plugin_file",
     "registry",
     "ops",
+    "storage",
     "kv",
     "budgets",
     "policies",

@@ -16,6 +16,7 @@ WHOLE = {
     "engine/test_scoring_policies.py": "policies that score in the engine against literal definitions",
     "engine/test_uncompressed.py": "requests that keep everything, beside others: every file one passes through",
     "budgets/test_budgets.py": "what every budget has to hold",
+    "storage/test_storage.py": "what every form of storage has to hold, alone and in the engine",
     "policies/test_policies.py": "what every policy has to hold",
     "pipeline/test_exactly_once.py": "a job whose processes are killed",
     "pipeline/test_faulty_store.py": "a job whose store fails",

@@ -17,8 +17,12 @@ from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_bytes
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.engine.config import WeightForm
+from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
+from corm_batch.storage.base import Storage
+from corm_batch.storage.model import Model
 
+_MODEL = Model()
 COPY_SHARE, MATMUL_SHARE, ATTENTION_SHARE = 0.91, 0.69, 0.60
 LIMIT_SHARES = {"exact": 0.88, "streaming": 0.72}
 FORWARD_BYTES = 4 * 2**30
@@ -85,17 +89,19 @@ class GpuEstimate:
     rerun_s: float | None
 
 
-def find_gpu(name: str, weights: WeightForm = "stored") -> Gpu:
-    """A card by its name, whatever its case, on which weights in this form run.
+def find_gpu(name: str, weights: WeightForm = "stored", storage: Storage = _MODEL) -> Gpu:
+    """A card by its name, whatever its case, on which weights and entries in these forms run.
 
     Raises:
-        SpecError: none of that name, the message lists them; or it has no 8-bit products.
+        SpecError: none of that name, the message lists them; or it has no 8-bit products, or numbers.
     """
     if name.lower() not in GPUS:
         raise SpecError(f"--gpu {name}: no figures of such a card; known: {', '.join(GPUS)}")
     gpu = GPUS[name.lower()]
     if weights == "fp8" and gpu.fp8_tflop_per_s is None:
         raise SpecError(f"--gpu {name}: the card has no 8-bit products, which weights in fp8 need")
+    if storage.needs_fp8 and gpu.fp8_tflop_per_s is None:
+        raise SpecError(f"--gpu {name}: the card has no 8-bit numbers, which engine.storage: {storage.name} needs")
     return gpu
 
 
@@ -132,23 +138,23 @@ def estimate(
     replicas: int,
     verify_share: float,
     weights: WeightForm = "stored",
+    storage: Storage = _MODEL,
 ) -> GpuEstimate:
     """A job on cards of one kind.
 
     Args:
-        name: of the card, as in `GPUS`.
-        config, dtype: the text config of the model, as transformers has it, and of what numbers it is made.
+        name, config, dtype: the card, as in `GPUS`; the text config as transformers has it; of what numbers it is made.
         prompts, num_prompts: tokens of single prompts, as many as were looked at, and how many there are in all.
         output_tokens, kept_ratios: tokens of every answer; entries kept over those of a whole cache, a row each.
         prefill, chunk_size, max_sequences, memory_fraction, kv_memory: as in the engine's section.
         gpus_per_replica, replicas: cards that share a replica, and replicas side by side.
         verify_share: of the prompts, each of which is read once more with its answer, in an exact pass.
-        weights: the form in which they run; 8-bit ones are taken to reach as much of the sheet as others.
+        weights, storage: the forms of weights and entries; 8-bit products are taken to reach as much of the sheet.
 
     Raises:
         SpecError: see `find_gpu`.
     """
-    gpu, wide, shape = find_gpu(name, weights), dtype == "float32", dense_shape(config)
+    gpu, wide, shape = find_gpu(name, weights, storage), dtype == "float32", dense_shape(config)
     mean = fmean(prompts) if prompts else 1.0
     workload = Workload(
         name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(mean)),
@@ -157,7 +163,7 @@ def estimate(
     ceilings, weight_bytes = _ceilings(gpu, wide, gpus_per_replica), _weight_bytes(config, workload, weights)
     free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weight_bytes
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
-    full = (mean + output_tokens) * workload.kv_bytes_per_token
+    full = (mean + output_tokens) * ModelShape.from_config(config).page_bytes_per_token(storage, workload.torch_dtype)
     share, chunk = LIMIT_SHARES[prefill], None if prefill == "exact" else chunk_size
 
     def at_once(ratio: float) -> int:
@@ -165,7 +171,7 @@ def estimate(
 
     def seconds(ratio: float) -> float:
         pairs = _mean_pairs(prompts, chunk, ratio)
-        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs, weights) / share
+        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs, weights, storage) / share
 
     verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts, weights), num_prompts / replicas / 3600
     rows = [

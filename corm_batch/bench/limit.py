@@ -8,7 +8,8 @@ keep, sampling, norms and launches cost nothing in it, so it bounds every engine
     document = prefill  +  (output - 1) * step / held
 
 Of 8-bit weights the layers' products count at their own rate, and a byte each. The output head is never among them.
-pairs: (query, key) pairs that attend; held: documents in flight; cache bytes: keys and values one document has stored.
+pairs: (query, key) pairs that attend; held: documents in flight; cache bytes: keys and values one document has stored,
+in the form in which they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from __future__ import annotations
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.engine.config import WeightForm
+from corm_batch.storage.base import Storage
+from corm_batch.storage.model import Model
+
+_MODEL = Model()
 
 
 def attended_pairs(prompt_tokens: int, chunk_size: int, max_kept: int) -> float:
@@ -39,7 +44,12 @@ def prefill_limit_s(workload: Workload, ceilings: Ceilings, pairs: float, weight
 
 
 def step_limit_s(
-    workload: Workload, ceilings: Ceilings, held: int, kept_ratio: float, weights: WeightForm = "stored"
+    workload: Workload,
+    ceilings: Ceilings,
+    held: int,
+    kept_ratio: float,
+    weights: WeightForm = "stored",
+    storage: Storage = _MODEL,
 ) -> float:
     """Seconds of one decode step of `held` documents half way through their answers.
 
@@ -50,7 +60,7 @@ def step_limit_s(
     read_s = step_bytes(shape, workload.torch_dtype.itemsize, weights) / ceilings.bytes_per_s
     head = shape.step_parameters - shape.prompt_parameters
     multiply_s = 2 * held * (shape.prompt_parameters / ceilings.products_per_s(weights) + head / ceilings.matmul_per_s)
-    return max(read_s, multiply_s) + held * tokens * workload.kv_bytes_per_token / ceilings.bytes_per_s
+    return max(read_s, multiply_s) + held * tokens * workload.stored_bytes_per_token(storage) / ceilings.bytes_per_s
 
 
 def step_bytes(shape: LlamaShape, itemsize: int, weights: WeightForm) -> int:
@@ -74,8 +84,9 @@ def document_limit_s(
     kept_ratio: float,
     pairs: float,
     weights: WeightForm = "stored",
+    storage: Storage = _MODEL,
 ) -> float:
     """Seconds of one document, its share of the decode steps included."""
     steps = workload.output_tokens - 1
-    step_s = step_limit_s(workload, ceilings, held, kept_ratio, weights)
+    step_s = step_limit_s(workload, ceilings, held, kept_ratio, weights, storage)
     return prefill_limit_s(workload, ceilings, pairs, weights) + steps * step_s / held

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from corm_batch.errors import SpecError
-from corm_batch.ops.pages import entry_columns, kv_bytes
+from corm_batch.ops.pages import kv_bytes, stored_bytes
 from corm_batch.policies.base import KVPolicy
+from corm_batch.storage.base import Storage
 
 EngineName = Literal["corm", "full", "generate"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -90,7 +91,12 @@ class Workload(BaseModel):
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers and kv heads of an uncompressed cache."""
         shape = self.model
-        return shape.num_layers * shape.num_kv_heads * kv_bytes(entry_columns(shape.head_dim, self.torch_dtype))
+        return shape.num_layers * shape.num_kv_heads * kv_bytes(shape.head_dim, self.torch_dtype)
+
+    def stored_bytes_per_token(self, storage: Storage) -> int:
+        """The same as pages hold and a query reads them."""
+        shape = self.model
+        return shape.num_layers * shape.num_kv_heads * stored_bytes(storage, shape.head_dim, self.torch_dtype)
 
     def policy(self, engine: EngineName) -> KVPolicy | None:
         """The cache policy of an engine; None for `generate`, which has none.

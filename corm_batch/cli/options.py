@@ -34,7 +34,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
-        help="A Python file with a policy, budget, source, task or suite of your own; may be given again.",
+        help="A Python file with a plug-in of your own, such as a policy or a task; may be given again.",
         callback=_load_plugins,
     ),
 ]

@@ -173,7 +173,10 @@ def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
         ("prompt tokens", count_text(tokens.p50), count_text(tokens.p99), count_text(tokens.max)),
         ("KV bytes, uncompressed", bytes_text(size.p50), bytes_text(size.p99), bytes_text(size.max)),
     ]
-    per_token = f"{bytes_text(planned.kv_bytes_per_token)} of keys and values a token in {job.model.dtype}"
+    per_token = (
+        f"{bytes_text(planned.kv_bytes_per_token)} of keys and values a token in {job.model.dtype}, "
+        f"{bytes_text(planned.page_bytes_per_token)} of pages in engine.storage {job.engine.storage.name}"
+    )
     print_table(console, f"One document ({per_token})", [label(""), *map(number, ("p50", "p99", "max"))], rows)
     fits = [(percent_text(ratio), str(documents)) for ratio, documents in planned.documents_at_once]
     pool = f"a pool of {bytes_text(planned.pool_bytes or REFERENCE_POOL_BYTES)}"

@@ -80,7 +80,7 @@ MEMORY_FIELDS: tuple[pa.Field, ...] = (
     *FIGURES.values(),
     *(_column_of(figure) for figure in fields(Verification) if figure.metadata["in_memory"]),
     column("policy", pa.string(), "the policy and its settings, as JSON"),
-    column("dtype", pa.string(), "number format of the cache"),
+    column("dtype", pa.string(), "number format of the cache: model.dtype, or the name of another engine.storage"),
     column("num_layers", pa.int64(), "layers of the model"),
     column("num_kv_heads", pa.int64(), "key-value heads of a layer"),
     column("head_dim", pa.int64(), "width of a key"),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from corm_batch.errors import SpecError
 from corm_batch.propagation.base import PropagationField
 from corm_batch.registry import SAME_ANSWERS, describe
+from corm_batch.storage.base import StorageField
 
 WeightForm = Literal["stored", "fp8"]
 """How a model's weights are held: as its checkpoint stores them, or the linear layers of its blocks in 8 bits."""
@@ -22,6 +23,11 @@ class EngineConfig(BaseModel):
 
     prefill: Literal["exact", "streaming"] = Field(
         "exact", description="exact: the whole prompt at once, attention not approximated; streaming: chunk after chunk"
+    )
+    storage: StorageField = Field(
+        {"name": "model"},
+        validate_default=True,
+        description="form of kept entries, by name; model: as the model computes them; fp8: in half the bytes",
     )
     page_size: Annotated[int, SAME_ANSWERS] = Field(16, ge=1, le=1024, description="entries a page")
     kv_memory: Annotated[ByteSize | None, SAME_ANSWERS] = Field(

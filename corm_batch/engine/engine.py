@@ -16,6 +16,7 @@ from corm_batch.engine.answers import Answers
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.fp8 import refuse_old_gpu
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.pins import find_pin_problem
@@ -70,7 +71,9 @@ class EngineCore:
         policy = serving(policy, model)
         self.max_model_len = shape.context(config.max_model_len)
         self.policies, full = by_layer(policy, model), by_layer(Full(), model)
-        columns = entry_columns(shape.head_dim, model.dtype, policy.columns)
+        if config.storage.needs_fp8:
+            refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
+        columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
         given = pool_bytes(config, model.device)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
@@ -79,7 +82,7 @@ class EngineCore:
         )
         self.cache = KVCache(
             config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
-            model.device, ranks.least,
+            config.storage, model.device, ranks.least,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)

@@ -69,7 +69,7 @@ class Need:
 
     @cached_property
     def _page_bytes(self) -> int:
-        columns = entry_columns(self.model.shard.head_dim, self.model.dtype, self.policy.columns)
+        columns = entry_columns(self.config.storage, self.model.shard.head_dim, self.model.dtype, self.policy.columns)
         return page_bytes(self.config.page_size, columns)
 
 

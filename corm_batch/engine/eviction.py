@@ -238,7 +238,8 @@ class Eviction:
                 return []
         if not policy.needs.keys:
             return [slice(None)]
-        row_bytes = lengths.shape[1] * int(lengths.max()) * cache.pool.columns[0].num_bytes
+        head_dim = cache.pool.pages.key.shape[-1]
+        row_bytes = lengths.shape[1] * int(lengths.max()) * head_dim * torch.float32.itemsize  # decoded, at most
         size = max(1, _READ_BYTES // max(1, row_bytes))
         size = cache.agree(size) if joint else size
         return [slice(start, start + size) for start in range(0, len(slots), size)]
@@ -262,7 +263,7 @@ class Eviction:
         needed = pages._replace(value=pages.value[..., :0])
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
-        entries, step = read_pages(needed, table, length), step_S[:, None, None]
+        entries, step = read_pages(needed, table, length, self.cache.form), step_S[:, None, None]
         each = [self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True)]
         mosts = np.stack([np.atleast_1d(most) for most in each])  # [S, 1] or [S, K]
         most = int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts

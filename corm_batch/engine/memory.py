@@ -47,7 +47,7 @@ def memory_stats(
     )
     if sequence.slot < 0:
         return stats
-    entry_bytes, page_bytes = kv_bytes(cache.pool.columns), cache.pool.page_bytes
+    entry_bytes, page_bytes = kv_bytes(model.shape.head_dim, model.dtype), cache.pool.page_bytes
     if not sequence.stores:
         transient = sequence.num_prefilled * num_kv_heads * entry_bytes
         return replace(stats, kv_bytes_transient=transient, prefill_mode="exact")

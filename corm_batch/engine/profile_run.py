@@ -74,7 +74,7 @@ def _peak_bytes(
 ) -> int:
     """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
-    cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, device)
+    cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, config.storage, device)
     sequence = Sequence(request, 0, shape.num_layers, device)
     if sequence.stores:
         sequence.slot = cache.open()

@@ -234,7 +234,7 @@ class Scheduler:
             sequence = self.swapped[0]
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists
-            need = len(sequence.swapped.pages.position) + next_tokens
+            need = sequence.swapped.num_pages + next_tokens
             if self.cache.spare(need) < 0 and (self.running or self.partial):
                 return
             sequence.slot = self.cache.swap_in(sequence.swapped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from corm_batch.engine.checkpoint import load_config
 from corm_batch.errors import ModelLoadError
-from corm_batch.ops.pages import entry_columns, kv_bytes
+from corm_batch.kv.pool import page_bytes
+from corm_batch.ops.form import Form
+from corm_batch.ops.pages import Column, entry_columns, kv_bytes
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ class ModelShape:
         """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""
         return min(limit or self.max_model_len, self.max_model_len)
 
+    def page_bytes_per_token(self, form: Form, dtype: torch.dtype, own: Iterable[Column] = ()) -> int:
+        """Bytes of pages that one token takes, all layers and kv heads, where nothing of it has left.
+
+        Args:
+            form, dtype, own: as `entry_columns`.
+        """
+        entry = page_bytes(1, entry_columns(form, self.head_dim, dtype, own))
+        return self.num_layers * self.num_kv_heads * entry
+
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""
-        return self.num_layers * self.num_kv_heads * kv_bytes(entry_columns(self.head_dim, dtype))
+        return self.num_layers * self.num_kv_heads * kv_bytes(self.head_dim, dtype)

@@ -17,7 +17,8 @@ from torch import Tensor
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
-from corm_batch.ops.pages import Column, Entries, Lists, Pages, read_pages
+from corm_batch.ops.form import Form
+from corm_batch.ops.pages import Column, Entries, Lists, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
 
@@ -25,8 +26,13 @@ from corm_batch.ops.select import Ops, select_ops
 class SwappedCache:
     """One sequence's entries in host memory, and where they belong."""
 
-    pages: Pages  # [its pages, C, ...] on the host, lists one behind the other
+    pages: tuple[Tensor, ...]  # [its pages, ...] uint8 on the host, column by column, lists one behind the other
     lengths: np.ndarray  # [L, K]
+
+    @property
+    def num_pages(self) -> int:
+        """Pages it takes to come back."""
+        return len(self.pages[0])
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class KVCache:
         num_slots: sequences that can hold pages at one time.
         num_layers, num_kv_heads, page_size, num_pages: sizes.
         columns: what is stored of an entry, see `entry_columns`.
+        form: in which keys and values are stored.
         device: where.
         agree: the least of a number over all caches that hold heads of the same sequences; the number itself where this
             one holds them all.
@@ -60,12 +67,13 @@ class KVCache:
         page_size: int,
         num_pages: int,
         columns: Sequence[Column],
+        form: Form,
         device: torch.device,
         agree: Callable[[int], int] = int,
     ) -> None:
-        self.device, self.agree = device, agree
-        self.ops: Ops = select_ops(device)
-        self.pool = PagePool(num_pages, page_size, columns, device)
+        self.device, self.agree, self.form = device, agree, form
+        self.ops: Ops = select_ops(device, form)
+        self.pool = PagePool(num_pages, page_size, columns, device, len(form.scales))
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
         self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
@@ -107,7 +115,7 @@ class KVCache:
 
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
-        return read_pages(self.pool.pages, *self.table.row(slot, layer))
+        return read_pages(self.pool.pages, *self.table.row(slot, layer), self.form)
 
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
@@ -222,7 +230,7 @@ class KVCache:
         self.pool.release(self.table.trim(np.array([slot])))
         ids = torch.from_numpy(self.table.get_lists(slot)).to(self.device)
         swapped = SwappedCache(
-            Pages.of(column.index_select(0, ids).cpu() for column in self.pool.pages.tensors),
+            tuple(column.index_select(0, ids).cpu() for column in self.pool.pages.bytes),
             self.table.lengths[slot].copy(),
         )
         self.close(slot)
@@ -238,11 +246,11 @@ class KVCache:
             OutOfPages: nothing has changed.
         """
         self.table.grow(self._free_slots[0] + 1, -(-int(swapped.lengths.max()) // self.pool.page_size))
-        ids = self.pool.allocate(len(swapped.pages.position))
+        ids = self.pool.allocate(swapped.num_pages)
         slot = self.open()
         self.table.set_lists(slot, ids, swapped.lengths)
         index = torch.from_numpy(ids).to(self.device)
-        for column, saved in zip(self.pool.pages.tensors, swapped.pages.tensors, strict=True):
+        for column, saved in zip(self.pool.pages.bytes, swapped.pages, strict=True):
             column.index_copy_(0, index.long(), saved.to(self.device))
         self._book(slot)
         return slot

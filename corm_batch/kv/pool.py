@@ -24,11 +24,15 @@ class PagePool:
         page_size: entries a page.
         columns: what is stored of an entry, see `entry_columns`.
         device: where.
+        num_scales: how many of the columns, the last ones, are the form of storage's.
     """
 
-    def __init__(self, num_pages: int, page_size: int, columns: Sequence[Column], device: torch.device) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, columns: Sequence[Column], device: torch.device, num_scales: int = 0
+    ) -> None:
         self.columns = columns
-        self.pages = Pages.of(column.zeros(num_pages + 1, page_size, device=device) for column in columns)
+        tensors = (column.zeros(num_pages + 1, page_size, device=device) for column in columns)
+        self.pages = Pages.of(tensors, num_scales)
         self.num_pages = num_pages
         self.page_size = page_size
         self.page_bytes = page_bytes(page_size, columns)
@@ -37,8 +41,8 @@ class PagePool:
 
     @property
     def own_columns(self) -> Sequence[Column]:
-        """Those beyond what every entry has: the policy's."""
-        return self.columns[len(self.pages) - 1 :]
+        """Those that are the policy's."""
+        return self.columns[5 : 5 + len(self.pages.own)]
 
     @property
     def num_free(self) -> int:
@@ -61,9 +65,10 @@ class PagePool:
 
     def allocate(self, count: int) -> np.ndarray:
         """As `take`, with the values zeroed: an unwritten slot must not hold a stale NaN, which a weight of zero would
-        not silence."""
+        not silence. Scales are never one."""
         ids = self.take(count)
-        self.pages.value.index_fill_(0, torch.from_numpy(ids).to(self.pages.value.device).long(), 0.0)
+        value = self.pages.value.view(torch.uint8)
+        value.index_fill_(0, torch.from_numpy(ids).to(value.device).long(), 0)
         return ids
 
     def release(self, ids: np.ndarray) -> None:

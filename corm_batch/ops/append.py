@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Entries, Lists, Pages, write_pages
 
 
-def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
+def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) -> None:
     """Put one entry behind every list of the batch; its page is in the table already.
 
     Args:
         pages: the pool, changed in place.
         lists: `length` grows by one for the slots of the batch, in place.
         entries: key and value [S, K, D], the others [S, K]; rows of slot -1 go nowhere.
+        form: in which entries are stored.
     """
     rows = (lists.slot >= 0).nonzero()[:, 0]
     slot, page_size = lists.slot[rows], pages.position.shape[1]
@@ -21,5 +23,5 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries) -> None:
     head = torch.arange(index.shape[1], device=index.device)
     page = lists.table[slot[:, None], head, index // page_size]
     flat = entries.map(lambda column: column[rows].flatten(0, 1))
-    write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat)
+    write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat, form)
     lists.length.index_copy_(0, slot, (index + 1).to(lists.length.dtype))

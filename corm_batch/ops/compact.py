@@ -36,8 +36,8 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     rank = keep.cumsum(dim=-1) - 1
     rows, heads, source = (keep & (rank < index)).nonzero(as_tuple=True)
     old, new = place[rows, heads, source], place[rows, heads, rank[rows, heads, source]]
-    for column in pages.tensors:
-        flat = column.view(-1, *column.shape[2:])
+    for column in pages.bytes:
+        flat = column.view(-1, column.shape[1:].numel() // page_size)
         flat.index_copy_(0, new, flat.index_select(0, old))
     lists.length[slot] = keep.sum(dim=-1, dtype=lists.length.dtype)
     return lost_SK

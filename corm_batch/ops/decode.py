@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.dense import soft_capped
+from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Lists, Pages, read_pages, update_pages
 from corm_batch.ops.reduction import Reduction, hit_rows
 
@@ -19,6 +20,8 @@ def decode_attention(
     scale: float,
     softcap: float | None = None,
     sink_H: Tensor | None = None,
+    *,
+    form: Form,
 ) -> Tensor:
     """Attend to every entry whose expiry has not passed; then let the query's hits extend expiries in the pages.
 
@@ -29,6 +32,7 @@ def decode_attention(
         step_S: int32 its step.
         reduction: how the query votes; None for not at all.
         scale, softcap, sink_H: as in `ops.dense`.
+        form: in which entries are stored.
 
     Returns:
         [S, H, D] in the query's dtype; zeros where a query sees nothing at all.
@@ -36,7 +40,7 @@ def decode_attention(
     num_sequences, num_heads, head_dim = query_SHD.shape
     num_kv_heads = lists.table.shape[1]
     table_SKP, length_SK = _rows(lists, pages.position.shape[1])
-    entries = read_pages(pages, table_SKP, length_SK)
+    entries = read_pages(pages, table_SKP, length_SK, form)
     step = step_S[:, None, None]
     visible = (entries.position <= step) & (step <= entries.expiry)
     query = query_SHD.float().reshape(num_sequences, num_kv_heads, -1, head_dim) * scale

@@ -1,14 +1,16 @@
 """Pages: the tensors that hold every cached entry, and the three ways to touch them: read, write, extend.
 
     page p, slot c  ->  key[p, c], value[p, c]   the entry itself, keys with the rotary position they were born with
+                        scales[i][p, c]          what the form of storage has beside their numbers, one tensor each
                         position[p, c]           1-based position of its token
                         expiry[p, c]             last step at which a query may see it
                         statistic[p, c]          what queries found of it, as the policy's reduction gathers it
                         own[i][p, c]             the policy's own columns, one tensor each
 
-A column moves with its entry whatever happens to it. `entry_columns` says what there is, of what type and width: bytes
-of an entry are counted from it and nowhere else. Page 0 is never handed out: table padding points at it, so reads of
-padding are harmless and writes to it are lost.
+How keys and values lie there is the form's to say (`ops.form`): they are encoded where an entry is written, decoded
+where it is read. A column moves with its entry, byte for byte, whatever happens to it. `entry_columns` says what there
+is, of what type and width: bytes of an entry are counted from it and nowhere else. Page 0 is never handed out: table
+padding points at it, so reads of padding are harmless and writes to it are lost.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
+
+from corm_batch.ops.form import Form, Stored
 
 NEVER = torch.iinfo(torch.int32).max
 """As an expiry: the entry is never evicted. As a position: there is no entry here, no query sees it."""
@@ -53,27 +57,33 @@ class Column(NamedTuple):
         return torch.from_numpy(blank).view(self.dtype).view(shape)
 
 
-def entry_columns(head_dim: int, dtype: torch.dtype, own: Iterable[Column] = ()) -> tuple[Column, ...]:
+def entry_columns(form: Form, head_dim: int, dtype: torch.dtype, own: Iterable[Column] = ()) -> tuple[Column, ...]:
     """Everything that is stored of an entry, in the order of `Pages`.
 
     Args:
+        form: in which keys and values are stored.
         head_dim: width of a key and of a value.
-        dtype: of both.
+        dtype: of both, as the model computes them.
         own: the policy's columns.
     """
     return (
-        Column("key", dtype, head_dim),
-        Column("value", dtype, head_dim),
+        *form.columns(head_dim, dtype),
         Column("position", torch.int32),
         Column("expiry", torch.int32),
         Column("statistic"),
         *own,
+        *form.scales,
     )
 
 
-def kv_bytes(columns: Iterable[Column]) -> int:
-    """Bytes of an entry in an uncompressed cache, which has keys and values alone."""
-    return sum(column.num_bytes for column in columns if column.name in ("key", "value"))
+def kv_bytes(head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of an entry in an uncompressed cache, which has a key and a value as the model computes them alone."""
+    return 2 * head_dim * dtype.itemsize
+
+
+def stored_bytes(form: Form, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of an entry's key and value in this form, which is what a query reads of it."""
+    return sum(column.num_bytes for column in (*form.columns(head_dim, dtype), *form.scales))
 
 
 class Pages(NamedTuple):
@@ -85,21 +95,28 @@ class Pages(NamedTuple):
     expiry: Tensor  # [P, C] int32
     statistic: Tensor  # [P, C] float32
     own: tuple[Tensor, ...] = ()  # [P, C] each
+    scales: tuple[Tensor, ...] = ()  # [P, C] each
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in the order of `entry_columns`."""
-        return (*self[:5], *self.own)
+        return (*self[:5], *self.own, *self.scales)
+
+    @property
+    def bytes(self) -> tuple[Tensor, ...]:
+        """The same, uint8, for those who move entries whatever they are; torch can do less with narrow numbers."""
+        return tuple(column.view(torch.uint8) for column in self.tensors)
 
     @classmethod
-    def of(cls, tensors: Iterable[Tensor]) -> Self:
-        """What has these as its `tensors`."""
-        key, value, position, expiry, statistic, *own = tensors
-        return cls(key, value, position, expiry, statistic, tuple(own))
+    def of(cls, tensors: Iterable[Tensor], num_scales: int = 0) -> Self:
+        """What has these as its `tensors`, the last ones scales."""
+        key, value, position, expiry, statistic, *others = tensors
+        num_own = len(others) - num_scales
+        return cls(key, value, position, expiry, statistic, tuple(others[:num_own]), tuple(others[num_own:]))
 
 
 class Entries(NamedTuple):
-    """Entries taken out of their pages, or not yet in any; padding has position NEVER."""
+    """Entries taken out of their pages and decoded, or not yet in any; padding has position NEVER."""
 
     key: Tensor  # [..., K, N, D]
     value: Tensor  # [..., K, N, D]
@@ -137,33 +154,39 @@ class Lists(NamedTuple):
     slot: Tensor  # [S] int64 the sequences of the batch
 
 
-def read_pages(pages: Pages, table: Tensor, length: Tensor) -> Entries:
+def read_pages(pages: Pages, table: Tensor, length: Tensor, form: Form) -> Entries:
     """Copy lists of pages out as padded, contiguous entries.
 
     Args:
         pages: the pool.
         table: [..., K, P] int, page ids of each list, padded with 0.
         length: [..., K] int, entries in each list.
+        form: in which they are stored.
 
     Returns:
         Entries with N = P * C; beyond `length` the position is NEVER and the rest is whatever the page held.
     """
     num_slots, flat = table.shape[-1] * pages.position.shape[1], table.reshape(-1)
     lead = (*table.shape[:-1], num_slots)
-    read = Entries.of(column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors)
+    read = [column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors]
+    key, value, position, expiry, statistic, own, scales = Pages.of(read, len(pages.scales))
     behind = torch.arange(num_slots, device=table.device) >= length[..., None]
-    return read._replace(position=read.position.masked_fill(behind, NEVER))
+    decoded = form.decode(Stored(key, value, scales))
+    return Entries(*decoded, position.masked_fill(behind, NEVER), expiry, statistic, own)
 
 
-def write_pages(pages: Pages, page: Tensor, slot: Tensor, entries: Entries) -> None:
+def write_pages(pages: Pages, page: Tensor, slot: Tensor, entries: Entries, form: Form) -> None:
     """Put M entries into their places.
 
     Args:
         pages: the pool, changed in place.
         page, slot: [M] int64, where each entry goes.
         entries: key and value [M, D], the others [M].
+        form: in which they are stored.
     """
-    for column, new in zip(pages.tensors, entries.tensors, strict=True):
+    key, value, scales = form.encode(entries.key, entries.value)
+    stored = Pages(key, value, *entries[2:], scales)
+    for column, new in zip(pages.tensors, stored.tensors, strict=True):
         column.index_put_((page, slot), new.to(column.dtype))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from corm_batch.ops.append import append_entries
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.form import Form
 from corm_batch.ops.gather import gather_entries
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import reduce_columns
@@ -44,10 +46,19 @@ PLAIN = Ops(
 )
 
 
-def select_ops(device: torch.device) -> Ops:
-    """Triton kernels on a GPU, the definitions elsewhere."""
-    if device.type != "cuda":
-        return PLAIN
+def select_ops(device: torch.device, form: Form) -> Ops:
+    """Triton kernels on a GPU, the definitions elsewhere, for entries that are stored in one form."""
+    ops = PLAIN if device.type != "cuda" else _kernels()
+    return ops._replace(
+        store_entries=partial(ops.store_entries, form=form),
+        gather_entries=partial(ops.gather_entries, form=form),
+        append_entries=partial(ops.append_entries, form=form),
+        decode_attention=partial(ops.decode_attention, form=form),
+    )
+
+
+def _kernels() -> Ops:
+    """What stands in the place of the definitions on a GPU."""
     from corm_batch.ops.kernels import (
         append,
         compact,

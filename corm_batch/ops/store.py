@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Entries, Pages, write_pages
 
 
 def store_entries(
-    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor
+    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor, *, form: Form
 ) -> tuple[Tensor, Tensor]:
     """Put the kept entries of each head, in their order, into pages.
 
@@ -25,6 +26,7 @@ def store_entries(
         own: [M] int32 ids of the pages these lists hold already.
         fresh: [M] int32 ids of further pages.
         used: [1] int32, how many of `fresh` are taken; advanced in place.
+        form: in which entries are stored.
 
     Returns:
         [K] int32 entries stored, [K] float32 statistic of those that were not, summed up.
@@ -35,12 +37,12 @@ def store_entries(
     stop_K = num_pages_K.cumsum(dim=0)
     ids = _take(int(num_pages_K.sum()), own, fresh, used)
     last = ids[stop_K[count_K > 0] - 1]
-    for column in pages.tensors:
+    for column in pages.bytes:
         column.index_fill_(0, last, 0)
     heads, index = keep_KN.nonzero(as_tuple=True)
     rank = (keep_KN.cumsum(dim=-1) - 1)[heads, index]
     kept = entries.map(lambda column: column[heads, index])
-    write_pages(pages, ids[(stop_K - num_pages_K)[heads] + rank // page_size], rank % page_size, kept)
+    write_pages(pages, ids[(stop_K - num_pages_K)[heads] + rank // page_size], rank % page_size, kept, form)
     return count_K.int(), entries.statistic.masked_fill(keep_KN, 0.0).sum(dim=-1)
 
 

@@ -31,7 +31,7 @@ SETTINGS = ("corm_batch.settings", "corm_batch.spec", "corm_batch.model_hash")
 _NONE = object()  # no default, or no such setting
 _JSON = TypeAdapter(Any)
 _SHOWN = 80
-_EXCHANGED = ("task.name", "policy.name", "policy.budget.name", "engine.propagation.name")
+_EXCHANGED = ("task.name", "policy.name", "policy.budget.name", "engine.storage.name", "engine.propagation.name")
 """Names of plug-ins: another one has other fields, of which nobody wants to hear."""
 
 

@@ -101,7 +101,7 @@ def _row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings
     }
     constants = {
         "policy": json.dumps(spec.policy.to_spec()),
-        "dtype": spec.model.dtype,
+        "dtype": spec.model.dtype if spec.engine.storage.name == "model" else spec.engine.storage.name,
         "page_size": spec.engine.page_size,
     }
     results = result_schema(spec.task.result_fields, metadata)

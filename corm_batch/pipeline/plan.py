@@ -71,6 +71,7 @@ class JobPlan:
         tokens: prompt tokens of one document.
         histogram: (documents up to this many tokens and above the bin before, documents), by powers of two.
         kv_bytes_per_token: bytes of keys and values of one token, uncompressed.
+        page_bytes_per_token: bytes of pages that one token takes, in `engine.storage`, where nothing of it has left.
         kv_bytes: uncompressed bytes of one document at its end; of one in pieces, those of its largest.
         pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
         documents_at_once: (kept ratio, documents of mean size that fit the pool together), in `REFERENCE_POOL_BYTES`
@@ -102,6 +103,7 @@ class JobPlan:
     tokens: Quantiles
     histogram: tuple[tuple[int, int], ...]
     kv_bytes_per_token: int
+    page_bytes_per_token: int
     kv_bytes: Quantiles
     pool_bytes: int | None
     documents_at_once: tuple[tuple[float, int], ...]
@@ -141,9 +143,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     """Look at the source, the output and the model's config; `gpu` is the name of a card to say more about.
 
     Raises:
-        SpecError: no figures of such a card.
+        SpecError: no figures of such a card; no file has the columns asked for.
         SourceError: the documents, or the parts of an earlier run, cannot be read.
-        SpecError: no file has the columns asked for.
         ModelLoadError: there is no such model.
     """
     if gpu is not None:
@@ -156,14 +157,14 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     splits, measured = spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
-    max_model_len = shape.context(spec.engine.max_model_len)
+    max_model_len, dtype = shape.context(spec.engine.max_model_len), getattr(torch, spec.model.dtype)
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
-    per_token = shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
+    todo, per_token = np.array(measured.todo, dtype=bool), shape.kv_bytes_per_token(dtype)
+    stored = shape.page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
     kv_bytes = np.minimum(sizes.largest + spec.task.max_new_tokens, max_model_len) * per_token
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
-    todo = np.array(measured.todo, dtype=bool)
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
     prompt_tokens, share = round(scale * float(sizes.tokens[todo].sum())), spec.verify.share if spec.verify else 0.0
     first = next((one.first for one in asked if one.first is not None), None)
@@ -193,7 +194,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         kv_bytes_per_token=per_token,
         kv_bytes=_quantiles(kv_bytes),
         pool_bytes=pool,
-        documents_at_once=_documents_at_once(spec, REFERENCE_POOL_BYTES if pool is None else pool, kv_bytes),
+        page_bytes_per_token=stored,
+        documents_at_once=_documents_at_once(spec, pool, kv_bytes // per_token * stored),
         first_prompt=tokenizer.spelled(first) if tokenizer is not None and first is not None else None,
         gpu=None if gpu is None else _on_gpu(spec, gpu, path, asked, sizes, prompts),
     )
@@ -248,7 +250,7 @@ def _on_gpu(
         memory_fraction=engine.memory_fraction, kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
         gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
-        weights="fp8" if stored_fp8(config) else spec.model.weights,
+        weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
     )  # fmt: skip
 
 
@@ -286,9 +288,9 @@ def _known_pool_bytes(spec: JobSpec) -> int | None:
     return pool_bytes(spec.engine, torch.device("cpu"))
 
 
-def _documents_at_once(spec: JobSpec, pool: int, kv_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:
+def _documents_at_once(spec: JobSpec, pool: int | None, page_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:
     """How many documents of mean size one pool holds, by how much of them is kept."""
-    if not kv_bytes.size:
+    if not page_bytes.size:
         return ()
-    mean = float(kv_bytes.mean())
+    pool, mean = REFERENCE_POOL_BYTES if pool is None else pool, float(page_bytes.mean())
     return tuple((ratio, min(int(pool / (mean * ratio)), spec.engine.max_sequences)) for ratio in _KEPT_RATIOS)

@@ -2,14 +2,17 @@
 
     python -m infra.measure.kernels --output infra/measure/results/NAME.json
     python -m infra.measure.kernels --only append decode
+    python -m infra.measure.kernels --storage fp8
 
-It takes about 10 GB of the GPU. Inputs are random: bfloat16, heads 128 wide, 32 query heads in prefill, pages of 16.
+It takes about 10 GB of the GPU. Inputs are random: bfloat16, heads 128 wide, 32 query heads in prefill, pages of 16;
+entries are stored as the model computes them, or in the form that a shape names.
 A time is a median of triton.testing's do_bench, launches included, and for decode and append of do_bench_cudagraph;
 append's holds one small copy that puts the lengths back. What compaction changes is put back before each run, and the
 time that this takes alone is taken off.
 
     decode_attention  bytes: key, value, position and expiry of every entry; for votes expiry and statistic, in and out
     append_entries    bytes: key, value, position, expiry and statistic of every new entry, in and out
+                      (of another form: in as the model computes them, out as stored; so for store and gather)
     store_entries     bytes: the same of every kept entry; twice the mask of what to keep; the statistic of the others
     gather_entries    bytes: the same of every stored and every new entry
     compact_lists     bytes: position and expiry of every entry; where any go, all of those that stay, in and out
@@ -44,6 +47,7 @@ from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import Ops, select_ops
 from corm_batch.report.units import percent_text
+from corm_batch.storage.base import Storage
 
 DTYPE, D, H, C, WINDOW, SCALE = torch.bfloat16, 128, 32, 16, 256, 128**-0.5
 
@@ -59,9 +63,15 @@ class Call:
     in_graph: bool = False
 
 
-def entry_bytes(columns: int) -> int:
-    """Bytes of an entry's key and value and as many of position, expiry and statistic."""
-    return 2 * D * DTYPE.itemsize + 4 * columns
+def entry_bytes(columns: int, storage: str = "model") -> int:
+    """Bytes of an entry's key and value in a form and as many of position, expiry and statistic."""
+    form = find_form(storage)
+    return sum(column.num_bytes for column in (*form.columns(D, DTYPE), *form.scales)) + 4 * columns
+
+
+def find_form(storage: str) -> Storage:
+    """A form of storage by its name."""
+    return Storage.from_spec({"name": storage})
 
 
 def visible_pairs(num_rows: int, num_entries: int, window: int | None = None) -> int:
@@ -80,67 +90,67 @@ def make_entries(K: int, N: int) -> Entries:
     return Entries(packed(K, N), packed(K, N), position, position + WINDOW, torch.zeros(K, N))
 
 
-def make_pages(P: int) -> Pages:
+def make_pages(P: int, storage: str) -> Pages:
     """A pool of random entries that never expire."""
-    key, value = (torch.randn(P, C, D, dtype=DTYPE) for _ in range(2))
+    key, value, scales = find_form(storage).encode(*(torch.randn(P, C, D, dtype=DTYPE) for _ in range(2)))
     position = torch.ones(P, C, dtype=torch.int32)
-    return Pages(key, value, position, torch.full_like(position, NEVER), torch.zeros(P, C))
+    return Pages(key, value, position, torch.full_like(position, NEVER), torch.zeros(P, C), scales=scales)
 
 
-def make_lists(S: int, K: int, N: int, spread: float = 0.1) -> tuple[Pages, Lists]:
+def make_lists(S: int, K: int, N: int, spread: float = 0.1, storage: str = "model") -> tuple[Pages, Lists]:
     """S x K lists whose lengths are within `spread` of N, with room for one more, in shuffled pages."""
     length = (N * (1 + spread * (2 * torch.rand(S, K) - 1))).int()
     P = int(length.max()) // C + 1
     table = (torch.randperm(S * K * P) + 1).int().view(S, K, P)
-    pages = make_pages(S * K * P + 1)
+    pages = make_pages(S * K * P + 1, storage)
     pages.position[table.long()] = torch.arange(1, P * C + 1, dtype=torch.int32).view(P, C)
     return pages, Lists(table, length, torch.randperm(S))
 
 
-def decode(ops: Ops, S: int, K: int, G: int, N: int, votes: bool) -> Call:
+def decode(ops: Ops, S: int, K: int, G: int, N: int, votes: bool, storage: str = "model") -> Call:
     """One step of S sequences."""
-    pages, lists = make_lists(S, K, N)
+    pages, lists = make_lists(S, K, N, storage=storage)
     query, step = torch.randn(S, K * G, D, dtype=DTYPE), lists.length.max().repeat(S)
     reduction = Reduction(WINDOW, "step") if votes else None
-    amount = int(lists.length.sum()) * entry_bytes(columns=6 if votes else 2)
+    amount = int(lists.length.sum()) * entry_bytes(6 if votes else 2, storage)
     return Call(lambda: ops.decode_attention(pages, lists, query, step, reduction, SCALE), amount, in_graph=True)
 
 
-def append(ops: Ops, S: int, K: int, N: int) -> Call:
+def append(ops: Ops, S: int, K: int, N: int, storage: str = "model") -> Call:
     """One new entry for every list."""
-    pages, lists = make_lists(S, K, N)
+    pages, lists = make_lists(S, K, N, storage=storage)
     key, value = (torch.randn(S, K, D, dtype=DTYPE) for _ in range(2))
-    old, amount = lists.length.clone(), 2 * S * K * entry_bytes(columns=3)
+    old, amount = lists.length.clone(), S * K * (entry_bytes(3) + entry_bytes(3, storage))
     entries = Entries(key, value, old + 1, old + WINDOW, torch.zeros(S, K))
     return Call(lambda: (lists.length.copy_(old), ops.append_entries(pages, lists, entries)), amount, in_graph=True)
 
 
-def store(ops: Ops, K: int, N: int, kept: int) -> Call:
+def store(ops: Ops, K: int, N: int, kept: int, storage: str = "model") -> Call:
     """A prompt of N tokens of which each head keeps some at random."""
     chosen = torch.rand(K, N).topk(kept).indices
     keep = torch.zeros(K, N, dtype=torch.bool).scatter_(1, chosen, True)
     entries, num_pages = make_entries(K, N), K * -(-kept // C)
     own = (torch.randperm(num_pages) + 1).int()
-    pages, used = make_pages(num_pages + 1), torch.zeros(1, dtype=torch.int32)
-    amount = 2 * K * kept * entry_bytes(columns=3) + 2 * K * N + 4 * K * (N - kept)
+    pages, used = make_pages(num_pages + 1, storage), torch.zeros(1, dtype=torch.int32)
+    amount = K * kept * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * K * N + 4 * K * (N - kept)
     return Call(lambda: ops.store_entries(pages, entries, keep, own, own[:0], used), amount)
 
 
-def gather(ops: Ops, K: int, N: int, born: int) -> Call:
+def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
     """What a sequence holds and a chunk of new entries."""
-    pages, lists = make_lists(1, K, N, spread=0.0)
+    pages, lists = make_lists(1, K, N, spread=0.0, storage=storage)
     table, new = lists.table[0, :, : -(-N // C)], make_entries(K, born)
-    amount = 2 * K * (N + born) * entry_bytes(columns=3)
+    amount = K * (N * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * born * entry_bytes(3))
     return Call(lambda: ops.gather_entries(pages, table, lists.length[0], new), amount)
 
 
-def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int) -> Call:
+def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int, storage: str = "model") -> Call:
     """Lists of N of whose entries some have expired, at random."""
-    pages, lists = make_lists(S, K, N, spread=0.0)
+    pages, lists = make_lists(S, K, N, spread=0.0, storage=storage)
     pages.expiry[100 * torch.rand(pages.expiry.shape) < gone_percent] = 1
     before, step = pages.expiry.clone(), torch.full((S,), N, dtype=torch.int32)
     stay = int(((before > N) & (pages.position <= N))[lists.table.long()].sum())
-    amount = 8 * S * K * N + (2 * stay * entry_bytes(columns=3) if gone_percent else 0)
+    amount = 8 * S * K * N + (2 * stay * entry_bytes(3, storage) if gone_percent else 0)
     return Call(lambda: ops.compact_lists(pages, lists, step), amount,
                 reset=lambda: (pages.expiry.copy_(before), lists.length.fill_(N)))  # fmt: skip
 
@@ -175,7 +185,7 @@ def causal(ops: Ops, K: int, T: int) -> Call:
     return Call(lambda: causal_attention(query, key, value, SCALE, dense=ops.dense_attention), amount, "flop")
 
 
-Case = tuple[str, Callable[..., Call], dict[str, int]]
+Case = tuple[str, Callable[..., Call], dict[str, Any]]
 LISTS = ((190, 32, 1, 1100), (100, 32, 1, 2200), (256, 8, 4, 1100), (7, 8, 4, 131072))
 PROMPTS = [(256, N, False) for N in (4096, 16384, 131072)] + [(2048, 4096, True)]
 RANKS = ((32, 4096, 1024), (32, 131072, 2048), (6000, 1300, 1024))
@@ -191,6 +201,8 @@ CASES: list[Case] = [
     *(("top_entries", top, dict(K=K, N=N, count=count)) for K, N, count in RANKS),
     *(("causal_attention", causal, dict(K=K, T=T)) for K in (32, 8) for T in (4096, 16384)),
 ]  # fmt: skip
+STORED = (decode, append, store, gather, compact)
+"""What depends on the form in which entries are stored."""
 
 
 def median_ms(call: Call) -> float:
@@ -231,8 +243,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="kernels whose names begin so")
+    parser.add_argument(
+        "--storage", choices=Storage.registered(), help="those alone that read or write entries stored so"
+    )
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if case[0].startswith(tuple(options.only))]
+    if options.storage is not None:
+        cases = [
+            (name, build, {**shape, "storage": options.storage}) for name, build, shape in cases if build in STORED
+        ]
     if not cases:
         parser.error(f"--only: no such kernel; known: {', '.join(dict.fromkeys(case[0] for case in CASES))}")
     device, name = torch.device("cuda"), torch.cuda.get_device_name()
@@ -240,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for kernel, build, shape in cases:
         with device:
-            call = build(select_ops(device), **shape)
+            call = build(select_ops(device, find_form(shape.get("storage", "model"))), **shape)
         rows.append({"kernel": kernel, "shape": shape, **figures(call.amount, call.unit, median_ms(call), ceilings)})
     record = {
         "command": shlex.join(["python", *sys.argv]),

@@ -9,6 +9,8 @@ import pytest
 from corm_batch.bench import gpus
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.errors import SpecError
+from corm_batch.storage.fp8 import Fp8
+from corm_batch.storage.model import Model
 from tests.conftest import llama_config
 
 MEASURED = Path(__file__).parents[2] / "infra/measure/results"
@@ -71,7 +73,7 @@ def test_what_fits():
     assert found.name == "h200"
     assert found.weight_bytes == pytest.approx(16.06e9, rel=0.001)
     assert found.pool_bytes == pytest.approx(0.95 * (141e9 - 4 * 2**30 - 16.06e9), rel=0.001)
-    full = (16384 + 256) * 2 * 32 * 8 * 128 * 2
+    full = (16384 + 256) * 32 * 8 * (2 * 128 * 2 + 12)
     assert [row.documents_at_once for row in found.rows] == [int(found.pool_bytes / full), 256]
     assert found.rows[1].hours < found.rows[0].hours
 
@@ -132,3 +134,12 @@ def test_8_bit_weights_take_half_the_room_and_less_time():
     assert all(less.hours < more.hours for less, more in zip(narrow.rows, wide.rows, strict=True))
     with pytest.raises(SpecError, match=r"--gpu a100: the card has no 8-bit products"):
         on("a100", weights="fp8")
+
+
+def test_8_bit_entries_let_more_documents_in_and_are_read_faster():
+    wide, narrow = (on("h200", (4096,), max_sequences=10_000, storage=form) for form in (Model(), Fp8()))
+    for less, more in zip(wide.rows, narrow.rows, strict=True):
+        assert more.documents_at_once / less.documents_at_once == pytest.approx(524 / 276, rel=0.01)
+        assert more.hours < less.hours
+    with pytest.raises(SpecError, match=r"--gpu a100: the card has no 8-bit numbers, which engine\.storage: fp8 needs"):
+        on("a100", storage=Fp8())

@@ -5,6 +5,8 @@ import pytest
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_limit_s
 from corm_batch.bench.workload import WORKLOADS
+from corm_batch.storage.fp8 import Fp8
+from corm_batch.storage.model import Model
 
 RATES = Ceilings(
     copy_gb_per_s=4000, read_gb_per_s=4000, matmul_tflop_per_s=600, causal_tflop_per_s=500, sdpa_tflop_per_s=400
@@ -66,3 +68,10 @@ def test_8_bit_weights_are_read_and_multiplied_at_their_own_rate():
     products = 2000 * (layers / 1200e12 + head / 600e12)
     assert step_limit_s(WORKLOAD, fast, 1000, 1.0, "fp8") == pytest.approx(products + 1000 * cache)
     assert prefill_limit_s(WORKLOAD, fast, 0, "fp8") == pytest.approx(prefill_limit_s(WORKLOAD, fast, 0) / 2)
+
+
+def test_entries_in_8_bits_are_read_in_fewer_bytes():
+    """128 + 128 bytes and two scales of four bytes, of 32 layers and as many heads."""
+    weights, cache = 6_607_343_616 * 2 / 4e12, 4224 * 32 * 32 * 264 / 4e12
+    assert step_limit_s(WORKLOAD, RATES, 10, 1.0, storage=Fp8()) == pytest.approx(weights + 10 * cache)
+    assert WORKLOAD.stored_bytes_per_token(Model()) == WORKLOAD.kv_bytes_per_token

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -56,10 +58,30 @@ def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, ref
         assert_same_kept_but_for_rounding(gpu[name], answer)
 
 
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+@pytest.mark.parametrize("policy", [CORM, {"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}])
+def test_entries_in_8_bits_score_as_on_the_cpu_but_for_rounding(policy, prefill, reference_model):
+    """A number half way between two of 8 bits may go either way."""
+    lengths = (300, 2900, 1111)
+    answers = {one.id: list(one.token_ids) for one in run(
+        reference_model, "cuda", policy, make_requests(reference_model, lengths)
+    ).values()}  # fmt: skip
+    requests = [replace(one, answer_ids=answers[one.id]) for one in make_requests(reference_model, lengths)]
+    fields = {"prefill": prefill, "storage": "fp8"}
+    cpu, gpu = (run(reference_model, device, policy, requests, **fields) for device in ("cpu", "cuda"))
+    for name, expected in cpu.items():
+        ours, theirs = (torch.tensor(one.scores.logprobs) for one in (gpu[name], expected))
+        assert (ours - theirs).abs().mean() < 0.02
+        assert gpu[name].memory.kept_ratio == pytest.approx(expected.memory.kept_ratio, rel=0.01)
+        assert gpu[name].memory.kv_bytes_full == expected.memory.kv_bytes_full
+
+
+@pytest.mark.parametrize("storage", ["model", "fp8"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_runs_and_frees_its_pages(dtype, reference_model):
+def test_half_precision_runs_and_frees_its_pages(dtype, storage, reference_model):
     requests = make_requests(reference_model, (700, 1900))
-    engine = Engine.from_pretrained(reference_model, policy=CORM, dtype=dtype, device="cuda", kv_memory="64MiB")
+    fields = {"dtype": dtype, "device": "cuda", "kv_memory": "64MiB", "storage": storage}
+    engine = Engine.from_pretrained(reference_model, policy=CORM, **fields)
     answers = list(engine.run(requests))
     assert [answer.error for answer in answers] == [None, None]
     assert all(answer.memory.kept_ratio < 0.9 for answer in answers)

@@ -22,11 +22,12 @@ from corm_batch.policies.corm import Corm
 from corm_batch.policies.full import Full
 from corm_batch.policies.model import Model, Vocabulary
 from corm_batch.policies.needs import Needs
+from tests.ops.forms import MODEL
 
 
 def make(policy, heads=3, width=2):
-    columns = entry_columns(width, torch.float32, policy.columns)
-    cache = KVCache(2, 1, heads, 4, 200, columns, torch.device("cpu"))
+    columns = entry_columns(MODEL, width, torch.float32, policy.columns)
+    cache = KVCache(2, 1, heads, 4, 200, columns, MODEL, torch.device("cpu"))
     return Eviction(cache, [policy], ALONE)
 
 
@@ -141,7 +142,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
         for position in range(5, 9):
             cache.reserve(np.array([slot]))
             one = born(position, position).map(lambda column: column.transpose(0, 1)[:, :, ...])
-            append_entries(cache.pool.pages, cache.lists(0, torch.tensor([slot])), one)
+            append_entries(cache.pool.pages, cache.lists(0, torch.tensor([slot])), one, form=MODEL)
             cache.advance(np.array([slot]))
 
         class Running:

@@ -11,13 +11,14 @@ from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import PagePool, page_bytes
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
+from tests.ops.forms import FORMS, FP8, MODEL, decoded, encoded
 
 OWN = (Column("norm"), Column("level", torch.int32))
 
 
-def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int):
-    columns = entry_columns(8, torch.float32, OWN)
-    return KVCache(slots, layers, heads, page_size, num_pages, columns, torch.device("cpu"), agree)
+def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int, form=MODEL):
+    columns = entry_columns(form, 8, torch.float32, OWN)
+    return KVCache(slots, layers, heads, page_size, num_pages, columns, form, torch.device("cpu"), agree)
 
 
 def random_entries(*lead):
@@ -38,7 +39,7 @@ def store(cache, slot, layers, pages=50):
 
 
 def assert_holds(cache, slot, layer, entries, keep):
-    read = cache.read(slot, layer)
+    read, entries = cache.read(slot, layer), decoded(encoded(entries, cache.form), cache.form)
     for head in range(keep.shape[0]):
         count = int(keep[head].sum())
         for got, want in zip(read.tensors, entries.tensors, strict=True):
@@ -50,8 +51,9 @@ def random_layers(count, num_entries, share=0.6, heads=3):
     return [(random_entries(heads, num_entries), torch.rand(heads, num_entries) < share) for _ in range(count)]
 
 
-def test_ragged_heads_are_stored_and_replaced():
-    cache = make()
+@pytest.mark.parametrize("form", FORMS)
+def test_ragged_heads_are_stored_and_replaced(form):
+    cache = make(form=form)
     slot, other = cache.open(), cache.open()
     untouched = random_layers(2, 9)
     store(cache, other, untouched)
@@ -69,8 +71,9 @@ def test_ragged_heads_are_stored_and_replaced():
     assert cache.peak_pages[slot] == 24
 
 
-def test_append_lands_behind_what_is_stored():
-    cache = make()
+@pytest.mark.parametrize("form", FORMS)
+def test_append_lands_behind_what_is_stored(form):
+    cache = make(form=form)
     slots = np.array([cache.open(), cache.open()])
     kept = torch.tensor([[True] * 4, [True] * 3 + [False], [False] * 4])
     first = [[(random_entries(3, 4), kept) for _ in range(2)] for _ in slots]
@@ -82,7 +85,7 @@ def test_append_lands_behind_what_is_stored():
     assert free - cache.pool.num_free == 8
     news = [random_entries(2, 3) for _ in range(2)]
     for layer, new in enumerate(news):
-        append_entries(cache.pool.pages, cache.lists(layer, torch.from_numpy(slots)), new)
+        append_entries(cache.pool.pages, cache.lists(layer, torch.from_numpy(slots)), new, form=form)
     cache.advance(slots)
     for layer, new in enumerate(news):
         for i, slot in enumerate(slots):
@@ -145,8 +148,9 @@ def test_a_stage_that_is_not_used_is_free_again():
     assert cache.pool.num_free == 50
 
 
-def test_a_sequence_comes_back_from_host_memory_as_it_was():
-    cache = make()
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sequence_comes_back_from_host_memory_as_it_was(form):
+    cache = make(form=form)
     slot = cache.open()
     layers = random_layers(2, 11)
     store(cache, slot, layers)
@@ -157,6 +161,9 @@ def test_a_sequence_comes_back_from_host_memory_as_it_was():
     store(cache, cache.open(), random_layers(2, 11))
     back = cache.swap_in(swapped)
     assert cache.pages_held(back) == held
+    ids = torch.from_numpy(cache.table.get_lists(back)).long()
+    for column, before in zip(cache.pool.pages.bytes, swapped.pages, strict=True):
+        assert torch.equal(column[ids], before)
     for layer, (entries, keep) in enumerate(layers):
         assert_holds(cache, back, layer, entries, keep)
 
@@ -189,24 +196,29 @@ def test_a_device_without_memory_costs_no_pages(monkeypatch):
     assert cache.pages_held(back) + cache.pool.num_free == cache.pool.num_pages
 
 
-def test_pages_are_handed_out_once_and_their_values_are_clean():
-    pool = PagePool(6, 4, entry_columns(8, torch.float32), torch.device("cpu"))
+@pytest.mark.parametrize("form", FORMS)
+def test_pages_are_handed_out_once_and_their_values_are_clean(form):
+    columns = entry_columns(form, 8, torch.float32)
+    pool = PagePool(6, 4, columns, torch.device("cpu"), len(form.scales))
     first = pool.allocate(6)
     assert sorted(first) == [1, 2, 3, 4, 5, 6]
-    pool.pages.value.fill_(torch.nan)
+    pool.pages.value.view(torch.uint8).fill_(0x7F)  # no number
     pool.release(first[:2])
     again = pool.allocate(2)
     assert sorted(again) == sorted(first[:2])
-    assert pool.pages.value[torch.from_numpy(again).long()].abs().max() == 0
+    assert pool.pages.value[torch.from_numpy(again).long()].float().abs().max() == 0
     with pytest.raises(OutOfPages):
         pool.allocate(1)
 
 
-@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2)])
-def test_page_bytes_are_those_of_its_tensors(dtype, width):
-    columns = entry_columns(8, dtype, OWN)
-    pool = PagePool(3, 5, columns, torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("dtype", "form", "num_bytes"),
+    [(torch.float32, MODEL, 64), (torch.bfloat16, MODEL, 32), (torch.bfloat16, FP8, 24), (torch.float32, FP8, 24)],
+)
+def test_page_bytes_are_those_of_its_tensors(dtype, form, num_bytes):
+    columns = entry_columns(form, 8, dtype, OWN)
+    pool = PagePool(3, 5, columns, torch.device("cpu"), len(form.scales))
     assert pool.page_bytes == page_bytes(5, columns) == sum(column[0].nbytes for column in pool.pages.tensors)
-    assert pool.page_bytes == 5 * (2 * 8 * width + 12 + 2 * 4)
-    assert kv_bytes(columns) == 2 * 8 * width
+    assert pool.page_bytes == 5 * (num_bytes + 12 + 2 * 4)
+    assert kv_bytes(8, dtype) == 2 * 8 * dtype.itemsize
     assert pool.own_columns == OWN

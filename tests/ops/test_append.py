@@ -9,6 +9,7 @@ import torch
 
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import Entries, Lists, Pages, read_pages
+from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -24,7 +25,7 @@ def own(*shape, device, turn=False):
     return tuple(column.t() for column in columns) if turn else columns
 
 
-def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
+def setup(device, dtype, num_slots, kv_heads, page_size, width, slots, form):
     """Lists with room for one more entry, in one layer of three; new entries as a model's packed heads leave them."""
     table_width = -(-40 // page_size)
     pool = num_slots * kv_heads * table_width + 1
@@ -43,37 +44,38 @@ def setup(device, dtype, num_slots, kv_heads, page_size, width, slots):
     position = torch.randint(50, 99, (len(slots), 1), device=device, dtype=torch.int32).expand(-1, kv_heads)
     found = torch.rand(len(slots), kv_heads, device=device)
     entries = Entries(key, value, position, position + 7, found, own(kv_heads, len(slots), device=device, turn=True))
-    return pages, Lists(table, length, slot), entries
+    return encoded(pages, form), Lists(table, length, slot), entries
 
 
-def check(append, pages, lists, entries):
+def check(append, pages, lists, entries, form):
     """Every real row's lists end with its entry; everything else is as before."""
-    expected = Pages.of(column.clone() for column in pages.tensors)
+    expected, stored = copied(pages), encoded(entries, form)
     length, page_size = lists.length.clone(), pages.position.shape[1]
     for s, slot in enumerate(lists.slot.tolist()):
         for k in range(entries.position.shape[1] if slot >= 0 else 0):
             n = int(length[slot, k])
-            for column, new in zip(expected.tensors, entries.tensors, strict=True):
+            for column, new in zip(expected.tensors, stored.tensors, strict=True):
                 column[lists.table[slot, k, n // page_size], n % page_size] = new[s, k]
-    append(pages, lists, entries)
-    assert all(torch.equal(got, column) for got, column in zip(pages.tensors, expected.tensors, strict=True))
+    append(pages, lists, entries, form=form)
+    assert_same(pages, expected)
     grown = torch.zeros(len(length), dtype=torch.int32, device=length.device)
     grown[lists.slot[lists.slot >= 0]] = 1
     assert torch.equal(lists.length, length + grown[:, None])
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("page_size", [1, 5, 16])
 @pytest.mark.parametrize("slots", [[4, 0, 2], [-1, 3, -1, 0], [-1]])
-def test_entries_go_behind_their_lists(device, page_size, slots):
-    check(append_entries, *setup(device, torch.float32, 6, 3, page_size, 16, slots))
+def test_entries_go_behind_their_lists(device, form, page_size, slots):
+    check(append_entries, *setup(device, torch.float32, 6, 3, page_size, 16, slots, form), form)
 
 
 def test_appended_entries_are_read_back_last():
-    pages, lists, entries = setup("cpu", torch.bfloat16, 6, 2, 4, 8, [5, 1])
-    append_entries(pages, lists, entries)
+    pages, lists, entries = setup("cpu", torch.bfloat16, 6, 2, 4, 8, [5, 1], MODEL)
+    append_entries(pages, lists, entries, form=MODEL)
     for s, slot in enumerate([5, 1]):
-        stored = read_pages(pages, lists.table[slot], lists.length[slot])
+        stored = read_pages(pages, lists.table[slot], lists.length[slot], MODEL)
         for k in range(2):
             last = int(lists.length[slot, k]) - 1
             assert torch.equal(stored.key[k, last], entries.key[s, k])
@@ -81,6 +83,7 @@ def test_appended_entries_are_read_back_last():
 
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("dtype", "kv_heads", "page_size", "width"),
     [
@@ -91,8 +94,8 @@ def test_appended_entries_are_read_back_last():
         (torch.bfloat16, 2, 16, 96),
     ],
 )
-def test_kernel(device, dtype, kv_heads, page_size, width):
+def test_kernel(device, form, dtype, kv_heads, page_size, width):
     pytest.importorskip("triton")
     from corm_batch.ops.kernels.append import append_entries
 
-    check(append_entries, *setup(device, dtype, 9, kv_heads, page_size, width, [-1, 3, 8, -1, 0, 5]))
+    check(append_entries, *setup(device, dtype, 9, kv_heads, page_size, width, [-1, 3, 8, -1, 0, 5], form), form)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.pages import Lists, Pages
+from tests.ops.forms import FORMS, FP8, MODEL, assert_same, copied, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -20,7 +21,7 @@ DEVICES = [
 LAYER = 1
 
 
-def make_case(lengths, page_size, width, dtype, death, device="cpu"):
+def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL):
     """A pool with shuffled pages, and one layer of the table of all slots: the rows of `lengths`, then one more.
 
     `death` says which entries are gone at step 50: a share of all, or the first or last so many of each list.
@@ -49,19 +50,21 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu"):
     table[:, LAYER, :, :longest] = torch.where(held, ids, 0)
     length = torch.full((slots, 3, heads), 77, dtype=torch.int32)
     length[:, LAYER] = lengths
-    return Pages.of(column.to(device) for column in pages.tensors), table.to(device), length.to(device)
+    pages = encoded(pages, form)
+    return (
+        Pages.of((column.to(device) for column in pages.tensors), len(pages.scales)),
+        table.to(device),
+        length.to(device),
+    )
 
 
 def check(compact, pages, table, length, slot, step):
     """Run it and compare pool, table and length with what removing entries by hand gives."""
     page_size = pages.position.shape[1]
-    old, old_length, old_table = (
-        Pages.of(column.cpu() + 0 for column in pages.tensors),
-        length.cpu() + 0,
-        table.cpu() + 0,
-    )
+    old, old_length, old_table = copied(pages), length.cpu() + 0, table.cpu() + 0
+    old = Pages.of((column.cpu() for column in old.tensors), len(old.scales))
     lost = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step).cpu()
-    new = Pages.of(column.cpu() for column in pages.tensors)
+    new = Pages.of((column.cpu() for column in pages.tensors), len(pages.scales))
     assert lost.dtype == torch.float32
     expected_length, expected_lost = old_length.clone(), torch.zeros(len(slot), table.shape[2])
     touched = torch.zeros(old.position.shape, dtype=torch.bool)
@@ -73,16 +76,17 @@ def check(compact, pages, table, length, slot, step):
             expected_length[s, LAYER, k] = alive.sum()
             expected_lost[row, k] = old.statistic[page, place][~alive].sum()
             for got, before in zip(new.tensors, old.tensors, strict=True):
-                kept = before[page, place][alive]
-                assert torch.equal(got[page, place][: len(kept)], kept)
+                kept = before[page, place][alive].view(torch.uint8)
+                assert torch.equal(got[page, place].view(torch.uint8)[: len(kept)], kept)
             touched[page, place] = True
     assert torch.equal(length.cpu(), expected_length)
     assert torch.equal(table.cpu(), old_table)
     torch.testing.assert_close(lost, expected_lost)
     for got, before in zip(new.tensors, old.tensors, strict=True):
-        assert torch.equal(got[~touched].nan_to_num(-9), before[~touched].nan_to_num(-9))
+        assert torch.equal(got[~touched].view(torch.uint8), before[~touched].view(torch.uint8))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=40, deadline=None)
 @given(
     data=st.data(),
@@ -91,10 +95,10 @@ def check(compact, pages, table, length, slot, step):
     death=st.sampled_from([0.0, 0.2, 0.9, 1.0, 1, 7, -3]),
     seed=st.integers(0, 10**6),
 )
-def test_definition_removes_what_is_gone(data, heads, page_size, death, seed):
+def test_definition_removes_what_is_gone(form, data, heads, page_size, death, seed):
     torch.manual_seed(seed)
     lengths = torch.tensor(data.draw(st.lists(st.integers(0, 40), min_size=3 * heads, max_size=3 * heads)))
-    case = make_case(lengths.view(3, heads), page_size, 3, torch.float32, death)
+    case = make_case(lengths.view(3, heads), page_size, 3, torch.float32, death, form=form)
     slot = torch.tensor(data.draw(st.permutations([0, 2, -1, -1]))[: data.draw(st.integers(1, 4))])
     check(compact_lists, *case, slot, torch.full(slot.shape, 50, dtype=torch.int32))
 
@@ -117,29 +121,29 @@ def test_each_sequence_has_a_step_of_its_own():
         (16, 96, torch.bfloat16),
     ],
 )
-def test_kernel_removes_what_is_gone(device, page_size, width, dtype, death):
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_removes_what_is_gone(device, form, page_size, width, dtype, death):
     kernel = pytest.importorskip("corm_batch.ops.kernels.compact")
     lengths = torch.tensor([[200, 0], [1, 199], [64, 65], [128, 20]])
-    case = make_case(lengths, page_size, width, dtype, death, device)
+    case = make_case(lengths, page_size, width, dtype, death, device, form)
     slot = torch.tensor([3, -1, 0, 2], device=device)
     check(kernel.compact_lists, *case, slot, torch.tensor([50, 50, 50, 60], dtype=torch.int32, device=device))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("death", [0.1, 0.7, 500])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_kernel_matches_the_definition_on_a_batch(dtype, death):
+@pytest.mark.parametrize(("dtype", "form"), [(torch.bfloat16, MODEL), (torch.float32, MODEL), (torch.bfloat16, FP8)])
+def test_kernel_matches_the_definition_on_a_batch(dtype, form, death):
     kernel = pytest.importorskip("corm_batch.ops.kernels.compact")
     lengths = torch.randint(1, 3000, (40, 8))
-    pages, table, length = make_case(lengths, 16, 128, dtype, death, "cuda")
+    pages, table, length = make_case(lengths, 16, 128, dtype, death, "cuda", form)
     slot = torch.randperm(40, device="cuda")[:37]
     slot[5] = -1
     step = torch.randint(48, 53, (37,), dtype=torch.int32, device="cuda")
-    expected, expected_length = Pages.of(column.clone() for column in pages.tensors), length.clone()
+    expected, expected_length = copied(pages), length.clone()
     lost = kernel.compact_lists(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step)
     torch.testing.assert_close(
         lost, compact_lists(expected, Lists(table[:, LAYER], expected_length[:, LAYER], slot), step)
     )
     assert torch.equal(length, expected_length)
-    for one, other in zip(pages.tensors, expected.tensors, strict=True):
-        assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9))
+    assert_same(pages, expected)

@@ -13,8 +13,10 @@ from torch import Tensor
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
+from tests.ops.forms import FORMS, FP8, MODEL, copied, decoded, encoded
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -42,14 +44,22 @@ class Cache(NamedTuple):
     lists: Lists
     step_S: Tensor
     written_PC: Tensor
+    form: Form
 
-    def clone(self, dtype):
-        key, value, *rest = self.pages.tensors
-        pages = Pages.of((key.to(dtype, copy=True), value.to(dtype, copy=True), *map(torch.clone, rest)))
-        return self._replace(pages=pages)
+    def copy(self):
+        return self._replace(pages=copied(self.pages))
+
+    def exact(self):
+        """The same in float32."""
+        return self._replace(pages=copied(decoded(self.pages, self.form)), form=MODEL)
+
+    def decode(self, query, reduction=None, *features, step=None):
+        """Attention of a query a row."""
+        step = self.step_S if step is None else step
+        return decode_attention(self.pages, self.lists, query, step, reduction, 0.3, *features, form=self.form)
 
 
-def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40, room=1):
+def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40, room=1, form=MODEL):
     """Ragged lists in shuffled pages, each with room for `room` entries more.
 
     Tables and lengths are views of one layer of three, of more slots than asked.
@@ -64,6 +74,7 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
         *(torch.randint(0, 99, (pool, page_size), device=device, dtype=torch.int32) for _ in range(2)),
         torch.zeros(pool, page_size, device=device),
     )
+    pages = encoded(pages, form)
     ids = (torch.randperm(pool - 1, device=device) + 1).view(num_slots, kv_heads, table_width)
     used = torch.arange(table_width, device=device) * page_size < lengths[..., None] + room
     table = torch.randint(pool, (num_slots, 3, kv_heads, table_width), device=device, dtype=torch.int32)[:, 1]
@@ -80,30 +91,33 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
             keys, values = (torch.randn(n, width, device=device, dtype=dtype) for _ in range(2))
             index = torch.arange(n, device=device)
             place = ids[s, k, index // page_size], index % page_size
-            write_pages(pages, *place, Entries(keys, values, position, expiry, torch.rand(n, device=device)))
+            write_pages(pages, *place, Entries(keys, values, position, expiry, torch.rand(n, device=device)), form)
             written[place] = True
     slot = torch.randperm(num_slots, device=device)[:sequences]
-    return Cache(pages, Lists(table, length, slot), step[slot], written)
+    return Cache(pages, Lists(table, length, slot), step[slot], written, form)
 
 
 def read(cache, s):
     slot = cache.lists.slot[s]
-    return read_pages(cache.pages, cache.lists.table[slot], cache.lists.length[slot])
+    return read_pages(cache.pages, cache.lists.table[slot], cache.lists.length[slot], cache.form)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "form", "tolerance"),
+    [(torch.float32, MODEL, 1e-5), (torch.bfloat16, MODEL, 1e-2), (torch.float32, FP8, 1e-5)],
+)
 @pytest.mark.parametrize(
     ("kv_heads", "group", "page_size", "features"), [(2, 3, 4, ""), (1, 1, 16, "softcap"), (3, 8, 5, "sink")]
 )
-def test_matches_the_dense_definition(device, reduction, dtype, tolerance, kv_heads, group, page_size, features):
-    cache = fill(device, dtype, 5, kv_heads, page_size, 16)
+def test_matches_the_dense_definition(device, reduction, dtype, form, tolerance, kv_heads, group, page_size, features):
+    cache = fill(device, dtype, 5, kv_heads, page_size, 16, form=form)
     query = torch.randn(5, kv_heads * group, 16, device=device, dtype=dtype)
     softcap = 1.5 if features == "softcap" else None
     sink = torch.randn(kv_heads * group, device=device) if features == "sink" else None
     before = [read(cache, s) for s in range(5)]
-    out = decode_attention(cache.pages, cache.lists, query, cache.step_S, reduction, 0.3, softcap, sink)
+    out = cache.decode(query, reduction, softcap, sink)
     for s, entries in enumerate(before):
         exact = entries._replace(key=entries.key.float(), value=entries.value.float())
         row, now = query[s][:, None].float(), cache.step_S[s : s + 1]
@@ -122,10 +136,10 @@ def test_matches_the_dense_definition(device, reduction, dtype, tolerance, kv_he
 def test_garbage_behind_a_list_does_not_reach_the_output():
     cache = fill("cpu", torch.float32, 5, 2, 4, 16)
     query = torch.randn(5, 6, 16)
-    expected = decode_attention(cache.pages, cache.lists, query, cache.step_S, None, 0.3)
+    expected = cache.decode(query)
     cache.pages.key[~cache.written_PC] = torch.nan
     cache.pages.position[~cache.written_PC] = 1
-    assert torch.equal(decode_attention(cache.pages, cache.lists, query, cache.step_S, None, 0.3), expected)
+    assert torch.equal(cache.decode(query), expected)
 
 
 @pytest.mark.parametrize("slots", [[3, -1, 0, -1], [-1, -1]])
@@ -133,13 +147,13 @@ def test_a_row_of_no_sequence_changes_nothing(slots):
     cache = fill("cpu", torch.float32, 5, 2, 4, 16)
     query, step = torch.randn(len(slots), 6, 16), torch.full((len(slots),), 50, dtype=torch.int32)
     real = [row for row, slot in enumerate(slots) if slot >= 0]
-    alone, padded = cache.clone(torch.float32), cache.clone(torch.float32)
+    alone, padded = cache.copy(), cache.copy()
     lists = cache.lists._replace(slot=torch.tensor(slots, dtype=torch.int64))
-    out = decode_attention(padded.pages, lists, query, step, REDUCTIONS[1], 0.3)
+    out = padded._replace(lists=lists).decode(query, REDUCTIONS[1], step=step)
     assert out.isfinite().all()
     if real:
         lists = lists._replace(slot=lists.slot[real])
-        expected = decode_attention(alone.pages, lists, query[real], step[real], REDUCTIONS[1], 0.3)
+        expected = alone._replace(lists=lists).decode(query[real], REDUCTIONS[1], step=step[real])
         torch.testing.assert_close(out[real], expected)
     for got, expected in zip(padded.pages.tensors, alone.pages.tensors, strict=True):
         torch.testing.assert_close(got[1:], expected[1:])
@@ -148,11 +162,9 @@ def test_a_row_of_no_sequence_changes_nothing(slots):
 @pytest.mark.parametrize("sink", [None, torch.zeros(6)])
 def test_a_query_that_sees_nothing_gets_zeros(sink):
     cache = fill("cpu", torch.float32, 5, 2, 4, 16, shortest=0)
-    before = cache.clone(torch.float32).pages
+    before = copied(cache.pages)
     step = torch.full_like(cache.step_S, NEVER - 99)
-    out = decode_attention(
-        cache.pages, cache.lists, torch.randn(5, 6, 16), step, Reduction(5, "cache"), 0.3, None, sink
-    )
+    out = cache.decode(torch.randn(5, 6, 16), Reduction(5, "cache"), None, sink, step=step)
     assert not out.any()
     assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
 
@@ -165,12 +177,16 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
     """
     bounds = []
     for factor in (1.001, 0.999) if reduction else (1.0,):
-        exact = cache.clone(torch.float32)
-        votes = reduction and replace(reduction, tau=reduction.tau * factor)
-        expected = decode_attention(exact.pages, exact.lists, query.float(), cache.step_S, votes, 0.3, softcap, sink)
+        exact = cache.exact()
+        expected = exact.decode(
+            query.float(), reduction and replace(reduction, tau=reduction.tau * factor), softcap, sink
+        )
         bounds.append(exact.pages)
-    poisoned, free = cache.clone(cache.pages.key.dtype).pages, ~cache.written_PC
-    poisoned.key[free], poisoned.value[free], poisoned.statistic[free] = torch.nan, torch.nan, -1.0
+    poisoned, free = copied(cache.pages), ~cache.written_PC
+    for numbers in poisoned.key, poisoned.value:
+        numbers[free] = torch.full_like(numbers[free], torch.nan)
+    for column, garbage in ((poisoned.statistic, -1.0), *((scale, torch.nan) for scale in poisoned.scales)):
+        column[free] = garbage
     poisoned.position[free], poisoned.expiry[free] = 1, NEVER
     slot, step, rows = cache.lists.slot, cache.step_S, torch.ones(len(query), dtype=torch.bool, device=query.device)
     for row in padding:
@@ -179,7 +195,7 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
             for x, fill in ((slot, -1), (step, 7), (query, torch.nan), (rows, False))
         )
     lists = cache.lists._replace(slot=slot)
-    out = kernel(poisoned, lists, query, step, reduction, 0.3, softcap, sink)
+    out = kernel(poisoned, lists, query, step, reduction, 0.3, softcap, sink, form=cache.form)
     assert out.isfinite().all()
     assert (out[rows].float() - expected).norm() / expected.norm() < tolerance
     low, high = bounds[0], bounds[-1]
@@ -215,14 +231,17 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
         (torch.float32, 32, 2, 4, 16, 2, "", REDUCTIONS[8], 90),
     ],
 )
-def test_kernel(device, monkeypatch, dtype, head_dim, kv_heads, group, page_size, splits, features, reduction, longest):
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel(
+    device, monkeypatch, form, dtype, head_dim, kv_heads, group, page_size, splits, features, reduction, longest
+):
     pytest.importorskip("triton")
     from corm_batch.ops.kernels import decode
 
     if device == "cpu" and dtype == torch.bfloat16:
         dtype = torch.float16  # the interpreter cannot multiply bfloat16 matrices
     monkeypatch.setattr(decode, "choose_splits", lambda *_: splits)
-    cache = fill(device, dtype, 4, kv_heads, page_size, head_dim, 0, longest)
+    cache = fill(device, dtype, 4, kv_heads, page_size, head_dim, 0, longest, form=form)
     query = torch.randn(kv_heads * group, 4, head_dim, device=device, dtype=dtype).transpose(0, 1)
     sink = torch.randn(kv_heads * group, device=device, dtype=dtype) if "sink" in features else None
     softcap = 1.5 if "softcap" in features else None
@@ -237,14 +256,14 @@ def test_kernel_gives_zeros_to_a_query_that_sees_nothing(device, sink):
     from corm_batch.ops.kernels.decode import decode_attention
 
     cache = fill(device, torch.float32, 3, 2, 4, 16, shortest=0)
-    before, step = cache.clone(torch.float32).pages, torch.full_like(cache.step_S, NEVER - 99)
+    before, step = copied(cache.pages), torch.full_like(cache.step_S, NEVER - 99)
     sink_H = None if sink is None else torch.full((6,), sink, device=device)
-    query = torch.randn(3, 6, 16, device=device)
-    assert not decode_attention(cache.pages, cache.lists, query, step, Reduction(5, "cache"), 0.3, None, sink_H).any()
+    arguments = torch.randn(3, 6, 16, device=device), step, Reduction(5, "cache"), 0.3, None, sink_H
+    assert not decode_attention(cache.pages, cache.lists, *arguments, form=MODEL).any()
     assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
 
 
-@pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 2), (256, 4)])
+@pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 1), (128, 2), (256, 4)])
 def test_splits_and_blocks_follow_from_shapes(head_dim, itemsize):
     pytest.importorskip("triton")
     from corm_batch.ops.kernels.decode import PROGRAMS, choose_blocks, choose_splits
@@ -266,28 +285,30 @@ def test_splits_and_blocks_follow_from_shapes(head_dim, itemsize):
         (1, 2, 4, 60_000, Reduction(256, "step")),
     ],
 )
-def test_kernel_at_size(sequences, kv_heads, group, longest, reduction):
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_at_size(form, sequences, kv_heads, group, longest, reduction):
     from corm_batch.ops.kernels.decode import decode_attention
 
-    cache = fill("cuda", torch.bfloat16, sequences, kv_heads, 16, 128, 0, longest)
+    cache = fill("cuda", torch.bfloat16, sequences, kv_heads, 16, 128, 0, longest, form=form)
     query = torch.randn(sequences, kv_heads * group, 128, device="cuda", dtype=torch.bfloat16)
     check_kernel(decode_attention, cache, query, reduction, 1e-2)
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_follows_lists_that_change():
+@pytest.mark.parametrize("form", FORMS)
+def test_a_cuda_graph_follows_lists_that_change(form):
     from corm_batch.ops.kernels import append, decode
 
-    cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64, room=3), Reduction(9, "cache", 0.8, 3)
-    exact = cache.clone(torch.float32)
+    cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64, room=3, form=form), Reduction(9, "cache", 0.8, 3)
+    exact = cache.copy()
     exact = exact._replace(lists=Lists(*(column.clone() for column in cache.lists)))
     query, key, value = (torch.randn(6, heads, 64, device="cuda") for heads in (8, 2, 2))
     position = torch.empty(6, 2, dtype=torch.int32, device="cuda")
     born = Entries(key, value, position, torch.empty_like(position), torch.zeros(6, 2, device="cuda"))
 
     def step():
-        append.append_entries(cache.pages, cache.lists, born)
-        return decode.decode_attention(cache.pages, cache.lists, query, cache.step_S, reduction, 0.3)
+        append.append_entries(cache.pages, cache.lists, born, form=form)
+        return decode.decode_attention(cache.pages, cache.lists, query, cache.step_S, reduction, 0.3, form=form)
 
     slot, now = cache.lists.slot.clone(), cache.step_S.clone()
     cache.lists.slot.fill_(-1)  # compiling must leave no trace
@@ -307,8 +328,8 @@ def test_a_cuda_graph_follows_lists_that_change():
         born.expiry.copy_(position + 5)
         graph.replay()
         lists = exact.lists._replace(slot=cache.lists.slot)
-        append_entries(exact.pages, lists, born)
-        expected = decode_attention(exact.pages, lists, query, cache.step_S, reduction, 0.3)
+        append_entries(exact.pages, lists, born, form=form)
+        expected = decode_attention(exact.pages, lists, query, cache.step_S, reduction, 0.3, form=form)
         real = cache.lists.slot >= 0
         torch.testing.assert_close(out[real], expected[real], rtol=1e-4, atol=1e-4)
         assert torch.equal(cache.lists.length, exact.lists.length)

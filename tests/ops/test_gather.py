@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.gather import gather_entries
 from corm_batch.ops.pages import NEVER, Entries, Pages
+from tests.ops.forms import FORMS, decoded, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -28,7 +29,7 @@ def random_columns(lead, width, dtype, device):
     )
 
 
-def make_case(heads, longest, born, page_size, width, dtype, device="cpu"):
+def make_case(heads, longest, born, page_size, width, dtype, form, device="cpu"):
     """Ragged lists in shuffled pages, a table that is a slice of a wider one, keys as a packed pass gives them."""
     length = torch.randint(0, longest + 1, (heads,), dtype=torch.int32)
     used = -(-int(length.max()) // page_size)
@@ -42,9 +43,10 @@ def make_case(heads, longest, born, page_size, width, dtype, device="cpu"):
         torch.zeros(1, device=device).expand(heads, born),
         (wide.own[0][:, 3:], torch.arange(heads * born, dtype=torch.int32, device=device).view(born, heads).t()),
     )  # fmt: skip
-    return pages, table.to(device)[:, :used], length.to(device), new
+    return encoded(pages, form), table.to(device)[:, :used], length.to(device), new
 
 
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=50, deadline=None)
 @given(
     heads=st.integers(1, 4),
@@ -53,10 +55,10 @@ def make_case(heads, longest, born, page_size, width, dtype, device="cpu"):
     page_size=st.sampled_from([1, 5, 16]),
     seed=st.integers(0, 10**6),
 )
-def test_definition_reads_every_entry_from_its_place(heads, longest, born, page_size, seed):
+def test_definition_reads_every_entry_from_its_place(form, heads, longest, born, page_size, seed):
     torch.manual_seed(seed)
-    pages, table, length, new = make_case(heads, longest, born, page_size, 3, torch.float32)
-    gathered = gather_entries(pages, table, length, new)
+    pages, table, length, new = make_case(heads, longest, born, page_size, 3, torch.float32, form)
+    gathered, pages = gather_entries(pages, table, length, new, form=form), decoded(pages, form)
     num_held = table.shape[1] * page_size
     assert gathered.position.shape == (heads, num_held + born)
     for k in range(heads):
@@ -72,25 +74,28 @@ def test_definition_reads_every_entry_from_its_place(heads, longest, born, page_
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
     ("heads", "longest", "born", "page_size", "width"),
     [(1, 0, 1, 16, 16), (3, 70, 130, 16, 80), (5, 33, 0, 5, 64), (2, 300, 257, 16, 128), (4, 65, 64, 1, 256)],
 )
-def test_kernel_matches(device, heads, longest, born, page_size, width, dtype):
+def test_kernel_matches(device, form, heads, longest, born, page_size, width, dtype):
     kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
     if INTERPRET and dtype == torch.bfloat16:
         pytest.skip("the interpreter has no bfloat16")
-    pages, table, length, new = make_case(heads, longest, born, page_size, width, dtype, device)
-    got, expected = kernel.gather_entries(pages, table, length, new), gather_entries(pages, table, length, new)
+    case = make_case(heads, longest, born, page_size, width, dtype, form, device)
+    got, expected = kernel.gather_entries(*case, form=form), gather_entries(*case, form=form)
     for one, other in zip(got.tensors, expected.tensors, strict=True):
         assert one.is_contiguous()
         assert torch.equal(one, other)
 
 
 @pytest.mark.gpu
-def test_kernel_matches_on_long_lists():
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_matches_on_long_lists(form):
     kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
-    case = make_case(32, 40_000, 2048, 16, 128, torch.bfloat16, "cuda")
-    for one, other in zip(kernel.gather_entries(*case).tensors, gather_entries(*case).tensors, strict=True):
+    case = make_case(32, 40_000, 2048, 16, 128, torch.bfloat16, form, "cuda")
+    got, expected = kernel.gather_entries(*case, form=form), gather_entries(*case, form=form)
+    for one, other in zip(got.tensors, expected.tensors, strict=True):
         assert torch.equal(one, other)

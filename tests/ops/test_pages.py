@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from corm_batch.ops.pages import NEVER, Entries, Pages, read_pages, update_pages, write_pages
+from tests.ops.forms import FORMS, FP8, MODEL, decoded, encoded
 
 
 def empty_pages(num_pages=6, page_size=4, width=3):
@@ -15,24 +17,27 @@ def empty_pages(num_pages=6, page_size=4, width=3):
     )  # fmt: skip
 
 
-def test_what_is_written_is_read_in_list_order():
-    pages = empty_pages()
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_is_read_in_list_order(form):
+    pages = encoded(empty_pages(), form)
     entries = Entries(
         torch.randn(6, 3), torch.randn(6, 3), torch.arange(1, 7).int(), torch.arange(10, 16).int(), torch.rand(6)
     )
     table = torch.tensor([[5, 2, 0]])
     index = torch.arange(6)
-    write_pages(pages, table[0, index // 4], index % 4, entries)
-    read = read_pages(pages, table, torch.tensor([6]))
-    for got, want in zip(read.tensors, entries.tensors, strict=True):
+    write_pages(pages, table[0, index // 4], index % 4, entries, form)
+    read, stored = read_pages(pages, table, torch.tensor([6]), form), decoded(encoded(entries, form), form)
+    for got, want in zip(read.tensors, stored.tensors, strict=True):
         assert torch.equal(got[0, :6], want)
     assert (read.position[0, 6:] == NEVER).all()
 
 
 def test_an_empty_list_reads_as_padding():
-    read = read_pages(empty_pages(), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 0]))
+    read = read_pages(empty_pages(), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 0]), MODEL)
     assert (read.position == NEVER).all()
-    assert read_pages(empty_pages(), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0])).key.shape == (2, 0, 3)
+    for form in (MODEL, FP8):
+        nothing = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0])
+        assert read_pages(encoded(empty_pages(), form), *nothing, form).key.shape == (2, 0, 3)
 
 
 def test_updates_go_to_the_pages_of_the_list_alone():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.pages import Entries, Pages
 from corm_batch.ops.store import store_entries
+from tests.ops.forms import FORMS, FP8, MODEL, assert_same, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -19,9 +20,9 @@ DEVICES = [
 ]
 
 
-def stale_pages(num_pages, page_size, width, dtype, device="cpu"):
+def stale_pages(num_pages, page_size, width, dtype, form, device="cpu"):
     """A pool whose every slot holds what must never be seen."""
-    return Pages(
+    pages = Pages(
         *(torch.full((num_pages, page_size, width), torch.nan, dtype=dtype, device=device) for _ in range(2)),
         *(torch.full((num_pages, page_size), -7, dtype=torch.int32, device=device) for _ in range(2)),
         torch.full((num_pages, page_size), torch.nan, device=device),
@@ -30,6 +31,7 @@ def stale_pages(num_pages, page_size, width, dtype, device="cpu"):
             torch.full((num_pages, page_size), -7, dtype=torch.int32, device=device),
         ),
     )
+    return encoded(pages, form)
 
 
 def make_entries(heads, count, width, dtype, device="cpu"):
@@ -54,9 +56,9 @@ def draw_pages(own, fresh, used, device="cpu"):
     return total, ids[:own], ids[own:], torch.tensor([used], dtype=torch.int32, device=device)
 
 
-def by_hand(pages, entries, keep, own, fresh, used):
-    """One entry at a time; the pages' columns become lists of what each slot should hold."""
-    page_size, number, counts = pages.position.shape[1], 0, []
+def by_hand(pages, entries, keep, own, fresh, used, form):
+    """One entry at a time."""
+    page_size, number, counts, stored = pages.position.shape[1], 0, [], encoded(entries, form)
     ids = own.tolist() + fresh.tolist()[used:]
     for k, row in enumerate(keep.tolist()):
         kept = [n for n, stays in enumerate(row) if stays]
@@ -64,19 +66,18 @@ def by_hand(pages, entries, keep, own, fresh, used):
         for start in range(0, len(kept), page_size):
             page = ids[number] if number < len(ids) else 0
             number += 1
-            for column, new in zip(pages.tensors, entries.tensors, strict=True):
-                column[page] = 0
+            for column, new in zip(pages.tensors, stored.tensors, strict=True):
+                column[page] = torch.zeros_like(column[page])
                 for c, n in enumerate(kept[start : start + page_size]):
                     column[page, c] = new[k, n]
     return counts, used + max(0, number - len(own))
 
 
-def assert_same_pages(got, expected):
-    """Every page but the one nobody reads."""
-    for one, other in zip(got.tensors, expected.tensors, strict=True):
-        assert torch.equal(one[1:].nan_to_num(-99), other[1:].nan_to_num(-99))
+READ = slice(1, None)
+"""Every page but the one nobody reads."""
 
 
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=60, deadline=None)
 @given(
     heads=st.integers(1, 5),
@@ -88,22 +89,22 @@ def assert_same_pages(got, expected):
     used=st.integers(0, 9),
     seed=st.integers(0, 10**6),
 )
-def test_definition_fills_pages_in_order(heads, count, page_size, share, own, fresh, used, seed):
+def test_definition_fills_pages_in_order(form, heads, count, page_size, share, own, fresh, used, seed):
     torch.manual_seed(seed)
     keep = torch.rand(heads, count) < share
     total, own_ids, fresh_ids, taken = draw_pages(own, fresh, used)
     entries = make_entries(heads, count, 3, torch.float32)
-    pages = stale_pages(total, page_size, 3, torch.float32)
-    expected = stale_pages(total, page_size, 3, torch.float32)
-    counts, lost = store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
-    expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used)
+    pages = stale_pages(total, page_size, 3, torch.float32, form)
+    expected = stale_pages(total, page_size, 3, torch.float32, form)
+    counts, lost = store_entries(pages, entries, keep, own_ids, fresh_ids, taken, form=form)
+    expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used, form)
     assert counts.tolist() == expected_counts
     assert counts.dtype == torch.int32
     torch.testing.assert_close(
         lost, torch.stack([row[~kept].sum() for row, kept in zip(entries.statistic, keep, strict=True)])
     )
     assert taken.tolist() == [expected_used]
-    assert_same_pages(pages, expected)
+    assert_same(pages, expected, READ)
 
 
 SHAPES = [
@@ -118,7 +119,7 @@ SHAPES = [
 LARGE = [(32, 5000, 128, 16, torch.bfloat16), (8, 131_072, 128, 16, torch.bfloat16), (3, 9999, 256, 32, torch.float32)]
 
 
-def check_kernel(device, heads, count, width, page_size, dtype, share, own, short):
+def check_kernel(device, heads, count, width, page_size, dtype, share, own, short, form=MODEL):
     """The kernel against the definition; `own` as a share of the pages needed, `short` pages too few in the pool."""
     kernel = pytest.importorskip("corm_batch.ops.kernels.store")
     keep = torch.rand(heads, count, device=device) < share
@@ -128,15 +129,16 @@ def check_kernel(device, heads, count, width, page_size, dtype, share, own, shor
     num_fresh = max(0, max(0, want - num_own) + used - short)
     total, own_ids, fresh_ids, taken = draw_pages(num_own, num_fresh, used, device)
     entries = make_entries(heads, count, width, dtype, device)
-    pages, expected = (stale_pages(total, page_size, width, dtype, device) for _ in range(2))
+    pages, expected = (stale_pages(total, page_size, width, dtype, form, device) for _ in range(2))
     expected_taken = taken.clone()
-    counts, lost = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken)
-    expected_counts, expected_lost = store_entries(expected, entries, keep, own_ids, fresh_ids, expected_taken)
+    counts, lost = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken, form=form)
+    arguments = entries, keep, own_ids, fresh_ids, expected_taken
+    expected_counts, expected_lost = store_entries(expected, *arguments, form=form)
     assert counts.dtype == torch.int32
     assert torch.equal(counts, expected_counts)
     torch.testing.assert_close(lost, expected_lost)
     assert torch.equal(taken, expected_taken)
-    assert_same_pages(pages, expected)
+    assert_same(pages, expected, READ)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -146,8 +148,15 @@ def test_kernel_matches(device, heads, count, width, page_size, dtype, share, ow
     check_kernel(device, heads, count, width, page_size, dtype, share, own, short)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
+def test_kernel_encodes_as_the_definition_does(device, heads, count, width, page_size, dtype):
+    check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, FP8)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("share", "own", "short"), [(0.02, 0.5, 0), (0.9, 0, 7)])
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), LARGE)
-def test_kernel_matches_on_long_prompts(heads, count, width, page_size, dtype, share, own, short):
-    check_kernel("cuda", heads, count, width, page_size, dtype, share, own, short)
+def test_kernel_matches_on_long_prompts(form, heads, count, width, page_size, dtype, share, own, short):
+    check_kernel("cuda", heads, count, width, page_size, dtype, share, own, short, form)

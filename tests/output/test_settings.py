@@ -53,6 +53,8 @@ CHANGES_ANSWERS = [
     {"engine": {"chunk_size": 512}},
     {"engine": {"max_model_len": 4096}},
     {"engine": {"compact_every": 7}},
+    {"engine": {"storage": "fp8"}},
+    {"engine": {"storage": {"name": "fp8"}}},
     {"model": {"name": "org/model", "trust_remote_code": True}},
     {"model": {"name": "org/model", "weights": "fp8"}},
 ]
@@ -67,6 +69,7 @@ CHANGES_NOTHING = [
     {"cluster": {"replicas": 8, "look_ahead": 5}},
     {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
     {"engine": {"tensor_parallel": 2}},
+    {"engine": {"storage": "model"}},
 ]
 
 

@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "jobs/quickstart/model"
 QUICKSTART = {"name": str(MODEL), "dtype": "float32", "device": "cpu"}
 # keys and values, 10 layers, 6 kv heads of width 64, 4 bytes
-BYTES_PER_TOKEN = 2 * 10 * 6 * 64 * 4
+WIDTH = 64
+BYTES_PER_TOKEN = 2 * 10 * 6 * WIDTH * 4
 
 
 @pytest.fixture
@@ -69,9 +70,19 @@ def test_sizes_without_a_tokenizer(job):
     assert planned.histogram == ((128, 1), (256, 0), (512, 0), (1024, 2))
     assert planned.kv_bytes_per_token == BYTES_PER_TOKEN
     assert planned.kv_bytes.max == 1101 * BYTES_PER_TOKEN
-    mean = (200 + 1100 + 1101) / 3 * BYTES_PER_TOKEN
+    mean = (200 + 1100 + 1101) / 3 * planned.page_bytes_per_token
     assert planned.documents_at_once[0] == (1.0, 40 * 2**20 // mean)
     assert planned.documents_at_once[1] == (0.5, 40 * 2**20 // (mean / 2))
+
+
+@pytest.mark.usefixtures("four_characters_a_token")
+def test_pages_take_what_the_form_of_storage_takes(job):
+    plain, stored = (plan_job(job(["x" * 4000], engine={"storage": name})) for name in ("model", "fp8"))
+    assert plain.kv_bytes_per_token == stored.kv_bytes_per_token == BYTES_PER_TOKEN
+    heads, rest = BYTES_PER_TOKEN // (2 * 4 * WIDTH), 12  # position, expiry, what queries found
+    assert plain.page_bytes_per_token == heads * (2 * 4 * WIDTH + rest)
+    assert stored.page_bytes_per_token == heads * (2 * WIDTH + 2 * 4 + rest)
+    assert stored.documents_at_once > plain.documents_at_once
 
 
 SCHEMA = {"type": "object", "properties": {"key": {"type": "string"}, "year": {"type": "integer"}}}

@@ -76,12 +76,20 @@ def _compact_kernel(
         tl.store(pages.expiry + target, expiry, mask=keep)
         tl.store(pages.statistic + target, statistic, mask=keep)
         for i in tl.static_range(len(pages.own)):
-            number = tl.load(pages.own[i] + source, mask=keep)  # [TILE]
-            tl.debug_barrier()
-            tl.store(pages.own[i] + target, number, mask=keep)
+            _move(pages.own[i], source, target, keep)
+        for i in tl.static_range(len(pages.scales)):
+            _move(pages.scales[i], source, target, keep)
         count += tl.sum(keep.to(tl.int32))
     if first < length:
         tl.store(length_at, count)
+
+
+@triton.jit
+def _move(column: tl.tensor, source: tl.tensor, target: tl.tensor, keep: tl.tensor) -> None:
+    """One number of every entry of a tile."""
+    number = tl.load(column + source, mask=keep)  # [TILE]
+    tl.debug_barrier()
+    tl.store(column + target, number, mask=keep)
 
 
 @triton.jit

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.statistics import averaged, gathered, joined
 from corm_batch.ops.pages import Lists, Pages
 from corm_batch.ops.reduction import Reduction
@@ -52,6 +53,8 @@ def decode_attention(
     scale: float,
     softcap: float | None = None,
     sink_H: Tensor | None = None,
+    *,
+    form: Form,
 ) -> Tensor:
     """As `ops.decode.decode_attention`, except that a row of slot -1 comes out as zeros.
 
@@ -59,7 +62,7 @@ def decode_attention(
         pages: the pool, contiguous.
         lists: as there; the table's rows are contiguous. With a reduction there is scratch of 4 bytes for every query
             head and every slot the table is wide: give it no wider than the longest list.
-        query_SHD, step_S, reduction, scale, softcap, sink_H: as there.
+        query_SHD, step_S, reduction, scale, softcap, sink_H, form: as there.
 
     Returns:
         [S, H, D] in the query's dtype.
@@ -82,9 +85,9 @@ def decode_attention(
     lse, bar = scratch() if reduction else None, scratch() if hits else None
     group, block_d = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
     _attend[(num_lists, splits)](
-        query, step_S, *pages[:4], *rows, *part, count, logits, num_slots, scale, softcap,
+        query, step_S, *pages[:4], pages.scales, *rows, *part, count, logits, num_slots, scale, softcap,
         G=group, C=page_size, D=head_dim, BLOCK_G=max(16, triton.next_power_of_2(group)), BLOCK_D=block_d,
-        BLOCK_N=blocks.size, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        BLOCK_N=blocks.size, LOAD=form.kernels().load, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     _merge[(num_sequences * num_heads,)](
         out, lse, bar, step_S, sink_H, *rows, *part, count, splits, reduction.tau if reduction else 1.0,
@@ -127,12 +130,12 @@ def _span(num_entries: tl.tensor, splits: tl.tensor, BLOCK_N: tl.constexpr) -> t
 @triton.jit
 def _attend(
     query: tl.tensor, step: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor,
-    table: tl.tensor, length: tl.tensor, slot: tl.tensor,
+    scales: tl.tuple, table: tl.tensor, length: tl.tensor, slot: tl.tensor,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
     logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
     G: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of one list against all query heads of its group, as rows of one tile: at least 16, as MMA wants."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -145,7 +148,6 @@ def _attend(
     g, d, n = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     head = row * G + g
     q = tl.load(query + head[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)  # [BG, D]
-    q = q.to(key.dtype.element_ty)
     top = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
@@ -154,12 +156,11 @@ def _attend(
         index = start + n
         inside = index < end
         place = _place(ids, index, inside, C)
-        offset, read = place[:, None] * D + d[None, :], inside[:, None] & (d < D)[None, :]
-        k = tl.load(key + offset, mask=read, other=0.0)  # [BN, D]
+        k, factor = LOAD(key, scales, 0, place, inside, D, BLOCK_D)  # [BN, D], [BN]
         born = tl.load(position + place, mask=inside, other=0)  # [BN]
         last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
         visible = inside & (born <= now) & (now <= last)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * (factor * scale)[None, :]
         if softcap is not None:
             s = softcap - 2 * softcap / (tl.exp(2 * s / softcap) + 1)  # softcap * tanh(s / softcap)
         s = tl.where(visible[None, :], s, float("-inf"))
@@ -168,8 +169,13 @@ def _attend(
         higher = tl.maximum(top, tl.max(s, axis=1))
         base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing visible yet: -inf - -inf is no number
         p, shrink = tl.exp(s - base[:, None]), tl.exp(top - base)
-        v = tl.load(value + offset, mask=read, other=0.0)  # [BN, D]
-        out = tl.dot(p.to(v.dtype), v, out * shrink[:, None], input_precision="ieee")
+        v, factor = LOAD(value, scales, 1, place, inside, D, BLOCK_D)  # [BN, D], [BN]
+        v, share = v.to(q.dtype), p
+        if q.dtype == tl.float16:  # a weight times a small factor is none of its numbers
+            v = (v * factor[:, None]).to(q.dtype)
+        else:
+            share = p * factor[None, :]
+        out = tl.dot(share.to(q.dtype), v, out * shrink[:, None], input_precision="ieee")
         total, top = total * shrink + tl.sum(p, axis=1), higher
         if part_count is not None:
             count += tl.sum((s > float("-inf")).to(tl.int32), axis=1)

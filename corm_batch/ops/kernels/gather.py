@@ -7,27 +7,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.pages import NEVER, Entries, Pages
 
 _NEVER = tl.constexpr(NEVER)
 
 
-def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entries) -> Entries:
+def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entries, *, form: Form) -> Entries:
     """`ops.gather.gather_entries` for pages whose columns are contiguous and a table whose rows are."""
     (num_heads, num_pages), num_born = table_KP.shape, born.position.shape[1]
-    page_size, head_dim = pages.key.shape[1:]
+    page_size, head_dim = pages.position.shape[1], born.key.shape[-1]
     num_held = num_pages * page_size
     shape = num_heads, num_held + num_born
     gathered = Entries.of(
-        torch.empty(*shape, *column.shape[2:], dtype=column.dtype, device=column.device) for column in pages.tensors
+        torch.empty(*shape, *column.shape[2:], dtype=column.dtype, device=column.device) for column in born.tensors
     )
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     _gather_kernel[(triton.cdiv(shape[1], tile), num_heads)](
         pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
         gathered, table_KP, table_KP.stride(0), length_K, num_held,
-        num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, num_warps=4,
+        num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, LOAD=form.kernels().load, num_warps=4,
     )  # fmt: skip
     return gathered
 
@@ -38,7 +39,7 @@ def _gather_kernel(
     pages: Pages, born: Entries, head_stride: Strides, entry_stride: Strides,
     own_head: tl.tuple, own_entry: tl.tuple, gathered: Entries,
     table: tl.tensor, table_stride: int, lengths: tl.tensor, num_held: int, num_born: int,
-    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
+    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of a head; programs: tile, head."""
     index, head = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64)
@@ -49,11 +50,15 @@ def _gather_kernel(
     place, row, to = page * C + index % C, (index - num_held).to(tl.int64), head * total + index
     column = tl.arange(0, PADDED_D)[None, :]
     old, young = held[:, None] & (column < D), new[:, None] & (column < D)
-    page_at, to_at = place[:, None] * D + column, to[:, None] * D + column
+    to_at = to[:, None] * D + column
     key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
     value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
-    _copy(pages.key + page_at, old, born.key + key_at, young, gathered.key + to_at)
-    _copy(pages.value + page_at, old, born.value + value_at, young, gathered.value + to_at)
+    numbers, factor = LOAD(pages.key, pages.scales, 0, place, held, D, PADDED_D)
+    tl.store(gathered.key + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)
+    tl.store(gathered.key + to_at, tl.load(born.key + key_at, mask=young), mask=young)
+    numbers, factor = LOAD(pages.value, pages.scales, 1, place, held, D, PADDED_D)
+    tl.store(gathered.value + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)
+    tl.store(gathered.value + to_at, tl.load(born.value + value_at, mask=young), mask=young)
     live = held & (index < tl.load(lengths + head))
     position_at = head * head_stride.position + row * entry_stride.position
     expiry_at = head * head_stride.expiry + row * entry_stride.expiry

@@ -7,16 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.pages import Entries, Pages
 
 
 def store_entries(
-    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor
+    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor, *, form: Form
 ) -> tuple[Tensor, Tensor]:
     """`ops.store.store_entries` for pages whose columns are contiguous."""
     num_heads, num_entries = keep_KN.shape
-    page_size, head_dim = pages.key.shape[1:]
+    page_size, head_dim = pages.position.shape[1], entries.key.shape[-1]
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     num_tiles = triton.cdiv(num_entries, tile)
@@ -33,7 +34,8 @@ def store_entries(
         pages, entries, strides(entries, 0), strides(entries, 1),
         own_strides(entries, 0), own_strides(entries, 1), keep, count_K, before, own, len(own), fresh,
         len(fresh), used, taken, num_heads, num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
-        PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile, num_warps=4,
+        PADDED_C=triton.next_power_of_2(page_size), PADDED_K=triton.next_power_of_2(num_heads), TILE=tile,
+        SAVE=form.kernels().save, num_warps=4,
     )  # fmt: skip
     return count_K, lost_K
 
@@ -90,7 +92,7 @@ def _copy_kernel(
     own: tl.tensor, num_own: int, fresh: tl.tensor, num_fresh: int, used: tl.tensor, taken: tl.tensor,
     num_heads: int, num_entries: int, num_tiles: int,
     D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, PADDED_C: tl.constexpr, PADDED_K: tl.constexpr,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr, SAVE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head."""
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -110,9 +112,14 @@ def _copy_kernel(
             slot = tl.arange(0, PADDED_C)
             behind = (length % C > 0) & (slot >= length % C) & (slot < C)
             place = last.to(tl.int64) * C + slot
-            _write(pages, place, behind, column, 0.0, 0.0, 0, 0, 0.0, D)
+            wide = behind[:, None] & (column < D)
+            tl.store(pages.key + place[:, None] * D + column, tl.zeros([PADDED_C, PADDED_D], tl.float32), mask=wide)
+            tl.store(pages.value + place[:, None] * D + column, tl.zeros([PADDED_C, PADDED_D], tl.float32), mask=wide)
+            _write(pages, place, behind, 0, 0, 0.0)
             for i in tl.static_range(len(pages.own)):
                 tl.store(pages.own[i] + place, tl.zeros([PADDED_C], pages.own[i].dtype.element_ty), mask=behind)
+            for i in tl.static_range(len(pages.scales)):
+                tl.store(pages.scales[i] + place, tl.zeros([PADDED_C], pages.scales[i].dtype.element_ty), mask=behind)
             if head == 0:
                 tl.store(used, begin + tl.maximum(tl.sum(num_pages) - num_own, 0))
         if num_kept > 0:
@@ -122,12 +129,15 @@ def _copy_kernel(
             key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
             value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
             place = page.to(tl.int64) * C + rank % C
+            key = tl.load(entries.key + key_at, mask=wide, other=0.0)  # [TILE, D]
+            SAVE(key, pages.key, pages.scales, 0, place, kept, D, PADDED_D)
+            value = tl.load(entries.value + value_at, mask=wide, other=0.0)  # [TILE, D]
+            SAVE(value, pages.value, pages.scales, 1, place, kept, D, PADDED_D)
             _write(
-                pages, place, kept, column,
-                tl.load(entries.key + key_at, mask=wide), tl.load(entries.value + value_at, mask=wide),
+                pages, place, kept,
                 tl.load(entries.position + head * head_stride.position + row * entry_stride.position, mask=kept),
                 tl.load(entries.expiry + head * head_stride.expiry + row * entry_stride.expiry, mask=kept),
-                tl.load(entries.statistic + head * head_stride.statistic + row * entry_stride.statistic, mask=kept), D,
+                tl.load(entries.statistic + head * head_stride.statistic + row * entry_stride.statistic, mask=kept),
             )  # fmt: skip
             for i in tl.static_range(len(pages.own)):
                 number = entries.own[i] + head * own_head[i] + row * own_entry[i]
@@ -136,13 +146,9 @@ def _copy_kernel(
 
 @triton.jit
 def _write(
-    pages: Pages, place: tl.tensor, mask: tl.tensor, column: tl.tensor, key: tl.tensor, value: tl.tensor,
-    position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor, D: tl.constexpr,
-) -> None:  # fmt: skip
-    """Entries, without the policy's own columns, to slots `place` of the pool."""
-    wide = mask[:, None] & (column < D)
-    tl.store(pages.key + place[:, None] * D + column, key, mask=wide)
-    tl.store(pages.value + place[:, None] * D + column, value, mask=wide)
+    pages: Pages, place: tl.tensor, mask: tl.tensor, position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor
+) -> None:
+    """What is known of entries to slots `place` of the pool, but for the policy's own columns."""
     tl.store(pages.position + place, position, mask=mask)
     tl.store(pages.expiry + place, expiry, mask=mask)
     tl.store(pages.statistic + place, statistic, mask=mask)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.ops.select import PLAIN, Ops
+from corm_batch.ops.select import Ops, select_ops
+from corm_batch.storage.fp8 import Fp8
+from corm_batch.storage.model import Model
 from infra.measure.kernels import (
     CASES,
     append,
@@ -25,6 +27,7 @@ from infra.measure.kernels import (
     visible_pairs,
 )
 
+PLAIN, FP8 = (select_ops(torch.device("cpu"), form) for form in (Model(), Fp8()))
 RESULT = Path(__file__).parents[3] / "infra/measure/results/h200-kernels.json"
 CEILINGS = Ceilings(
     copy_gb_per_s=4000.0, read_gb_per_s=3000.0, matmul_tflop_per_s=500.0, causal_tflop_per_s=1.0, sdpa_tflop_per_s=1.0
@@ -32,7 +35,10 @@ CEILINGS = Ceilings(
 TINY = [
     (append, {"S": 3, "K": 2, "N": 40}, 2 * 3 * 2 * 524),
     (store, {"K": 2, "N": 40, "kept": 9}, 2 * 2 * 9 * 524 + 2 * 2 * 40 + 4 * 2 * 31),
+    (append, {"S": 3, "K": 2, "N": 40, "storage": "fp8"}, 3 * 2 * (524 + 276)),
+    (store, {"K": 2, "N": 40, "kept": 9, "storage": "fp8"}, 2 * 9 * (524 + 276) + 2 * 2 * 40 + 4 * 2 * 31),
     (gather, {"K": 2, "N": 40, "born": 9}, 2 * 2 * 49 * 524),
+    (gather, {"K": 2, "N": 40, "born": 9, "storage": "fp8"}, 2 * (40 * (524 + 276) + 9 * 2 * 524)),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 0}, 8 * 3 * 2 * 40),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 100}, 8 * 3 * 2 * 40),
     (top, {"K": 3, "N": 300, "count": 20}, 10 * 3 * 300),
@@ -46,6 +52,7 @@ TINY = [
 
 def test_an_entry_is_key_value_and_numbers_of_four_bytes():
     assert [entry_bytes(columns) for columns in (0, 2, 3)] == [512, 520, 524]
+    assert entry_bytes(3, "fp8") == 2 * 128 + 2 * 4 + 12
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_pairs_that_attend(rows, entries, window, pairs):
 
 @pytest.mark.parametrize(("build", "shape", "amount"), TINY)
 def test_a_call_runs_and_is_counted(build, shape, amount):
-    call = build(PLAIN, **shape)
+    call = build(FP8 if "storage" in shape else PLAIN, **shape)
     assert call.amount == amount
     for _ in range(2):
         if call.reset is not None:

@@ -1,0 +1,57 @@
+"""Form: how keys and values lie in their pages. Operations encode what they store and decode what they read by it.
+
+The plug-ins of `corm_batch.storage` are forms; an operation knows no more of one than is said here, its kernel no more
+than the two functions that `kernels` names. What moves entries (compaction, the way to host memory and back) knows
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from corm_batch.ops.pages import Column
+
+
+class Stored(NamedTuple):
+    """Keys and values of some entries as their pages have them."""
+
+    key: Tensor  # [..., D] or what the form makes of it
+    value: Tensor  # [..., D] likewise
+    scales: tuple[Tensor, ...] = ()  # [...] each
+
+
+class FormKernels(NamedTuple):
+    """The same two ways in Triton, see `ops.kernels.forms`: of one tile of keys (which = 0) or values (1).
+
+    Attributes:
+        load: (numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) -> the tile [BN, D], its factors [BN] float32.
+        save: (tile [BN, D], numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) writes it.
+    """
+
+    load: Callable[..., Any]
+    save: Callable[..., Any]
+
+
+class Form(Protocol):
+    """How keys and values lie in their pages."""
+
+    @property
+    def scales(self) -> tuple[Column, ...]:
+        """What is stored of an entry beside its numbers, one number a column."""
+
+    def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
+        """Where the numbers of a key, and those of a value, of this width and type lie."""
+
+    def encode(self, key: Tensor, value: Tensor) -> Stored:
+        """Keys and values [..., D] as they are stored: the same entry alike wherever it stands."""
+
+    def decode(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        """Keys and values [..., D] of what is stored, in a type that has their numbers exactly."""
+
+    def kernels(self) -> FormKernels:
+        """The same on a GPU; asked for where there is Triton."""

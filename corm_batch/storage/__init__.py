@@ -1,0 +1,1 @@
+"""In what form kept entries lie in their pages."""

@@ -1,0 +1,75 @@
+"""Storage: in what form kept keys and values lie in their pages. Which entries those are is the policy's to say.
+
+    engine: {storage: fp8}
+
+A form is a frozen value. It turns keys and values into what is stored and back, entry by entry, and says how many bytes
+that takes: pages, admission and every figure of memory count from `columns` and `scales`. Attention within a prompt
+never sees a form; a query sees what was kept decoded. Everything that moves entries moves their bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from torch import Tensor
+
+from corm_batch.errors import SpecError
+from corm_batch.ops.form import FormKernels, Stored
+from corm_batch.ops.pages import Column
+from corm_batch.registry import Plugin
+
+
+class Storage(Plugin, kind="storage", package="corm_batch.storage"):
+    """In what form kept keys and values lie in their pages; `ops.form.Form` is the part of it that operations know."""
+
+    scales: ClassVar[tuple[Column, ...]] = ()
+    """What is stored of an entry beside the numbers of its key and value: one number a column."""
+
+    needs_fp8: ClassVar[bool] = False
+    """Whether a GPU has to know 8-bit floating-point numbers to read it."""
+
+    def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
+        """Where the numbers of a key and of a value lie.
+
+        Args:
+            head_dim: width of both.
+            dtype: of both as the model computes them.
+        """
+        raise NotImplementedError
+
+    def encode(self, key: Tensor, value: Tensor) -> Stored:
+        """Keys and values as they are stored. How an entry is does not depend on the others in the call, and one that
+        was stored before is stored as it was: streaming prefill stores what it keeps again after every chunk.
+
+        Args:
+            key, value: [..., D] as the model computes them, keys with their rotary position.
+        """
+        raise NotImplementedError
+
+    def decode(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        """Keys and values, [..., D], of what is stored, in a type that has their numbers exactly."""
+        raise NotImplementedError
+
+    def kernels(self) -> FormKernels:
+        """The same two ways in Triton, which there is on a GPU alone: nothing else may import it."""
+        raise NotImplementedError
+
+
+def _select(value: Any) -> Storage:
+    """The form that a name, or a mapping with one, selects; what is wrong with it is told as a part of the engine."""
+    try:
+        return Storage.from_spec({"name": value} if isinstance(value, str) else value)
+    except SpecError as error:
+        lines = (f"engine.{line}" if line.startswith("storage") else line for line in str(error).splitlines())
+        raise SpecError("\n".join(lines)) from error
+
+
+StorageField = Annotated[
+    Storage,
+    BeforeValidator(_select),
+    PlainSerializer(lambda storage: storage.to_spec()),
+    WithJsonSchema({"type": "storage"}),
+]
+"""The type of a field that holds a form of storage, given by name."""

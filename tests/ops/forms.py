@@ -1,0 +1,37 @@
+"""The forms in which entries are stored, for tests of what reads and writes pages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from corm_batch.ops.form import Stored
+from corm_batch.ops.pages import Pages
+from corm_batch.storage.fp8 import Fp8
+from corm_batch.storage.model import Model
+
+MODEL, FP8 = Model(), Fp8()
+FORMS = [pytest.param(form, id=form.name) for form in (MODEL, FP8)]
+
+
+def encoded(entries, form):
+    """Entries, or pages of plain numbers, as pages have them."""
+    key, value, scales = form.encode(entries.key, entries.value)
+    return Pages(key, value, *entries[2:6], scales)
+
+
+def decoded(pages, form):
+    """Pages of plain numbers in float32 that say the same."""
+    key, value = form.decode(Stored(pages.key, pages.value, pages.scales))
+    return pages._replace(key=key.float(), value=value.float(), scales=())
+
+
+def copied(pages):
+    """The same in tensors of their own."""
+    return Pages.of(map(torch.clone, pages.tensors), len(pages.scales))
+
+
+def assert_same(got, expected, where=slice(None)):
+    """Two pools of pages, or those of them that an index picks, byte for byte."""
+    for one, other in zip(got.bytes, expected.bytes, strict=True):
+        assert torch.equal(one[where], other[where])
