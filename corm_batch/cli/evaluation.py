@@ -67,6 +67,7 @@ def evaluate(
 
     Example: corm-batch eval jobs/quickstart/job.yaml --policy snapkv --cases 4 --lengths 1024
     """
+    from corm_batch.policies.base import KVPolicy
     from corm_batch.spec import JobSpec
 
     job = JobSpec.load(spec, overrides or ())
@@ -80,7 +81,9 @@ def evaluate(
     for line in check_model(job).about:
         error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    plan = Plan(job, revision_hash(job.model), policies, suites, sizes, cases, seed, command)
+    full = job.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"})})
+    candidates = {label: job.model_copy(update={"policy": policy}) for label, policy in policies.items()}
+    plan = Plan(full, revision_hash(job.model), candidates, suites, sizes, cases, seed, command)
     try:
         result = _run(plan, folder)
     except KeyboardInterrupt:
@@ -111,7 +114,8 @@ def _run(plan: Plan, folder: str) -> Evaluation:
     def tell(progress: Progress) -> None:
         errors.print(_progress_text(progress), soft_wrap=True)
 
-    tokenizer = load_tokenizer(plan.job.model, model_path(plan.job.model))
+    model = plan.reference.model
+    tokenizer = load_tokenizer(model, model_path(model))
     return run_evaluation(plan, tokenizer, load, AnswerStore(f"{folder}/answers"), tell)
 
 

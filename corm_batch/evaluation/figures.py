@@ -20,12 +20,12 @@ class Runs:
     """The answers of an evaluation.
 
     Attributes:
-        full: the full cache's.
-        again: the full cache's, other cases beside each.
-        candidates: each policy's, by its label.
+        reference: what all others are compared with; in `corm-batch eval` the full cache's.
+        again: the reference's once more, other cases beside each.
+        candidates: by label.
     """
 
-    full: Answers
+    reference: Answers
     again: Answers
     candidates: Mapping[str, Answers]
 
@@ -59,7 +59,7 @@ def _of_task(
     by_candidate = {}
     for one in candidates:
         answers = runs.candidates[one.label]
-        sides = (runs.full, runs.again, answers)
+        sides = (runs.reference, runs.again, answers)
         pairs = [case for case in cases if all(side[case.key].error is None for side in sides)]
         if pairs:
             by_candidate[one.label] = pairs, [[_scores(case, side[case.key]) for case in pairs] for side in sides]
@@ -73,7 +73,7 @@ def _of_task(
             share = name in first.suite.shares
             paired = paired_shares if share else paired_means
             texts = [
-                sum(side[case.key].token_ids == runs.full[case.key].token_ids for case in pairs)
+                sum(side[case.key].token_ids == runs.reference[case.key].token_ids for case in pairs)
                 for side in (runs.candidates[one.label], runs.again)
             ]
             yield Figure(
@@ -82,7 +82,7 @@ def _of_task(
                 policy=one.policy, against=paired(full, there), floor=paired(full, again),
                 same_text=texts[0] if pairs[0].answer_ids is None else None,
                 floor_same_text=texts[1] if pairs[0].answer_ids is None else None, failed=len(cases) - len(pairs),
-                cost=_cost(pairs, runs.full, runs.candidates[one.label]),
+                cost=_cost(pairs, runs.reference, runs.candidates[one.label]),
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""run_evaluation: the full cache twice, then every policy, each in an engine of its own, one after the other."""
+"""run_evaluation: a reference twice, then every candidate, each in an engine of its own, one after the other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.figures import Answers, Runs, build_figures, failures
 from corm_batch.evaluation.provenance import free_device_memory, provenance, settings_key
 from corm_batch.evaluation.result import Candidate, Evaluation
-from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
 LoadEngine = Callable[[JobSpec], tuple[EngineCore, PromptTokenizer]]
 """Loads the model of a job, under the job's policy."""
-FULL, AGAIN = "full", "full, again"
 _TEXT_CHARS = 4_000_000
 """Of the job's own documents, read as text to plant in."""
 
@@ -30,22 +28,24 @@ class Plan:
     """What is to be evaluated.
 
     Attributes:
-        job: says model, engine and source.
+        reference: the job whose answers all others are compared with; says model, engine and source.
         model_hash: which weights those are.
-        policies: by label.
+        candidates: the same job under other policies or settings, by label.
         suites: by label.
         lengths, cases, seed: see `Suite.cases`.
         command: noted in the result.
+        author: the job whose answers are scored, where a suite asks for scores; None: the reference.
     """
 
-    job: JobSpec
+    reference: JobSpec
     model_hash: str
-    policies: Mapping[str, KVPolicy]
+    candidates: Mapping[str, JobSpec]
     suites: Mapping[str, Suite]
     lengths: Sequence[int]
     cases: int
     seed: int | str
     command: str
+    author: JobSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Progress:
     """How far one run is.
 
     Attributes:
-        label: of the policy.
+        label: of the reference's policy, or the candidate's.
         done, cases: with an answer, and in all.
         before: answered by an earlier evaluation.
         seconds: since it began, the load of the model included.
@@ -77,7 +77,7 @@ def run_evaluation(
 
     Args:
         plan: what is asked.
-        tokenizer: of the job's model.
+        tokenizer: of the reference's model.
         load: called once for each run that has something to answer.
         store: holds the answers; grows.
         on_progress: called when a run begins, every few seconds and when it ends.
@@ -87,32 +87,34 @@ def run_evaluation(
         ModelError: the model cannot be loaded.
         OutputError: answers cannot be written.
     """
-    texts = job_texts(plan.job) if any(suite.needs_texts for suite in plan.suites.values()) else []
+    reference = plan.reference
+    texts = job_texts(reference) if any(suite.needs_texts for suite in plan.suites.values()) else []
     asked = list(lay_out(plan.suites, tokenizer, plan.lengths, plan.cases, plan.seed, texts))
     if not asked:
         raise SpecError(f"--suite: {', '.join(plan.suites)}: no case at all comes of it")
     unique = list({one.key: one for one in asked}.values())
+    name = reference.policy.name
 
-    def run(label: str, policy: KVPolicy, cases: Sequence[Asked], *, again: bool = False) -> Answers:
-        return _Run(plan, label, policy, again).answers(cases, load, store, on_progress)
+    def run(label: str, job: JobSpec, cases: Sequence[Asked], *, again: bool = False) -> Answers:
+        return _Run(plan.model_hash, label, job, again).answers(cases, load, store, on_progress)
 
-    full = KVPolicy.from_spec({"name": "full"})
-    answers = run(FULL, full, unique)
+    answers = run(name, reference, unique)
     if any(suite.own_answers for suite in plan.suites.values()):
-        asked = [_scored(one, answers[one.key]) for one in asked]
+        authored = answers if plan.author is None else run(plan.author.policy.name, plan.author, unique)
+        asked = [_scored(one, authored[one.key]) for one in asked]
         unique = list({one.key: one for one in asked}.values())
-        answers = run(FULL, full, unique)
+        answers = run(name, reference, unique)
     runs = Runs(
-        full=answers,
-        again=run(AGAIN, full, unique, again=True),
-        candidates={label: run(label, policy, unique) for label, policy in plan.policies.items()},
+        reference=answers,
+        again=run(f"{name}, again", reference, unique, again=True),
+        candidates={label: run(label, job, unique) for label, job in plan.candidates.items()},
     )
-    candidates = [Candidate(label=label, policy=policy.to_spec()) for label, policy in plan.policies.items()]
-    sides = {FULL: runs.full, AGAIN: runs.again, **runs.candidates}
-    model = plan.job.model
+    candidates = [Candidate(label=label, policy=job.policy.to_spec()) for label, job in plan.candidates.items()]
+    sides = {name: runs.reference, f"{name}, again": runs.again, **runs.candidates}
+    model = reference.model
     return Evaluation(
         **provenance(model, plan.model_hash, plan.command),
-        engine=plan.job.engine.model_dump(mode="json"),
+        engine=reference.engine.model_dump(mode="json"),
         candidates=candidates,
         suites={label: suite.to_spec() for label, suite in plan.suites.items()},
         lengths=list(plan.lengths),
@@ -124,7 +126,7 @@ def run_evaluation(
 
 
 def _scored(asked: Asked, answered: Answered) -> Asked:
-    """The case with the full cache's answer to be scored, where its suite asks for that and there is one."""
+    """The case with the answer that was given to be scored, where its suite asks for that and there is one."""
     if not asked.suite.own_answers or answered.error is not None:
         return asked
     return replace(asked, answer_ids=answered.token_ids)
@@ -132,17 +134,17 @@ def _scored(asked: Asked, answered: Answered) -> Asked:
 
 @dataclass(frozen=True)
 class _Run:
-    """All cases under one policy; `again`: others beside each than the first time."""
+    """All cases under one job's settings; `again`: others beside each than the first time."""
 
-    plan: Plan
+    model_hash: str
     label: str
-    policy: KVPolicy
+    asked_of: JobSpec
     again: bool
 
     @property
     def key(self) -> str:
-        """Says what the answers depend on but the case: model, policy, engine, and which of the full cache's runs."""
-        return settings_key(self._job(), self.plan.model_hash, task=False, variant=self.again)
+        """Says what the answers depend on but the case: model, policy, engine, and which of the reference's runs."""
+        return settings_key(self._job(), self.model_hash, task=False, variant=self.again)
 
     def answers(
         self, asked: Sequence[Asked], load: LoadEngine, store: AnswerStore, on_progress: Callable[[Progress], None]
@@ -178,11 +180,11 @@ class _Run:
             engine.close()
 
     def _job(self) -> JobSpec:
-        job = self.plan.job
-        engine = job.engine
-        if self.again:
-            engine = engine.model_copy(update={"max_sequences": max(1, engine.max_sequences // 2)})
-        return job.model_copy(update={"policy": self.policy, "engine": engine})
+        engine = self.asked_of.engine
+        if not self.again:
+            return self.asked_of
+        fewer = {"max_sequences": max(1, engine.max_sequences // 2)}
+        return self.asked_of.model_copy(update={"engine": engine.model_copy(update=fewer)})
 
 
 def job_texts(job: JobSpec) -> list[str]:

@@ -81,24 +81,32 @@ def compact(result: Evaluation) -> dict[str, Any]:
             "failed": len(result.failures), "rows": rows}  # fmt: skip
 
 
-def table(record: Mapping[str, Any]) -> str:
-    """Markdown: one row a policy, the most bytes first, and what it loses of each task."""
+def table(record: Mapping[str, Any], reference: str = "full", rows: str = "policy") -> str:
+    """Markdown: one row a policy, the most bytes first, and what it loses of each task.
+
+    Args:
+        record: see `compact`.
+        reference: what all are compared with.
+        rows: what a row is; "policy", or something whose rows stay in order and whose facts stand together, too.
+    """
     figures = [Figure(model="", group=ALL, position="", **row) for row in record["rows"]]
-    tasks = list(dict.fromkeys((one.suite, one.task) for one in figures if one.task != ALL or one.suite != "needles"))
+    apart = rows == "policy"
+    asked = dict.fromkeys((one.suite, one.task) for one in figures)
+    tasks = [task for task in asked if not apart or task != ("needles", ALL)]
     found = {(one.candidate, one.suite, one.task): one for one in figures}
-    heads = [task if suite == "needles" else f"{suite}, nats" for suite, task in tasks]
+    heads = [task.replace(ALL, "facts, all") if suite == "needles" else f"{suite}, nats" for suite, task in tasks]
     model, first = record["model"], [next(one for one in figures if (one.suite, one.task) == task) for task in tasks]
     lines = [
         f"{model['name']}, {model['dtype']}, {record['device']}; {record['cases']} cases of each task and of each of "
         f"{', '.join(f'{length:,}' for length in record['lengths'])} tokens.",
         "",
-        table_line(["policy", "kept", "peak/full", *heads]),
+        table_line([rows, "kept", "peak/full", *heads]),
         "|---" * (len(heads) + 3) + "|",
-        f"| full, score | | | {' | '.join(_score(one) for one in first)} |",
-        f"| full against itself | | | {' | '.join(_lost(one.floor, one.share) for one in first)} |",
+        f"| {reference}, score | | | {' | '.join(_score(one) for one in first)} |",
+        f"| {reference} against itself | | | {' | '.join(_lost(one.floor, one.share) for one in first)} |",
     ]
     peaks = {one.candidate: one.cost.peak_ratio for one in reversed(figures)}
-    for label in sorted(peaks, key=lambda label: -peaks[label]):
+    for label in sorted(peaks, key=lambda label: -peaks[label]) if apart else reversed(peaks):
         mine = [found[label, *task] for task in tasks if (label, *task) in found]
         cells = [_lost(one.against, one.share) for one in mine]
         kept, peak = (percent_text(value) for value in (mine[0].cost.kept_ratio, mine[0].cost.peak_ratio))

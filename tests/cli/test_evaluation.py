@@ -31,8 +31,8 @@ def test_the_jobs_policy_and_those_given_are_compared(corm_batch, write_job, pla
     result = corm_batch("eval", spec, *options, "--policy", "{name: corm, tau: 4}", "--lengths", "512, 1024")
     assert result.code == 0, result.err
     ((plan, folder),) = planned
-    assert list(plan.policies) == ["corm tau=4.0", "snapkv", "short"]
-    assert plan.policies["short"].window == 64
+    assert list(plan.candidates) == ["corm tau=4.0", "snapkv", "short"]
+    assert plan.candidates["short"].policy.window == 64
     assert [(label, suite.name) for label, suite in plan.suites.items()] == [
         (name, name) for name in ("needles", "key_value")
     ]

@@ -35,8 +35,14 @@ class Sums(Suite):
 @pytest.fixture
 def plan(job, tiny_model):
     spec = job({"a": "Nobody came to the river that year, and the boat lay there. " * 60}, model={"name": tiny_model})
-    policies = {"short": KVPolicy.from_spec(SHORT), "long": KVPolicy.from_spec({"name": "corm", "preset": "paper"})}
-    return Plan(spec, "hash", policies, {"mine": Sums()}, [512], 3, "evaluation", "corm-batch eval")
+    full = under(spec, {"name": "full"})
+    candidates = {"short": under(spec, SHORT), "long": under(spec, {"name": "corm", "preset": "paper"})}
+    return Plan(full, "hash", candidates, {"mine": Sums()}, [512], 3, "evaluation", "corm-batch eval")
+
+
+def under(job, policy):
+    """The job under another policy."""
+    return job.model_copy(update={"policy": KVPolicy.from_spec(policy)})
 
 
 @pytest.fixture
@@ -74,10 +80,10 @@ def test_every_policy_is_compared_case_by_case_with_the_floor_beside_it(run, loa
     assert json.loads(found.model_dump_json())["schema_version"] == "corm-batch eval 1"
 
 
-def test_a_policy_that_pins_instructions_is_told_them_or_says_that_they_do_not_fit(run, load):
+def test_a_policy_that_pins_instructions_is_told_them_or_says_that_they_do_not_fit(run, plan):
     pinned = SHORT | {"pin_instruction": True}
     tight = pinned | {"recent": 20}
-    found = run(policies={"pinned": KVPolicy.from_spec(pinned), "tight": KVPolicy.from_spec(tight)})
+    found = run(candidates={"pinned": under(plan.reference, pinned), "tight": under(plan.reference, tight)})
     assert {(one.candidate, one.against.cases) for one in found.figures if one.task == "all"} == {("pinned", 6)}
     assert {failure.candidate for failure in found.failures} == {"tight"}
     assert all("tokens of the prompt are pinned" in failure.reason for failure in found.failures)
@@ -119,7 +125,7 @@ def test_a_run_that_is_ended_keeps_what_it_answered(run, quick_load):
     assert {one.before for one in run.told if one.label != "full"} == {0}
 
 
-def test_a_case_that_does_not_fit_is_counted_and_named(run):
+def test_a_case_that_does_not_fit_is_counted_and_named(run, plan):
     class Long(Sums):
         """One of them is longer than the context."""
 
@@ -127,7 +133,7 @@ def test_a_case_that_does_not_fit_is_counted_and_named(run):
             yield from super().cases(tokenizer, lengths, count)
             yield Case("sums", "large", "word " * 2000, "Who?", ("0",), 4)
 
-    found = run(suites={"mine": Long()}, policies={"short": KVPolicy.from_spec(SHORT)})
+    found = run(suites={"mine": Long()}, candidates={"short": plan.candidates["short"]})
     assert {(one.task, one.against.cases, one.failed) for one in found.figures} == {
         ("all", 6, 1), ("small", 3, 0), ("large", 3, 1)
     }  # fmt: skip
@@ -138,23 +144,28 @@ def test_a_case_that_does_not_fit_is_counted_and_named(run):
 
 
 def test_other_settings_are_other_answers(run, quick_load, plan):
+    def asked_with(**changes):
+        def changed(job):
+            return job.model_copy(update={"engine": job.engine.model_copy(update=changes)})
+
+        candidates = {label: changed(job) for label, job in plan.candidates.items()}
+        run(load=quick_load, reference=changed(plan.reference), candidates=candidates)
+
     run(load=quick_load)
     for changes in ({"prefill": "streaming"}, {"max_model_len": 512}):
         del quick_load.jobs[:]
-        engine = plan.job.engine.model_copy(update=changes)
-        run(load=quick_load, job=plan.job.model_copy(update={"engine": engine}))
+        asked_with(**changes)
         assert len(quick_load.jobs) == 4
     del quick_load.jobs[:]
     run(load=quick_load, model_hash="other weights")
     assert len(quick_load.jobs) == 4
     del quick_load.jobs[:]
-    more_at_once = plan.job.engine.model_copy(update={"max_sequences": 7})
-    run(load=quick_load, job=plan.job.model_copy(update={"engine": more_at_once}))
+    asked_with(max_sequences=7)
     assert not quick_load.jobs
 
 
 def test_texts_are_the_jobs_documents(plan, run):
-    (text,) = job_texts(plan.job)
+    (text,) = job_texts(plan.reference)
     assert text.startswith("Nobody came to the river")
 
     class Nothing(Sums):
@@ -188,6 +199,28 @@ def test_the_full_caches_own_answers_and_given_texts_are_scored(run, load):
     del load.jobs[:]
     assert run(suites=suites, cases=2, lengths=[256]).figures == found.figures
     assert not load.jobs
+
+
+def test_any_settings_are_compared_with_any_reference_on_one_authors_answers(run, plan, load):
+    """As fp8 is with bfloat16 under one policy, on what the full cache has answered."""
+    suites = {"likelihood": Suite.from_spec({"name": "likelihood", "question": "Who?", "max_new_tokens": 8})}
+    first = run(suites=suites, cases=2, lengths=[256])
+    short = plan.candidates["short"]
+    streaming = short.engine.model_copy(update={"prefill": "streaming", "chunk_size": 64})
+    candidates = {"same": short, "streaming": short.model_copy(update={"engine": streaming})}
+    del load.jobs[:], run.told[:]
+    found = run(
+        suites=suites, cases=2, lengths=[256], reference=short, candidates=candidates, author=plan.reference
+    )  # fmt: skip
+    assert [(job.policy.name, job.engine.prefill) for job in load.jobs[-2:]] == [
+        ("snapkv", "exact"), ("snapkv", "streaming")
+    ]  # fmt: skip
+    assert "snapkv, again" in {one.label for one in run.told}
+    by_label = {one.candidate: one.against for one in found.figures if one.score == "logprob"}
+    (before,) = (one.against for one in first.figures if (one.candidate, one.score) == ("short", "logprob"))
+    assert by_label["same"].here == by_label["same"].there == before.there  # the same tokens were scored
+    assert by_label["streaming"].here == before.there
+    assert by_label["streaming"].difference != 0
 
 
 def test_an_engine_is_gone_before_the_next_one_comes(run, load):
