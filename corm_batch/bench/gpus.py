@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_bytes
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.engine.config import WeightForm
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import SpecError
+from corm_batch.errors import DocumentError, SpecError
+from corm_batch.policies.base import KVPolicy
 from corm_batch.storage.base import Storage
 from corm_batch.storage.model import Model
 
@@ -77,6 +80,7 @@ class GpuEstimate:
         limit_share: what of the physical limit is taken to be reached.
         rows: by kept ratio.
         verify_hours: of these hours what verification takes, the same in every row.
+        behind_hours: of them what the policy has the model read behind prompts, likewise.
         rerun_s: seconds that answering one prompt again without eviction takes beside them; None where it does not fit.
     """
 
@@ -86,6 +90,7 @@ class GpuEstimate:
     limit_share: float
     rows: tuple[GpuRow, ...]
     verify_hours: float
+    behind_hours: float
     rerun_s: float | None
 
 
@@ -120,6 +125,18 @@ def dense_shape(config: Any) -> LlamaShape:
     )
 
 
+def tokens_behind(policy: KVPolicy, num_tokens: int, context: int) -> list[int]:
+    """Tokens that a policy has the model read behind a prompt of so many, pass by pass, each of which sees the prompt;
+    without the words that ask for it, and none behind a prompt that leaves no room."""
+    if not policy.needs.extra_passes:
+        return []
+    try:
+        passes = policy.extra_passes(np.zeros(num_tokens, np.int64), context - num_tokens)
+    except DocumentError:
+        return []
+    return [len(one.token_ids) for one in passes]
+
+
 def estimate(
     name: str,
     config: Any,
@@ -139,6 +156,7 @@ def estimate(
     verify_share: float,
     weights: WeightForm = "stored",
     storage: Storage = _MODEL,
+    behind: Sequence[Sequence[int]] = (),
 ) -> GpuEstimate:
     """A job on cards of one kind.
 
@@ -150,16 +168,14 @@ def estimate(
         gpus_per_replica, replicas: cards that share a replica, and replicas side by side.
         verify_share: of the prompts, each of which is read once more with its answer, in an exact pass.
         weights, storage: the forms of weights and entries; 8-bit products are taken to reach as much of the sheet.
+        behind: of each of `prompts`, see `tokens_behind`; what the policy computes of it is not counted.
 
     Raises:
         SpecError: see `find_gpu`.
     """
     gpu, wide, shape = find_gpu(name, weights, storage), dtype == "float32", dense_shape(config)
     mean = fmean(prompts) if prompts else 1.0
-    workload = Workload(
-        name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(mean)),
-        output_tokens=output_tokens, documents=1, max_kept=1,
-    )  # fmt: skip
+    workload = _workload(name, shape, wide, mean, output_tokens)
     ceilings, weight_bytes = _ceilings(gpu, wide, gpus_per_replica), _weight_bytes(config, workload, weights)
     free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weight_bytes
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
@@ -174,12 +190,21 @@ def estimate(
         return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs, weights, storage) / share
 
     verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts, weights), num_prompts / replicas / 3600
-    rows = [
-        GpuRow(ratio, at_once(ratio), hours * (seconds(ratio) + verify_s) if at_once(ratio) else None)
-        for ratio in kept_ratios
-    ]
+    behind_s = _behind_s(workload, ceilings, prompts, behind, weights) / share
+    each_s = {one: seconds(one) + verify_s + behind_s for one in kept_ratios}
+    rows = [GpuRow(one, at_once(one), hours * each_s[one] if at_once(one) else None) for one in kept_ratios]
     rerun_s = seconds(1.0) / replicas if at_once(1.0) else None
-    return GpuEstimate(name.lower(), weight_bytes, pool, share, tuple(rows), hours * verify_s, rerun_s)
+    return GpuEstimate(
+        name.lower(), weight_bytes, pool, share, tuple(rows), hours * verify_s, hours * behind_s, rerun_s
+    )
+
+
+def _workload(name: str, shape: LlamaShape, wide: bool, prompt_tokens: float, output_tokens: int) -> Workload:
+    """One document of this size."""
+    return Workload(
+        name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(prompt_tokens)),
+        output_tokens=output_tokens, documents=1, max_kept=1,
+    )  # fmt: skip
 
 
 def _weight_bytes(config: Any, workload: Workload, weights: WeightForm) -> int:
@@ -213,3 +238,19 @@ def _verify_s(workload: Workload, ceilings: Ceilings, prompts: Sequence[int], we
     pairs = _mean_pairs([tokens + answer for tokens in prompts], None, 1.0)
     head_s = 2 * shape.vocab_size * shape.hidden_size * answer / ceilings.matmul_per_s
     return (prefill_limit_s(whole, ceilings, pairs, weights) + head_s) / LIMIT_SHARES["exact"]
+
+
+def _behind_s(
+    workload: Workload,
+    ceilings: Ceilings,
+    prompts: Sequence[int],
+    behind: Sequence[Sequence[int]],
+    weights: WeightForm,
+) -> float:
+    """Seconds, at the limit, of what is read behind one prompt, pass by pass, each of which sees itself and it."""
+    if not any(behind):
+        return 0.0
+    tokens = fmean(sum(passes) for passes in behind)
+    seen = [sum(one * prompt + one**2 / 2 for one in passes) for prompt, passes in zip(prompts, behind, strict=True)]
+    read = workload.model_copy(update={"prompt_tokens": round(tokens)})
+    return prefill_limit_s(read, ceilings, fmean(seen), weights)

@@ -132,12 +132,15 @@ def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
     ]
     print_table(console, title, [number("kept"), number("documents at once"), number("time")], rows)
     behind = ""
-    if job.policy.needs.extra_passes:
-        behind = f", nor what {job.policy.name} has read behind every prompt while its cache is full"
+    if found.behind_hours:
+        behind = (
+            f" What {job.policy.name} has read behind every prompt, while its cache is full, is in them with "
+            f"{seconds_text(3600 * found.behind_hours)}; what it computes of that is not."
+        )
     console.print(
         f"Estimated: {percent_text(found.limit_share)} of the physical limit, as {job.engine.prefill} prefill reached "
         "on an H200, at what a card reaches of its data sheet; every answer as long as it may be "
-        f"({job.task.max_new_tokens} tokens), loading not counted{behind}.{_verification_text(job, found)}\n",
+        f"({job.task.max_new_tokens} tokens), loading not counted.{behind}{_verification_text(job, found)}\n",
         soft_wrap=True,
     )
 

@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from corm_batch.bench.gpus import GpuEstimate, estimate, find_gpu
+from corm_batch.bench.gpus import GpuEstimate, estimate, find_gpu, tokens_behind
 from corm_batch.budgets.base import Place
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
@@ -251,6 +251,7 @@ def _on_gpu(
         gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
         weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
+        behind=[tokens_behind(spec.policy, tokens, shape.context(engine.max_model_len)) for tokens in single],
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 from corm_batch.bench import gpus
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.errors import SpecError
+from corm_batch.policies.base import KVPolicy
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.model import Model
 from tests.conftest import llama_config
@@ -76,6 +77,27 @@ def test_what_fits():
     full = (16384 + 256) * 32 * 8 * (2 * 128 * 2 + 12)
     assert [row.documents_at_once for row in found.rows] == [int(found.pool_bytes / full), 256]
     assert found.rows[1].hours < found.rows[0].hours
+
+
+def test_tokens_behind_a_prompt():
+    policy = KVPolicy.from_spec({"name": "kvzip", "chunk": 128})
+    assert gpus.tokens_behind(policy, 300, 8192) == [128, 136, 52]  # 8 tokens of the chunk before, to go on from
+    assert gpus.tokens_behind(policy, 8180, 8192) == []  # no room: its row fails
+    assert gpus.tokens_behind(KVPolicy.from_spec({"name": "corm"}), 300, 8192) == []
+
+
+def test_what_is_read_behind_a_prompt_by_hand():
+    """Two passes behind 16,384 tokens: 8,000 rows through 7.0e9 weights, pairs with the prompt and among themselves."""
+    found, without = on("h200", behind=[(4000, 4000)]), on("h200")
+    card = gpus.GPUS["h200"]
+    flops = 2 * 32 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 14336) * 8000
+    pairs = 2 * (4000 * 16384 + 4000**2 / 2)
+    matmul_s = flops / (gpus.MATMUL_SHARE * card.bfloat16_tflop_per_s * 1e12)
+    attention_s = 4 * 32 * 32 * 128 * pairs / (gpus.ATTENTION_SHARE * card.bfloat16_tflop_per_s * 1e12)
+    assert found.behind_hours == pytest.approx((matmul_s + attention_s) / gpus.LIMIT_SHARES["exact"], rel=1e-6)
+    for row, before in zip(found.rows, without.rows, strict=True):
+        assert row.hours == pytest.approx(before.hours + found.behind_hours)
+    assert without.behind_hours == 0
 
 
 def test_more_cards_are_faster_and_slower_ones_slower():

@@ -74,9 +74,10 @@ def test_on_a_card(corm_batch, write_job):
     assert "88.0% of the physical limit, as exact prefill reached on an H200" in printed
     rows = [[cell.strip() for cell in line.split("|")] for line in printed.splitlines()]
     assert ["50.0%", "256"] in [row[:2] for row in rows]
+    assert "behind every prompt" not in printed
     job = write_job(ROWS, policy={"name": "kvzip"})
     printed = " ".join(corm_batch("plan", job, "--gpu", "L40S").out.split())
-    assert "not counted, nor what kvzip has read behind every prompt while its cache is full." in printed
+    assert "What kvzip has read behind every prompt, while its cache is full, is in them with " in printed
     result = corm_batch("plan", write_job(ROWS), "--gpu", "h9")
     assert (result.code, result.out) == (2, "")
     assert "--gpu h9: no figures of such a card; known: a10, a100," in result.err

@@ -222,8 +222,23 @@ def test_a_card_by_its_name_or_none(job):
     ).gpu
     assert (found.name, len(found.rows)) == ("h100", 1)
     assert 0.3 < found.rows[0].kept_ratio < 0.6
+    assert found.behind_hours == 0
     with pytest.raises(SpecError, match="known: a10"):
         plan_job(job(["text"]), "h9")
+
+
+def test_what_a_policy_has_read_behind_prompts_is_in_the_hours(job):
+    budget = {"name": "adakv", "max_kept": 0.25, "floor": 0}
+    texts = ["text " * 500] * 4
+
+    def hours(texts, policy, **fields):
+        found = plan_job(job(texts, policy={"name": policy, "budget": budget, **fields}), "h100").gpu
+        return found.rows[0].hours, found.behind_hours
+
+    snapkv, none = hours(texts, "snapkv")
+    kvzip, behind = hours(texts, "kvzip", chunk=128)
+    assert none == 0
+    assert 0 < behind == pytest.approx(kvzip - snapkv)
 
 
 def test_pool_of_a_cpu_is_known_and_that_of_a_gpu_is_not(job):

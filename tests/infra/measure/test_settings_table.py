@@ -34,13 +34,12 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
 
     monkeypatch.setattr(settings_table, "model_loader", loader)
     job = tmp_path / "job.yaml"
-    policy = {"name": "snapkv", "recent": 32, "budget": {"name": "uniform", "max_kept": 64}}
     spec = {
         "name": "tiny",
         "model": {"name": tiny_model, "dtype": "float32", "document_role": "document"},
         "source": {"name": "jsonl", "uri": str(tmp_path / "none.jsonl")},
         "task": {"name": "summarize"},
-        "policy": policy,
+        "policy": {"name": "snapkv", "recent": 32, "budget": {"name": "uniform", "max_kept": 64}},
         "output": {"uri": str(tmp_path / "out")},
     }
     job.write_text(yaml.safe_dump(spec))
