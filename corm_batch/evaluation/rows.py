@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from corm_batch.data.filesystem import list_files, read_whole
+from corm_batch.data.sources.zstd_file import ZstdFile
 from corm_batch.errors import SourceError
 
 Values = dict[str, Any]
@@ -95,7 +96,9 @@ def _read(file: str) -> Iterator[Values]:
         raise SourceError(f"{file}: a file of another kind; read are: {', '.join(_READERS)}, also with .gz or .zst")
     try:
         content = read_whole(file)
-        if packed:
+        if packed == "zstd":
+            content = ZstdFile(io.BytesIO(content)).readall()
+        elif packed:
             with pa.CompressedInputStream(pa.BufferReader(content), packed) as stream:
                 content = stream.read()
         yield from reader(content)

@@ -88,6 +88,20 @@ def read_until_fault(source):
     return found, caught.value
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_zstd_with_a_long_window_and_of_several_frames(tmp_path, frames):
+    """As `zstd --long=31` and `pzstd` write them."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=31, enable_ldm=False)
+    lines = [f'{{"doc_id": "{number}", "text": "Text {number}."}}\n'.encode() for number in range(3000)]
+    packed = b""
+    for frame in range(frames):
+        pack = zstandard.ZstdCompressor(compression_params=parameters).compressobj()  # whose size no header tells
+        packed += pack.compress(b"".join(lines[frame::frames])) + pack.flush()
+    (tmp_path / "long.jsonl.zst").write_bytes(packed)
+    found = [int(document.doc_id) for document in read_all(JsonlSource(uri=str(tmp_path)))]
+    assert found == [number for frame in range(frames) for number in range(3000)[frame::frames]]
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_a_cut_file_is_read_up_to_the_cut(share, suffix, tmp_path):
