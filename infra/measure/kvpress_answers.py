@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from infra.measure.kvpress_positions import PRESSES
+from infra.measure.kvpress_positions import PRESSES, KVzip
 from infra.measure.record import write_whole
 
 
@@ -58,48 +58,77 @@ def read(model: Any, prompt: list[int], implementation: str) -> Read:
 
 
 @torch.inference_mode()
-def answer(model: Any, found: Read, press: Any, max_new_tokens: int, ends: list[int]) -> tuple[list[int], float]:
-    """The tokens, the one that ends them included, and the share of the prompt's entries that the press left."""
+def press_on(model: Any, found: Read, press: Any) -> Any:
+    """The cache of a prompt as a press leaves it."""
     cache: Any = DynamicCache()
     if press is not None:
         press.post_init_from_model(model)
-    held = total = 0
     for module, args, kwargs, output in found.calls:
         entries = kwargs["past_key_values"].layers[module.layer_idx]
         cache.update(entries.keys.clone(), entries.values.clone(), module.layer_idx)
         module.masked_key_indices = None
         if press is not None:
             press.forward_hook(module, args, {**kwargs, "past_key_values": cache}, list(output))
-        masked = module.masked_key_indices  # of AdaKV, whose cache keeps all
-        kept = cache.layers[module.layer_idx].keys
-        held += kept.shape[1] * kept.shape[2] - (0 if masked is None else len(masked[1]))
-        total += kept.shape[1] * len(found.prompt)
-    tokens = [found.first]
+    return cache
+
+
+@torch.inference_mode()
+def read_and_repeat(model: Any, prompt: list[int], press: KVzip) -> tuple[Any, int]:
+    """The cache of a prompt as KVzip leaves it, and the likeliest token after the prompt."""
+    model.set_attn_implementation("sdpa")
+    cache: Any = DynamicCache()
+    for layer in model.model.layers:
+        layer.self_attn.masked_key_indices = None
+    with press(model):
+        logits = model(torch.tensor([prompt]), past_key_values=cache, logits_to_keep=1).logits
+    return cache, int(logits[0, -1].argmax())
+
+
+@torch.inference_mode()
+def answer(
+    model: Any, cache: Any, num_tokens: int, first: int, max_new_tokens: int, ends: list[int]
+) -> tuple[list[int], float]:
+    """The tokens, the one that ends them included, and the share of the prompt's entries that the press left."""
+    held = total = 0
+    for layer, entries in zip(model.model.layers, cache.layers, strict=True):
+        masked = layer.self_attn.masked_key_indices  # of AdaKV and KVzip, whose caches keep all
+        held += entries.keys.shape[1] * entries.keys.shape[2] - (0 if masked is None else len(masked[1]))
+        total += entries.keys.shape[1] * num_tokens
+    tokens = [first]
     while len(tokens) < max_new_tokens and tokens[-1] not in ends:
-        position = torch.tensor([[len(found.prompt) + len(tokens) - 1]])
+        position = torch.tensor([[num_tokens + len(tokens) - 1]])
         logits = model(torch.tensor([tokens[-1:]]), past_key_values=cache, position_ids=position).logits
         tokens.append(int(logits[0, -1].argmax()))
     return tokens, held / total
 
 
 def answer_all(model: Any, asked: dict[str, Any], key: str, found: dict[str, Any]) -> None:
-    """Every press' answer to one prompt that is not in `found` yet."""
+    """Every press' answer to one prompt that is not in `found` yet, and with what words KVzip has it repeated."""
     prompt = asked["prompts"][key]
     missing = [
         (name, kept)
-        for name in ("full", *PRESSES)
+        for name in ("full", *PRESSES, "KVzip")
         for kept in (asked["kept"] if name != "full" else [1.0])
         if key not in found.setdefault(name, {}).setdefault(str(kept), {})
     ]
+
+    def note(name: str, kept: float, cache: Any, first: int) -> None:
+        tokens, share = answer(model, cache, len(prompt), first, asked["max_new_tokens"], asked["ends"])
+        found[name][str(kept)][key] = {"tokens": tokens, "kept": share}
+
     for eager in (False, True):
-        mine = [(name, kept) for name, kept in missing if (name == "ObservedAttention") == eager]
+        mine = [one for one in missing if one[0] != "KVzip" and (one[0] == "ObservedAttention") == eager]
         if not mine:
             continue
         seen = read(model, prompt, "eager" if eager else "sdpa")
         for name, kept in mine:
-            press = None if name == "full" else PRESSES[name](len(prompt), 1 - kept, asked["compactor_chunk"])
-            tokens, share = answer(model, seen, press, asked["max_new_tokens"], asked["ends"])
-            found[name][str(kept)][key] = {"tokens": tokens, "kept": share}
+            press = None if name == "full" else PRESSES[name](len(prompt), 1 - kept, asked["chunk"])
+            note(name, kept, press_on(model, seen, press), seen.first)
+    for name, kept in missing:
+        if name == "KVzip":
+            press = KVzip(1 - kept, layerwise=True, n_sink=4, chunk_size=asked["chunk"])
+            note(name, kept, *read_and_repeat(model, prompt, press))
+            found["kvzip_asked"] = press.asked
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def policies(kept: int | float, num_tokens: int, compactor_chunk: int) -> dict[s
     }
 
 
-def kvzip(num_kept: int, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same of `kvpress_positions.KVzip`, which asks a model with these tokens."""
-    budget = {"name": "adakv", "max_kept": num_kept, "floor": 0.0}
-    return {"name": "kvzip", "chunk": KVZIP_CHUNK, "budget": budget, **asked}
+def kvzip(kept: int | float, chunk: int, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same of `kvpress_positions.KVzip`, which asks a model with these tokens to repeat chunks of so many."""
+    budget = {"name": "adakv", "max_kept": kept, "floor": 0.0}
+    return {"name": "kvzip", "chunk": chunk, "budget": budget, **asked}

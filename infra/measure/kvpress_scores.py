@@ -37,7 +37,7 @@ from corm_batch.evaluation.paired import paired_shares, share_bounds
 from corm_batch.policies.base import KVPolicy
 from corm_batch.text.tokenize import PromptTokenizer
 from infra.measure.held_out import JOBS, NEEDLES, ROOT, AskedModel
-from infra.measure.kvpress_policies import policies
+from infra.measure.kvpress_policies import kvzip, policies
 from infra.measure.record import begin_record, write_record, write_whole
 
 OUTPUT = ROOT / "infra/measure/results/kvpress_scores.json"
@@ -45,8 +45,8 @@ TASKS = ("place_number", "magic_number")
 LENGTHS = (700, 850, 1000)
 """Tokens with 96 of question and answer."""
 MAX_NEW_TOKENS = 48
-COMPACTOR_CHUNK = 256
-"""Of both; kvpress fills the last part up with zeros."""
+CHUNK = 256
+"""Of Compactor and of KVzip, on both sides; kvpress fills Compactor's last part up with zeros."""
 CACHE_BYTES = 2 << 30
 """Of all policies' caches here, beside each other."""
 _BY_PROMPT = "StreamingLLM"
@@ -66,21 +66,26 @@ def questions(model: str, asked: Iterable[Asked], kept: Sequence[float], ends: I
         "kept": list(kept),
         "ends": sorted(ends),
         "max_new_tokens": MAX_NEW_TOKENS,
-        "compactor_chunk": COMPACTOR_CHUNK,
+        "chunk": CHUNK,
         "prompts": {one.key: list(one.prompt) for one in asked},
     }
 
 
 def ask_here(
-    model: LoadedModel, asked: Sequence[Asked], shares: Sequence[float], found: dict[str, Any]
+    model: LoadedModel,
+    asked: Sequence[Asked],
+    shares: Sequence[float],
+    repeating: Mapping[str, Any],
+    found: dict[str, Any],
 ) -> Iterator[str]:
     """Put answers of every policy into `found`, by policy, share and case; tell each case that is done.
 
-    Cases that are there are left alone.
+    Cases that are there are left alone. `repeating`: with what tokens kvpress' KVzip has a prompt repeated.
     """
     config = EngineConfig.parse({"max_sequences": len(asked)})
     specs: dict[tuple[str, str], Mapping[str, Any]] = {("full", "1.0"): {"name": "full"}}
-    specs |= {(name, str(kept)): spec for kept in shares for name, spec in policies(kept, 0, COMPACTOR_CHUNK).items()}
+    specs |= {(name, str(kept)): spec for kept in shares for name, spec in policies(kept, 0, CHUNK).items()}
+    specs |= {("KVzip", str(kept)): kvzip(kept, CHUNK, repeating) for kept in shares}
     for name, kept in specs:
         found.setdefault(name, {}).setdefault(kept, {})
     missing = [one for one in asked if any(one.key not in found[name][kept] for name, kept in specs)]
@@ -107,7 +112,7 @@ def ask_here(
 
 def _by_prompt(model: LoadedModel, request: Request, kept: float) -> Completion:
     """The answer with a window of as many entries as a budget would leave."""
-    spec = policies(kept, len(request.token_ids), COMPACTOR_CHUNK)[_BY_PROMPT]
+    spec = policies(kept, len(request.token_ids), CHUNK)[_BY_PROMPT]
     engine = EngineCore(model, KVPolicy.from_spec(spec), EngineConfig.parse({"kv_memory": "128MiB"}))
     (done,) = engine.run([request])
     return done
@@ -149,16 +154,16 @@ def measure(options: argparse.Namespace, about: AskedModel) -> dict[str, Any]:
     write_whole(questions(folder, asked, options.kept, model.eos_token_ids), files[0])
     subprocess.run([options.kvpress, "-m", "infra.measure.kvpress_answers", *files[:2]], check=True, cwd=ROOT)
     here = json.loads(files[2].read_text()) if files[2].exists() else {}
-    for _ in ask_here(model, asked, options.kept, here):
-        write_whole(here, files[2])
     there = json.loads(files[1].read_text())
+    for _ in ask_here(model, asked, options.kept, there["kvzip_asked"], here):
+        write_whole(here, files[2])
     full = compare(asked, tokenizer, here["full"]["1.0"], there["full"]["1.0"])
     methods = {
         method: {
             str(kept): compare(asked, tokenizer, here[method][str(kept)], there[method][str(kept)])
             for kept in options.kept
         }
-        for method in policies(0.5, 0, COMPACTOR_CHUNK)
+        for method in (*policies(0.5, 0, CHUNK), "KVzip")
     }
     return {
         "model": about.name,

@@ -11,7 +11,7 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
-from infra.measure.kvpress_policies import POSITIONS_CHUNK, kvzip, policies
+from infra.measure.kvpress_policies import KVZIP_CHUNK, POSITIONS_CHUNK, kvzip, policies
 from tests.conftest import REFERENCE_MODEL
 
 RESULTS = Path(__file__).parents[3] / "infra/measure/results"
@@ -30,7 +30,7 @@ LEAST = {"ObservedAttention": 0.995}
 
 def agreement(model, record, name):
     """Share of the entries kvpress keeps that the engine keeps; it keeps as many in every head."""
-    policy = kvzip(len(PROMPT) // 2, record["kvzip_asked"]) if name == "KVzip" else POLICIES[name]
+    policy = kvzip(len(PROMPT) // 2, KVZIP_CHUNK, record["kvzip_asked"]) if name == "KVzip" else POLICIES[name]
     engine = EngineCore(model, KVPolicy.from_spec(policy), EngineConfig.parse({"kv_memory": "128MiB"}))
     prompt = [int(token) for token in record["prompt"].split()]
     request = Request("prompt", prompt, SamplingParams(max_new_tokens=1), return_kept_positions=True)

@@ -37,13 +37,14 @@ def test_every_policy_answers_with_its_share_and_none_twice(tmp_path, monkeypatc
     config = llama_config(vocab_size=TOKENIZER.highest_token_id + 1, max_position_embeddings=400)
     model = load_model(save_random_model(config, tmp_path), torch.float32, torch.device("cpu"))
     found, asked = {}, [replace(ASKED[0], case=replace(ASKED[0].case, max_new_tokens=2))]
-    (key,) = ask_here(model, asked, [0.5], found)
+    repeating = {"first_ids": [5, 6], "later_ids": [7], "closing_ids": [8]}
+    (key,) = ask_here(model, asked, [0.5], repeating, found)
     assert key == asked[0].key
-    assert set(found) == {"full", *policies(0.5, 0, 1)}
+    assert set(found) == {"full", *policies(0.5, 0, 1), "KVzip"}
     assert found["full"]["1.0"][key]["kept"] == 1
     kept = {name: shares["0.5"][key]["kept"] for name, shares in found.items() if name != "full"}
     assert all(0.45 < share < 0.55 for share in kept.values()), kept
-    assert list(ask_here(None, asked, [0.5], found)) == []  # nothing is loaded for what is there
+    assert list(ask_here(None, asked, [0.5], repeating, found)) == []  # nothing is loaded for what is there
 
 
 def test_kvpress_is_asked_the_same():
