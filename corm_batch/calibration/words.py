@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from corm_batch.audit.bounds import CONFIDENCE, upper_bound
 from corm_batch.audit.statement import at_most
-from corm_batch.calibration.loss import share_of
+from corm_batch.calibration.loss import nats_of, share_of
 from corm_batch.calibration.result import Calibration, Loss, Tried
 from corm_batch.report.units import counted, percent_text, seconds_text
 
 HEADS = ("documents", "loss", "95 %", "changed", "peak/full", "documents/h")
 _CERTAIN = f"{100 * CONFIDENCE:g} % confidence"
+_WORTH_SAYING = 1.0
+"""A bound of the loss below this rise of perplexity is one that somebody may want."""
 _ABOUT = {
     "chosen": "chosen",
     "within": "confirmed, more bytes",
@@ -63,11 +66,19 @@ def statement(result: Calibration) -> list[str]:
     if (best := result.of(result.best)) is not None and best.held_out is not None:
         lines.append(f"the best that was found: {best.label}")
         lines += promise(result, best)
-        if best.held_out.mean <= result.limit:
-            lines.append("more documents, or more minutes, may show that it is within the limit")
+        lines += _advice(result, best.held_out)
     elif any(one.state == "not confirmed" for one in result.tried):
         lines.append("there was no time for the documents that confirm the choice: give it more, as --minutes 30")
     return lines
+
+
+def _advice(result: Calibration, best: Loss) -> Iterator[str]:
+    """What else there is to do where nothing is shown to meet the limit."""
+    if best.mean <= result.limit:
+        yield "more documents, or more minutes, may show that it is within the limit"
+    if best.high < nats_of(_WORTH_SAYING):
+        yield f"it is shown to meet --max-loss {math.ceil(1000 * share_of(best.high)) / 10:g}%"
+    yield "nothing is lost by policy: {name: full}"
 
 
 def limit_text(result: Calibration) -> str:

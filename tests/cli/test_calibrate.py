@@ -86,6 +86,9 @@ def test_where_nothing_meets_the_limit_nothing_is_written_and_the_best_is_named(
     assert result.code == 5
     assert "no policy is shown to lose at most 1% (0.00995 nats a token)" in result.out
     assert "the best that was found: snapkv pooled" in result.out
+    said = [line.strip() for line in result.out.splitlines()]
+    assert "it is shown to meet --max-loss 0.8%" in said  # its bound, 0.70246%, rounded up
+    assert "nothing is lost by policy: {name: full}" in said
     assert spec.read_text() == before
     assert not (tmp_path / "out/_calibrate/policy.yaml").exists()
 
