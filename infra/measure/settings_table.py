@@ -1,4 +1,4 @@
-"""What settings that trade accuracy for speed cost the answers: weights in 8 bits, propagation, streaming.
+"""What settings that trade accuracy for speed cost the answers: weights and entries in 8 bits, propagation, streaming.
 
     python -m infra.measure.settings_table jobs/released/job.yaml --output out/settings --record RECORD.json
 
@@ -29,14 +29,16 @@ from corm_batch.spec import JobSpec
 from infra.measure.performance_table import replaced
 from infra.measure.policy_table import SCORES, SUITES, table
 
-WEIGHTS, STREAMING = "model.weights=fp8", "engine.prefill=streaming"
+WEIGHTS, ENTRIES, STREAMING = "model.weights=fp8", "engine.storage=fp8", "engine.prefill=streaming"
 PROPAGATION = "engine.propagation={{name: attention, layer: half, share: {share}, pooling: 31}}"
 SETTINGS: Mapping[str, Sequence[str]] = {
     "fp8 weights": (WEIGHTS,),
+    "fp8 entries": (ENTRIES,),
+    "fp8 weights and entries": (WEIGHTS, ENTRIES),
     "propagation 30 %": (PROPAGATION.format(share=0.3),),
     "propagation 50 %": (PROPAGATION.format(share=0.5),),
     "streaming": (STREAMING,),
-    "streaming, fp8 weights": (STREAMING, WEIGHTS),
+    "streaming, fp8 weights and entries": (STREAMING, WEIGHTS, ENTRIES),
     "streaming, propagation 30 %": (STREAMING, PROPAGATION.format(share=0.3)),
 }
 """By label, what is set in the job."""
