@@ -13,7 +13,7 @@ from infra.training.facts import TASKS
 from infra.training.model import Settings, build
 from infra.training.probe import Probe, batched, forward
 
-LENGTH, CASES = 256, 4
+LENGTH, CASES = 256, 3
 
 
 class Misled(Composer):
@@ -68,7 +68,7 @@ def test_exact_agrees_with_greedy_generation(model, reference, misled, tokenizer
             cases.append((ids, weight == ANSWER_WEIGHT))
     right = sum(generates(reference, ids, answer, tokenizer) for ids, answer in cases)
     assert right < CASES
-    for row in (LENGTH, 2 * LENGTH, 10**6):
+    for row in (LENGTH, 2 * LENGTH):
         assert Probe(misled(task), [], (LENGTH,), CASES, row).exact(model, task, LENGTH) == right / CASES
 
 
