@@ -62,9 +62,9 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-def make_model(config, device="cpu", dtype=torch.float32):
+def make_model(config, device="cpu", dtype=torch.float32, **changes):
     make = AutoModelForCausalLM.from_pretrained if isinstance(config, str) else AutoModelForCausalLM.from_config
-    module = make(config, dtype=dtype, attn_implementation=ATTENTION).eval().to(device)
+    module = make(config, dtype=dtype, attn_implementation=ATTENTION, **changes).eval().to(device)
     return LoadedModel(module, None, (), frozenset(), torch.device(device), dtype)
 
 
@@ -145,11 +145,11 @@ def test_long_prompts_compile_the_slice_not_the_loop():
 
 
 def test_the_reference_model_says_the_same(reference_model):
-    plain = make_model(reference_model)
+    plain = make_model(reference_model, num_hidden_layers=2)  # that others share their code is shown above
     fused = duplicate(plain)
-    slice_rows(fused.module, at_most=200)
+    slice_rows(fused.module, at_most=100)
     fuse(fused.module, backend="aot_eager")
-    assert distance(fused, plain, Prompt(700, "cpu")) < 1e-5
+    assert distance(fused, plain, Prompt(350, "cpu")) < 1e-5
 
 
 def test_what_is_no_list_of_layers_is_left_alone():

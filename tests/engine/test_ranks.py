@@ -96,7 +96,7 @@ def run_both(folder, policies, pages, calls, **config):
         return [future.result() for future in [pool.submit(run, rank) for rank in (0, 1)]]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=events(fewest_tokens=1), policies=st.sampled_from(PAIRS), pages=st.integers(8, 300), data=st.data())
 def test_unequal_ranks_decide_alike_under_any_schedule(tiny_llama, events, policies, pages, data):
     calls, added = [], 0

@@ -69,7 +69,7 @@ def events(fewest_tokens):
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=events(fewest_tokens=0), policy=st.sampled_from(POLICIES), pages=st.integers(4, 200), data=st.data())
 def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, data):
     config = {

@@ -36,9 +36,13 @@ def uncompressed(asked):
     return [replace(one, id=f"whole {one.id}", uncompressed=True) for one in asked]
 
 
+CASES = [(name, STREAMING) for name in POLICIES] + [(name, EXACT) for name in ("corm", "adakv", "kvzip", "random")]
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("prefill", [EXACT, STREAMING], ids=["exact", "streaming"])
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("policy", "prefill"), CASES, ids=lambda part: part if isinstance(part, str) else part["prefill"]
+)
 def test_everything_stays_and_no_neighbour_notices(policy, prefill, device, tiny_llama):
     """Chunk by chunk, through compactions and a stay in host memory: the tokens of a full cache."""
     asked = requests(return_kept_positions=True)
