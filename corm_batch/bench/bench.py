@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from corm_batch.bench.workload import EngineName, LlamaShape, Workload
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.errors import CormBatchError, DocumentError, EngineError, ModelError, SpecError
+from corm_batch.storage.base import Storage
 
 MeasureJob = Callable[[Workload, Row, torch.device], JobFigures]
 _LIBRARIES = ("corm-batch", "torch", "transformers", "triton")
@@ -35,6 +37,7 @@ def run_bench(
     command: str,
     time_limit_s: float | None = None,
     weights: Sequence[WeightForm] = ("stored",),
+    storages: Sequence[str] = ("model",),
     on_row: Callable[[BenchResult], None] = lambda result: None,
     measure_job: MeasureJob | None = None,
 ) -> BenchResult:
@@ -46,6 +49,7 @@ def run_bench(
         prefill: how `corm` and `full` read prompts.
         command: noted in the result.
         weights: forms of the weights of `corm` and `full`, each measured; `generate` knows the workload's dtype alone.
+        storages: names of forms of storage of `corm` and `full`, each measured with each form of weights.
         time_limit_s: after as many seconds no further measurement starts; None for no limit.
         on_row: called with the result so far whenever it has grown by a row.
         measure_job: measures `corm` and `full` once more inside a whole job; None: not asked for.
@@ -65,11 +69,11 @@ def run_bench(
     )
     prepared = _Prepared(device, result.ceilings)
     for workload in workloads:
-        for form, engine in ((form, engine) for form in weights for engine in engines):
-            if engine == "generate" and form != "stored":
+        for form, storage, engine in product(weights, storages, engines):
+            if engine == "generate" and (form, storage) != ("stored", "model"):
                 continue
             read = "exact" if engine == "generate" else prefill
-            row = Row(workload=workload.name, engine=engine, prefill=read, weights=form)
+            row = Row(workload=workload.name, engine=engine, prefill=read, weights=form, storage=storage)
             if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                 outcome = {"reason": f"not measured: the time limit of {time_limit_s:g} s had passed"}
             else:
@@ -134,7 +138,7 @@ def _outcome(prepared: _Prepared, workload: Workload, row: Row) -> dict[str, Any
         if policy is None:
             measured = measure_generate(model, workload)
         else:
-            measured = measure_engine(model, workload, policy, row.prefill)
+            measured = measure_engine(model, workload, policy, row.prefill, row.storage)
     except torch.OutOfMemoryError as error:
         return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
     except (DocumentError, EngineError, ModelError, SpecError) as error:
@@ -151,7 +155,8 @@ def derive_figures(
     chunk_size = workload.prompt_tokens if row.prefill == "exact" else EngineConfig().chunk_size
     pairs = attended_pairs(workload.prompt_tokens, chunk_size, max_kept)
     held, kept_ratio = max(1, measured.documents_in_flight), measured.kept_ratio
-    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs, row.weights)
+    storage = Storage.from_spec({"name": row.storage})
+    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs, row.weights, storage)
     per_s = measured.documents / measured.wall_s
     return Figures(
         documents=measured.documents,

@@ -38,20 +38,23 @@ def random_prompts(workload: Workload, seed: int, documents: int, num_tokens: in
     return ids
 
 
-def engine_config(workload: Workload, prefill: Prefill) -> EngineConfig:
+def engine_config(workload: Workload, prefill: Prefill, storage: str) -> EngineConfig:
     """Settings under which nothing but memory bounds the documents in flight."""
     length = workload.prompt_tokens + workload.output_tokens
-    return EngineConfig(prefill=prefill, max_model_len=length, max_sequences=workload.documents)
+    fields = {"prefill": prefill, "storage": storage, "max_model_len": length}
+    return EngineConfig.parse({**fields, "max_sequences": workload.documents})
 
 
-def measure_engine(model: LoadedModel, workload: Workload, policy: KVPolicy, prefill: Prefill) -> Measured:
+def measure_engine(
+    model: LoadedModel, workload: Workload, policy: KVPolicy, prefill: Prefill, storage: str = "model"
+) -> Measured:
     """Warm up, prefill a few documents, answer all of them.
 
     Raises:
         DocumentError: one cannot be answered, such as one whose cache does not fit.
         torch.OutOfMemoryError: the device has less memory than was planned for.
     """
-    engine = Engine(model, policy, engine_config(workload, prefill))
+    engine = Engine(model, policy, engine_config(workload, prefill, storage))
     warm = random_prompts(workload, 1, 2, min(_WARM_TOKENS, workload.prompt_tokens))
     _answer(engine, warm, min(8, workload.output_tokens))
     few = min(workload.documents, max(1, _PREFILL_TOKENS // workload.prompt_tokens))

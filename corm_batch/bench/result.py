@@ -98,7 +98,7 @@ class JobFigures(BaseModel):
 
 
 class Row(BaseModel):
-    """One engine and one workload, with weights in one form: its figures, or the reason why there are none.
+    """One engine and one workload, with weights and entries in one form: its figures, or why there are none.
 
     Attributes:
         job: of a whole job around this engine, where that was asked for.
@@ -111,6 +111,7 @@ class Row(BaseModel):
     engine: EngineName
     prefill: Prefill
     weights: WeightForm = "stored"
+    storage: str = "model"
     figures: Figures | None = None
     job: JobFigures | None = None
     reason: str | None = None
@@ -123,8 +124,9 @@ class Row(BaseModel):
 
     @property
     def name(self) -> str:
-        """`corm`, or `corm, fp8` with weights in that form."""
-        return self.engine if self.weights == "stored" else f"{self.engine}, {self.weights}"
+        """`corm`, or `corm, fp8 weights, fp8 entries` with either in that form."""
+        weights = "" if self.weights == "stored" else f", {self.weights} weights"
+        return self.engine + weights + ("" if self.storage == "model" else f", {self.storage} entries")
 
 
 class BenchResult(BaseModel):
@@ -154,12 +156,13 @@ class BenchResult(BaseModel):
     rows: list[Row] = []
 
     def corm_over(self, row: Row) -> float | None:
-        """How many times the documents an hour of `row` corm answers, workload and form of weights the same.
+        """How many times the documents an hour of `row` corm answers, workload and forms the same.
 
         None when one is missing.
         """
-        wanted = row.workload, "corm", row.weights
-        corm = next((other for other in self.rows if (other.workload, other.engine, other.weights) == wanted), None)
+        forms = row.weights, row.storage
+        rows = (other for other in self.rows if (other.workload, other.engine) == (row.workload, "corm"))
+        corm = next((other for other in rows if (other.weights, other.storage) == forms), None)
         if corm is None or corm.figures is None or row.figures is None:
             return None
         return corm.figures.documents_per_hour / row.figures.documents_per_hour

@@ -80,7 +80,7 @@ def _result(plan: Plan, race: Race, contest: Contest, seconds: float) -> Calibra
     problems = [exam.problem for exam in race.exams.values() if exam.problem is not None]
     job = race.job
     return Calibration(
-        **provenance(job.model, race.model_hash, plan.command),
+        **provenance(job, race.model_hash, plan.command),
         task=job.task.to_spec(),
         max_loss=plan.limit.text,
         limit=plan.limit.nats,

@@ -39,6 +39,14 @@ Forms = Annotated[
         help="As model.weights in a spec; stored: in the workload's dtype. May be given again, to compare.",
     ),
 ]
+Storages = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage",
+        metavar="model|fp8",
+        help="As engine.storage in a spec: the form of kept entries. May be given again, to compare.",
+    ),
+]
 Through = Annotated[
     Literal["engine", "job"],
     typer.Option(help="job: corm and full once more inside a whole job, with Ray, driver, tokenizer and Arrow."),
@@ -62,6 +70,7 @@ def bench(
         Literal["exact", "streaming"], typer.Option(help="How corm and full read prompts, as engine.prefill in a spec.")
     ] = "exact",
     weights: Forms = None,
+    storage: Storages = None,
     through: Through = "engine",
     replicas: Replicas = 1,
     documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
@@ -81,7 +90,7 @@ def bench(
         _print_workloads(output_console(), list(WORKLOADS.values()))
         return
     found = [find_workload(name, documents, max_kept) for name in workload]
-    engines, forms = _engines(engine), _forms(weights)
+    engines, forms, storages = _engines(engine), _forms(weights), _storages(storage)
     import torch
 
     from corm_batch.bench.bench import run_bench
@@ -96,7 +105,8 @@ def bench(
             _write(result, Path(output))
 
     command, measure_job = shlex.join(["corm-batch", *sys.argv[1:]]), _measure_job(through, replicas)
-    result = run_bench(found, engines, torch.device(device), prefill, command, time_limit, forms, on_row, measure_job)
+    where = torch.device(device)
+    result = run_bench(found, engines, where, prefill, command, time_limit, forms, storages, on_row, measure_job)
     print_bench(output_console(), result)
 
 
@@ -127,6 +137,17 @@ def _forms(names: list[str] | None) -> list[WeightForm]:
         if name not in get_args(WeightForm):
             raise SpecError(f"--weights: there is no {name!r}; known: {', '.join(get_args(WeightForm))}")
     return [name for name in get_args(WeightForm) if name in (names or ("stored",))]
+
+
+def _storages(names: list[str] | None) -> list[str]:
+    """The forms of storage asked for, each once; the model's own by default."""
+    from corm_batch.storage.base import Storage
+
+    known = Storage.registered()
+    for name in names or ():
+        if name not in known:
+            raise SpecError(f"--storage: there is no {name!r}; known: {', '.join(known)}")
+    return list(dict.fromkeys(names or ("model",)))
 
 
 def _print_workloads(console: Console, workloads: Sequence[Workload]) -> None:

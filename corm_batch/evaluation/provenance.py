@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from corm_batch.output.settings import AnswerSettings
-from corm_batch.spec import JobSpec, ModelSection
+from corm_batch.spec import JobSpec
 
 _LIBRARIES = ("corm-batch", "torch", "transformers")
 
@@ -31,20 +31,22 @@ def settings_key(job: JobSpec, model_hash: str, *, task: bool, variant: bool = F
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def provenance(model: ModelSection, model_hash: str, command: str) -> dict[str, Any]:
+def provenance(job: JobSpec, model_hash: str, command: str) -> dict[str, Any]:
     """The fields of a `Provenance`: what was run of what, with what, where and now.
 
     Args:
-        model: section of the job's spec.
+        job: the spec.
         model_hash: of its weights.
         command: that makes the result.
     """
+    model, storage = job.model, job.engine.storage.name
+    forms = {"dtype": model.dtype, "weights": model.weights, "storage": storage}
     return {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         "device": _device_text(model.device),
-        "model": {"name": model.name, "hash": model_hash, "dtype": model.dtype, "weights": model.weights},
+        "model": {"name": model.name, "hash": model_hash, **forms},
     }
 
 

@@ -113,7 +113,7 @@ class Provenance(Record):
         date: when, UTC.
         versions: of libraries.
         device: that answered.
-        model: name, hash of the weights, dtype and the form of the weights.
+        model: name, hash of the weights, dtype and the forms of weights and of kept entries.
     """
 
     schema_version: str

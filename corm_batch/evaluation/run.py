@@ -111,16 +111,15 @@ def run_evaluation(
     )
     candidates = [Candidate(label=label, policy=job.policy.to_spec()) for label, job in plan.candidates.items()]
     sides = {name: runs.reference, f"{name}, again": runs.again, **runs.candidates}
-    model = reference.model
     return Evaluation(
-        **provenance(model, plan.model_hash, plan.command),
+        **provenance(reference, plan.model_hash, plan.command),
         engine=reference.engine.model_dump(mode="json"),
         candidates=candidates,
         suites={label: suite.to_spec() for label, suite in plan.suites.items()},
         lengths=list(plan.lengths),
         cases=plan.cases,
         seed=plan.seed,
-        figures=list(build_figures(model.name, asked, runs, candidates)),
+        figures=list(build_figures(reference.model.name, asked, runs, candidates)),
         failures=[failure for label, side in sides.items() for failure in failures(label, unique, side)],
     )
 

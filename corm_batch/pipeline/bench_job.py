@@ -43,7 +43,7 @@ def measure_job(workload: Workload, row: Row, device: torch.device, replicas: in
 
     Args:
         workload: the documents.
-        row: the engine, its prefill and the form of its weights.
+        row: the engine, its prefill and the forms of weights and entries.
         device: where each replica makes its model.
         replicas: at once.
 
@@ -84,7 +84,7 @@ def job_spec(workload: Workload, row: Row, device: torch.device, replicas: int, 
                 "overflow": "error",
             },
             "policy": policy.to_spec(),
-            "engine": engine_config(workload, row.prefill).model_dump(mode="json"),
+            "engine": engine_config(workload, row.prefill, row.storage).model_dump(mode="json"),
             "cluster": {"replicas": replicas},
             "output": {"uri": str(folder / "out")},
         }

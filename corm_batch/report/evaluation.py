@@ -86,9 +86,10 @@ def about_rows(result: Evaluation) -> list[tuple[str, str]]:
 
 
 def _numbers(model: Mapping[str, str]) -> str:
-    """`bfloat16`, or `bfloat16 with fp8 weights`."""
-    form = model.get("weights", "stored")
-    return model["dtype"] if form == "stored" else f"{model['dtype']} with {form} weights"
+    """`bfloat16`, or `bfloat16 with fp8 weights and fp8 entries`."""
+    forms = {"weights": model.get("weights", "stored"), "entries": model.get("storage", "model")}
+    others = [f"{form} {what}" for what, form in forms.items() if form not in ("stored", "model")]
+    return " with ".join([model["dtype"], *([" and ".join(others)] if others else [])])
 
 
 def failure_rows(result: Evaluation) -> Iterable[tuple[str, str, str, str]]:

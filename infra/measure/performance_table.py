@@ -4,8 +4,8 @@
 
 What stands between the two markers is replaced: in README.md by documents an hour beside vLLM, in the README.md of the
 results by every figure there is. Every .json in the results' folder is read; what is no result of the benchmark or of
-infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill and engine, weights in one form
-included, on one device, the later one wins.
+infra/measure/vllm.py is passed over. Where two results hold the same workload, prefill and engine, forms of
+weights and entries included, on one device, the later one wins.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from corm_batch.bench.result import BenchResult, Row
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.bench import HEADS, row_cells
+from corm_batch.engine.config import WeightForm
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +114,7 @@ def table_line(cells: Iterable[str]) -> str:
 def beside_vllm(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]) -> str:
     """Documents an hour where vLLM's are known: its own, CORM's by prefill, and the better of these over it.
 
-    CORM's are with weights in 8 bits where vLLM's are.
+    CORM's are with weights in 8 bits where vLLM's are, and with entries in 8 bits where vLLM's cache is.
     """
     lines = [
         table_line(["workload", "weights and cache of vLLM", "vLLM", "corm, exact", "corm, streaming", "times vLLM"]),
@@ -123,7 +124,9 @@ def beside_vllm(results: dict[str, BenchResult], vllm: dict[str, dict[str, Any]]
         newest = newest_rows(result for result in results.values() if result.device == record["device"])
         for row in record["rows"]:
             workload, theirs = row["workload"], row["documents_per_hour"]
-            ours = "corm" if row.get("quantization") is None else "corm, fp8"
+            weights: WeightForm = "stored" if row.get("quantization") is None else "fp8"
+            storage = "model" if row.get("kv_dtype", "auto") == "auto" else "fp8"
+            ours = Row(workload=workload, engine="corm", prefill="exact", weights=weights, storage=storage).name
             found = [newest.get((workload, prefill, ours)) for prefill in ("exact", "streaming")]
             rates = [entry[1].figures.documents_per_hour if entry and entry[1].figures else None for entry in found]
             cells = [f"{rate:,.0f}" if rate is not None else "-" for rate in (theirs, *rates)]

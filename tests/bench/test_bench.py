@@ -54,13 +54,18 @@ def test_streaming_is_counted_in_chunks(small):
     assert figures.limit_documents_per_hour > exact.limit_documents_per_hour
 
 
-def test_forms_of_weights_stand_side_by_side(small):
-    result = run_bench([small], ["corm", "generate"], CPU, "exact", "typed", weights=("stored", "fp8"))
-    assert [(row.engine, row.weights) for row in result.rows] == [
-        ("corm", "stored"), ("generate", "stored"), ("corm", "fp8"),
+def test_forms_of_weights_and_entries_stand_side_by_side(small):
+    forms = {"weights": ("stored", "fp8"), "storages": ("model", "fp8")}
+    result = run_bench([small], ["corm", "generate"], CPU, "exact", "typed", **forms)
+    assert [(row.engine, row.weights, row.storage) for row in result.rows] == [
+        ("corm", "stored", "model"), ("generate", "stored", "model"), ("corm", "stored", "fp8"),
+        ("corm", "fp8", "model"), ("corm", "fp8", "fp8"),
     ]  # fmt: skip
     assert all(row.reason is None and row.figures.documents == 5 for row in result.rows)
-    assert result.corm_over(result.rows[2]) == 1.0
+    plain, _, stored, *_ = (row.figures for row in result.rows)
+    assert stored.kv_bytes_per_document < plain.kv_bytes_per_document / 2
+    assert stored.kept_ratio == plain.kept_ratio
+    assert all(result.corm_over(row) == 1.0 for row in result.rows if row.engine == "corm")
     rate = result.rows[0].figures.documents_per_hour / result.rows[1].figures.documents_per_hour
     assert result.corm_over(result.rows[1]) == pytest.approx(rate)
 

@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         if params.get("device") != "cpu" or not ("kernel" in item.name or item.path.parent.name == "kernels"):
             item.add_marker(pytest.mark.skip(reason="needs no interpreter"))
+        elif getattr(params.get("form"), "needs_fp8", False) and params.get("dtype") != torch.float16:
+            item.add_marker(pytest.mark.skip(reason="one type will do in the interpreter"))
         elif max((number for value in params.values() for number in numbers(value)), default=0) > MOST:
             item.add_marker(pytest.mark.skip(reason="too large for the interpreter"))
 

@@ -149,9 +149,10 @@ def test_kernel_matches(device, heads, count, width, page_size, dtype, share, ow
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", [FP8])
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
-def test_kernel_encodes_as_the_definition_does(device, heads, count, width, page_size, dtype):
-    check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, FP8)
+def test_kernel_encodes_as_the_definition_does(device, form, heads, count, width, page_size, dtype):
+    check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, form)
 
 
 @pytest.mark.gpu

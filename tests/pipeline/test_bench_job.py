@@ -50,9 +50,10 @@ def test_a_job_stands_beside_its_engine(small, without_a_cluster, monkeypatch):
 
 
 def test_weights_are_drawn_in_the_form_of_the_row(small, tmp_path):
-    row = ROW.model_copy(update={"weights": "fp8", "engine": "full"})
+    row = ROW.model_copy(update={"weights": "fp8", "storage": "fp8", "engine": "full"})
     spec = job_spec(small, row, CPU, 2, tmp_path)
     assert (spec.cluster.replicas, spec.model.weights, spec.policy.to_spec()["name"]) == (2, "fp8", "full")
+    assert spec.engine.storage.name == "fp8"
     bench_job.write_model(small.model, tmp_path / "model")
     write_documents(spec, small, 2)
     model = load_random(spec, small.model)

@@ -69,21 +69,24 @@ def test_documents_an_hour_beside_vllm(folder):
     ]
 
 
-def test_forms_of_weights_are_rows_of_their_own_and_stand_beside_their_like(folder, make_result, make_row):
-    later = make_result(date="2026-01-04T00:00:00+00:00", rows=[make_row("corm", 12000.0, weights="fp8")])
+def test_forms_are_rows_of_their_own_and_stand_beside_their_like(folder, make_result, make_row):
+    both = {"weights": "fp8", "storage": "fp8"}
+    rows = [make_row("corm", 12000.0, weights="fp8"), make_row("corm", 10000.0, storage="fp8"),
+            make_row("corm", 15000.0, **both)]  # fmt: skip
+    later = make_result(date="2026-01-04T00:00:00+00:00", rows=rows)
     (folder / "d.json").write_text(later.model_dump_json())
     forms = [{"kv_dtype": "fp8"}, {"quantization": "fp8", "kv_dtype": "fp8"}, {"quantization": "fp8"}]
     rows = [{"workload": "small", "documents_per_hour": 6000.0, **form} for form in forms]
     (folder / "v.json").write_text(json.dumps({"engine": "vllm 1.2", "device": "Card", "rows": rows}))
     results, vllm = read_results(folder), read_vllm(folder)
     assert beside_vllm(results, vllm).splitlines()[2:] == [
-        "| `small` | fp8 cache | 6,000 | 9,000 | - | 1.50 |",
-        "| `small` | fp8 | 6,000 | 12,000 | - | 2.00 |",
+        "| `small` | fp8 cache | 6,000 | 10,000 | - | 1.67 |",
+        "| `small` | fp8 | 6,000 | 15,000 | - | 2.50 |",
         "| `small` | fp8 weights | 6,000 | 12,000 | - | 2.00 |",
     ]
     table = performance(results, vllm)
-    assert "| `small` | exact | corm, fp8 | 12,000 |" in table
-    assert "| `small` | fp8 | 6,000 | corm, fp8 | exact | 12,000 | 2.00 |" in table
+    assert "| `small` | exact | corm, fp8 weights | 12,000 |" in table
+    assert "| `small` | fp8 | 6,000 | corm, fp8 weights, fp8 entries | exact | 15,000 | 2.50 |" in table
 
 
 def test_what_lies_between_the_markers_is_replaced(folder, tmp_path):
