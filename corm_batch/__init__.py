@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from corm_batch.pipeline.driver import run_job
     from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
     from corm_batch.policies.needs import Needs
+    from corm_batch.propagation.base import Propagation
     from corm_batch.registry import load_plugin
     from corm_batch.spec import JobSpec
     from corm_batch.tasks.base import Prompt, Task, TaskResult
@@ -55,6 +56,7 @@ __all__ = [
     "OutputError",
     "Place",
     "Prompt",
+    "Propagation",
     "Reduction",
     "Request",
     "SamplingParams",
@@ -92,6 +94,7 @@ _MODULES = {
     "OutputError": "errors",
     "Place": "budgets.base",
     "Prompt": "tasks.base",
+    "Propagation": "propagation.base",
     "Reduction": "ops.reduction",
     "Request": "engine.request",
     "SamplingParams": "engine.request",

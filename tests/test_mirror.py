@@ -11,6 +11,7 @@ WHOLE = {
     "engine/test_corm_oracle.py": "CORM in the engine against a literal definition",
     "engine/test_cuda.py": "the whole engine on a GPU against the CPU",
     "engine/test_families.py": "one model of every family against transformers",
+    "engine/test_leaving.py": "tokens that leave later layers, under every kind of policy",
     "engine/test_published_policies.py": "published policies in the engine against literal definitions",
     "engine/test_score.py": "scoring an answer: every file a score passes through, against transformers",
     "engine/test_scoring_policies.py": "policies that score in the engine against literal definitions",

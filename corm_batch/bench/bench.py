@@ -16,7 +16,7 @@ import torch
 from corm_batch.bench.ceilings import Ceilings, measure_ceilings
 from corm_batch.bench.engine_run import measure_engine
 from corm_batch.bench.generate_run import measure_generate
-from corm_batch.bench.limit import attended_pairs, document_limit_s, weight_bytes
+from corm_batch.bench.limit import document_limit_s, propagated, weight_bytes
 from corm_batch.bench.model import random_model
 from corm_batch.bench.result import BenchResult, Figures, JobFigures, Measured, Prefill, Row
 from corm_batch.bench.workload import EngineName, LlamaShape, Workload
@@ -38,6 +38,7 @@ def run_bench(
     time_limit_s: float | None = None,
     weights: Sequence[WeightForm] = ("stored",),
     storages: Sequence[str] = ("model",),
+    propagations: Sequence[str | None] = (None,),
     on_row: Callable[[BenchResult], None] = lambda result: None,
     measure_job: MeasureJob | None = None,
 ) -> BenchResult:
@@ -50,6 +51,7 @@ def run_bench(
         command: noted in the result.
         weights: forms of the weights of `corm` and `full`, each measured; `generate` knows the workload's dtype alone.
         storages: names of forms of storage of `corm` and `full`, each measured with each form of weights.
+        propagations: by name, or None for none, of `corm` and `full`, each measured with each form.
         time_limit_s: after as many seconds no further measurement starts; None for no limit.
         on_row: called with the result so far whenever it has grown by a row.
         measure_job: measures `corm` and `full` once more inside a whole job; None: not asked for.
@@ -69,11 +71,12 @@ def run_bench(
     )
     prepared = _Prepared(device, result.ceilings)
     for workload in workloads:
-        for form, storage, engine in product(weights, storages, engines):
-            if engine == "generate" and (form, storage) != ("stored", "model"):
+        for form, storage, leaving, engine in product(weights, storages, propagations, engines):
+            if engine == "generate" and (form, storage, leaving) != ("stored", "model", None):
                 continue
             read = "exact" if engine == "generate" else prefill
-            row = Row(workload=workload.name, engine=engine, prefill=read, weights=form, storage=storage)
+            forms = {"weights": form, "storage": storage, "propagation": leaving}
+            row = Row(workload=workload.name, engine=engine, prefill=read, **forms)
             if time_limit_s is not None and time.monotonic() - started > time_limit_s:
                 outcome = {"reason": f"not measured: the time limit of {time_limit_s:g} s had passed"}
             else:
@@ -138,7 +141,7 @@ def _outcome(prepared: _Prepared, workload: Workload, row: Row) -> dict[str, Any
         if policy is None:
             measured = measure_generate(model, workload)
         else:
-            measured = measure_engine(model, workload, policy, row.prefill, row.storage)
+            measured = measure_engine(model, workload, policy, row.prefill, row.storage, row.rule)
     except torch.OutOfMemoryError as error:
         return {"reason": f"out of memory: {str(error).splitlines()[0]}"}
     except (DocumentError, EngineError, ModelError, SpecError) as error:
@@ -153,10 +156,10 @@ def derive_figures(
     """Rates over the whole run, and the share of what the device could do with as many documents in flight."""
     max_kept = workload.max_kept if row.engine == "corm" else workload.prompt_tokens
     chunk_size = workload.prompt_tokens if row.prefill == "exact" else EngineConfig().chunk_size
-    pairs = attended_pairs(workload.prompt_tokens, chunk_size, max_kept)
+    run_share, pairs = propagated(row.rule, workload.model.num_layers, workload.prompt_tokens, chunk_size, max_kept)
     held, kept_ratio = max(1, measured.documents_in_flight), measured.kept_ratio
     storage = Storage.from_spec({"name": row.storage})
-    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs, row.weights, storage)
+    limit = 3600 / document_limit_s(workload, ceilings, held, kept_ratio, pairs, row.weights, storage, run_share)
     per_s = measured.documents / measured.wall_s
     return Figures(
         documents=measured.documents,

@@ -16,6 +16,7 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Completion, Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
+from corm_batch.propagation.base import Propagation
 
 _WARM_TOKENS = 2048
 _PREFILL_TOKENS = 1 << 16  # about as many for the measurement of prefill alone
@@ -38,15 +39,22 @@ def random_prompts(workload: Workload, seed: int, documents: int, num_tokens: in
     return ids
 
 
-def engine_config(workload: Workload, prefill: Prefill, storage: str) -> EngineConfig:
+def engine_config(
+    workload: Workload, prefill: Prefill, storage: str, propagation: Propagation | None = None
+) -> EngineConfig:
     """Settings under which nothing but memory bounds the documents in flight."""
     length = workload.prompt_tokens + workload.output_tokens
-    fields = {"prefill": prefill, "storage": storage, "max_model_len": length}
+    fields = {"prefill": prefill, "storage": storage, "max_model_len": length, "propagation": propagation}
     return EngineConfig.parse({**fields, "max_sequences": workload.documents})
 
 
 def measure_engine(
-    model: LoadedModel, workload: Workload, policy: KVPolicy, prefill: Prefill, storage: str = "model"
+    model: LoadedModel,
+    workload: Workload,
+    policy: KVPolicy,
+    prefill: Prefill,
+    storage: str = "model",
+    propagation: Propagation | None = None,
 ) -> Measured:
     """Warm up, prefill a few documents, answer all of them.
 
@@ -54,7 +62,7 @@ def measure_engine(
         DocumentError: one cannot be answered, such as one whose cache does not fit.
         torch.OutOfMemoryError: the device has less memory than was planned for.
     """
-    engine = Engine(model, policy, engine_config(workload, prefill, storage))
+    engine = Engine(model, policy, engine_config(workload, prefill, storage, propagation))
     warm = random_prompts(workload, 1, 2, min(_WARM_TOKENS, workload.prompt_tokens))
     _answer(engine, warm, min(8, workload.output_tokens))
     few = min(workload.documents, max(1, _PREFILL_TOKENS // workload.prompt_tokens))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.engine.config import WeightForm
+from corm_batch.propagation.base import Propagation
 from corm_batch.storage.base import Storage
 from corm_batch.storage.model import Model
 
@@ -35,10 +36,28 @@ def attended_pairs(prompt_tokens: int, chunk_size: int, max_kept: int) -> float:
     return pairs
 
 
-def prefill_limit_s(workload: Workload, ceilings: Ceilings, pairs: float, weights: WeightForm = "stored") -> float:
-    """Seconds to prefill one document."""
+def propagated(
+    propagation: Propagation | None, num_layers: int, prompt_tokens: int, chunk_size: int, max_kept: int
+) -> tuple[float, float]:
+    """What propagation leaves of a prompt's work: the share of its tokens that a layer runs, and the pairs that attend
+    there as `attended_pairs` counts them, both the mean over layers. As few go on as ever may: a bound from above."""
+    pairs = attended_pairs(prompt_tokens, chunk_size, max_kept)
+    if propagation is None:
+        return 1.0, pairs
+    whole = (propagation.deciding_layer([None] * num_layers) + 1) / num_layers
+    chunk = min(chunk_size, prompt_tokens)
+    go_on = propagation.fewest(chunk)
+    tokens = -(-prompt_tokens * go_on // chunk)
+    later = attended_pairs(tokens, go_on, max_kept)
+    return whole + (1 - whole) * tokens / prompt_tokens, whole * pairs + (1 - whole) * later
+
+
+def prefill_limit_s(
+    workload: Workload, ceilings: Ceilings, pairs: float, weights: WeightForm = "stored", run_share: float = 1.0
+) -> float:
+    """Seconds to prefill one document; `run_share`: of its tokens, those that a layer runs, mean over layers."""
     shape = workload.model
-    products = 2 * shape.prompt_parameters * workload.prompt_tokens
+    products = 2 * shape.prompt_parameters * workload.prompt_tokens * run_share
     attention = 4 * shape.num_layers * shape.num_heads * shape.head_dim * pairs
     return products / ceilings.products_per_s(weights) + attention / ceilings.attention_per_s
 
@@ -85,8 +104,9 @@ def document_limit_s(
     pairs: float,
     weights: WeightForm = "stored",
     storage: Storage = _MODEL,
+    run_share: float = 1.0,
 ) -> float:
     """Seconds of one document, its share of the decode steps included."""
     steps = workload.output_tokens - 1
     step_s = step_limit_s(workload, ceilings, held, kept_ratio, weights, storage)
-    return prefill_limit_s(workload, ceilings, pairs, weights) + steps * step_s / held
+    return prefill_limit_s(workload, ceilings, pairs, weights, run_share) + steps * step_s / held

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict
 from corm_batch.bench.ceilings import Ceilings
 from corm_batch.bench.workload import EngineName, Workload
 from corm_batch.engine.config import WeightForm
+from corm_batch.propagation.base import Propagation
 
 Prefill = Literal["exact", "streaming"]
 NOTE = (
     "Weights and prompts are random: their attention is not sparse, so corm caps every head at max_kept entries, which "
-    "stands for the kept ratio of a trained model. generate is one batch of its largest size, on the assumption that "
-    "the next would take as long."
+    "stands for the kept ratio of a trained model; propagation by cumulative attention leaves next to nothing behind. "
+    "generate is one batch of its largest size, on the assumption that the next would take as long."
 )
 
 
@@ -101,6 +102,7 @@ class Row(BaseModel):
     """One engine and one workload, with weights and entries in one form: its figures, or why there are none.
 
     Attributes:
+        propagation: name of the one by which tokens leave later layers, with its defaults; None for none.
         job: of a whole job around this engine, where that was asked for.
         reason: why `figures`, or `job`, are missing.
     """
@@ -112,6 +114,7 @@ class Row(BaseModel):
     prefill: Prefill
     weights: WeightForm = "stored"
     storage: str = "model"
+    propagation: str | None = None
     figures: Figures | None = None
     job: JobFigures | None = None
     reason: str | None = None
@@ -123,10 +126,16 @@ class Row(BaseModel):
         return documents_per_hour / (self.job.replicas * self.figures.documents_per_hour)
 
     @property
+    def rule(self) -> Propagation | None:
+        """The propagation itself."""
+        return None if self.propagation is None else Propagation.from_spec({"name": self.propagation})
+
+    @property
     def name(self) -> str:
-        """`corm`, or `corm, fp8 weights, fp8 entries` with either in that form."""
-        weights = "" if self.weights == "stored" else f", {self.weights} weights"
-        return self.engine + weights + ("" if self.storage == "model" else f", {self.storage} entries")
+        """`corm`, or `corm, fp8 weights, fp8 entries, attention` with either in that form and a propagation."""
+        weights = None if self.weights == "stored" else f"{self.weights} weights"
+        entries = None if self.storage == "model" else f"{self.storage} entries"
+        return ", ".join(filter(None, (self.engine, weights, entries, self.propagation)))
 
 
 class BenchResult(BaseModel):
@@ -156,13 +165,13 @@ class BenchResult(BaseModel):
     rows: list[Row] = []
 
     def corm_over(self, row: Row) -> float | None:
-        """How many times the documents an hour of `row` corm answers, workload and forms the same.
+        """How many times the documents an hour of `row` corm answers, workload, forms and propagation the same.
 
         None when one is missing.
         """
-        forms = row.weights, row.storage
+        forms = row.weights, row.storage, row.propagation
         rows = (other for other in self.rows if (other.workload, other.engine) == (row.workload, "corm"))
-        corm = next((other for other in rows if (other.weights, other.storage) == forms), None)
+        corm = next((other for other in rows if (other.weights, other.storage, other.propagation) == forms), None)
         if corm is None or corm.figures is None or row.figures is None:
             return None
         return corm.figures.documents_per_hour / row.figures.documents_per_hour

@@ -47,6 +47,13 @@ Storages = Annotated[
         help="As engine.storage in a spec: the form of kept entries. May be given again, to compare.",
     ),
 ]
+Propagations = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="none|NAME",
+        help="As engine.propagation in a spec, by its name, with its defaults. May be given again, to compare.",
+    ),
+]
 Through = Annotated[
     Literal["engine", "job"],
     typer.Option(help="job: corm and full once more inside a whole job, with Ray, driver, tokenizer and Arrow."),
@@ -71,6 +78,7 @@ def bench(
     ] = "exact",
     weights: Forms = None,
     storage: Storages = None,
+    propagation: Propagations = None,
     through: Through = "engine",
     replicas: Replicas = 1,
     documents: Annotated[int | None, typer.Option(min=1, help="Another number of documents.")] = None,
@@ -91,6 +99,7 @@ def bench(
         return
     found = [find_workload(name, documents, max_kept) for name in workload]
     engines, forms, storages = _engines(engine), _forms(weights), _storages(storage)
+    leaving = _propagations(propagation)
     import torch
 
     from corm_batch.bench.bench import run_bench
@@ -106,7 +115,9 @@ def bench(
 
     command, measure_job = shlex.join(["corm-batch", *sys.argv[1:]]), _measure_job(through, replicas)
     where = torch.device(device)
-    result = run_bench(found, engines, where, prefill, command, time_limit, forms, storages, on_row, measure_job)
+    result = run_bench(
+        found, engines, where, prefill, command, time_limit, forms, storages, leaving, on_row, measure_job
+    )
     print_bench(output_console(), result)
 
 
@@ -148,6 +159,17 @@ def _storages(names: list[str] | None) -> list[str]:
         if name not in known:
             raise SpecError(f"--storage: there is no {name!r}; known: {', '.join(known)}")
     return list(dict.fromkeys(names or ("model",)))
+
+
+def _propagations(names: list[str] | None) -> list[str | None]:
+    """The propagations asked for, none first."""
+    from corm_batch.propagation.base import Propagation
+
+    known: list[str | None] = [None, *Propagation.registered()]
+    for name in names or ():
+        if name != "none" and name not in known:
+            raise SpecError(f"--propagation: there is no {name!r}; known: none, {', '.join(filter(None, known))}")
+    return [name for name in known if (name or "none") in (names or ("none",))]
 
 
 def _print_workloads(console: Console, workloads: Sequence[Workload]) -> None:

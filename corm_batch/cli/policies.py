@@ -1,4 +1,5 @@
-"""`corm-batch policies`: what `policy.name` and `policy.budget.name` in a spec may be, with the fields of each."""
+"""`corm-batch policies`: what `policy.name`, `policy.budget.name` and `engine.propagation.name` in a spec may be, with
+the fields of each."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ def policies(
     plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the cache policies and the budgets they take, their fields and defaults."""
+    """List the cache policies, the budgets they take and the propagations beside them, their fields and defaults."""
     from corm_batch.budgets.base import Budget
     from corm_batch.policies.base import KVPolicy
+    from corm_batch.propagation.base import Propagation
 
-    known: list[type[Plugin]] = [*KVPolicy.registered().values(), *Budget.registered().values()]
+    kinds: list[type[Plugin]] = [KVPolicy, Budget, Propagation]
+    known = [plugin for kind in kinds for plugin in kind.registered().values()]
     described: list[dict[str, Any]] = [
         {"kind": plugin.kind, "name": plugin.name, "summary": plugin.summary(), "fields": _fields(plugin)}
         for plugin in known
@@ -29,7 +32,7 @@ def policies(
         return
     console = output_console()
     for plugin in described:
-        prefix = "budget " if plugin["kind"] == "budget" else ""
+        prefix = "" if plugin["kind"] == "policy" else f"{plugin['kind']} "
         title = f"{prefix}{plugin['name']}: {plugin['summary']}"
         if plugin["fields"]:
             columns = [label("field"), label("type"), label("default"), prose("meaning")]

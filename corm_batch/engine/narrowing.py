@@ -47,8 +47,8 @@ class _Narrowing(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own."""
-        running: Running = kwargs["batch"]
-        if (left := running.left) is not None:
+        running: Running | None = kwargs.get("batch")
+        if running is not None and (left := running.left) is not None:
             num_rows = len(running.batch.input_ids)
             args, kwargs = _narrowed(args, left, num_rows), _narrowed(kwargs, left, num_rows)
         return self.inner(*args, **kwargs)
@@ -57,7 +57,7 @@ class _Narrowing(nn.Module):
 def _narrowed(value: Any, left_R: Tensor, num_rows: int) -> Any:
     """The rows that are left of every tensor that has one for each token, [1, T, ...]."""
     if isinstance(value, Tensor):
-        return value[:, left_R] if value.ndim > 1 and value.shape[:2] == (1, num_rows) else value
+        return value.index_select(1, left_R) if value.shape[:2] == (1, num_rows) else value
     if isinstance(value, tuple | list):
         return type(value)(_narrowed(one, left_R, num_rows) for one in value)
     return {name: _narrowed(one, left_R, num_rows) for name, one in value.items()} if type(value) is dict else value

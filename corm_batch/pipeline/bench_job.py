@@ -84,7 +84,7 @@ def job_spec(workload: Workload, row: Row, device: torch.device, replicas: int, 
                 "overflow": "error",
             },
             "policy": policy.to_spec(),
-            "engine": engine_config(workload, row.prefill, row.storage).model_dump(mode="json"),
+            "engine": engine_config(workload, row.prefill, row.storage, row.rule).model_dump(mode="json"),
             "cluster": {"replicas": replicas},
             "output": {"uri": str(folder / "out")},
         }

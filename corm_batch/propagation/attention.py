@@ -34,6 +34,10 @@ class AttentionShare(Propagation, name="attention"):
             raise ValueError(f"pooling ({self.pooling}) must be odd: as many neighbours before a token as after it")
         return self
 
+    def fewest(self, num_tokens: int) -> int:
+        """The share, or more where more always go on."""
+        return max(super().fewest(num_tokens), math.ceil(self.share * num_tokens))
+
     def keep_rows(self, score: Tensor, stay: Tensor) -> Tensor:
         """The highest, of equals the newest; more than the share only where more must stay."""
         rank = max_pool1d(score[None], self.pooling, stride=1, padding=self.pooling // 2).masked_fill(stay, torch.inf)

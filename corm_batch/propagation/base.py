@@ -45,6 +45,10 @@ class Propagation(Plugin, kind="propagation", package="corm_batch.propagation"):
         """
         raise NotImplementedError
 
+    def fewest(self, num_tokens: int) -> int:
+        """Of a prompt, or a chunk, of so many tokens, how many go on at least."""
+        return min(num_tokens, self.first + self.recent)
+
     def deciding_layer(self, windows: Sequence[int | None]) -> int:
         """The index of the layer whose attention decides, the last that runs every token.
 

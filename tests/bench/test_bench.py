@@ -70,6 +70,19 @@ def test_forms_of_weights_and_entries_stand_side_by_side(small):
     assert result.corm_over(result.rows[1]) == pytest.approx(rate)
 
 
+def test_propagations_stand_side_by_side(small):
+    longer = small.model_copy(update={"prompt_tokens": 600})
+    result = run_bench([longer], ["corm", "full"], CPU, "exact", "typed", propagations=(None, "attention"))
+    assert [(row.engine, row.propagation) for row in result.rows] == [
+        ("corm", None), ("full", None), ("corm", "attention"), ("full", "attention"),
+    ]  # fmt: skip
+    full, less = result.rows[1].figures, result.rows[3].figures
+    assert full.kept_ratio == 1.0
+    assert less.kept_ratio == pytest.approx((1 + (180 + 7) / 607) / 2, abs=1e-3)
+    assert less.limit_documents_per_hour > full.limit_documents_per_hour
+    assert result.corm_over(result.rows[2]) == 1.0
+
+
 def test_the_time_limit_starts_nothing_more(small):
     result = run_bench([small], ENGINES, CPU, "exact", "typed", time_limit_s=0)
     assert [row.figures for row in result.rows] == [None] * 3

@@ -3,8 +3,10 @@
 import pytest
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_limit_s
+from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, propagated, step_limit_s
 from corm_batch.bench.workload import WORKLOADS
+from corm_batch.propagation.attention import AttentionShare
+from corm_batch.propagation.cumulative import CumulativeAttention
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.model import Model
 
@@ -75,3 +77,26 @@ def test_entries_in_8_bits_are_read_in_fewer_bytes():
     weights, cache = 6_607_343_616 * 2 / 4e12, 4224 * 32 * 32 * 264 / 4e12
     assert step_limit_s(WORKLOAD, RATES, 10, 1.0, storage=Fp8()) == pytest.approx(weights + 10 * cache)
     assert WORKLOAD.stored_bytes_per_token(Model()) == WORKLOAD.kv_bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("propagation", "chunk", "share", "pairs"),
+    [
+        (None, 4000, 1.0, 8e6),
+        (AttentionShare(share=0.25), 4000, 0.625, (8e6 + 1000**2 / 2) / 2),
+        (AttentionShare(layer=1, share=0.25), 4000, 0.4375, (8e6 + 3 * 1000**2 / 2) / 4),
+        (
+            AttentionShare(share=0.25),
+            1000,
+            0.625,
+            (attended_pairs(4000, 1000, 600) + attended_pairs(1000, 250, 600)) / 2,
+        ),
+        (CumulativeAttention(), 4000, 0.5165, (8e6 + 132**2 / 2) / 2),  # as few as may be: those that always go on
+        (AttentionShare(share=0.25), 9000, 0.625, (8e6 + 1000**2 / 2) / 2),
+    ],
+)
+def test_propagation_leaves_fewer_tokens_to_later_layers(propagation, chunk, share, pairs):
+    found = propagated(propagation, 4, 4000, chunk, 600)
+    assert found == (pytest.approx(share), pytest.approx(pairs))
+    products = prefill_limit_s(WORKLOAD, RATES, 0, run_share=found[0])
+    assert products == pytest.approx(found[0] * prefill_limit_s(WORKLOAD, RATES, 0))

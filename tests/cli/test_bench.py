@@ -40,6 +40,18 @@ def test_engines_side_by_side(corm_batch, tmp_path):
     assert "tiny-256 corm: " in result.err
 
 
+def test_propagations_by_name(corm_batch):
+    asked = ["bench", "--workload", "tiny-256", "--device", "cpu", "--documents", 1, "--engine", "corm"]
+    result = corm_batch(*asked, "--propagation", "attention", "--propagation", "none")
+    assert result.code == 0
+    assert [line.split("|")[0].strip() for line in result.out.splitlines() if line.startswith("corm")] == [
+        "corm", "corm, attention",
+    ]  # fmt: skip
+    result = corm_batch(*asked, "--propagation", "fastkv")
+    assert result.code == 2
+    assert "--propagation: there is no 'fastkv'; known: none, attention, cumulative" in result.err
+
+
 def test_one_engine_and_no_time(corm_batch):
     result = corm_batch(
         "bench",

@@ -4,6 +4,7 @@ import json
 
 from corm_batch.budgets.base import Budget
 from corm_batch.policies.base import KVPolicy
+from corm_batch.propagation.base import Propagation
 
 
 def test_every_policy_with_its_fields(corm_batch):
@@ -13,6 +14,8 @@ def test_every_policy_with_its_fields(corm_batch):
         assert f"{name}: {policy.summary()}" in result.out
     for name, budget in Budget.registered().items():
         assert f"budget {name}: {budget.summary()}" in result.out
+    for name, propagation in Propagation.registered().items():
+        assert f"propagation {name}: {propagation.summary()}" in result.out
     assert "{name: uniform, max_kept: 1024}" in result.out
     window = next(line for line in result.out.splitlines() if line.startswith("window"))
     assert "128" in window
@@ -22,7 +25,11 @@ def test_every_policy_with_its_fields(corm_batch):
 def test_json(corm_batch):
     printed = json.loads(corm_batch("policies", "--json").out)
     described = {plugin["name"]: plugin for plugin in printed}
-    assert [plugin["name"] for plugin in printed] == [*KVPolicy.registered(), *Budget.registered()]
+    assert [plugin["name"] for plugin in printed] == [
+        *KVPolicy.registered(),
+        *Budget.registered(),
+        *Propagation.registered(),
+    ]
     assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
     assert (tau["type"], tau["default"]) == ("number", "64.0")

@@ -46,6 +46,23 @@ def test_matches_the_dense_definition_in_float32(device, dtype, features, heads,
     check(found, definition(query, key, value, 0.2, softcap, window, sink), dtype, query.shape)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("window", [None, 20])
+def test_tokens_that_are_missing_are_seen_by_nobody(device, window):
+    """As where all are there and those keys are hidden; a window reaches as many steps back, not as many tokens."""
+    query, key, value = (torch.randn(h, 130, 32, device=device) for h in (4, 2, 2))
+    there = torch.cat((torch.arange(3), torch.arange(40, 77), torch.arange(90, 130))).to(device)
+    step = (there + 1).int()
+    mask = torch.full((2, 130), torch.iinfo(torch.int32).max, dtype=torch.int32, device=device)
+    mask[:, there] = step
+    steps = torch.arange(1, 131, dtype=torch.int32, device=device)
+    last = (steps + (window or 130) - 1).expand(2, -1)
+    out, lse = dense_attention(query, key, value, steps, mask, last, 0.2)
+    packed = (x[:, there] for x in (query, key, value))
+    found = causal_attention(*packed, 0.2, window=window, step_T=step)
+    check(found, (out[:, there], lse[:, there]), torch.float32, (4, len(there), 32))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("width", [64, 80, 96, 128, 256])

@@ -55,6 +55,7 @@ CHANGES_ANSWERS = [
     {"engine": {"compact_every": 7}},
     {"engine": {"storage": "fp8"}},
     {"engine": {"storage": {"name": "fp8"}}},
+    {"engine": {"propagation": {"name": "attention"}}},
     {"model": {"name": "org/model", "trust_remote_code": True}},
     {"model": {"name": "org/model", "weights": "fp8"}},
 ]
@@ -203,6 +204,21 @@ def test_plug_ins_inside_plug_ins_are_told_by_their_own_defaults(monkeypatch):
     assert told(values={"a": 1}) == {"policy.values": {"a": 1}}
     monkeypatch.setattr(InnerOne, "version", 3)
     assert told(**at_default) == {"policy.other.version": 3}
+
+
+def test_propagation_is_told_with_its_fields_and_another_one_by_its_name():
+    def leaving(**fields):
+        return settings(engine={"propagation": fields})
+
+    third = leaving(name="attention", share=0.3)
+    assert third.fingerprint == leaving(name="attention").fingerprint, "a default says nothing"
+    assert [one.text for one in leaving(name="attention", share=0.2).changes(third)] == [
+        "engine.propagation.share - -> 0.2"
+    ]
+    assert [one.text for one in leaving(name="cumulative", block=32).changes(third)] == [
+        'engine.propagation.name "attention" -> "cumulative"'
+    ]
+    assert settings().fingerprint == settings(engine={"propagation": None}).fingerprint
 
 
 def test_a_version_of_a_plug_in_has_its_rows_answered_again(monkeypatch):
