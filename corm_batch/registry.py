@@ -5,12 +5,8 @@
 A kind of plug-in (`KVPolicy`, `Source`, `Task`) names the package its plug-ins live in; every module of that package is
 imported the first time a name is looked up, so adding one means adding a file and nothing else. A plug-in of somebody
 else's lives in a file that `load_plugin` reads, or in an installed package that names it as an entry point of the group
-<<<<<<< HEAD
-`corm_batch.policies`, `.budgets`, `.storage`, `.sources`, `.tasks` or `.suites`. Knows nothing of what the plug-ins do.
-=======
-`corm_batch.policies`, `.budgets`, `.propagation`, `.sources`, `.tasks` or `.suites`. Knows nothing of what the
-plug-ins do.
->>>>>>> 039eb2b (bench --propagation, and every policy under propagation tested)
+`corm_batch.policies`, `.budgets`, `.storage`, `.propagation`, `.sources`, `.tasks` or `.suites`. Knows nothing of what
+the plug-ins do.
 """
 
 from __future__ import annotations

@@ -37,6 +37,14 @@ def spec(**sections):
     return JobSpec.from_mapping({**MINIMAL, **sections})
 
 
+def test_tokens_do_not_leave_under_a_policy_that_needs_them_all():
+    kvzip, leaving = {"name": "kvzip"}, {"propagation": {"name": "attention"}}
+    assert spec(policy=kvzip).engine.propagation is None
+    assert spec(engine=leaving).engine.propagation.share == 0.3
+    with pytest.raises(SpecError, match=r"engine.propagation: attention, but under policy.name: kvzip the model reads"):
+        spec(policy=kvzip, engine=leaving)
+
+
 def test_defaults_of_a_minimal_spec(write):
     job = JobSpec.load(write(MINIMAL))
     policy = job.policy.to_spec()

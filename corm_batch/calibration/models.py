@@ -73,7 +73,8 @@ class Together:
             if self._ensemble is not None and policy == Full():
                 return self._ensemble.engines[label]
         self._forget()
-        return EngineCore(self.model, Full(), self.config.model_copy(update={"kv_memory": ByteSize(self.num_bytes)}))
+        config = self._config(Full()).model_copy(update={"kv_memory": ByteSize(self.num_bytes)})
+        return EngineCore(self.model, Full(), config)
 
     def score(self, policies: Mapping[str, KVPolicy], requests: Sequence[Request]) -> Iterator[tuple[Request, Scored]]:
         """All policies whose caches fit beside each other behind one pass."""
@@ -85,7 +86,7 @@ class Together:
             self._forget()
         needs, refused = {}, dict[str, CormBatchError]()
         for label, policy in policies.items():
-            need = Need(policy, self.model, self.config)
+            need = Need(policy, self.model, self._config(policy))
             try:
                 need.num_bytes(self.longest)
                 needs[label] = need
@@ -97,6 +98,10 @@ class Together:
             yield from zip(
                 requests, self._engines({label: needs[label] for label in labels}).run(requests), strict=True
             )
+
+    def _config(self, policy: KVPolicy) -> EngineConfig:
+        """Under the full cache no token is left behind: what propagation costs is a policy's loss, too."""
+        return self.config.model_copy(update={"propagation": None}) if policy == Full() else self.config
 
     def _engines(self, needs: Mapping[str, Need]) -> Ensemble:
         """Those that are there, where they have these policies; or else, once these are gone, others."""

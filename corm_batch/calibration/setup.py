@@ -122,7 +122,9 @@ def _models(job: JobSpec, engine: EngineCore, longest: int) -> tuple[Models, boo
 
 def _loader(job: JobSpec) -> Callable[[KVPolicy], EngineCore]:
     def load(policy: KVPolicy) -> EngineCore:
-        engine = model_loader(job.model_copy(update={"policy": policy}))().engine
+        # Under the full cache no token is left behind.
+        config = job.engine.model_copy(update={"propagation": None}) if policy == Full() else job.engine
+        engine = model_loader(job.model_copy(update={"policy": policy, "engine": config}))().engine
         assert isinstance(engine, EngineCore)
         return engine
 

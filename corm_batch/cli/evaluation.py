@@ -81,7 +81,9 @@ def evaluate(
     for line in check_model(job).about:
         error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    full = job.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"})})
+    # The full cache has every token in every layer: what propagation costs is no policy's reference.
+    everywhere = job.engine.model_copy(update={"propagation": None})
+    full = job.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"}), "engine": everywhere})
     candidates = {label: job.model_copy(update={"policy": policy}) for label, policy in policies.items()}
     plan = Plan(full, revision_hash(job.model), candidates, suites, sizes, cases, seed, command)
     try:

@@ -26,10 +26,11 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.rows import PackedRows
 from corm_batch.engine.work import Prefill
-from corm_batch.errors import OutOfPages
+from corm_batch.errors import OutOfPages, SpecError
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import Entries, entry_columns
 from corm_batch.policies.base import KVPolicy
+from corm_batch.propagation.base import Propagation, propagation_problem
 
 _GROWTH = 160
 """Entries that a head comes to hold between two compactions, at most, beyond what its budget allows."""
@@ -42,10 +43,10 @@ class Need:
     Args:
         policy: which.
         model: of one rank.
-        config: for the size of a page.
+        config: of its engine; those of one ensemble differ in propagation at most.
 
     Raises:
-        SpecError, ModelLoadError: the policy cannot serve the model. Raised when it is first asked.
+        SpecError, ModelLoadError: the policy cannot serve the model so. Raised when it is first asked.
     """
 
     policy: KVPolicy
@@ -64,6 +65,8 @@ class Need:
 
     @cached_property
     def _limits(self) -> Limits:
+        if problem := propagation_problem(self.config.propagation, self.policy):
+            raise SpecError(problem)
         layers = by_layer(serving(self.policy, self.model), self.model)
         return Limits(layers, self.model.shard.num_kv_heads, self.config.page_size, self.model.ranks)
 
@@ -104,7 +107,7 @@ class Ensemble:
         self._room = {label: num_bytes * size // sum(sizes.values()) for label, size in sizes.items()}
         self.engines = {
             label: EngineCore(
-                self.model, need.policy, self.config.model_copy(update={"kv_memory": ByteSize(self._room[label])})
+                self.model, need.policy, need.config.model_copy(update={"kv_memory": ByteSize(self._room[label])})
             )
             for label, need in needs.items()
         }
@@ -154,11 +157,11 @@ class Ensemble:
 
     def _alike(self, works: Iterable[tuple[str, Prefill]]) -> list[dict[str, Prefill]]:
         """Those that leave the same tokens behind: what a policy pins goes on, and others may pin something else."""
-        groups: dict[tuple[int, bool] | None, dict[str, Prefill]] = {}
+        groups: dict[tuple[Propagation, int, bool] | None, dict[str, Prefill]] = {}
         for label, work in works:
-            policy = self._needs[label].policy
-            pins = None if self.config.propagation is None else (policy.num_first, policy.pins_instruction)
-            groups.setdefault(pins, {})[label] = work
+            policy, propagation = self._needs[label].policy, self._needs[label].config.propagation
+            alike = None if propagation is None else (propagation, policy.num_first, policy.pins_instruction)
+            groups.setdefault(alike, {})[label] = work
         return list(groups.values())
 
     @torch.inference_mode()
