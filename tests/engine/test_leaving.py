@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,24 @@ POLICIES = {
 }
 
 
+@functools.cache
+def loaded(folder, device):
+    return load_model(folder, torch.float32, torch.device(device))
+
+
+def engine_of(model, policy, rule=RULE, **fields):
+    settings = {"kv_memory": "4MiB", "page_size": 4, "propagation": rule, **fields}
+    return EngineCore(model, KVPolicy.from_spec(policy), EngineConfig.parse(settings))
+
+
+@functools.cache
+def uncompressed(folder, device, prefill):
+    """Every prompt's answer, and what ANSWER scores, where no token leaves."""
+    told = [replace(one, id=f"told {one.id}", uncompressed=True, answer_ids=ANSWER) for one in asked()]
+    engine = engine_of(loaded(folder, device), {"name": "full"}, None, prefill=prefill, chunk_size=23)
+    return run(engine, [*asked(), *told])
+
+
 def asked(new_tokens=9, **fields):
     sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
     return [Request(str(i), ids, sampling, True, **fields) for i, ids in enumerate(prompts((61, 1, 34, 80, 47)))]
@@ -47,11 +66,11 @@ def asked(new_tokens=9, **fields):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_alone_packed_and_preempted(policy, fields, device, folder):
     """Beside requests that keep everything, whose tokens all go on; later layers hold nothing that was left behind."""
-    fields = {"compact_every": 3, "max_sequences": 6, "step_token_budget": 150, "device": device, **fields}
-    alone = {}
+    fields = {"compact_every": 3, "max_sequences": 6, "step_token_budget": 150, **fields}
+    alone, by_itself = {}, engine_of(loaded(folder, device), POLICIES[policy], **fields)
     for one in asked():
-        alone |= run(make_engine(folder, POLICIES[policy], **fields), [one])
-    engine = make_engine(folder, POLICIES[policy], **fields)
+        alone |= run(by_itself, [one])
+    engine = engine_of(loaded(folder, device), POLICIES[policy], **fields)
     went_on = {}
     rows_leave = engine.evictions.keep_rows
 
@@ -65,7 +84,7 @@ def test_every_policy_alone_packed_and_preempted(policy, fields, device, folder)
     told = [replace(one, id=f"told {one.id}", uncompressed=True, answer_ids=ANSWER) for one in asked()]
     done = run_preempting(engine, [one for three in zip(asked(), whole, told, strict=True) for one in three])
     assert sum(one.memory.preemptions for one in done.values()) > 0
-    full = run(make_engine(folder, rule=None, **fields), [*asked(), *told])
+    full = uncompressed(folder, device, fields.get("prefill", "exact"))
     for one in asked():
         mine, size = done[one.id], len(one.token_ids)
         assert mine.token_ids == alone[one.id].token_ids
@@ -84,13 +103,13 @@ def test_every_policy_alone_packed_and_preempted(policy, fields, device, folder)
 
 def test_several_policies_that_read_together_leave_the_same_tokens(folder):
     """One of them pins a prompt's first tokens, which go on for it alone."""
-    model = load_model(folder, torch.float32, torch.device("cpu"))
+    model = loaded(folder, "cpu")
     config = EngineConfig.parse({"page_size": 4, "step_token_budget": 150, "max_sequences": 4, "propagation": RULE})
     policies = {label: KVPolicy.from_spec(fields) for label, fields in POLICIES.items() if label != "fastgen"}
     needs = {label: Need(policy, model, config) for label, policy in policies.items()}
     found = list(Ensemble(needs, 1 << 24, 120).run(asked()))
     for label, policy in policies.items():
-        alone = run(EngineCore(model, policy, config.model_copy(update={"kv_memory": 1 << 22})), asked())
+        alone = run(engine_of(model, policy, step_token_budget=150, max_sequences=4), asked())
         for done in (one[label] for one in found):
             assert done.token_ids == alone[done.id].token_ids
             assert done.kept_positions == alone[done.id].kept_positions
