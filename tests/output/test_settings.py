@@ -213,7 +213,7 @@ def test_propagation_is_told_with_its_fields_and_another_one_by_its_name():
     third = leaving(name="attention", share=0.3)
     assert third.fingerprint == leaving(name="attention").fingerprint, "a default says nothing"
     assert [one.text for one in leaving(name="attention", share=0.2).changes(third)] == [
-        "engine.propagation.share - -> 0.2"
+        "engine.propagation.share 0.3 -> 0.2"
     ]
     assert [one.text for one in leaving(name="cumulative", block=32).changes(third)] == [
         'engine.propagation.name "attention" -> "cumulative"'
