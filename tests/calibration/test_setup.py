@@ -21,9 +21,6 @@ from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
 
 DOCUMENTS = {f"d{i}": f"Number {i}. {MINUTE * (1 + i % 2)}" for i in range(8)}
 SHORT = {"name": "streaming_llm", "sinks": 1, "recent": 15}
-EVERYTHING = {"name": "snapkv", "budget": {"name": "uniform", "max_kept": 1.0}}
-KVZIP = {"name": "kvzip", "first_ids": [1], "later_ids": [1], "closing_ids": [1]}
-LEAVING = {"name": "attention", "share": 0.3, "recent": 8, "window": 8}
 ODD = {"name": "snapkv", "budget": {"name": "headkv", "scores": [[1.0]], "max_kept": 64}}
 
 
@@ -61,17 +58,6 @@ def test_policies_are_tried_on_the_jobs_documents(job, model, tmp_path):
     together = {one: found["p"].scores.logprobs for one, found in _scored(race.models, requests)}
     assert known.keys() == together.keys()
     assert all(known[name] == pytest.approx(together[name], abs=1e-4) for name in known)
-
-
-def test_the_full_cache_leaves_no_token_behind_and_a_policy_that_needs_them_all_fails_alone(job, model, tmp_path):
-    spec = job(DOCUMENTS, model={"name": model}, task={"max_new_tokens": 4}, engine={"propagation": LEAVING})
-    plan, race = set_up(spec, asked(EVERYTHING, KVZIP, limit="1000 nats"), AnswerStore(str(tmp_path / "answers")))
-    result = run_calibration(plan, race, time.monotonic())
-    assert result.of("full").peak_ratio == pytest.approx(1.0, abs=0.1)
-    assert result.of("p0").peak_ratio < 0.9
-    assert result.of("p0").loss.mean != 0
-    assert "policy.name: kvzip" in result.of("p1").failure
-    assert _loader(spec)(KVPolicy.from_spec({"name": "full"})).config.propagation is None
 
 
 def _scored(models, requests):

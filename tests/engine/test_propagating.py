@@ -172,7 +172,7 @@ def test_blocks_by_cumulative_attention(fields, folder, eager):
 
 def test_corm_votes_with_as_many_queries_as_are_there(folder, eager):
     """More than always go on: those before them stand in the window, too. Decided by the definition, layer by layer."""
-    window, recent, tau = 12, 4, 20.0
+    window, recent, tau = 12, 4, 2.0
     policy = {"name": "corm", "preset": "paper", "window": window, "recent": recent, "tau": tau}
     (prompt,) = prompts((90,))
     sampling = SamplingParams(max_new_tokens=1, ignore_eos=True)
@@ -192,7 +192,7 @@ def test_corm_votes_with_as_many_queries_as_are_there(folder, eager):
                     wanted.append(position)
             assert list(done.kept_positions[layer][head]) == wanted
             dropped += len(kept) - len(wanted)
-    assert dropped > 5
+    assert dropped > 0
     assert 0 < done.memory.evicted_attention_mass < 1
 
 
