@@ -67,7 +67,6 @@ def evaluate(
 
     Example: corm-batch eval jobs/quickstart/job.yaml --policy snapkv --cases 4 --lengths 1024
     """
-    from corm_batch.policies.base import KVPolicy
     from corm_batch.spec import JobSpec
 
     job = JobSpec.load(spec, overrides or ())
@@ -81,9 +80,7 @@ def evaluate(
     for line in check_model(job).about:
         error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    # The full cache has every token in every layer: what propagation costs is no policy's reference.
-    everywhere = job.engine.model_copy(update={"propagation": None})
-    full = job.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"}), "engine": everywhere})
+    full = _full(job)
     candidates = {label: job.model_copy(update={"policy": policy}) for label, policy in policies.items()}
     plan = Plan(full, revision_hash(job.model), candidates, suites, sizes, cases, seed, command)
     try:
@@ -134,6 +131,14 @@ def _write(result: Evaluation, folder: str) -> None:
 
     write_whole(f"{folder}/evaluation.json", (result.model_dump_json(indent=1) + "\n").encode())
     write_whole(f"{folder}/evaluation.html", render_evaluation(result).encode())
+
+
+def _full(job: JobSpec) -> JobSpec:
+    """The job with the full cache, which has every token in every layer: propagation costs what a policy does."""
+    from corm_batch.policies.base import KVPolicy
+
+    engine = job.engine.model_copy(update={"propagation": None})
+    return job.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"}), "engine": engine})
 
 
 def _policies(job: JobSpec, given: Sequence[str]) -> dict[str, KVPolicy]:
