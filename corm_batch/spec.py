@@ -31,7 +31,6 @@ from corm_batch.data.yaml_text import load_yaml
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
-from corm_batch.propagation.base import propagation_problem
 from corm_batch.registry import SAME_ANSWERS, describe, shown
 from corm_batch.tasks.base import Task
 
@@ -198,7 +197,7 @@ class JobSpec(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         """Refuse sections that are right alone but impossible together."""
-        problems = []
+        problems = list(filter(None, [self.engine.find_problem(self.policy)]))
         if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
         parts = (f"{self.output.uri.rstrip('/')}/{table}/part.{self.output.format}" for table in ("results", "memory"))
@@ -209,8 +208,6 @@ class JobSpec(Section):
             )
         if self.policy.pins_instruction and not self.task.tells_text:
             problems.append("policy.pin_instruction: true, but task.template does not use text: all is instruction")
-        if problem := propagation_problem(self.engine.propagation, self.policy):
-            problems.append(problem)
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from corm_batch.errors import SpecError
-from corm_batch.propagation.base import PropagationField
+from corm_batch.policies.base import KVPolicy
+from corm_batch.propagation.base import PropagationField, propagation_problem
 from corm_batch.registry import SAME_ANSWERS, describe
 from corm_batch.storage.base import StorageField
 
@@ -57,6 +58,10 @@ class EngineConfig(BaseModel):
         None,
         description="which of a prompt's tokens go on to the model's later layers, as {name: attention}; default: all",
     )
+
+    def find_problem(self, policy: KVPolicy) -> str | None:
+        """Why these settings make no sense under a policy; None when they do."""
+        return propagation_problem(self.propagation, policy)
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
