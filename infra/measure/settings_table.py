@@ -57,7 +57,7 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
     own = JobSpec.load(options.job, options.rest)
     full = own.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"})})
     rows = {label: JobSpec.load(options.job, [*options.rest, *SETTINGS[label]]) for label in options.settings}
-    suites = {}
+    suites: dict[str, Suite] = {}
     for given in SUITES:
         label, fields = read_labelled("--suite", given)
         suites[label or fields["name"]] = Suite.from_spec(fields)
