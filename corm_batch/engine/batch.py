@@ -1,4 +1,4 @@
-"""The forward passes over prompts: whole ones, or chunks of them. One token of many is `decode_batch.py`'s.
+"""The forward passes over whole prompts. Chunks of them are `chunk_batch.py`'s, one token of many `decode_batch.py`'s.
 
 Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
 over prompts may hold spans of which nothing outlives a layer: those that are scored, which attend exactly, and what is
@@ -18,9 +18,10 @@ from corm_batch.engine.entries import new_entries
 from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.extra_pass import attend_behind
 from corm_batch.engine.pins import never_expiring
-from corm_batch.engine.rows import Count, PackedRows
+from corm_batch.engine.rows import PackedRows, Part
 from corm_batch.engine.work import Span
-from corm_batch.ops.causal import causal_attention
+from corm_batch.ops.causal import packed_causal_attention
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.rotary import Rotary
@@ -52,6 +53,7 @@ class PrefillBatch:
         self.logit_rows = torch.from_numpy(np.concatenate(last)).to(device)
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         self._num_votes: list[list[int]] = [[] for _ in spans]  # likewise: queries that voted
+        self._made: Tensor | None = None
         stored = [span for span in spans if span.stores]
         num_pages = sum(evictions.of(span.sequence).pages(span.sequence, span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
@@ -65,33 +67,76 @@ class PrefillBatch:
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
-        """Attention span by span; of each span only the survivors outlive the layer."""
+        """Attention of spans that go together, or span by span; of each span only the survivors outlive the layer."""
         outs, stay, decides = [], [], self.evictions.decides(layer)
-        for number, span in enumerate(self.spans):
-            rows = self.rows.of(number)
-            packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], self.rows.step_R[rows]
+        for first, spans in self._together(layer):
+            part = self.rows.part(first, first + len(spans))
+            packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
             lse_HR, entries = None, None
-            if span.extra is not None:
-                behind = self.input_ids[rows], features, self.evictions, self.rotary
-                out_HRD = attend_behind(span, layer, *packed, *behind)
-            elif span.stores:
-                out_HRD, lse_HR, entries = self.attend_span(span, layer, *packed, features)
-                self.keep(span, layer, entries, rows.stop - rows.start)
+            if spans[0].extra is not None:
+                behind = part.step_R, self.input_ids[part.rows], features, self.evictions, self.rotary
+                out_HRD = attend_behind(spans[0], layer, *packed, *behind)
+            elif spans[0].stores:
+                out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features)
+                self.keep(spans, layer, entries, part)
             else:
-                out_HRD, _ = self.attend_causally(span, *packed, features)
+                out_HRD, _ = self.attend_causally(*packed, part, features)
             outs.append(out_HRD)
             if decides:
-                stay.append(self.evictions.keep_rows(span, packed, lse_HR, features, entries))
+                stay.append(self._stay(spans, (*packed, part.step_R), part, lse_HR, features, entries))
         if decides:
             self.rows.leave(torch.cat(stay), self.logit_rows)
         return side_by_side(outs)
 
-    def keep(self, span: Span, layer: int, entries: Entries, num_rows: int) -> None:
-        """Of one layer's entries, [K, N], of a span keep what survives; the layer ran `num_rows` of its tokens."""
-        eviction, sequence, number = self.evictions.of(span.sequence), span.sequence, self.spans.index(span)
-        self._lost[number].append(eviction.store(self.stage, sequence, layer, entries, span.stop))
-        reduction = eviction.policies[layer].needs.reduction
-        self._num_votes[number].append(0 if reduction is None else self.num_votes(reduction, num_rows))
+    def _together(self, layer: int) -> list[tuple[int, list[Span]]]:
+        """Neighbours that one policy looks at, with the number of the first: those that leave entries behind, or that
+        leave none. A policy that looks at prompts itself sees one at a time, as does what is read behind them."""
+        runs: list[tuple[int, list[Span]]] = []
+        before: object = None
+        for number, span in enumerate(self.spans):
+            kind = self._kind(span, layer)
+            if kind is not None and kind == before:
+                runs[-1][1].append(span)
+            else:
+                runs.append((number, [span]))
+            before = kind
+        return runs
+
+    def _kind(self, span: Span, layer: int) -> object:
+        """What spans have in common that go together; None for what goes alone."""
+        if span.extra is not None or self._policy(span, layer).needs.prompt:
+            return None
+        return span.stores, span.sequence.keeps_all
+
+    def _stay(
+        self,
+        spans: abc.Sequence[Span],
+        packed: tuple[Tensor, Tensor, Tensor, Tensor],
+        part: Part,
+        lse_HR: Tensor | None,
+        features: AttentionFeatures,
+        entries: Entries | None,
+    ) -> Tensor:
+        """[R] bool, which of the spans' tokens go on behind the layer that decides; see `Evictions.keep_rows`."""
+        stay, (*qkv, step) = [], packed
+        for span, rows in zip(spans, part.packing.slices, strict=True):
+            one = *(tensor[:, rows] for tensor in qkv), step[rows]
+            mine, lse = entries, None if lse_HR is None else lse_HR[:, rows]
+            if entries is not None and len(spans) > 1:
+                mine = entries.map(lambda column, own=rows: column[:, own])
+            stay.append(self.evictions.keep_rows(span, one, lse, features, mine))
+        return torch.cat(stay)
+
+    def keep(self, spans: abc.Sequence[Span], layer: int, entries: Entries, part: Part) -> None:
+        """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran."""
+        eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
+        alone = Packing.alone(entries.position.shape[-1], self.cache.device)
+        where, stops = part.packing if len(spans) > 1 else alone, [span.stop for span in spans]
+        lost_SK = eviction.store(self.stage, sequences, layer, entries, stops, where)
+        reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
+        for number, (lost_K, size) in enumerate(zip(lost_SK, part.packing.sizes.tolist(), strict=True), first):
+            self._lost[number].append(lost_K)
+            self._num_votes[number].append(0 if reduction is None else self.num_votes(reduction, size))
 
     def commit(self) -> None:
         """Book what survived.
@@ -119,32 +164,12 @@ class PrefillBatch:
         """Whose rules hold for the span's entries."""
         return self.evictions.of(span.sequence).policies[layer]
 
-    def _born(self, span: Span, layer: int, key_KRD: Tensor, value_KRD: Tensor, count: Count) -> Entries:
-        """The span's own entries; those that are pinned never expire."""
-        policy, owner = self._policy(span, layer), self.evictions.policies[layer]
-        counted = count.count_R if _votes(policy) else None
-        entries = new_entries(self.cache, owner, layer, key_KRD, value_KRD, count.step_R, policy, counted)
-        return never_expiring(policy, span.sequence, entries)
-
-    def _counted(
-        self,
-        reduction: Reduction,
-        query_HVD: Tensor,
-        lse_HV: Tensor,
-        entries: Entries,
-        last_KN: Tensor,
-        features: AttentionFeatures,
-        count: Count,
-        *,
-        gap_rule: bool,
-    ) -> Entries:
-        """The entries once the newest V of a span's tokens have voted; see `reduce_columns`."""
-        voted = self.cache.ops.reduce_columns(
-            reduction, query_HVD, lse_HV, count.count_R[-query_HVD.shape[1] :], *count.entries(entries, last_KN),
-            features.scale, features.softcap, gap_rule=gap_rule,
-        )  # fmt: skip
-        expiry = entries.expiry if reduction.threshold is None else voted.expiry
-        return voted._replace(position=entries.position, expiry=expiry)
+    def _born(self, spans: abc.Sequence[Span], layer: int, key_KRD: Tensor, value_KRD: Tensor, part: Part) -> Entries:
+        """The spans' own entries; those that are pinned never expire."""
+        policy, owner = self._policy(spans[0], layer), self.evictions.policies[layer]
+        counted = part.count_R if votes(policy) and not part.all_there else None
+        entries = new_entries(self.cache, owner, layer, key_KRD, value_KRD, part.step_R, policy, counted)
+        return never_expiring(policy, [span.sequence for span in spans], entries, part.packing)
 
     def _observed(
         self,
@@ -154,7 +179,7 @@ class PrefillBatch:
         lse_HR: Tensor,
         entries: Entries,
         features: AttentionFeatures,
-        count: Count,
+        part: Part,
     ) -> Entries:
         """What the policy's own look at the span makes of the entries."""
         policy, notes = self._policy(span, layer), span.sequence.notes
@@ -162,110 +187,73 @@ class PrefillBatch:
             return entries
         if not span.start:  # a pass may be run again
             notes[layer] = {}
-        token_ids = self._token_ids[self.spans.index(span)][count.step_R - (span.start + 1)]
+        token_ids = self._token_ids[self.spans.index(span)][part.step_R - (span.start + 1)]
         reading = Reading(
             query_HRD, lse_HR, span.stop, span.sequence.num_prompt_tokens, token_ids,
             features.scale, features.softcap, self.rotary, notes[layer], features.sink_H,
-            steps=count.step_R, num_tokens=span.num_tokens,
+            steps=part.step_R, num_tokens=span.num_tokens,
         )  # fmt: skip
-        return never_expiring(policy, span.sequence, policy.observe(layer, entries, reading))
+        return never_expiring(policy, [span.sequence], policy.observe(layer, entries, reading))
 
-    def attend_span(
+    def attend_spans(
         self,
-        span: Span,
+        spans: abc.Sequence[Span],
         layer: int,
         query_HRD: Tensor,
         key_KRD: Tensor,
         value_KRD: Tensor,
-        step_R: Tensor,
+        part: Part,
         features: AttentionFeatures,
     ) -> tuple[Tensor, Tensor, Entries]:
-        """Exact prefill of one whole prompt: full causal attention, then the last rows vote on every key.
+        """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
 
         Returns:
             out [H, R, D], its log-sum-exp [H, R], and the entries as the policy sees them then.
         """
-        out, lse = self.attend_causally(span, query_HRD, key_KRD, value_KRD, step_R, features)
-        return out, lse, self.voted(span, layer, query_HRD, key_KRD, value_KRD, step_R, lse, features)
+        out, lse = self.attend_causally(query_HRD, key_KRD, value_KRD, part, features)
+        return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
 
     def attend_causally(
-        self,
-        span: Span,
-        query_HRD: Tensor,
-        key_KRD: Tensor,
-        value_KRD: Tensor,
-        step_R: Tensor,
-        features: AttentionFeatures,
+        self, query_HRD: Tensor, key_KRD: Tensor, value_KRD: Tensor, part: Part, features: AttentionFeatures
     ) -> tuple[Tensor, Tensor]:
-        """Exact attention of a whole sequence, or of the tokens of it that are there, and its log-sum-exp."""
-        return causal_attention(
-            query_HRD, key_KRD, value_KRD, features.scale, features.softcap, features.window, features.sink_H,
-            dense=self.cache.ops.dense_attention, step_T=None if len(step_R) == span.num_tokens else step_R,
+        """Exact attention of whole sequences, or of the tokens of them that are there, and its log-sum-exp."""
+        return packed_causal_attention(
+            query_HRD, key_KRD, value_KRD, part.packing, features.scale, features.softcap, features.window,
+            features.sink_H, dense=self.cache.ops.dense_attention, step_T=None if part.all_there else part.step_R,
         )  # fmt: skip
 
     def voted(
         self,
-        span: Span,
+        spans: abc.Sequence[Span],
         layer: int,
         query_HRD: Tensor,
         key_KRD: Tensor,
         value_KRD: Tensor,
-        step_R: Tensor,
+        part: Part,
         lse_HR: Tensor,
         features: AttentionFeatures,
     ) -> Entries:
-        """The entries of one whole prompt, [K, R], as the policy sees them once its queries have voted."""
-        reduction, count = self._policy(span, layer).needs.reduction, Count(step_R, span.stop, span.num_tokens)
-        entries = self._born(span, layer, key_KRD, value_KRD, count)
+        """The entries of whole prompts, [K, R], as the policy sees them once their queries have voted."""
+        policy = self._policy(spans[0], layer)
+        entries, reduction = self._born(spans, layer, key_KRD, value_KRD, part), policy.needs.reduction
         if reduction is not None:
-            rows, never = slice(-min(reduction.window, len(step_R)), None), torch.full_like(entries.expiry, NEVER)
-            voting = query_HRD[:, rows], lse_HR[:, rows]
-            entries = self._counted(reduction, *voting, entries, never, features, count, gap_rule=False)
-        return self._observed(span, layer, query_HRD, lse_HR, entries, features, count)
+            voted = self.cache.ops.reduce_columns(
+                reduction, query_HRD, lse_HR, part.count_R,
+                entries._replace(position=part.count_R.expand_as(entries.position)), self._never(entries.position),
+                features.scale, features.softcap, gap_rule=False,
+                packing=(part.newest(reduction.window), part.packing),
+            )  # fmt: skip
+            expiry = voted.expiry if votes(policy) else entries.expiry
+            entries = voted._replace(position=entries.position, expiry=expiry)
+        return self._observed(spans[0], layer, query_HRD, lse_HR, entries, features, part)
+
+    def _never(self, like_KN: Tensor) -> Tensor:
+        """NEVER throughout; made once for all layers of one shape."""
+        if self._made is None or self._made.shape != like_KN.shape:
+            self._made = torch.full_like(like_KN, NEVER, memory_format=torch.contiguous_format)
+        return self._made
 
 
-class ChunkBatch(PrefillBatch):
-    """Chunks of prompts: a chunk's queries see what was kept so far and the chunk itself."""
-
-    def num_votes(self, reduction: Reduction, num_rows: int) -> int:
-        """All of them, or the newest of those that score."""
-        return num_rows if reduction.accumulate else super().num_votes(reduction, num_rows)
-
-    def attend_span(
-        self,
-        span: Span,
-        layer: int,
-        query_HRD: Tensor,
-        key_KRD: Tensor,
-        value_KRD: Tensor,
-        step_R: Tensor,
-        features: AttentionFeatures,
-    ) -> tuple[Tensor, Tensor, Entries]:
-        """Streaming prefill of one chunk; all of its rows vote, under the gap rule, or the newest of those that score.
-
-        Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
-        attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
-        """
-        policy, count = self._policy(span, layer), Count(step_R, span.stop, span.num_tokens)
-        reduction = policy.needs.reduction
-        entries = self._born(span, layer, key_KRD, value_KRD, count)
-        if span.start:
-            entries = self.cache.read_before(span.sequence.slot, layer, entries)
-        last = torch.full_like(entries.expiry, NEVER) if _votes(policy) else entries.expiry
-        out, lse = self.cache.ops.dense_attention(
-            query_HRD, entries.key, entries.value, step_R, entries.position, last, features.scale, features.softcap,
-            features.sink_H,
-        )  # fmt: skip
-        if reduction is not None:
-            rows = slice(None)
-            if not reduction.accumulate:
-                rows = slice(-reduction.window, None)
-                entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
-            voting = query_HRD[:, rows], lse[:, rows]
-            entries = self._counted(reduction, *voting, entries, last, features, count, gap_rule=True)
-        return out, lse, self._observed(span, layer, query_HRD, lse, entries, features, count)
-
-
-def _votes(policy: KVPolicy) -> bool:
+def votes(policy: KVPolicy) -> bool:
     """Whether expiries are what votes make of them, and attention sees what would have expired by then."""
     return policy.needs.reduction is not None and policy.needs.reduction.threshold is not None

@@ -245,21 +245,21 @@ class SharedPass:
         first = next(iter(self.batches.values()))
         outs, stay, decides = [], [], first.evictions.decides(layer)
         for number, (name, any_span) in enumerate(zip(self._names, self._any, strict=True)):
-            rows = self.rows.of(number)
-            packed = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows], self.rows.step_R[rows]
-            out_HRD, lse_HR = first.attend_causally(any_span, *packed, features)
+            part = self.rows.part(number, number + 1)
+            packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
+            out_HRD, lse_HR = first.attend_causally(*packed, part, features)
             if decides:
-                stay.append(first.evictions.keep_rows(any_span, packed, lse_HR, features))
+                stay.append(first.evictions.keep_rows(any_span, (*packed, part.step_R), lse_HR, features))
             votes: dict[str, tuple[Entries, float]] = {}
             for label, batch in self.batches.items():
                 if (span := self._spans[label].get(name)) is not None:
                     started, key = self._now(), self._votes[label]
                     if key not in votes:
-                        entries = batch.voted(span, layer, *packed, lse_HR, features)
+                        entries = batch.voted([span], layer, *packed, part, lse_HR, features)
                         votes[key] = entries, self._now() - started
                     entries, voting_s = votes[key]
                     voted = self._now()
-                    batch.keep(span, layer, entries, rows.stop - rows.start)
+                    batch.keep([span], layer, entries, part)
                     done = self._now()
                     self.seconds[label] += voting_s + done - voted
                     self.spent_s += done - started

@@ -7,6 +7,7 @@ policy needs and nothing else.
 from __future__ import annotations
 
 from collections import abc
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,12 +21,19 @@ from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache, Stage
+from corm_batch.ops.packing import Packing, unpack_entries
 from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
 from corm_batch.policies.reading import ExtraPass
 
 _READ_BYTES = 1 << 28
 """Keys that a compaction copies out of their pages at a time, for a policy that looks at them."""
+
+
+@lru_cache(16)
+def _each_step(steps: tuple[int, ...], device: torch.device) -> Tensor:
+    """[S, 1, 1] int32; remembered, for a copy in every layer would have the device wait."""
+    return torch.tensor(steps, dtype=torch.int32, device=device)[:, None, None]
 
 
 class Evictions:
@@ -142,14 +150,30 @@ class Eviction:
         """As `Limits.may_bind`, of the sequence, however long its answer."""
         return self.limits.may_bind(layer, sequence.max_len, self._num_pins(sequence))
 
-    def store(self, stage: Stage, sequence: Sequence, layer: int, entries: Entries, step: int) -> Tensor:
-        """Store what survives of one layer's entries, [K, N], of a sequence that has read `step` tokens.
+    def store(
+        self,
+        stage: Stage,
+        sequences: abc.Sequence[Sequence],
+        layer: int,
+        entries: Entries,
+        steps: abc.Sequence[int],
+        packing: Packing,
+    ) -> Tensor:
+        """Store what survives of one layer's entries, [K, N], of neighbours in a pass that have read so many tokens.
+
+        Args:
+            stage, sequences, layer, entries: of the pass.
+            steps, packing: how many each sequence has read, and where its entries stand.
 
         Returns:
-            The statistic of those that did not, summed up, [K].
+            The statistic of those that did not, summed up, [S, K].
         """
-        keep = self._survivors(layer, [sequence], entries, step, self._most(layer, sequence, step), step)
-        return self.cache.store(stage, sequence.slot, layer, entries, keep)
+        key = entries.key if self.policies[layer].needs.keys else entries.key[..., :0]
+        apart = unpack_entries(entries._replace(key=key, value=entries.value[..., :0]), packing)
+        most = self._mosts(layer, sequences, steps)
+        step = steps[0] if len(set(steps)) == 1 else _each_step(tuple(steps), self.cache.device)
+        keep = packing.pack(self._survivors(layer, sequences, apart, step, most, max(steps)))
+        return self.cache.store(stage, [sequence.slot for sequence in sequences], layer, entries, keep, packing)
 
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
         """As `Evictions.compact`, of sequences that this decides about."""
@@ -175,6 +199,12 @@ class Eviction:
     def _num_pins(self, sequence: Sequence) -> int:
         """Pinned tokens of its prompt, in the layers that pin any: these have one policy."""
         return num_pins(self._pinning, sequence.request)
+
+    def _mosts(self, layer: int, sequences: abc.Sequence[Sequence], steps: abc.Sequence[int]) -> int | np.ndarray:
+        """As `_most`, of several sequences: one number, or [S, 1] or [S, K]."""
+        each = [self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True)]
+        mosts = np.stack([np.atleast_1d(most) for most in each])
+        return int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts
 
     def _most(self, layer: int, sequence: Sequence, num_tokens: int) -> int | np.ndarray:
         """As `Limits.most`, of this sequence."""
@@ -264,9 +294,7 @@ class Eviction:
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
         entries, step = read_pages(needed, table, length, self.cache.form), step_S[:, None, None]
-        each = [self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True)]
-        mosts = np.stack([np.atleast_1d(most) for most in each])  # [S, 1] or [S, K]
-        most = int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts
+        most = self._mosts(layer, sequences, steps.tolist())
         lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)
         update_pages(pages, table.long(), expiry, entries.statistic)

@@ -50,5 +50,5 @@ def attend_behind(
             rotary, sequence.notes.setdefault(layer, {}), features.sink_H, span.extra.about,
         )  # fmt: skip
         observed = policy.observe(layer, entries, reading)
-        cache.revise(sequence.slot, layer, never_expiring(policy, sequence, observed))
+        cache.revise(sequence.slot, layer, never_expiring(policy, [sequence], observed))
     return out

@@ -18,6 +18,7 @@ from corm_batch.budgets.base import Place
 from corm_batch.engine.request import Request
 from corm_batch.engine.sequence import Sequence
 from corm_batch.errors import DocumentError
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.policies.base import KVPolicy
 
@@ -52,14 +53,26 @@ def pinned_entries(policy: KVPolicy, sequences: abc.Sequence[Sequence], position
         return None
     edges = pad_sequence([_edges(one, position.device) for one in spans], batch_first=True, padding_value=NEVER)
     # Positions count from 1: of a pinned one, an odd number of edges lie below it.
-    below = torch.searchsorted(edges, position.reshape(len(sequences), -1), out_int32=True)
+    below = torch.searchsorted(edges, position.reshape(len(sequences), -1).contiguous(), out_int32=True)
     return (below % 2 == 1).view(position.shape)
 
 
-def never_expiring(policy: KVPolicy, sequence: Sequence, entries: Entries) -> Entries:
-    """The sequence's entries, [K, N], of which those that are pinned never expire."""
-    pinned = pinned_entries(policy, [sequence], entries.position)
-    return entries if pinned is None else entries._replace(expiry=entries.expiry.masked_fill(pinned, NEVER))
+def never_expiring(
+    policy: KVPolicy, sequences: abc.Sequence[Sequence], entries: Entries, packing: Packing | None = None
+) -> Entries:
+    """Entries, [K, N], of which those that are pinned never expire.
+
+    Args:
+        policy: of the layer.
+        sequences: whose entries these are.
+        entries: of the layer.
+        packing: where those of each sequence stand; None where all are of one.
+    """
+    apart = entries.position[None] if packing is None else packing.unpack(entries.position)
+    if (pinned := pinned_entries(policy, sequences, apart)) is None:
+        return entries
+    packed = pinned[0] if packing is None else packing.pack(pinned)
+    return entries._replace(expiry=entries.expiry.masked_fill(packed, NEVER))
 
 
 def find_pin_problem(policy: KVPolicy, request: Request, num_layers: int, num_heads: int) -> DocumentError | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import Running
-from corm_batch.engine.batch import ChunkBatch, PrefillBatch
+from corm_batch.engine.batch import PrefillBatch
+from corm_batch.engine.chunk_batch import ChunkBatch
 from corm_batch.engine.eviction import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rotary import rotary_for

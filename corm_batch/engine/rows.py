@@ -8,12 +8,39 @@ from __future__ import annotations
 from collections import abc
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
+
+
+class Part(NamedTuple):
+    """The rows of neighbouring spans.
+
+    Attributes:
+        rows: where they stand among those that are there.
+        step_R, count_R: [R] int32, their steps, and as those that vote count them; see `Count`.
+        packing: where the rows of each span stand among these.
+        all_there: whether none of their tokens has been left behind.
+        voting: what `newest` remembers.
+    """
+
+    rows: slice
+    step_R: Tensor
+    count_R: Tensor
+    packing: Packing
+    all_there: bool
+    voting: dict[int, Packing]
+
+    def newest(self, most: int) -> Packing:
+        """The last rows of each span, `most` of them at most; remembered for the layers to come."""
+        if most not in self.voting:
+            self.voting[most] = self.packing.newest(most)
+        return self.voting[most]
 
 
 class PackedRows:
@@ -30,8 +57,19 @@ class PackedRows:
 
     def __init__(self, lengths: abc.Sequence[int], positions: Tensor) -> None:
         self._stops = np.cumsum(lengths)
-        self.step_R = (positions + 1).int()
+        self.step_R = self._count_R = (positions + 1).int()
         self.left: Tensor | None = None
+        self._parts: dict[tuple[int, int], Part] = {}
+
+    def part(self, first: int, stop: int) -> Part:
+        """The rows of the spans from `first` to before `stop`."""
+        if (part := self._parts.get((first, stop))) is None:
+            stops = self._stops[first:stop]
+            rows = slice(int(self._stops[first - 1]) if first else 0, int(stops[-1]))
+            packing = Packing.of(np.diff(stops, prepend=rows.start), self.step_R.device)
+            part = Part(rows, self.step_R[rows], self._count_R[rows], packing, self.left is None, {})
+            self._parts[first, stop] = part
+        return part
 
     def of(self, number: int) -> slice:
         """Where those of a span stand among those that are there; every span has at least one."""
@@ -51,6 +89,11 @@ class PackedRows:
         logit_rows.copy_(torch.searchsorted(left, logit_rows))
         self._stops = np.searchsorted(left.cpu().numpy(), self._stops)
         self.step_R, self.left = self.step_R[left], left
+        self._parts.clear()
+        every = Packing.of(np.diff(self._stops, prepend=0), left.device)
+        newest = every.stops[1:] - 1
+        shift = every.per_token(self.step_R[newest] - newest)
+        self._count_R = torch.arange(len(left), dtype=torch.int32, device=left.device) + shift
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from corm_batch.errors import OutOfPages
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.ops.form import Form
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Column, Entries, Lists, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
@@ -37,13 +38,25 @@ class SwappedCache:
 
 @dataclass(frozen=True)
 class Stage:
-    """Free pages that one forward pass may take, and what it did with them."""
+    """Free pages that one forward pass may take, those its sequences hold already, and what it did with them.
 
-    ids: np.ndarray  # [M] int32
-    fresh: Tensor  # the same on the device
-    used: Tensor  # [1] int32 on the device: how many were taken, beyond M if there were too few
-    own: dict[int, list[tuple[np.ndarray, Tensor]]]  # slot -> the pages each layer has: ids, the same on the device
-    stored: list[tuple[int, int, np.ndarray, Tensor]] = field(default_factory=list)  # slot, layer, own pages, counts
+    Attributes:
+        slots: of the sequences.
+        ids, fresh: [M] int32, the free pages, and the same on the device.
+        used: [1] int32 on the device: how many were taken, beyond M if there were too few.
+        own: of each layer, the pages that each sequence has there.
+        held, held_stops: the same on the device, layer after layer, and [L, S + 1] int32 where each begins and ends.
+        stored: by call of `store`: layer, place of its first sequence in `slots`, entries stored [S, K].
+    """
+
+    slots: list[int]
+    ids: np.ndarray
+    fresh: Tensor
+    used: Tensor
+    own: list[list[np.ndarray]]
+    held: Tensor
+    held_stops: Tensor
+    stored: list[tuple[int, int, Tensor]] = field(default_factory=list)
 
 
 class KVCache:
@@ -121,6 +134,12 @@ class KVCache:
         """The same with new entries, [K, M], behind them."""
         return self.ops.gather_entries(self.pool.pages, *self.table.row(slot, layer), born)
 
+    def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
+        """Where what `read_before` gives stands, and where the padding in between."""
+        table, length = self.table.row(slot, layer)
+        num_held = table.shape[-1] * self.pool.page_size
+        return Packing.behind(num_held, num_born, length[None])
+
     def revise(self, slot: int, layer: int, entries: Entries) -> None:
         """Change expiries and policies' own columns of one layer's entries in place.
 
@@ -140,28 +159,48 @@ class KVCache:
 
         What the pass needs of the host comes to the device here: a copy in every layer would have it wait.
         """
-        count = min(num_pages, self.pool.num_free)
-        own = {slot: self._own_pages(slot) for slot in slots}
+        count, places = min(num_pages, self.pool.num_free), list(slots)
+        own = [list(layer) for layer in zip(*(self.table.get_layers(slot) for slot in places), strict=True)]
+        sizes = np.array([[len(ids) for ids in layer] for layer in own], np.int32).reshape(len(own), len(places))
+        stops = sizes.cumsum(dtype=np.int32).reshape(sizes.shape)
+        stops = np.concatenate((stops[:, :1] - sizes[:, :1], stops), axis=1)
+        held = np.concatenate([np.empty(0, np.int32), *(ids for layer in own for ids in layer)])
         fresh = torch.empty(count, dtype=torch.int32, device=self.device)
         used = torch.zeros(1, dtype=torch.int32, device=self.device)
+        on_device = (torch.from_numpy(numbers).to(self.device) for numbers in (held, stops))
+        known = Stage(places, np.empty(0, np.int32), fresh, used, own, *on_device)
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
-        return Stage(ids, fresh.copy_(torch.from_numpy(ids)), used, own)
+        fresh.copy_(torch.from_numpy(ids))
+        return replace(known, ids=ids)
 
-    def store(self, stage: Stage, slot: int, layer: int, entries: Entries, keep: Tensor) -> Tensor:
-        """Make the kept entries, in their order, all that the sequence holds in one layer, once the stage is committed.
+    def store(
+        self,
+        stage: Stage,
+        slots: Sequence[int],
+        layer: int,
+        entries: Entries,
+        keep: Tensor,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """Make the kept entries, in their order, all that sequences hold in one layer, once the stage is committed.
 
         Args:
-            stage: where pages come from beyond those the layer holds already; the slot is one of its own.
-            slot, layer: where.
+            stage: where pages come from beyond those the layer holds already.
+            slots: whose these are, neighbours among the stage's own.
+            layer: of them.
             entries: [K, N].
             keep: [K, N] bool.
+            packing: where each sequence's stand; None where all are of one.
 
         Returns:
-            The statistic of the entries not kept, summed up, [K].
+            The statistic of the entries not kept, summed up, [S, K].
         """
-        own, held = stage.own[slot][layer]
-        counts, lost = self.ops.store_entries(self.pool.pages, entries, keep, held, stage.fresh, stage.used)
-        stage.stored.append((slot, layer, own, counts))
+        first = stage.slots.index(slots[0])
+        counts, lost = self.ops.store_entries(
+            self.pool.pages, entries, keep, packing or Packing.alone(keep.shape[1], self.device), stage.held,
+            stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh, stage.used,
+        )  # fmt: skip
+        stage.stored.append((layer, first, counts))
         return lost
 
     def commit(self, stage: Stage) -> None:
@@ -172,28 +211,30 @@ class KVCache:
                 lost.
             torch.OutOfMemoryError: nothing is booked; the stage is still to be discarded.
         """
-        missing = -self.agree(len(stage.ids) - int(stage.used))
+        num_heads = self.table.lengths.shape[-1]
+        found = torch.cat([stage.used, *(counts.flatten() for *_, counts in stage.stored)]).cpu().numpy()
+        missing = -self.agree(len(stage.ids) - int(found[0]))
         if missing > 0:
             self.discard(stage)
             raise OutOfPages(missing)
-        if not stage.stored:
-            self.discard(stage)
-            return
-        counts = torch.stack([counts for *_, counts in stage.stored]).cpu().numpy()
+        counts = found[1:].reshape(-1, num_heads)
         num_pages = -(-counts // self.pool.page_size)
-        self.table.grow(0, int(num_pages.max()))
+        self.table.grow(0, int(num_pages.max(initial=0)))
+        rows = [(layer, first + n) for layer, first, stored in stage.stored for n in range(len(stored))]
         ids: dict[int, list[np.ndarray]] = {}
         lengths: dict[int, list[np.ndarray]] = {}
-        fresh = stage.ids
-        for (slot, _, own, _), count, total in zip(stage.stored, counts, num_pages.sum(axis=1).tolist(), strict=True):
-            taken = max(0, total - len(own))
-            ids.setdefault(slot, []).append(np.concatenate((own[:total], fresh[:taken])))
-            lengths.setdefault(slot, []).append(count)
-            self.pool.release(own[total:])
-            fresh = fresh[taken:]
-        self.pool.release(fresh)
-        for slot, pages in ids.items():
-            self.table.set_lists(slot, np.concatenate(pages), np.stack(lengths[slot]))
+        surplus, start = [np.empty(0, np.int32)], 0
+        for (layer, place), count, total in zip(rows, counts, num_pages.sum(axis=1).tolist(), strict=True):
+            own = stage.own[layer][place]
+            stop = start + max(0, total - len(own))
+            ids.setdefault(place, []).extend((own[:total], stage.ids[start:stop]))
+            lengths.setdefault(place, []).append(count)
+            surplus.append(own[total:])
+            start = stop
+        self.pool.release(np.concatenate((*surplus, stage.ids[start:])))
+        for place, pages in ids.items():
+            slot = stage.slots[place]
+            self.table.set_lists(slot, np.concatenate(pages), np.stack(lengths[place]))
             self._book(slot)
 
     def discard(self, stage: Stage) -> None:
@@ -254,12 +295,6 @@ class KVCache:
             column.index_copy_(0, index.long(), saved.to(self.device))
         self._book(slot)
         return slot
-
-    def _own_pages(self, slot: int) -> list[tuple[np.ndarray, Tensor]]:
-        """The pages each layer of a sequence has, on both sides; one copy for all layers."""
-        layers = self.table.get_layers(slot)
-        held = torch.from_numpy(np.concatenate(layers)).to(self.device)
-        return list(zip(layers, held.split([len(ids) for ids in layers]), strict=True))
 
     def _book(self, slot: int) -> None:
         self.peak_pages[slot] = max(self.peak_pages[slot], self.pages_held(slot))

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER
 
 _aten = torch.ops.aten
@@ -24,8 +26,14 @@ _aten = torch.ops.aten
 Kernel = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """(query_HTD, key_KTD, value_KTD, scale) -> out [H, T, D], lse [H, T] float32."""
 
+PackedKernel = Callable[[Tensor, Tensor, Tensor, Packing, float], tuple[Tensor, Tensor]]
+"""The same of several sequences."""
+
 CUDNN_TOKENS = 512
 """Prompts this short stay with flash attention: they cost little, and cuDNN would build a plan for each length."""
+
+_SHORT = 1024
+"""The same where several stand side by side: flash attention takes them in one launch, cuDNN in one each."""
 
 
 def causal_attention(
@@ -63,6 +71,74 @@ def causal_attention(
     first = step.expand(key_KTD.shape[0], -1)
     last = torch.full_like(first, NEVER) if window is None else first + (window - 1)
     return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H)
+
+
+def packed_causal_attention(
+    query_HTD: Tensor,
+    key_KTD: Tensor,
+    value_KTD: Tensor,
+    packing: Packing,
+    scale: float,
+    softcap: float | None = None,
+    window: int | None = None,
+    sink_H: Tensor | None = None,
+    dense: Callable[..., tuple[Tensor, Tensor]] = dense_attention,
+    step_T: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`causal_attention` of several sequences, each of which sees itself alone, in as few launches as they allow.
+
+    Args:
+        query_HTD, key_KTD, value_KTD, scale, softcap, window, sink_H, dense, step_T: as there.
+        packing: the sequences, as `Packing.of` puts them.
+
+    Returns:
+        out [H, T, D] in the query's dtype, token by token in memory where there are several; lse [H, T] float32.
+    """
+    if softcap is not None or (window is not None and (step_T is not None or window < packing.longest)):
+        step = step_T
+        if step is None:
+            step = torch.arange(1, query_HTD.shape[1] + 1, dtype=torch.int32, device=query_HTD.device)
+            step = step - packing.per_token(packing.bounds[0])
+        first = step.expand(key_KTD.shape[0], -1)
+        last = torch.full_like(first, NEVER) if window is None else first + (window - 1)
+        both = packing, packing
+        return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H, both)
+    outs, lses = [], []
+    for tokens, run, kernel in _runs(packing, _kernel(query_HTD, key_KTD, value_KTD)):
+        query, key, value = query_HTD[:, tokens], key_KTD[:, tokens], value_KTD[:, tokens]
+        if kernel is None:
+            out, lse = causal_attention(query, key, value, scale, sink_H=sink_H, dense=dense)
+        else:
+            out, lse = kernel(query, key, value, run, scale)
+            out, lse = (out, lse) if sink_H is None else _add_sink(out, lse, sink_H)
+        outs.append(out)
+        lses.append(lse)
+    if len(outs) == 1:
+        return outs[0], lses[0]
+    return torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1), torch.cat(lses, dim=1)
+
+
+@functools.lru_cache(4)
+def _runs(packing: Packing, kernel: Kernel | None) -> list[tuple[slice, Packing, PackedKernel | None]]:
+    """Neighbours that one launch takes, their tokens, and what takes them; None for the kernel of one alone.
+
+    cuDNN takes sequences of one length that need no padding: it would build a plan for every other set of lengths.
+    """
+
+    def taken(number: int) -> tuple[object, PackedKernel | None]:
+        size = int(packing.sizes[number])
+        if kernel is _flash or (kernel is _cudnn and size <= _SHORT):
+            return None, _flash_packed
+        if kernel is _cudnn and size == padded_length(size):
+            return size, _cudnn_packed
+        return (number,), None
+
+    runs, first = [], 0
+    for (_, packed_kernel), group in itertools.groupby(range(len(packing.sizes)), taken):
+        run = packing.part(slice(first, first + len(list(group))))
+        start, first = int(packing.starts[first]), first + len(run.sizes)
+        runs.append((slice(start, start + int(run.sizes.sum())), run, packed_kernel if len(run.sizes) > 1 else None))
+    return [run for run in runs if run[1].longest] or runs[:1]
 
 
 def padded_length(num_tokens: int) -> int:
@@ -147,6 +223,33 @@ def _flash(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) 
     query, key, value = (_batched(x) for x in (query_HTD, key_KTD, value_KTD))
     out, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scale)
     return out[0], lse[0, :, : query_HTD.shape[1]]
+
+
+def _flash_packed(
+    query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, packing: Packing, scale: float
+) -> tuple[Tensor, Tensor]:
+    """torch's own FlashAttention 2 of several sequences."""
+    query, key, value = (x.transpose(0, 1) for x in (query_HTD, key_KTD, value_KTD))
+    stops, longest = packing.stops, packing.longest
+    out, lse, *_ = _aten._flash_attention_forward(
+        query, key, value, stops, stops, longest, longest, 0.0, True, False, scale=scale
+    )
+    return out.transpose(0, 1), lse
+
+
+def _cudnn_packed(
+    query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, packing: Packing, scale: float
+) -> tuple[Tensor, Tensor]:
+    """cuDNN of several sequences of one length."""
+    count, length = len(packing.sizes), packing.longest
+    query, key, value = (
+        x.transpose(0, 1).unflatten(0, (count, length)).transpose(1, 2) for x in (query_HTD, key_KTD, value_KTD)
+    )
+    out, lse, *_ = _aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, 0.0, True, False, scale=scale
+    )
+    lse_HT = lse.reshape(count, -1, length).transpose(0, 1).flatten(1, 2)
+    return out.transpose(1, 2).flatten(0, 1).transpose(0, 1), lse_HT
 
 
 def _efficient(query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from corm_batch.ops.packing import Packing
+
 TILE_SCORES = 1 << 23
 """Scores computed at once: 32 MiB of float32, small enough for a CPU cache hierarchy to help."""
 
@@ -74,6 +76,7 @@ def dense_attention(
     scale: float,
     softcap: float | None = None,
     sink_H: Tensor | None = None,
+    packing: tuple[Packing, Packing] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention where the row at step t sees the entries with first <= t <= last.
 
@@ -82,11 +85,20 @@ def dense_attention(
         step_R: int32 step of each row.
         first_KN, last_KN: int32, the steps between which each entry is seen: its position and its expiry.
         scale, softcap, sink_H: as in `attention_scores` and `masked_attention`.
+        packing: where the rows, and where the entries, of several sequences stand, of which each sees its own alone;
+            every row is of one. None: all are of one sequence.
 
     Returns:
         out [H, R, D] in the query's dtype, lse [H, R] float32.
     """
-    outs, lses = [], []
+    outs, lses = [query_HRD[:, :0]], [query_HRD[:, :0, 0].float()]  # there may be no rows
+    if packing is not None:
+        for rows, own in zip(*(sequences.slices for sequences in packing), strict=True):
+            entries = key_KND[:, own], value_KND[:, own], step_R[rows], first_KN[:, own], last_KN[:, own]
+            out, lse = dense_attention(query_HRD[:, rows], *entries, scale, softcap, sink_H)
+            outs.append(out)
+            lses.append(lse)
+        return torch.cat(outs, dim=1), torch.cat(lses, dim=1)
     for rows in row_tiles(query_HRD.shape[1], query_HRD.shape[0], key_KND.shape[1]):
         scores = attention_scores(query_HRD[:, rows], key_KND, scale, softcap)
         step = step_R[rows][:, None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.dense import attention_scores, row_tiles
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.spread import spread_hits
 from corm_batch.ops.statistics import STATISTICS, Statistic
@@ -91,8 +92,9 @@ def reduce_columns(
     softcap: float | None = None,
     *,
     gap_rule: bool,
+    packing: tuple[Packing, Packing] | None = None,
 ) -> Entries:
-    """Let consecutive query rows vote on the entries of one sequence.
+    """Let consecutive query rows vote on the entries of their sequence.
 
     A key hit at step e stays visible up to e + window. With the gap rule a key whose first hit of a tile comes after
     its expiry is gone for good, as it would be had tokens come one at a time: tiles of at most `window` rows make this
@@ -100,17 +102,36 @@ def reduce_columns(
     key counts from its last hit, so a sum at eviction is what the voting window still gave it.
 
     Args:
-        query_HRD, lse_HR: the voting rows, oldest first.
-        step_R: int32 their steps, each one more than the one before.
+        query_HRD, lse_HR: the voting rows, of each sequence the oldest first.
+        step_R: int32 their steps, in a sequence each one more than the one before.
         entries: [K, N], the rows' own keys included.
         last_KN: int32, the last step that attention let see each entry.
         scale, softcap: of the attention that made `lse_HR`.
         gap_rule: False when attention saw every key up to now (exact prefill), True when the rows stand for steps at
             which evictions would have happened (streaming prefill).
+        packing: where the rows, and where the entries, of several sequences stand; every entry is of one of them, and
+            rows of none do not vote. None: all are of one sequence.
 
     Returns:
         `entries` with a new expiry and statistic.
     """
+    if packing is not None:
+        parts = zip(*(sequences.slices for sequences in packing), strict=True)
+        each = [
+            _reduce_one(reduction, query_HRD[:, rows], lse_HR[:, rows], step_R[rows],
+                        entries.map(lambda x, n=own: x[:, n]), last_KN[:, own], scale, softcap, gap_rule)
+            for rows, own in parts
+        ]  # fmt: skip
+        expiry, statistic = (torch.cat(column, dim=-1) for column in zip(*(one[3:5] for one in each), strict=True))
+        return entries._replace(expiry=expiry, statistic=statistic)
+    return _reduce_one(reduction, query_HRD, lse_HR, step_R, entries, last_KN, scale, softcap, gap_rule)
+
+
+def _reduce_one(
+    reduction: Reduction, query_HRD: Tensor, lse_HR: Tensor, step_R: Tensor, entries: Entries, last_KN: Tensor,
+    scale: float, softcap: float | None, gap_rule: bool,
+) -> Entries:  # fmt: skip
+    """`reduce_columns` of one sequence."""
     expiry, statistic, kind = entries.expiry, entries.statistic, reduction.gathers
     num_heads, num_entries = query_HRD.shape[0], entries.position.shape[-1]
     for rows in row_tiles(query_HRD.shape[1], num_heads, num_entries, at_most=reduction.window if gap_rule else 256):

@@ -6,31 +6,57 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.form import Form
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages, write_pages
 
 
 def store_entries(
-    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor, *, form: Form
+    pages: Pages,
+    entries: Entries,
+    keep_KN: Tensor,
+    packing: Packing,
+    own: Tensor,
+    own_stops: Tensor,
+    fresh: Tensor,
+    used: Tensor,
+    *,
+    form: Form,
 ) -> tuple[Tensor, Tensor]:
-    """Put the kept entries of each head, in their order, into pages.
+    """Put the kept entries of each head of each sequence, in their order, into pages.
 
-    The lists take pages head after head: first those of `own`, then those of `fresh` from `used` on. A host that knows
-    the counts can tell which list got which page; one that does not may look at `used` later: more than `fresh` holds
-    means that many pages were missing, and the entries they were for went to page 0.
+    A sequence's lists take pages head after head: first its own, then those of `fresh` from `used` on, which sequence
+    after sequence advances. A host that knows the counts can tell which list got which page; one that does not may look
+    at `used` later: more than `fresh` holds means that many pages were missing, and the entries they were for went to
+    page 0.
 
     Args:
         pages: the pool, changed in place; slots behind a list in its last page become 0, so no weight of 0 ever meets
             a NaN there.
         entries: [K, N], in any strides whose last one is 1 for keys and values; no views of `pages`.
         keep_KN: bool, which to store.
-        own: [M] int32 ids of the pages these lists hold already.
+        packing: where the sequences' entries stand.
+        own: [M] int32 ids of the pages that these lists hold already.
+        own_stops: [S + 1] int32: from where to where in `own` those of each sequence stand.
         fresh: [M] int32 ids of further pages.
         used: [1] int32, how many of `fresh` are taken; advanced in place.
         form: in which entries are stored.
 
     Returns:
-        [K] int32 entries stored, [K] float32 statistic of those that were not, summed up.
+        [S, K] int32 entries stored, [S, K] float32 statistic of those that were not, summed up.
     """
+    stops = own_stops.tolist()
+    found = [
+        _store_one(pages, entries.map(lambda x, n=part: x[:, n]), keep_KN[:, part], own[start:stop], fresh, used, form)
+        for part, start, stop in zip(packing.slices, stops[:-1], stops[1:], strict=True)
+    ]
+    counts, lost = (torch.stack(column) for column in zip(*found, strict=True))
+    return counts, lost
+
+
+def _store_one(
+    pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor, form: Form
+) -> tuple[Tensor, Tensor]:
+    """`store_entries` of one sequence: [K] and [K]."""
     page_size = pages.position.shape[1]
     count_K = keep_KN.sum(dim=-1)
     num_pages_K = (count_K + page_size - 1) // page_size

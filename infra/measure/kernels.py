@@ -43,6 +43,7 @@ from corm_batch.bench.ceilings import Ceilings, measure_ceilings
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.console import label, number, output_console, print_table
 from corm_batch.ops.causal import causal_attention
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import Ops, select_ops
@@ -133,7 +134,8 @@ def store(ops: Ops, K: int, N: int, kept: int, storage: str = "model") -> Call:
     own = (torch.randperm(num_pages) + 1).int()
     pages, used = make_pages(num_pages + 1, storage), torch.zeros(1, dtype=torch.int32)
     amount = K * kept * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * K * N + 4 * K * (N - kept)
-    return Call(lambda: ops.store_entries(pages, entries, keep, own, own[:0], used), amount)
+    packing, stops = Packing.of([N], used.device), torch.tensor([0, num_pages], dtype=torch.int32)
+    return Call(lambda: ops.store_entries(pages, entries, keep, packing, own, stops, own[:0], used), amount)
 
 
 def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:

@@ -15,6 +15,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.append import append_entries
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns
 from corm_batch.ops.top import order_entries
 from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
@@ -129,7 +130,9 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
 
     def store(entries, step):
         stage = cache.stage([slot], eviction.limits.pages(step))
-        eviction.store(stage, sequence(step, slot), 0, entries, step)
+        eviction.store(
+            stage, [sequence(step, slot)], 0, entries, [step], Packing.alone(entries.position.shape[1], cache.device)
+        )
         cache.commit(stage)
 
     if way == "prefill":

@@ -34,7 +34,7 @@ def store(cache, slot, layers, pages=50):
     """Make `layers`, one (entries, keep) each, what the sequence holds, as a forward pass does."""
     stage = cache.stage([slot], pages)
     for layer, (entries, keep) in enumerate(layers):
-        cache.store(stage, slot, layer, entries, keep)
+        cache.store(stage, [slot], layer, entries, keep)
     cache.commit(stage)
 
 
@@ -141,7 +141,7 @@ def test_a_stage_that_is_not_used_is_free_again():
     slot = cache.open()
     stage = cache.stage([slot], 30)
     assert cache.pool.num_free == 20
-    cache.store(stage, slot, 0, random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))
+    cache.store(stage, [slot], 0, random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))
     cache.discard(stage)
     assert cache.pool.num_free == 50
     cache.commit(cache.stage([], 99))
@@ -176,7 +176,7 @@ def test_a_device_without_memory_costs_no_pages(monkeypatch):
     swapped = cache.swap_out(slot)
     back, other = cache.swap_in(swapped), cache.open()
     stage = cache.stage([other], 40)
-    cache.store(stage, other, 0, random_entries(3, 50), torch.ones(3, 50, dtype=torch.bool))
+    cache.store(stage, [other], 0, random_entries(3, 50), torch.ones(3, 50, dtype=torch.bool))
     free = cache.pool.num_free
 
     def full(array, copy=False):

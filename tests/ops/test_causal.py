@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from corm_batch.ops import causal
-from corm_batch.ops.causal import causal_attention, padded_length
+from corm_batch.ops.causal import causal_attention, packed_causal_attention, padded_length
 from corm_batch.ops.dense import dense_attention
+from corm_batch.ops.packing import Packing
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -158,3 +159,88 @@ def test_flash_attention_3_is_used_where_it_is_installed(monkeypatch):
         assert causal._flash_attention_3() is None
     finally:
         causal._flash_attention_3.cache_clear()
+
+
+def each_alone(packing, query, key, value, *features):
+    found = [definition(query[:, part], key[:, part], value[:, part], *features) for part in packing.slices]
+    return [torch.cat(both, dim=1) for both in zip(*found, strict=True)]
+
+
+def packed(sizes, width, device, dtype, heads=4, kv_heads=2):
+    """Views of one projection's rows, as a model makes them."""
+    rows = torch.randn(sum(sizes), heads + 2 * kv_heads, width, device=device).to(dtype).transpose(0, 1)
+    return Packing.of(sizes, torch.device(device)), *rows.split([heads, kv_heads, kv_heads])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("features", ["plain", "window", "softcap", "sink"])
+@pytest.mark.parametrize("sizes", [[5, 1, 70, 33], [20, 20, 20], [41]], ids=str)
+def test_packed_sequences_see_themselves_alone(device, dtype, features, sizes):
+    packing, query, key, value = packed(sizes, 64, device, dtype)
+    window = 20 if features == "window" else None
+    softcap = 2.0 if features == "softcap" else None
+    sink = torch.randn(4, device=device) if features == "sink" else None
+    found = packed_causal_attention(query, key, value, packing, 0.2, softcap, window, sink)
+    check(found, each_alone(packing, query, key, value, 0.2, softcap, window, sink), dtype, query.shape)
+
+
+def test_a_window_of_packed_sequences_counts_their_steps_where_tokens_are_missing():
+    packing, query, key, value = packed([3, 4], 16, "cpu", torch.float32)
+    step = torch.tensor([1, 5, 6, 2, 3, 9, 12], dtype=torch.int32)
+    found = packed_causal_attention(query, key, value, packing, 0.2, window=4, step_T=step)
+    alone = [
+        causal_attention(query[:, part], key[:, part], value[:, part], 0.2, window=4, step_T=step[part])
+        for part in packing.slices
+    ]
+    check(found, [torch.cat(both, dim=1) for both in zip(*alone, strict=True)], torch.float32, query.shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize(
+    "sizes", [[1024] * 3, [2048] * 3, [3900, 17, 1, 2048, 2048, 700], [1000, 0, 7], [4097, 300]], ids=str
+)
+def test_every_kernel_of_packed_sequences(dtype, width, sizes):
+    packing, query, key, value = packed(sizes, width, "cuda", dtype, heads=8)
+    found = packed_causal_attention(query, key, value, packing, width**-0.5)
+    parts = [part for part in packing.slices if part.stop > part.start]
+    alone = [definition(query[:, part], key[:, part], value[:, part], width**-0.5) for part in parts]
+    check(found, [torch.cat(both, dim=1) for both in zip(*alone, strict=True)], dtype, query.shape)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([700, 300], [[700, 300]]),
+        ([1152, 1152, 40, 9, 1100, 1100], [[1152, 1152], [40, 9], [1152], [1152]]),  # cuDNN alone pads
+    ],
+)
+def test_few_launches_take_packed_sequences(sizes, expected, monkeypatch):
+    """The library's entries, played by the definition: short neighbours together, and those of one tidy length."""
+    launches = []
+
+    def flash(query, key, value, stops, same_stops, longest, same_longest, dropout, is_causal, debug, *, scale):
+        assert stops is same_stops
+        assert (longest, dropout, is_causal, debug) == (same_longest, 0.0, True, False)
+        packing = Packing.of(stops.diff().numpy(), stops.device)
+        assert packing.longest == longest
+        launches.append(packing.sizes.tolist())
+        out, lse = each_alone(packing, *(x.transpose(0, 1) for x in (query, key, value)), scale)
+        return out.transpose(0, 1).contiguous(), lse, None
+
+    def cudnn(query, key, value, bias, with_lse, dropout, is_causal, debug, *, scale):
+        assert (bias, with_lse, dropout, is_causal, debug) == (None, True, 0.0, True, False)
+        launches.append([query.shape[2]] * len(query))
+        found = [definition(*one, scale) for one in zip(query, key, value, strict=True)]
+        outs, lses = (torch.stack(part) for part in zip(*found, strict=True))
+        return outs.transpose(1, 2).contiguous().transpose(1, 2), lses[..., None], None
+
+    entries = SimpleNamespace(_flash_attention_forward=flash, _scaled_dot_product_cudnn_attention=cudnn)
+    monkeypatch.setattr(causal, "_aten", entries)
+    monkeypatch.setattr(causal, "_kernel", lambda query, key, value: causal._cudnn)
+    packing, query, key, value = packed(sizes, 16, "cpu", torch.float32)
+    found = packed_causal_attention(query, key, value, packing, 0.3)
+    check(found, each_alone(packing, query, key, value, 0.3), torch.float32, query.shape)
+    assert launches == expected

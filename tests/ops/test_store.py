@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages
 from corm_batch.ops.store import store_entries
 from tests.ops.forms import FORMS, FP8, MODEL, assert_same, encoded
@@ -56,6 +57,11 @@ def draw_pages(own, fresh, used, device="cpu"):
     return total, ids[:own], ids[own:], torch.tensor([used], dtype=torch.int32, device=device)
 
 
+def one_sequence(count, own):
+    """All entries are of one sequence, and so are all the pages held already."""
+    return Packing.of([count], own.device), torch.tensor([0, len(own)], dtype=torch.int32, device=own.device)
+
+
 def by_hand(pages, entries, keep, own, fresh, used, form):
     """One entry at a time."""
     page_size, number, counts, stored = pages.position.shape[1], 0, [], encoded(entries, form)
@@ -96,12 +102,13 @@ def test_definition_fills_pages_in_order(form, heads, count, page_size, share, o
     entries = make_entries(heads, count, 3, torch.float32)
     pages = stale_pages(total, page_size, 3, torch.float32, form)
     expected = stale_pages(total, page_size, 3, torch.float32, form)
-    counts, lost = store_entries(pages, entries, keep, own_ids, fresh_ids, taken, form=form)
+    packing, own_stops = one_sequence(count, own_ids)
+    counts, lost = store_entries(pages, entries, keep, packing, own_ids, own_stops, fresh_ids, taken, form=form)
     expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used, form)
-    assert counts.tolist() == expected_counts
+    assert counts.tolist() == [expected_counts]
     assert counts.dtype == torch.int32
     torch.testing.assert_close(
-        lost, torch.stack([row[~kept].sum() for row, kept in zip(entries.statistic, keep, strict=True)])
+        lost[0], torch.stack([row[~kept].sum() for row, kept in zip(entries.statistic, keep, strict=True)])
     )
     assert taken.tolist() == [expected_used]
     assert_same(pages, expected, READ)
@@ -119,7 +126,29 @@ SHAPES = [
 LARGE = [(32, 5000, 128, 16, torch.bfloat16), (8, 131_072, 128, 16, torch.bfloat16), (3, 9999, 256, 32, torch.float32)]
 
 
-def check_kernel(device, heads, count, width, page_size, dtype, share, own, short, form=MODEL):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("sizes", [[5, 0, 33, 2], [12, 12, 12]], ids=str)
+def test_sequences_are_stored_one_after_the_other(sizes, form):
+    """Each takes its own pages, then fresh ones from where the one before it has stopped."""
+    torch.manual_seed(1)
+    keep = torch.rand(3, sum(sizes)) < 0.7
+    total, ids, fresh, taken = draw_pages(12, 60, 2)
+    stops = torch.tensor([0, 4, 5, *[12] * (len(sizes) - 2)], dtype=torch.int32)
+    entries = make_entries(3, sum(sizes), 3, torch.float32)
+    pages, expected = (stale_pages(total, 5, 3, torch.float32, form) for _ in range(2))
+    packing, used = Packing.of(sizes, torch.device("cpu")), 2
+    counts, lost = store_entries(pages, entries, keep, packing, ids, stops, fresh, taken, form=form)
+    for number, part in enumerate(packing.slices):
+        own = ids[stops[number] : stops[number + 1]]
+        mine = entries.map(lambda column, n=part: column[:, n])
+        expected_counts, used = by_hand(expected, mine, keep[:, part], own, fresh, used, form)
+        assert counts[number].tolist() == expected_counts
+        torch.testing.assert_close(lost[number], mine.statistic.masked_fill(keep[:, part], 0).sum(dim=1))
+    assert taken.tolist() == [used]
+    assert_same(pages, expected, READ)
+
+
+def check_kernel(device, heads, count, width, page_size, dtype, share, own, short, form=MODEL, sizes=None):
     """The kernel against the definition; `own` as a share of the pages needed, `short` pages too few in the pool."""
     kernel = pytest.importorskip("corm_batch.ops.kernels.store")
     keep = torch.rand(heads, count, device=device) < share
@@ -131,9 +160,13 @@ def check_kernel(device, heads, count, width, page_size, dtype, share, own, shor
     entries = make_entries(heads, count, width, dtype, device)
     pages, expected = (stale_pages(total, page_size, width, dtype, form, device) for _ in range(2))
     expected_taken = taken.clone()
-    counts, lost = kernel.store_entries(pages, entries, keep, own_ids, fresh_ids, taken, form=form)
-    arguments = entries, keep, own_ids, fresh_ids, expected_taken
-    expected_counts, expected_lost = store_entries(expected, *arguments, form=form)
+    packing, own_stops = one_sequence(count, own_ids)
+    if sizes is not None:
+        packing = Packing.of(sizes, own_ids.device)
+        own_stops = torch.linspace(0, len(own_ids), len(sizes) + 1).int().to(device)
+    where = packing, own_ids, own_stops, fresh_ids
+    counts, lost = kernel.store_entries(pages, entries, keep, *where, taken, form=form)
+    expected_counts, expected_lost = store_entries(expected, entries, keep, *where, expected_taken, form=form)
     assert counts.dtype == torch.int32
     assert torch.equal(counts, expected_counts)
     torch.testing.assert_close(lost, expected_lost)
@@ -153,6 +186,20 @@ def test_kernel_matches(device, heads, count, width, page_size, dtype, share, ow
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
 def test_kernel_encodes_as_the_definition_does(device, form, heads, count, width, page_size, dtype):
     check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, form)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("share", "own", "short"), [(1.0, 0.5, 0), (0.4, 1.5, 0), (0.5, 0.2, 4)])
+@pytest.mark.parametrize("sizes", [[120, 0, 7, 301], [64, 64, 64], [1] * 9], ids=str)
+def test_kernel_matches_on_packed_sequences(device, sizes, share, own, short):
+    check_kernel(device, 3, sum(sizes), 48, 16, torch.bfloat16, share, own, short, sizes=sizes)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("share", "own", "short"), [(0.02, 0.5, 0), (0.9, 0, 7)])
+@pytest.mark.parametrize("sizes", [[4096] * 4, [9000, 1, 0, 7383], [60] * 273], ids=len)
+def test_kernel_matches_on_packed_prompts(sizes, share, own, short):
+    check_kernel("cuda", 8, sum(sizes), 128, 16, torch.bfloat16, share, own, short, sizes=sizes)
 
 
 @pytest.mark.gpu

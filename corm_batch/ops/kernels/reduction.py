@@ -24,7 +24,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from corm_batch.ops import reduction as plain
 from corm_batch.ops.kernels.lanes import as_bits, by_lane, lane_sums, num_lows, top_row, unpack_bits
+from corm_batch.ops.kernels.packed import places, seen_rows
 from corm_batch.ops.kernels.statistics import averaged, gathered, joined
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 
@@ -73,6 +75,7 @@ def reduce_columns(
     softcap: float | None = None,
     *,
     gap_rule: bool,
+    packing: tuple[Packing, Packing] | None = None,
 ) -> Entries:
     """As `ops.reduction.reduce_columns`; nothing waits for the device.
 
@@ -83,38 +86,50 @@ def reduce_columns(
         query_HRD, entries.key: of one dtype, with any strides but a contiguous last dimension; of the query, D *
             itemsize and the strides are multiples of 16 bytes, as the hardware's tile copies demand.
         lse_HR, step_R, last_KN, scale, softcap, gap_rule: as there.
+        packing: as there; with a reach, positions ascend but for holes.
 
     Returns:
         `entries` with a new expiry and statistic.
     """
-    if reduction.gathers.rows == "last":  # a tile adds its rows up, whichever was the last
-        query_HRD, lse_HR, step_R = query_HRD[:, -1:], lse_HR[:, -1:], step_R[-1:]
     (num_heads, num_rows, head_dim), (num_kv_heads, num_entries) = query_HRD.shape, entries.position.shape
     if not num_rows or not num_entries:
         return entries
-    position, last = entries.position.contiguous(), last_KN.contiguous()
+    rows, columns = packing or (Packing.alone(count, query_HRD.device) for count in (num_rows, num_entries))
+    if reduction.gathers.rows == "last":  # a tile adds its rows up, whichever was the last
+        rows = rows.newest(1)
     votes, reach = reduction.threshold is not None, reduction.reach if reduction.threshold is not None else 0
     width = max(16, triton.next_power_of_2(head_dim))
     sizes = block_sizes(width, query_HRD.dtype, reduction.window if gap_rule else None, reach)
     if sizes["BLOCK_N"] * width * query_HRD.itemsize > _MAX_KEY_BYTES:
         return plain.reduce_columns(
-            reduction, query_HRD, lse_HR, step_R, entries, last_KN, scale, softcap, gap_rule=gap_rule
+            reduction, query_HRD, lse_HR, step_R, entries, last_KN, scale, softcap, gap_rule=gap_rule, packing=packing
         )
     tile_rows = min(sizes["BLOCK_R"], reduction.window) if gap_rule else sizes["BLOCK_R"]
-    count = _entries_seen(step_R, position, last) if reduction.threshold == "cache" else step_R
-    log_count = torch.log2(count) if votes else lse_HR
-    order = position.argsort(dim=-1) if reach else None
+    position, last = (
+        column if column.stride(1) == 1 else column.contiguous() for column in (entries.position, last_KN)
+    )
+    seen = _all_seen(step_R, position, last, rows, columns) if reduction.threshold == "cache" else None
+    order = position.argsort(dim=-1) if reach and packing is None else None
+    hole = columns.hole if reach and columns.hole is not None else (None, None)
     old, kind = (entries.expiry.contiguous(), entries.statistic.contiguous()), reduction.gathers
     expiry, statistic = map(torch.empty_like, old)
-    _reduce[(triton.cdiv(num_entries, sizes["BLOCK_N"] - 2 * reach), num_kv_heads)](
+    _reduce[(triton.cdiv(columns.longest, sizes["BLOCK_N"] - 2 * reach), num_kv_heads, len(columns.sizes))](
         TensorDescriptor.from_tensor(query_HRD, [1, sizes["BLOCK_R"], width]), entries.key, lse_HR.contiguous(), step_R,
-        log_count, order, position, last, *old, expiry, statistic,
+        seen, order, *hole, position, last, *old, expiry, statistic, rows.bounds, columns.bounds,
         scale, softcap, math.log2(reduction.tau), reduction.window, reach, tile_rows, num_rows, num_entries,
-        *entries.key.stride()[:2], num_rows if log_count.dim() == 2 else 0,
+        *entries.key.stride()[:2], position.stride(0), last.stride(0),
         D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule,
         POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows, SINCE_HIT=kind.since_hit, **sizes,
     )  # fmt: skip
     return entries._replace(expiry=expiry, statistic=statistic)
+
+
+def _all_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor, rows: Packing, columns: Packing) -> Tensor:
+    """`_entries_seen` of each sequence, [K, R]."""
+    seen = torch.empty(len(position_KN), len(step_R), dtype=torch.int32, device=step_R.device)
+    for row, column in zip(rows.slices, columns.slices, strict=True):
+        seen[:, row] = _entries_seen(step_R[row], position_KN[:, column], last_KN[:, column])
+    return seen
 
 
 def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tensor:
@@ -126,47 +141,46 @@ def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tenso
 
 @triton.jit
 def _reduce(
-    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, log_count: tl.tensor, order: tl.tensor,
-    position: tl.tensor, last: tl.tensor, old_expiry: tl.tensor, old_statistic: tl.tensor, expiry: tl.tensor,
-    statistic: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int, tile_rows: int,
-    num_rows: int, num_entries: int, key_k: int, key_n: int, count_k: int,
+    query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, num_seen: tl.tensor | None,
+    order: tl.tensor | None, hole: tl.tensor | None, hole_end: tl.tensor | None, position: tl.tensor, last: tl.tensor,
+    old_expiry: tl.tensor, old_statistic: tl.tensor, expiry: tl.tensor, statistic: tl.tensor, row_bounds: tl.tensor,
+    entry_bounds: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int,
+    tile_rows: int, all_rows: int, all_entries: int, key_k: int, key_n: int, position_k: int, last_k: int,
     D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
     POWER: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, SINCE_HIT: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One block of entries of kv head k, `reach` of them on either side only for their hits."""
-    k, offset, row = tl.program_id(1), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
-    n = tl.program_id(0) * (BLOCK_N - 2 * reach) - reach + offset
-    inside = (n >= 0) & (n < num_entries)
-    own = inside & (offset >= reach) & (offset < BLOCK_N - reach)
-    n = n if order is None else tl.load(order + k * num_entries + n, mask=inside, other=0).to(tl.int32)  # [BN]
-    at = k * num_entries + n
-    birth = tl.load(position + at, mask=inside, other=_NEVER)  # [BN]
-    end, e = tl.load(last + at, mask=inside, other=-1), tl.load(old_expiry + at, mask=inside, other=0)  # [BN]
+    """One block of entries of kv head k of sequence s, `reach` of them on either side only for their hits."""
+    k, s, row = tl.program_id(1), tl.program_id(2), tl.arange(0, BLOCK_R)
+    row_start, num_rows = tl.load(row_bounds + s), tl.load(row_bounds + tl.num_programs(2) + s)
+    n, inside, own = places(
+        entry_bounds, order, hole, hole_end, k, s, all_entries, tl.program_id(0) * (BLOCK_N - 2 * reach), reach, BLOCK_N
+    )
+    at = k * all_entries + n
+    birth = tl.load(position + k * position_k + n, mask=inside, other=_NEVER)  # [BN]
+    end = tl.load(last + k * last_k + n, mask=inside, other=-1)  # [BN]
+    e = tl.load(old_expiry + at, mask=inside, other=0)  # [BN]
     m = _in_lanes(tl.load(old_statistic + at, mask=inside, other=0.0), ROWS)  # [BN, 4]
     d, real = tl.arange(0, WIDTH), birth < _NEVER
-    keys = tl.load(  # [BN, D]
-        key + k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :],
-        mask=real[:, None] & (d < D)[None, :],
-        other=0.0,
-    )  # fmt: skip
-    # Rows from the first that sees anything here to the last, and those that see all of it: padding may be seen, too.
-    first = tl.load(step)
-    since, until = tl.min(birth, 0) - first, tl.minimum(tl.max(end, 0) - first, num_rows - 1) + 1
-    all_since = tl.max(tl.where(real, birth, 0), 0) - first
-    all_until = tl.minimum(tl.min(tl.where(real, end, _NEVER), 0) - first, num_rows - 1) + 1
+    key += k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :]
+    keys = tl.load(key, mask=real[:, None] & (d < D)[None, :], other=0.0)  # [BN, D]
+    first = tl.load(step + row_start, mask=num_rows > 0, other=0)
+    since, until, all_since, all_until = seen_rows(birth, end, real, first, num_rows)
     weight, missed = tl.zeros([BLOCK_N, BLOCK_R], tl.float32), tl.full([BLOCK_N, 4], -1, tl.int32)
     for i in range(tl.maximum(since, 0) // tile_rows * G, tl.cdiv(until, tile_rows) * G):
         start, h = i // G * tile_rows, k * G + i % G
         there = (row < tile_rows) & (start + row < num_rows)
-        row_lse = tl.load(lse + (h * num_rows + start) + row, mask=there, other=float("inf"))  # [BR]
-        row_limit = log_tau - tl.load(log_count + (k * count_k + start) + row, mask=there, other=0.0)  # [BR]
-        log_weight = _log_weight(keys, query, h, start, row_lse, scale, softcap, WIDTH, BLOCK_R)
+        row_lse = tl.load(lse + (h * all_rows + row_start + start) + row, mask=there, other=float("inf"))  # [BR]
+        log_weight = _log_weight(keys, query, h, row_start + start, row_lse, scale, softcap, WIDTH, BLOCK_R)
         t = (first + start) + row
         if (start < all_since) | (tl.minimum(start + tile_rows, num_rows) > all_until):
             seen = (birth[:, None] <= t[None, :]) & (t[None, :] <= end[:, None])
             log_weight = tl.where(seen, log_weight, float("-inf"))
         if VOTES:
+            count = t
+            if num_seen is not None:
+                count = tl.load(num_seen + (k * all_rows + row_start + start) + row, mask=there, other=1)
+            row_limit = log_tau - tl.log2(count.to(tl.float32))  # [BR]
             miss = as_bits(_step(row_limit[None, :], log_weight), BLOCK_N, BLOCK_R)
             missed = miss if G == 1 else missed & miss
         if POWER is not None:

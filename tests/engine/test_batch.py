@@ -1,0 +1,77 @@
+"""A pass over several prompts: what it keeps of each is what a pass of its own keeps, in one launch a layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from corm_batch.engine.batch import PrefillBatch
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.engine.work import Span
+from tests.engine.test_scheduler import make_engine
+
+UNIFORM = {"name": "uniform", "max_kept": 12}
+POLICIES = [
+    {"name": "corm", "window": 8, "recent": 4, "tau": 1.5, "reach": 2},
+    {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "budget": UNIFORM, "pin_first": 3},
+    {"name": "snapkv", "window": 4, "recent": 4, "budget": UNIFORM},
+    {"name": "snapkv", "window": 4, "recent": 4, "budget": {"name": "adakv", "max_kept": 0.5}},
+    {"name": "keydiff", "recent": 2, "budget": UNIFORM},
+    {"name": "compactor", "recent": 2, "budget": UNIFORM},  # looks at each prompt itself
+    {"name": "full"},
+]
+LENGTHS = ([30, 7, 1, 44], [20, 20, 20])
+
+
+def read(engine, lengths, at_once):
+    """What each prompt leaves in every layer, and what its budget cost it, read in one pass or one pass each."""
+    sequences = []
+    for number, length in enumerate(lengths):
+        ids = [(number * 31 + j * j) % 199 for j in range(length)]
+        engine.add(Request(str(number), ids, SamplingParams(max_new_tokens=4, ignore_eos=True)))
+        sequence = engine.scheduler.waiting.popleft()
+        engine.scheduler.open(sequence)
+        sequences.append(sequence)
+    groups = [sequences] if at_once else [[sequence] for sequence in sequences]
+    for group in groups:
+        spans, rotary = [Span(one, 0, one.num_to_prefill) for one in group], engine.runner.prefiller.rotary
+        batch = PrefillBatch(spans, engine.evictions, rotary)
+        engine.model.forward(batch)
+        batch.commit()
+    cache, found = engine.evictions.cache, []
+    for sequence in sequences:
+        entries = [cache.read(sequence.slot, layer) for layer in range(engine.model.shape.num_layers)]
+        kept = [(one.position.tolist(), one.expiry.tolist()) for one in entries]
+        found.append((kept, sequence.lost_statistic.tolist(), cache.pages_held(sequence.slot)))
+    return found
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: "-".join(map(str, policy.values()))[:40])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_prompts_read_together_keep_what_each_keeps_alone(policy, lengths, tiny_llama):
+    together = read(make_engine(tiny_llama, policy), lengths, at_once=True)
+    alone = read(make_engine(tiny_llama, policy), lengths, at_once=False)
+    for (kept, lost, pages), (expected, expected_lost, expected_pages) in zip(together, alone, strict=True):
+        assert kept == expected
+        assert lost == pytest.approx(expected_lost, rel=1e-4, abs=1e-6)
+        assert pages == expected_pages
+
+
+@pytest.mark.parametrize(("policy", "calls"), [(POLICIES[1], 1), (POLICIES[5], 4)], ids=["together", "one-by-one"])
+def test_what_a_layer_launches_does_not_grow_with_the_prompts(policy, calls, tiny_llama):
+    """But under a policy that looks at prompts itself, which sees one at a time."""
+    engine, launches = make_engine(tiny_llama, policy), Counter()
+    cache = engine.evictions.cache
+
+    def counted(name, operation):
+        def run(*args, **kwargs):
+            launches[name] += 1
+            return operation(*args, **kwargs)
+
+        return run
+
+    cache.ops = cache.ops._replace(**{name: counted(name, getattr(cache.ops, name)) for name in cache.ops._fields})
+    read(engine, LENGTHS[0], at_once=True)
+    assert launches["store_entries"] == calls * engine.model.shape.num_layers
+    assert launches["reduce_columns"] <= calls * engine.model.shape.num_layers
