@@ -91,8 +91,9 @@ class _Trial:
             query, key, value = query_HTD[:, rows], key_KTD[:, rows], value_KTD[:, rows]
             step, reach = self.rows.step_R[rows], features.window or len(self.input_ids)
             first, last = torch.where(self.seen_R[rows], step, NEVER), step + (reach - 1)
-            seen = (bound.expand(len(key), -1) for bound in (first, last))
-            out, _ = dense_attention(query, key, value, step, *seen, features.scale, features.softcap, features.sink_H)
+            first, last = first.expand(len(key), -1), last.expand(len(key), -1)
+            softmax = features.scale, features.softcap, features.sink_H
+            out, _ = dense_attention(query, key, value, step, first, last, *softmax)
             outs.append(out.nan_to_num())  # of a token that sees none: no other one sees it
         if layer == self.layer and self.leaves:
             self.rows.leave(self.stay_T, self.logit_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,5 +87,6 @@ def propagating(propagation: Propagation | None, model: LoadedModel, policy: KVP
     if problem := propagation_problem(propagation, policy):
         raise SpecError(problem)
     layer = propagation.deciding_layer(model.windows)
-    let_rows_leave(model.module, model.shape.vocab_size, layer, model.module.config.model_type)
+    config: Any = model.module.config
+    let_rows_leave(model.module, model.shape.vocab_size, layer, config.model_type)
     return Propagating(propagation, layer, model.ranks, ops)
