@@ -148,6 +148,9 @@ def _attend(
     g, d, n = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     head = row * G + g
     q = tl.load(query + head[:, None] * D + d[None, :], mask=(g < G)[:, None] & (d < D)[None, :], other=0.0)  # [BG, D]
+    if len(scales) > 0 and q.dtype == tl.bfloat16:
+        # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
+        q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
     top = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_G], tl.float32)
     out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
@@ -170,12 +173,12 @@ def _attend(
         base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing visible yet: -inf - -inf is no number
         p, shrink = tl.exp(s - base[:, None]), tl.exp(top - base)
         v, factor = LOAD(value, scales, 1, place, inside, D, BLOCK_D)  # [BN, D], [BN]
-        v, share = v.to(q.dtype), p
-        if q.dtype == tl.float16:  # a weight times a small factor is none of its numbers
-            v = (v * factor[:, None]).to(q.dtype)
+        v, out = v.to(q.dtype), out * shrink[:, None]
+        if len(scales) > 0:  # relative to the block's largest factor: float16 has no number for a small one
+            most = tl.max(factor)
+            out += tl.dot((p * (factor / most)[None, :]).to(q.dtype), v, input_precision="ieee") * most
         else:
-            share = p * factor[None, :]
-        out = tl.dot(share.to(q.dtype), v, out * shrink[:, None], input_precision="ieee")
+            out = tl.dot(p.to(q.dtype), v, out, input_precision="ieee")
         total, top = total * shrink + tl.sum(p, axis=1), higher
         if part_count is not None:
             count += tl.sum((s > float("-inf")).to(tl.int32), axis=1)

@@ -1,7 +1,7 @@
 """How kernels read and write keys and values in one form or another; see `ops.form.FormKernels`.
 
 `which` is 0 for keys and 1 for values; a tile is [BLOCK_N, BLOCK_D], of which D columns count. What is masked reads as
-0, with a factor of 1.
+0, and so does a factor that is stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def load_scaled(
     """Numbers that an entry's scale multiplies."""
     column = tl.arange(0, BLOCK_D)[None, :]
     tile = tl.load(numbers + place[:, None] * D + column, mask=mask[:, None] & (column < D), other=0.0)  # [BN, D]
-    return tile, tl.load(scales[which] + place, mask=mask, other=1.0)  # [BN]
+    return tile, tl.load(scales[which] + place, mask=mask, other=0.0)  # [BN]
 
 
 @triton.jit
