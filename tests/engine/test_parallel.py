@@ -37,7 +37,6 @@ STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
 HEADS = {"name": "headkv", "max_kept": 12, "scores": [[0.9, 0.1], [0.2, 0.4]]}
 ADAKV = {"name": "adakv", "max_kept": 12}
 CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
-LEAVING = {"propagation": {"name": "attention", "share": 0.4, "pooling": 3, "window": 6, "first": 2, "recent": 5}}
 needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
 SHARED = []
 
@@ -94,21 +93,8 @@ def answers(engine, requests):
         ({"name": "tova", "budget": {"name": "uniform", "max_kept": 12}}, STREAMING),
         ({"name": "keydiff", "recent": 4, "pin_instruction": True, "budget": HEADS}, {"compact_every": 3}),
         (KVZIP, STREAMING),
-        ({"name": "h2o", "recent": 4, "pin_instruction": True, "budget": ADAKV}, LEAVING),
-        (CORM, STREAMING | LEAVING),
     ],
-    ids=[
-        "full",
-        "corm",
-        "streaming",
-        "adakv",
-        "adakv streaming",
-        "tova",
-        "headkv",
-        "kvzip",
-        "leaving",
-        "leaving streaming",
-    ],
+    ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv", "kvzip"],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
     pinned = (range(4), range(9, 12))
@@ -152,6 +138,20 @@ def test_two_ranks_share_8_bit_weights(stored, leader, tmp_path):
     (done,) = one.run([Request("a", prompt, SamplingParams(max_new_tokens=12, ignore_eos=True))])
     ours, alone = (torch.tensor(engine.score(prompt, list(done.token_ids)).logprobs) for engine in (two, one))
     assert (ours - alone).abs().mean() < (1e-3 if stored else 0.25)
+
+
+@needs_ranks
+def test_two_ranks_keep_entries_in_8_bits(leader, tiny_llama):
+    """Sums of ranks differ in their last digit, by which a number may round to the neighbour."""
+    fields, prompt = {"storage": "fp8", **STREAMING}, make_requests(5)[4].token_ids
+    one, two = make_one(leader, tiny_llama, CORM, **fields), make_two(leader, tiny_llama, CORM, **fields)
+    answer = answers(one, make_requests(5))["4"]
+    ours, alone = (
+        torch.tensor(engine.score(prompt, answer.token_ids, uncompressed=False).logprobs) for engine in (two, one)
+    )
+    assert (ours - alone).abs().mean() < 0.02
+    assert two.cache.pool.page_bytes == 4 * (2 * 16 + 2 * 4 + 12)
+    assert two.pool_bytes_used == 0
 
 
 @needs_ranks
