@@ -37,6 +37,7 @@ STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
 HEADS = {"name": "headkv", "max_kept": 12, "scores": [[0.9, 0.1], [0.2, 0.4]]}
 ADAKV = {"name": "adakv", "max_kept": 12}
 CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
+LEAVING = {"propagation": {"name": "attention", "share": 0.4, "pooling": 3, "window": 6, "first": 2, "recent": 5}}
 needs_ranks = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two ranks, one GPU")
 SHARED = []
 
@@ -93,8 +94,21 @@ def answers(engine, requests):
         ({"name": "tova", "budget": {"name": "uniform", "max_kept": 12}}, STREAMING),
         ({"name": "keydiff", "recent": 4, "pin_instruction": True, "budget": HEADS}, {"compact_every": 3}),
         (KVZIP, STREAMING),
+        ({"name": "h2o", "recent": 4, "pin_instruction": True, "budget": ADAKV}, LEAVING),
+        (CORM, STREAMING | LEAVING),
     ],
-    ids=["full", "corm", "streaming", "adakv", "adakv streaming", "tova", "headkv", "kvzip"],
+    ids=[
+        "full",
+        "corm",
+        "streaming",
+        "adakv",
+        "adakv streaming",
+        "tova",
+        "headkv",
+        "kvzip",
+        "leaving",
+        "leaving streaming",
+    ],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):
     pinned = (range(4), range(9, 12))
