@@ -74,8 +74,8 @@ class PrefillBatch:
             packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
             lse_HR, entries = None, None
             if spans[0].extra is not None:
-                behind = part.step_R, self.input_ids[part.rows], features, self.evictions, self.rotary
-                out_HRD = attend_behind(spans[0], layer, *packed, *behind)
+                tokens = part.step_R, self.input_ids[part.rows]
+                out_HRD = attend_behind(spans[0], layer, *packed, *tokens, features, self.evictions, self.rotary)
             elif spans[0].stores:
                 out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features)
                 self.keep(spans, layer, entries, part)
@@ -118,12 +118,12 @@ class PrefillBatch:
         entries: Entries | None,
     ) -> Tensor:
         """[R] bool, which of the spans' tokens go on behind the layer that decides; see `Evictions.keep_rows`."""
-        stay, (*qkv, step) = [], packed
+        stay, (query, key, value, step) = [], packed
         for span, rows in zip(spans, part.packing.slices, strict=True):
-            one = *(tensor[:, rows] for tensor in qkv), step[rows]
+            one = query[:, rows], key[:, rows], value[:, rows], step[rows]
             mine, lse = entries, None if lse_HR is None else lse_HR[:, rows]
             if entries is not None and len(spans) > 1:
-                mine = entries.map(lambda column, own=rows: column[:, own])
+                mine = Entries.of(column[:, rows] for column in entries.tensors)
             stay.append(self.evictions.keep_rows(span, one, lse, features, mine))
         return torch.cat(stay)
 

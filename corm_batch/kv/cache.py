@@ -167,8 +167,8 @@ class KVCache:
         held = np.concatenate([np.empty(0, np.int32), *(ids for layer in own for ids in layer)])
         fresh = torch.empty(count, dtype=torch.int32, device=self.device)
         used = torch.zeros(1, dtype=torch.int32, device=self.device)
-        on_device = (torch.from_numpy(numbers).to(self.device) for numbers in (held, stops))
-        known = Stage(places, np.empty(0, np.int32), fresh, used, own, *on_device)
+        held_ids, held_stops = (torch.from_numpy(numbers).to(self.device) for numbers in (held, stops))
+        known = Stage(places, np.empty(0, np.int32), fresh, used, own, held_ids, held_stops)
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
         fresh.copy_(torch.from_numpy(ids))
         return replace(known, ids=ids)

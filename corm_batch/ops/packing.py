@@ -106,7 +106,8 @@ class Packing:
         size = self.longest if length is None else length
         if not (self.even and size == self.longest):
             packed_KN = packed_KN.index_select(1, self._places(size)[0])
-        return packed_KN.unflatten(1, (len(self.sizes), size)).transpose(0, 1)
+        apart_SKN: Tensor = packed_KN.unflatten(1, (len(self.sizes), size)).transpose(0, 1)
+        return apart_SKN
 
     def pack(self, apart_SKN: Tensor) -> Tensor:
         """The inverse of `unpack`: [S, K, length, ...] to [K, N, ...]."""

@@ -119,7 +119,8 @@ def reduce_columns(
         parts = zip(*(sequences.slices for sequences in packing), strict=True)
         each = [
             _reduce_one(reduction, query_HRD[:, rows], lse_HR[:, rows], step_R[rows],
-                        entries.map(lambda x, n=own: x[:, n]), last_KN[:, own], scale, softcap, gap_rule)
+                        Entries.of(column[:, own] for column in entries.tensors), last_KN[:, own],
+                        scale, softcap, gap_rule)
             for rows, own in parts
         ]  # fmt: skip
         expiry, statistic = (torch.cat(column, dim=-1) for column in zip(*(one[3:5] for one in each), strict=True))

@@ -46,7 +46,15 @@ def store_entries(
     """
     stops = own_stops.tolist()
     found = [
-        _store_one(pages, entries.map(lambda x, n=part: x[:, n]), keep_KN[:, part], own[start:stop], fresh, used, form)
+        _store_one(
+            pages,
+            Entries.of(column[:, part] for column in entries.tensors),
+            keep_KN[:, part],
+            own[start:stop],
+            fresh,
+            used,
+            form,
+        )
         for part, start, stop in zip(packing.slices, stops[:-1], stops[1:], strict=True)
     ]
     counts, lost = (torch.stack(column) for column in zip(*found, strict=True))

@@ -9,6 +9,7 @@ from corm_batch.engine.rows import Count, PackedRows
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import select_ops
+from corm_batch.storage.model import Model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -63,7 +64,7 @@ def test_a_window_is_as_many_queries_as_are_there(device, window):
 
     reduction = Reduction(window, "step", 2.0)
     seen, last = count.entries(entries.map(lambda x: x.to(device)), torch.full_like(position, NEVER).to(device))
-    voted = select_ops(torch.device(device)).reduce_columns(
+    voted = select_ops(torch.device(device), Model()).reduce_columns(
         reduction, query.to(device), lse.flatten(0, 1).to(device), count.count_R, seen, last, 0.3, gap_rule=True
     )
     alive = voted.expiry.cpu() >= stop

@@ -12,7 +12,7 @@ _NEVER = tl.constexpr(NEVER)
 
 @triton.jit
 def places(
-    bounds: tl.tensor, order: tl.tensor | None, hole: tl.tensor | None, hole_end: tl.tensor | None, k: int, s: int,
+    bounds: tl.tensor, order: tl.tensor | None, hole: tl.tensor | None, hole_end: tl.tensor, k: int, s: int,
     all_entries: int, start: int, reach: int, BLOCK_N: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """A block's entries in the order of their positions; which there are, and which are not a neighbour's."""

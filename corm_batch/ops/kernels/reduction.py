@@ -118,7 +118,7 @@ def reduce_columns(
         seen, order, *hole, position, last, *old, expiry, statistic, rows.bounds, columns.bounds,
         scale, softcap, math.log2(reduction.tau), reduction.window, reach, tile_rows, num_rows, num_entries,
         *entries.key.stride()[:2], position.stride(0), last.stride(0),
-        D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, GAP_RULE=gap_rule,
+        D=head_dim, WIDTH=width, G=num_heads // num_kv_heads, VOTES=votes, SPREAD=reach > 0, GAP_RULE=gap_rule,
         POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows, SINCE_HIT=kind.since_hit, **sizes,
     )  # fmt: skip
     return entries._replace(expiry=expiry, statistic=statistic)
@@ -146,8 +146,8 @@ def _reduce(
     old_expiry: tl.tensor, old_statistic: tl.tensor, expiry: tl.tensor, statistic: tl.tensor, row_bounds: tl.tensor,
     entry_bounds: tl.tensor, scale: float, softcap: float | None, log_tau: float, window: int, reach: int,
     tile_rows: int, all_rows: int, all_entries: int, key_k: int, key_n: int, position_k: int, last_k: int,
-    D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, GAP_RULE: tl.constexpr,
-    POWER: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, SINCE_HIT: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, G: tl.constexpr, VOTES: tl.constexpr, SPREAD: tl.constexpr,
+    GAP_RULE: tl.constexpr, POWER: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, SINCE_HIT: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of entries of kv head k of sequence s, `reach` of them on either side only for their hits."""
@@ -161,7 +161,7 @@ def _reduce(
     end = tl.load(last + k * last_k + n, mask=inside, other=-1)  # [BN]
     e = tl.load(old_expiry + at, mask=inside, other=0)  # [BN]
     m = _in_lanes(tl.load(old_statistic + at, mask=inside, other=0.0), ROWS)  # [BN, 4]
-    d, real = tl.arange(0, WIDTH), birth < _NEVER
+    d, real = tl.arange(0, WIDTH), (birth < _NEVER) & (num_rows > 0)
     key += k.to(tl.int64) * key_k + n.to(tl.int64)[:, None] * key_n + d[None, :]
     keys = tl.load(key, mask=real[:, None] & (d < D)[None, :], other=0.0)  # [BN, D]
     first = tl.load(step + row_start, mask=num_rows > 0, other=0)
@@ -187,7 +187,7 @@ def _reduce(
             weight = joined(weight, tl.exp2(log_weight), G, POWER, HEADS)
         if i % G == G - 1:
             if VOTES:
-                if order is not None:
+                if SPREAD:
                     missed = _spread(missed, birth, end, t, reach, BLOCK_N, BLOCK_R)
                 e, m, weight = _vote(missed, weight, e, m, first + start, window, GAP_RULE, SINCE_HIT, BLOCK_N, BLOCK_R)
             if POWER is None:

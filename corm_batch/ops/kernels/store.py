@@ -33,9 +33,10 @@ def store_entries(
     tile = max(16, TILE_ELEMENTS // padded_dim)
     num_tiles = max(1, triton.cdiv(packing.longest, tile))
     keep = keep_KN.contiguous()
-    lists = {"size": (num_sequences, num_heads), "device": keep.device}
-    count_SK, first_SK, further_SK = (torch.empty(dtype=torch.int32, **lists) for _ in range(3))
-    lost_SK = torch.empty(dtype=torch.float32, **lists)
+    count_SK, first_SK, further_SK = (
+        torch.empty(num_sequences, num_heads, dtype=torch.int32, device=keep.device) for _ in range(3)
+    )
+    lost_SK = torch.empty(num_sequences, num_heads, device=keep.device)
     before = torch.empty(num_sequences, num_heads, num_tiles, dtype=torch.int32, device=keep.device)
     _count_kernel[(num_heads, num_sequences)](
         keep, entries.statistic, *entries.statistic.stride(), packing.bounds, count_SK, lost_SK, before, num_entries,
