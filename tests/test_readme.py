@@ -174,6 +174,17 @@ def test_what_fp8_makes_is_what_is_recorded():
     assert said in README.replace("\n", " ")
 
 
+def test_what_streaming_costs_is_what_is_recorded():
+    lost = []
+    for model in ("smollm2", "reference"):
+        rows = json.loads((RESULTS / f"settings_table-{model}.json").read_text())["beside"]["full"]
+        facts = {row["candidate"]: row["against"]["difference"] for row in rows if row["suite"] == "needles"
+                 and row["task"] == "all"}  # fmt: skip
+        assert min(facts, key=facts.get).startswith("streaming")
+        lost.append(f"{-100 * facts['streaming']:.1f}")
+    assert f"most: {lost[0]} and {lost[1]} points" in README
+
+
 def test_documents_an_hour_are_those_recorded():
     """The table, and of what it is, as its caption says."""
     (record,) = read_vllm(RESULTS).values()
