@@ -18,9 +18,8 @@ class AttentionShare(Propagation, name="attention"):
     """A fixed share of the tokens goes on: those that the newest queries attended to most, and their neighbours.
 
     Based on FastKV (arXiv 2502.01068): the attention of the prompt's last queries, mean over heads, pooled over
-    neighbours, chooses what the layers behind the middle are run on. Deviations: `window` is 128 there as here 8 in
-    SnapKV's manner; the first tokens always go on; pooled by the maximum over 31 tokens, because a fact is read by the
-    words before it (measured: engine/README.md).
+    neighbours, chooses what the layers behind the middle are run on. Deviations: 128 queries decide where theirs are 8;
+    the first tokens always go on; pooled by the maximum over 31 tokens, as a fact is read by the words before it.
     """
 
     share: float = Field(
