@@ -97,7 +97,7 @@ def test_beside_others_as_alone_and_after_a_preemption(tiny_llama):
     policy = POLICIES["snapkv"] | {"pin_instruction": True}
     (alone,) = ask(tiny_llama, policy, 24, PROMPTS[2:3], INSTRUCTIONS[2:3])
     assert ask(tiny_llama, policy, 24)[2].kept_positions == alone.kept_positions
-    tight = ask(tiny_llama, policy, 24, kv_memory=80 * 560, compact_every=8)
+    tight = ask(tiny_llama, policy, 24, kv_memory=48 * 560, compact_every=8)
     assert sum(one.memory.preemptions for one in tight) > 0
     assert [lost(one, spans) for one, spans in zip(tight, INSTRUCTIONS, strict=True)] == [0] * 4
 
