@@ -14,7 +14,11 @@ from corm_batch import errors
 PACKAGE = Path(errors.__file__).parent
 ROOT = errors.CormBatchError
 TREE = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, ROOT)}
-CATCH_ALL = {"cli/__init__.py": "the end of every command", "pipeline/replica.py": "whatever a replica has to say"}
+CATCH_ALL = {
+    "bench/bench.py": "whatever a whole job has to say: the other rows are still to be measured",
+    "cli/__init__.py": "the end of every command",
+    "pipeline/replica.py": "whatever a replica has to say",
+}
 """Where the root itself is caught."""
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "errors.py"]
 
