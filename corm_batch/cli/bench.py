@@ -130,13 +130,17 @@ def _measure_job(through: str, replicas: int) -> MeasureJob | None:
     return partial(measure_job, replicas=replicas)
 
 
+def _refuse_unknown(option: str, names: list[str] | None, known: Sequence[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise SpecError(f"{option}: there is no {name!r}; known: {', '.join(known)}")
+
+
 def _engines(names: list[str] | None) -> list[EngineName]:
     """The engines asked for, in the order in which they are always measured."""
     from corm_batch.bench.workload import ENGINES
 
-    for name in names or ():
-        if name not in ENGINES:
-            raise SpecError(f"--engine: there is no {name!r}; known: {', '.join(ENGINES)}")
+    _refuse_unknown("--engine", names, ENGINES)
     return [name for name in ENGINES if not names or name in names]
 
 
@@ -144,9 +148,7 @@ def _forms(names: list[str] | None) -> list[WeightForm]:
     """The forms of weights asked for, in the order in which they are always measured."""
     from corm_batch.engine.config import WeightForm
 
-    for name in names or ():
-        if name not in get_args(WeightForm):
-            raise SpecError(f"--weights: there is no {name!r}; known: {', '.join(get_args(WeightForm))}")
+    _refuse_unknown("--weights", names, get_args(WeightForm))
     return [name for name in get_args(WeightForm) if name in (names or ("stored",))]
 
 
@@ -154,10 +156,7 @@ def _storages(names: list[str] | None) -> list[str]:
     """The forms of storage asked for, each once; the model's own by default."""
     from corm_batch.storage.base import Storage
 
-    known = Storage.registered()
-    for name in names or ():
-        if name not in known:
-            raise SpecError(f"--storage: there is no {name!r}; known: {', '.join(known)}")
+    _refuse_unknown("--storage", names, list(Storage.registered()))
     return list(dict.fromkeys(names or ("model",)))
 
 
@@ -165,11 +164,9 @@ def _propagations(names: list[str] | None) -> list[str | None]:
     """The propagations asked for, none first."""
     from corm_batch.propagation.base import Propagation
 
-    known: list[str | None] = [None, *Propagation.registered()]
-    for name in names or ():
-        if name != "none" and name not in known:
-            raise SpecError(f"--propagation: there is no {name!r}; known: none, {', '.join(filter(None, known))}")
-    return [name for name in known if (name or "none") in (names or ("none",))]
+    known = ["none", *Propagation.registered()]
+    _refuse_unknown("--propagation", names, known)
+    return [None if name == "none" else name for name in known if name in (names or ("none",))]
 
 
 def _print_workloads(console: Console, workloads: Sequence[Workload]) -> None:
