@@ -14,7 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +130,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shares", default=SHARES)
     parser.add_argument("--record", type=Path, action="append", required=True)
     parser.add_argument("--document", type=Path)
+    options = split_arguments(parser, arguments)
+    if options.document is None:
+        write_compact(compact(evaluate(options)), options.record[0])
+    write_tables(options, table, "policies")
+
+
+def split_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What a table's command is given; what stands behind `--` becomes `rest`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     own = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:own])
     options.rest = given[own + 1 :]
+    return options
+
+
+def write_compact(record: Mapping[str, Any], path: Path) -> None:
+    """A record without this machine's folders."""
+    content = json.dumps(record, indent=1).replace(f"{Path.cwd()}/", "")
+    path.write_text(f"{content}\n", encoding="utf-8")
+
+
+def write_tables(options: argparse.Namespace, table_of: Callable[[Mapping[str, Any]], str], name: str) -> None:
+    """The tables of the records given: printed, or between the markers of this name in the document that is given."""
+    written = "\n".join(table_of(json.loads(path.read_text(encoding="utf-8"))) for path in options.record)
     if options.document is None:
-        content = json.dumps(compact(evaluate(options)), indent=1).replace(f"{Path.cwd()}/", "")
-        options.record[0].write_text(f"{content}\n", encoding="utf-8")
-    tables = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path in options.record)
-    if options.document is None:
-        print(tables)
+        print(written)
         return
     document = options.document.read_text(encoding="utf-8")
-    options.document.write_text(replaced(document, tables.rstrip("\n"), "policies"), encoding="utf-8")
+    options.document.write_text(replaced(document, written.rstrip("\n"), name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ file instead.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,7 @@ from corm_batch.evaluation.run import Plan, Progress, run_evaluation
 from corm_batch.pipeline.model import load_tokenizer, model_loader, model_path, revision_hash
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
-from infra.measure.performance_table import replaced
-from infra.measure.policy_table import SCORES, SUITES, table
+from infra.measure.policy_table import SCORES, SUITES, split_arguments, table, write_compact, write_tables
 
 WEIGHTS, ENTRIES, STREAMING = "model.weights=fp8", "engine.storage=fp8", "engine.prefill=streaming"
 PROPAGATION = "engine.propagation={{name: attention, layer: half, share: {share}, pooling: 31}}"
@@ -119,20 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lengths", default="1024,2048,4096,7000")
     parser.add_argument("--record", type=Path, action="append", required=True)
     parser.add_argument("--document", type=Path)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own = given.index("--") if "--" in given else len(given)
-    options = parser.parse_args(given[:own])
-    options.rest = given[own + 1 :]
+    options = split_arguments(parser, arguments)
     if options.document is None:
         found = {name: evaluate(plan, options.output) for name, plan in plans(options)}
-        content = json.dumps(compact(found), indent=1).replace(f"{Path.cwd()}/", "")
-        options.record[0].write_text(f"{content}\n", encoding="utf-8")
-    written = "\n".join(tables(json.loads(path.read_text(encoding="utf-8"))) for path in options.record)
-    if options.document is None:
-        print(written)
-        return
-    document = options.document.read_text(encoding="utf-8")
-    options.document.write_text(replaced(document, written.rstrip("\n"), "settings"), encoding="utf-8")
+        write_compact(compact(found), options.record[0])
+    write_tables(options, tables, "settings")
 
 
 if __name__ == "__main__":
