@@ -243,8 +243,7 @@ class PrefillBatch:
                 features.scale, features.softcap, gap_rule=False,
                 packing=(part.newest(reduction.window), part.packing),
             )  # fmt: skip
-            expiry = voted.expiry if votes(policy) else entries.expiry
-            entries = voted._replace(position=entries.position, expiry=expiry)
+            entries = as_voted(policy, entries, voted)
         return self._observed(spans[0], layer, query_HRD, lse_HR, entries, features, part)
 
     def _never(self, like_KN: Tensor) -> Tensor:
@@ -257,3 +256,8 @@ class PrefillBatch:
 def votes(policy: KVPolicy) -> bool:
     """Whether expiries are what votes make of them, and attention sees what would have expired by then."""
     return policy.needs.reduction is not None and policy.needs.reduction.threshold is not None
+
+
+def as_voted(policy: KVPolicy, entries: Entries, voted: Entries) -> Entries:
+    """Entries with what was gathered of them, and where expiries are votes', with these; positions as they were."""
+    return voted._replace(position=entries.position, expiry=voted.expiry if votes(policy) else entries.expiry)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.batch import PrefillBatch, votes
+from corm_batch.engine.batch import PrefillBatch, as_voted, votes
 from corm_batch.engine.rows import Count, Part
 from corm_batch.engine.work import Span
 from corm_batch.ops.pages import NEVER, Entries
@@ -62,6 +62,5 @@ class ChunkBatch(PrefillBatch):
                 reduction, query_HRD, lse, part.count_R, *count.entries(entries, last),
                 features.scale, features.softcap, gap_rule=True, packing=(rows, packing),
             )  # fmt: skip
-            expiry = voted.expiry if votes(policy) else entries.expiry
-            entries = voted._replace(position=entries.position, expiry=expiry)
+            entries = as_voted(policy, entries, voted)
         return out, lse, self._observed(span, layer, query_HRD, lse, entries, features, part)

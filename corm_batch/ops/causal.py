@@ -65,12 +65,9 @@ def causal_attention(
         if kernel is not None:
             out, lse = kernel(query_HTD, key_KTD, value_KTD, scale)
             return (out, lse) if sink_H is None else _add_sink(out, lse, sink_H)
-    step = step_T
-    if step is None:
-        step = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
-    first = step.expand(key_KTD.shape[0], -1)
-    last = torch.full_like(first, NEVER) if window is None else first + (window - 1)
-    return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H)
+    if step_T is None:
+        step_T = torch.arange(1, num_tokens + 1, dtype=torch.int32, device=query_HTD.device)
+    return dense(query_HTD, key_KTD, value_KTD, *_causal_steps(step_T, key_KTD, window), scale, softcap, sink_H)
 
 
 def packed_causal_attention(
@@ -95,14 +92,11 @@ def packed_causal_attention(
         out [H, T, D] in the query's dtype, token by token in memory where there are several; lse [H, T] float32.
     """
     if softcap is not None or (window is not None and (step_T is not None or window < packing.longest)):
-        step = step_T
-        if step is None:
-            step = torch.arange(1, query_HTD.shape[1] + 1, dtype=torch.int32, device=query_HTD.device)
-            step = step - packing.per_token(packing.bounds[0])
-        first = step.expand(key_KTD.shape[0], -1)
-        last = torch.full_like(first, NEVER) if window is None else first + (window - 1)
-        both = packing, packing
-        return dense(query_HTD, key_KTD, value_KTD, step, first, last, scale, softcap, sink_H, both)
+        if step_T is None:
+            step_T = torch.arange(1, query_HTD.shape[1] + 1, dtype=torch.int32, device=query_HTD.device)
+            step_T = step_T - packing.per_token(packing.bounds[0])
+        steps, both = _causal_steps(step_T, key_KTD, window), (packing, packing)
+        return dense(query_HTD, key_KTD, value_KTD, *steps, scale, softcap, sink_H, both)
     outs, lses = [], []
     for tokens, run, kernel in _runs(packing, _kernel(query_HTD, key_KTD, value_KTD)):
         query, key, value = query_HTD[:, tokens], key_KTD[:, tokens], value_KTD[:, tokens]
@@ -116,6 +110,12 @@ def packed_causal_attention(
     if len(outs) == 1:
         return outs[0], lses[0]
     return torch.cat([out.transpose(0, 1) for out in outs]).transpose(0, 1), torch.cat(lses, dim=1)
+
+
+def _causal_steps(step_T: Tensor, key_KTD: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What `dense_attention` wants of tokens at these steps: queries' steps, keys' first and last ones."""
+    first = step_T.expand(key_KTD.shape[0], -1)
+    return step_T, first, torch.full_like(first, NEVER) if window is None else first + (window - 1)
 
 
 @functools.lru_cache(4)

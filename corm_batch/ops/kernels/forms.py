@@ -27,8 +27,7 @@ def load_scaled(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
     """Numbers that an entry's scale multiplies."""
-    column = tl.arange(0, BLOCK_D)[None, :]
-    tile = tl.load(numbers + place[:, None] * D + column, mask=mask[:, None] & (column < D), other=0.0)  # [BN, D]
+    tile, _ = load_numbers(numbers, scales, which, place, mask, D, BLOCK_D)
     return tile, tl.load(scales[which] + place, mask=mask, other=0.0)  # [BN]
 
 
@@ -48,7 +47,6 @@ def save_fp8(
     D: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """As `storage.fp8` encodes them; columns from D on are 0."""
-    column = tl.arange(0, BLOCK_D)[None, :]
     wide = tile.to(tl.float32)
     bits = tl.max(tl.abs(wide), axis=1).to(tl.int32, bitcast=True) + 0x17FFFF
     exponent = tl.minimum(tl.maximum((bits >> 23) - 8, 1), 246)
@@ -57,5 +55,5 @@ def save_fp8(
         ((254 - exponent) << 23).to(tl.float32, bitcast=True),
     )
     number = tl.clamp(wide * inverse[:, None], -448.0, 448.0).to(numbers.dtype.element_ty)
-    tl.store(numbers + place[:, None] * D + column, number, mask=mask[:, None] & (column < D))
+    save_numbers(number, numbers, scales, which, place, mask, D, BLOCK_D)
     tl.store(scales[which] + place, scale, mask=mask)
