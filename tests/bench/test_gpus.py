@@ -32,14 +32,14 @@ def on(name, prompts=(16384,), num_prompts=3600, kept=(1.0, 0.125), config=LLAMA
 
 @pytest.fixture(scope="module")
 def rows():
-    """(prefill, share of the limit, ceilings) of every row of this package's engine on an H200."""
+    """(prefill, share of the limit, ceilings) of every row of this package's engine on an H200, weights as stored."""
     found = []
     for path in MEASURED.glob("h200-llama*.json"):
         bench = json.loads(path.read_text())
         found += [
             (row["prefill"], row["figures"]["limit_share"], bench["ceilings"][row["workload"]])
             for row in bench["rows"]
-            if row["engine"] != "generate"
+            if row["engine"] != "generate" and row.get("weights", "stored") == "stored"
         ]
     return found
 
