@@ -15,7 +15,7 @@ from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request, SamplingParams, room_left
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
-from corm_batch.tasks.base import Answer, Prompt
+from corm_batch.tasks.base import Answer, Ask, Prompt
 from corm_batch.text.instruction import instruction_spans
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
@@ -121,6 +121,26 @@ class EngineAsker:
                 f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends{cut}"
             )
         return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
+
+    async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
+        """Several things about one text, all in flight at once.
+
+        Raises:
+            BrokenEngineError: the engine failed as a whole.
+        """
+
+        async def one(ask: Ask) -> Answer | DocumentError:
+            try:
+                return await self.ask(ask.prompt, ask.sampling, ask.stop)
+            except DocumentError as error:
+                return error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(one(ask)) for ask in asks]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [answer.result() for answer in asked]
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together, and the room that verifying them took."""

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import SamplingParams
+from corm_batch.errors import DocumentError
 from corm_batch.registry import Plugin
 
 StopText = Annotated[str, Field(min_length=1)]
@@ -65,6 +66,21 @@ class Answer:
     mean_logprob: float
 
 
+@dataclass(frozen=True)
+class Ask:
+    """One prompt and how it is to be answered.
+
+    Attributes:
+        prompt: what is asked.
+        sampling: how to choose the answer's tokens, and when to stop.
+        stop: texts before which the answer ends.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams
+    stop: Sequence[str] = ()
+
+
 class Asker(Protocol):
     """The model as a task sees it. Given by the pipeline, faked in tests."""
 
@@ -74,6 +90,13 @@ class Asker(Protocol):
         Raises:
             DocumentError: the prompt does not fit, or the engine could not answer it.
             AnswerError: the model wrote, but no answer.
+        """
+
+    async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
+        """Several things about one text, all in flight at once; what they begin with alike is read once.
+
+        The entry of one that `ask` would raise a DocumentError for (an AnswerError is one) is that error, and the
+        others are answered all the same.
         """
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:

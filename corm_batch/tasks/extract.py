@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError, CutOffError
+from corm_batch.errors import AnswerError, CutOffError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
 from corm_batch.tasks.json_schema import check_schema
@@ -177,7 +177,7 @@ class _Found:
 
     @classmethod
     def of(
-        cls, chosen: Mapping[str, Reading | None], lost: str | None, given: list[Answer | AnswerError], output: str
+        cls, chosen: Mapping[str, Reading | None], lost: str | None, given: list[Answer | DocumentError], output: str
     ) -> _Found:
         """Of what was chosen and `given`; fields that nobody states failed where an answer is `lost`, and so why."""
         answers, failures = parted(given)

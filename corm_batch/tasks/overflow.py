@@ -5,12 +5,11 @@ Knows nothing of what the answers mean or how they become one.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError, DocumentError
-from corm_batch.tasks.base import Answer, Asker, Prompt, Task
+from corm_batch.errors import DocumentError
+from corm_batch.tasks.base import Answer, Ask, Asker, Prompt, Task
 
 
 def pieces(task: Task, asker: Asker, text: str, prompt: Callable[[str], Prompt]) -> list[str]:
@@ -35,8 +34,7 @@ async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[A
     """The answers, in the order of `prompts`.
 
     Raises:
-        DocumentError: one of them could not be asked; what is still being asked is cancelled.
-        AnswerError: one of them was not answered; all have been asked.
+        DocumentError: one of them could not be asked, or was not answered; all have been asked.
     """
     answers, failures = parted(await ask_any(task, asker, prompts))
     if failures:
@@ -44,28 +42,16 @@ async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[A
     return answers
 
 
-async def ask_any(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer | AnswerError]:
+async def ask_any(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer | DocumentError]:
     """Like `ask_all`, with the error in the place of an answer that is none."""
-
-    async def ask(prompt: Prompt) -> Answer | AnswerError:
-        try:
-            return await asker.ask(prompt, task.sampling, task.stop)
-        except AnswerError as error:
-            return error
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask(prompt)) for prompt in prompts]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [answer.result() for answer in asked]
+    return await asker.ask_all([Ask(prompt, task.sampling, task.stop) for prompt in prompts])
 
 
-def parted(answers: Iterable[Answer | AnswerError]) -> tuple[list[Answer], list[AnswerError]]:
+def parted(answers: Iterable[Answer | DocumentError]) -> tuple[list[Answer], list[DocumentError]]:
     """Answers and errors, each in their order."""
     given, failures = [], []
     for answer in answers:
-        if isinstance(answer, AnswerError):
+        if isinstance(answer, DocumentError):
             failures.append(answer)
         else:
             given.append(answer)

@@ -4,10 +4,10 @@ import pytest
 
 from corm_batch.engine.request import Completion, SamplingParams
 from corm_batch.engine.scripted import ScriptedEngine
-from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.errors import AnswerError, BrokenEngineError, DocumentError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread
-from corm_batch.tasks.base import Prompt
+from corm_batch.tasks.base import Ask, Prompt
 from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL
 
@@ -51,6 +51,18 @@ def test_refusals_are_errors_of_the_document():
             await asker.ask(prompt("@error"), SAMPLING)
 
     asked(test)
+
+
+def test_several_are_asked_at_once_and_an_error_is_its_own_entry():
+    async def test(asker):
+        asks = [Ask(prompt(text), SAMPLING, stop) for text, stop in ((KING, ["time"]), ("@error", ()), (KING, ()))]
+        cut, refused, whole = await asker.ask_all(asks)
+        assert (cut.text, whole.text[:16]) == ("Once upon a", "Once upon a time")
+        assert isinstance(refused, DocumentError)
+        with pytest.raises(BrokenEngineError, match="scripted"):
+            await asker.ask_all([Ask(prompt(KING), SAMPLING), Ask(prompt("@break"), SAMPLING)])
+
+    assert len(asked(test).memory) == 2
 
 
 def test_long_texts_are_cut_to_fit():

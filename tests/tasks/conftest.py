@@ -17,6 +17,7 @@ class FakeAsker:
         self.reply = reply
         self.context = context
         self.prompts = []
+        self.asked_together = []
         self.in_flight = self.most_in_flight = self.finished = 0
 
     async def ask(self, prompt, sampling, stop=()):
@@ -33,6 +34,14 @@ class FakeAsker:
         text, mean_logprob = answer if isinstance(answer, tuple) else (answer, -1.0)
         reason = "stop" if len(text) < sampling.max_new_tokens else "length"
         return Answer(text[: sampling.max_new_tokens], reason, mean_logprob)
+
+    async def ask_all(self, asks):
+        self.asked_together.append(len(asks))
+        answers = (self.ask(one.prompt, one.sampling, one.stop) for one in asks)
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        if others := [one for one in found if isinstance(one, Exception) and not isinstance(one, DocumentError)]:
+            raise others[0]
+        return found
 
     def _size(self, prompt):
         return len(prompt.text) + len(prompt.instruction)
