@@ -20,7 +20,8 @@ from corm_batch.engine.propagating import Propagating
 from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
-from corm_batch.kv.cache import KVCache, Stage
+from corm_batch.kv.cache import KVCache
+from corm_batch.kv.stage import Stage
 from corm_batch.ops.packing import Packing, unpack_entries
 from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
@@ -284,12 +285,8 @@ class Eviction:
         step_S: Tensor,
     ) -> None:
         """Let what the budget leaves no room for expire with the last step."""
-        pages, lists, page_size = self.cache.pool.pages, self.cache.lists(layer, slot_S), self.cache.pool.page_size
-        width = -(-int(self.cache.table.lengths[slots, layer].max()) // page_size)
-        length = lists.length[slot_S]
-        first_entry = torch.arange(width, device=self.cache.device) * page_size
-        # Behind a list's last page the table may name pages that are others' by now.
-        table = lists.table[slot_S, :, :width].masked_fill(first_entry >= length[..., None], 0)
+        pages = self.cache.pool.pages
+        table, length = self.cache.table.own_lists(layer, slots, slot_S)
         needed = pages._replace(value=pages.value[..., :0])
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
@@ -297,4 +294,4 @@ class Eviction:
         most = self._mosts(layer, sequences, steps.tolist())
         lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)
-        update_pages(pages, table.long(), expiry, entries.statistic)
+        update_pages(pages, table, expiry, entries.statistic)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.request import FinishReason, Request
-from corm_batch.kv.cache import SwappedCache
+from corm_batch.kv.stage import SwappedCache
 from corm_batch.policies.reading import ExtraPass
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,46 +17,11 @@ from torch import Tensor
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
+from corm_batch.kv.stage import Stage, SwappedCache
 from corm_batch.ops.form import Form
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import Column, Entries, Lists, read_pages
+from corm_batch.ops.pages import NEVER, Column, Entries, Lists, read_pages
 from corm_batch.ops.select import Ops, select_ops
-
-
-@dataclass(frozen=True)
-class SwappedCache:
-    """One sequence's entries in host memory, and where they belong."""
-
-    pages: tuple[Tensor, ...]  # [its pages, ...] uint8 on the host, column by column, lists one behind the other
-    lengths: np.ndarray  # [L, K]
-
-    @property
-    def num_pages(self) -> int:
-        """Pages it takes to come back."""
-        return len(self.pages[0])
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Free pages that one forward pass may take, those its sequences hold already, and what it did with them.
-
-    Attributes:
-        slots: of the sequences.
-        ids, fresh: [M] int32, the free pages, and the same on the device.
-        used: [1] int32 on the device: how many were taken, beyond M if there were too few.
-        own: of each layer, the pages that each sequence has there.
-        held, held_stops: the same on the device, layer after layer, and [L, S + 1] int32 where each begins and ends.
-        stored: by call of `store`: layer, place of its first sequence in `slots`, entries stored [S, K].
-    """
-
-    slots: list[int]
-    ids: np.ndarray
-    fresh: Tensor
-    used: Tensor
-    own: list[list[np.ndarray]]
-    held: Tensor
-    held_stops: Tensor
-    stored: list[tuple[int, int, Tensor]] = field(default_factory=list)
 
 
 class KVCache:
@@ -112,15 +77,25 @@ class KVCache:
         self.peak_pages[slot] = 0
         return slot
 
+    def fork(self, source: int) -> int:
+        """A slot for a new sequence that begins with all that another one holds and never changes any of it.
+
+        Takes no pages: the first `store` of the sequence copies what stands in pages that are not full.
+        """
+        slot = self.open()
+        self.table.fork(slot, source)
+        self.pool.share(self.table.get_lists(slot))
+        return slot
+
     def close(self, slot: int) -> None:
-        """Free every page of a sequence, and its slot."""
+        """Let go of every page of a sequence, and of its slot."""
         self.pool.release(self.table.get_lists(slot))
         self.table.clear(slot)
         heapq.heappush(self._free_slots, slot)
 
     def pages_held(self, slot: int) -> int:
-        """Pages the sequence has now."""
-        return int(self.table.num_pages[slot].sum())
+        """Pages the sequence has now, without those it shares with the one it begins with."""
+        return self.table.num_own(slot)
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""
@@ -133,6 +108,20 @@ class KVCache:
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
         return self.ops.gather_entries(self.pool.pages, *self.table.row(slot, layer), born)
+
+    def behind_shared(self, slot: int, layer: int, entries: Entries, num_born: int) -> Entries:
+        """Of what `read_before` gives, [K, N], the last `num_born` entries of each head not stored yet, those behind
+        the pages that the sequence shares, all that it stores: [K, M], padded at position NEVER before the new ones."""
+        device, lists = self.device, self.table.lists(layer, torch.empty(0))
+        size, shared = self.pool.page_size, self.table.num_shared(slot)[layer]
+        longest = int((self.table.lengths[slot, layer] - shared * size).max())
+        index = lists.shared[slot][:, None] // size * size + torch.arange(longest, device=device)
+        index = index.where(index < lists.length[slot][:, None], -1)
+        newest = torch.arange(-num_born, 0, device=device) + entries.position.shape[-1]
+        place = torch.cat((index, newest.expand(len(shared), -1)), dim=-1)
+        head = torch.arange(len(shared), device=device)[:, None]
+        own = entries.map(lambda column: column[head, place])
+        return own._replace(position=own.position.masked_fill(place < 0, NEVER))
 
     def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
         """Where what `read_before` gives stands, and where the padding in between."""
@@ -182,7 +171,8 @@ class KVCache:
         keep: Tensor,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Make the kept entries, in their order, all that sequences hold in one layer, once the stage is committed.
+        """Make the kept entries, in their order, all that sequences hold in one layer behind the pages that they share,
+        once the stage is committed.
 
         Args:
             stage: where pages come from beyond those the layer holds already.
@@ -219,7 +209,8 @@ class KVCache:
             raise OutOfPages(missing)
         counts = found[1:].reshape(-1, num_heads)
         num_pages = -(-counts // self.pool.page_size)
-        self.table.grow(0, int(num_pages.max(initial=0)))
+        shared = self.table.num_shared(np.array(stage.slots, np.int64))
+        self.table.grow(0, int(num_pages.max(initial=0)) + int(shared.max(initial=0)))
         rows = [(layer, first + n) for layer, first, stored in stage.stored for n in range(len(stored))]
         ids: dict[int, list[np.ndarray]] = {}
         lengths: dict[int, list[np.ndarray]] = {}
@@ -234,7 +225,8 @@ class KVCache:
         self.pool.release(np.concatenate((*surplus, stage.ids[start:])))
         for place, pages in ids.items():
             slot = stage.slots[place]
-            self.table.set_lists(slot, np.concatenate(pages), np.stack(lengths[place]))
+            before = shared[place] * self.pool.page_size
+            self.table.set_lists(slot, np.concatenate(pages), before + np.stack(lengths[place]))
             self._book(slot)
 
     def discard(self, stage: Stage) -> None:
@@ -267,9 +259,9 @@ class KVCache:
         self.pool.release(self.table.trim(slots))
 
     def swap_out(self, slot: int) -> SwappedCache:
-        """Move a sequence to host memory, freeing its pages and its slot."""
+        """Move what is a sequence's own to host memory, letting go of its pages and its slot."""
         self.pool.release(self.table.trim(np.array([slot])))
-        ids = torch.from_numpy(self.table.get_lists(slot)).to(self.device)
+        ids = torch.from_numpy(self.table.get_own(slot)).to(self.device)
         swapped = SwappedCache(
             tuple(column.index_select(0, ids).cpu() for column in self.pool.pages.bytes),
             self.table.lengths[slot].copy(),
@@ -277,8 +269,12 @@ class KVCache:
         self.close(slot)
         return swapped
 
-    def swap_in(self, swapped: SwappedCache) -> int:
+    def swap_in(self, swapped: SwappedCache, source: int | None = None) -> int:
         """Bring a sequence back, entry for entry.
+
+        Args:
+            swapped: what was its own.
+            source: the slot of the sequence it begins with, where it shares any.
 
         Returns:
             Its new slot.
@@ -288,7 +284,7 @@ class KVCache:
         """
         self.table.grow(self._free_slots[0] + 1, -(-int(swapped.lengths.max()) // self.pool.page_size))
         ids = self.pool.allocate(swapped.num_pages)
-        slot = self.open()
+        slot = self.open() if source is None else self.fork(source)
         self.table.set_lists(slot, ids, swapped.lengths)
         index = torch.from_numpy(ids).to(self.device)
         for column, saved in zip(self.pool.pages.bytes, swapped.pages, strict=True):

@@ -4,6 +4,11 @@
     slot 0  layer 0  head 0:  [7 3 9 . ]  length 35          every list has a length of its own
                      head 1:  [4 . . . ]  length 11
 
+A list may begin with entries of another sequence's, a reading that several ask about: its whole pages are shared, and
+what stands in the last one, where that is not full, is copied when the sequence first stores something of its own.
+
+    reading [3 8 5]   35 entries, all its own               fork [3 8 9]   39, of which 35 are shared: 9 has a copy of 3
+
 The host holds the truth about pages (numpy) and a device copy follows every change. Lengths are counted on both sides,
 so that a decode step needs no word from either: `lengths` here, and the device's own, which kernels change in place.
 """
@@ -32,10 +37,12 @@ class PageTable:
         self.page_size = page_size
         self.lengths = np.zeros((num_slots, num_layers, num_kv_heads), dtype=np.int32)
         self.num_pages = np.zeros_like(self.lengths)  # a list may hold pages for entries still to come
+        self.shared = np.zeros_like(self.lengths)  # entries at a list's beginning that are another sequence's
         self.version = 0  # of the device's copy: another one lies elsewhere
         self._pages = np.zeros((min(num_slots, 8), num_layers, num_kv_heads, 8), dtype=np.int32)
         self._device = device
         self._device_lengths = torch.zeros(self.lengths.shape, dtype=torch.int32, device=device)
+        self._device_shared = torch.zeros_like(self._device_lengths)
         self._copy = self._upload(self._pages)
 
     def grow(self, num_slots: int, num_pages: int) -> None:
@@ -56,7 +63,7 @@ class PageTable:
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists as kernels read them; valid while `version` stays the same."""
-        return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S)
+        return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S, self._device_shared[:, layer])
 
     def row(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
         """One sequence's page ids [K, P], as many as its longest list fills, and lengths [K] in one layer, on the
@@ -64,28 +71,70 @@ class PageTable:
         width = -(-int(self.lengths[slot, layer].max()) // self.page_size)
         return self._copy[slot, layer, :, :width], self._device_lengths[slot, layer]
 
+    def own_lists(self, layer: int, slots: np.ndarray, slot_S: Tensor) -> tuple[Tensor, Tensor]:
+        """What lists of one layer hold behind the pages that they share: of `slots`, which are `slot_S` on the device,
+        page ids [S, K, P] int64, padded with 0, and entries there, [S, K]."""
+        lists, size = self.lists(layer, slot_S), self.page_size
+        longest = int((self.lengths[slots, layer] - self.num_shared(slots)[:, layer] * size).max())
+        first = lists.shared[slot_S] // size
+        length = lists.length[slot_S] - first * size
+        place = torch.arange(-(-longest // size), device=self._device)
+        # Behind a list's last page the table may name pages that are others' by now.
+        held = place * size < length[..., None]
+        index = torch.where(held, first[..., None] + place, 0)
+        head = torch.arange(first.shape[1], device=self._device)[:, None]
+        return lists.table[slot_S[:, None, None], head, index].masked_fill(~held, 0).long(), length
+
     def get_lists(self, slot: int) -> np.ndarray:
-        """The page ids of a sequence, lists one behind the other."""
-        if not self.num_pages[slot].any():  # as every sequence when it is opened
-            return np.empty(0, np.int32)
-        held = np.arange(self._pages.shape[-1]) < self.num_pages[slot][..., None]
-        ids: np.ndarray = self._pages[slot][held]
-        return ids
+        """The ids of the pages a sequence has a hold of, lists one behind the other."""
+        return self._between(slot, np.zeros_like(self.num_pages[slot]))
+
+    def get_own(self, slot: int) -> np.ndarray:
+        """The same without those it shares."""
+        return self._between(slot, self.num_shared(slot))
 
     def get_layers(self, slot: int) -> list[np.ndarray]:
-        """The same, layer by layer."""
-        return np.split(self.get_lists(slot), self.num_pages[slot].sum(axis=1).cumsum()[:-1])
+        """The same as `get_own`, layer by layer."""
+        counts = (self.num_pages[slot] - self.num_shared(slot)).sum(axis=1)
+        return np.split(self.get_own(slot), counts.cumsum()[:-1])
+
+    def num_shared(self, slots: Index) -> np.ndarray:
+        """Whole pages at the beginning of each list that hold nothing but shared entries: [..., L, K]."""
+        pages: np.ndarray = self.shared[slots] // self.page_size
+        return pages
+
+    def num_own(self, slot: int) -> int:
+        """How many pages are a sequence's alone."""
+        return int((self.num_pages[slot] - self.num_shared(slot)).sum())
 
     def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
-        """Replace every list of a sequence: `ids` are the pages its lengths fill, lists one behind the other."""
-        want = -(-lengths_LK // self.page_size)
+        """Replace what every list of a sequence has behind its shared pages.
+
+        Args:
+            slot: of the sequence.
+            ids: the pages that what is its own fills, lists one behind the other.
+            lengths_LK: entries of each list, shared ones included.
+        """
+        want, first = -(-lengths_LK // self.page_size), self.num_shared(slot)
         rows = self._pages[slot]
-        rows[:] = 0
-        rows[np.arange(rows.shape[-1]) < want[..., None]] = ids
+        place = np.arange(rows.shape[-1])
+        rows[place >= first[..., None]] = 0
+        rows[(place >= first[..., None]) & (place < want[..., None])] = ids
         self.num_pages[slot] = want
         if self._device.type != "cpu":
             self._copy[slot] = self._upload(rows)
         self.set_lengths(slot, lengths_LK)
+
+    def fork(self, slot: int, source: int) -> None:
+        """Have an empty slot begin with all that another one holds: whole pages of it are shared, and of a last page
+        that is not full the entries are seen where they stand until `set_lists` names a copy of them."""
+        self._pages[slot] = self._pages[source]
+        self.num_pages[slot] = self.lengths[source] // self.page_size
+        if self._device.type != "cpu":
+            self._copy[slot] = self._copy[source]
+        self.set_lengths(slot, self.lengths[source])
+        self.shared[slot] = self.lengths[source]
+        self._device_shared[slot] = self._device_lengths[source]
 
     def set_lengths(self, slots: np.ndarray | int, lengths: np.ndarray) -> None:
         """Say on both sides how many entries each list of `slots` has: [..., L, K]."""
@@ -98,9 +147,12 @@ class PageTable:
         return lengths
 
     def clear(self, slot: int) -> None:
-        """Empty every list of a sequence; the device needs no word of it, as nobody asks for the slot."""
+        """Empty every list of a sequence; of its lengths the device needs no word, as nobody asks for the slot."""
         self.lengths[slot] = 0
         self.num_pages[slot] = 0
+        if self.shared[slot].any():
+            self.shared[slot] = 0
+            self._device_shared[slot] = 0
 
     def missing(self, slots: np.ndarray, num_entries: int) -> np.ndarray:
         """Pages each list of `slots` lacks to take `num_entries` more: [S, L, K]."""
@@ -136,6 +188,15 @@ class PageTable:
             freed.append(self._pages[slots[row], layer, head, want[row, layer, head] + turn])
         self.num_pages[slots] = want
         return np.concatenate(freed)
+
+    def _between(self, slot: int, first_LK: np.ndarray) -> np.ndarray:
+        """The ids of a sequence's pages from the given one of each list on, lists one behind the other."""
+        if not self.num_pages[slot].any():  # as every sequence when it is opened
+            return np.empty(0, np.int32)
+        place = np.arange(self._pages.shape[-1])
+        held = (place >= first_LK[..., None]) & (place < self.num_pages[slot][..., None])
+        ids: np.ndarray = self._pages[slot][held]
+        return ids
 
     def _upload(self, array: np.ndarray, copy: bool = False) -> Tensor:
         """The array on the device; on a CPU the same memory unless a copy is asked for."""

@@ -17,7 +17,8 @@ def page_bytes(page_size: int, columns: Iterable[Column]) -> int:
 
 
 class PagePool:
-    """A fixed number of pages; a page belongs to one (layer, sequence, kv head) at a time.
+    """A fixed number of pages; a page belongs to one (layer, kv head) at a time, and to one sequence or several that
+    read the same entries. It is free when the last of these lets go of it.
 
     Args:
         num_pages: pages that can be handed out (page 0 exists beside them and never is).
@@ -38,6 +39,7 @@ class PagePool:
         self.page_bytes = page_bytes(page_size, columns)
         self._free = np.arange(num_pages, 0, -1, dtype=np.int32)
         self._num_free = num_pages
+        self._num_holders = np.zeros(num_pages + 1, dtype=np.int32)
 
     @property
     def own_columns(self) -> Sequence[Column]:
@@ -61,7 +63,9 @@ class PagePool:
         if count > self._num_free:
             raise OutOfPages(count - self._num_free)
         self._num_free -= count
-        return self._free[self._num_free : self._num_free + count].copy()
+        ids = self._free[self._num_free : self._num_free + count].copy()
+        self._num_holders[ids] = 1
+        return ids
 
     def allocate(self, count: int) -> np.ndarray:
         """As `take`, with the values zeroed: an unwritten slot must not hold a stale NaN, which a weight of zero would
@@ -71,7 +75,13 @@ class PagePool:
         value.index_fill_(0, torch.from_numpy(ids).to(value.device).long(), 0)
         return ids
 
+    def share(self, ids: np.ndarray) -> None:
+        """Give pages one holder more: each of them is to be released once more."""
+        self._num_holders[ids] += 1
+
     def release(self, ids: np.ndarray) -> None:
-        """Take pages back."""
-        self._free[self._num_free : self._num_free + len(ids)] = ids
-        self._num_free += len(ids)
+        """One holder lets go of pages, no two of them the same; those that were held by nobody else are free."""
+        self._num_holders[ids] -= 1
+        free = ids[self._num_holders[ids] == 0]
+        self._free[self._num_free : self._num_free + len(free)] = free
+        self._num_free += len(free)

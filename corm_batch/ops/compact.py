@@ -16,7 +16,7 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     Args:
         pages: the pool, changed in place.
         lists: where the entries are; `length` is changed in place.
-        step_S: int32 last step of each sequence: an entry stays iff position <= step < expiry.
+        step_S: int32 last step of each sequence: an entry stays iff position <= step < expiry, or it is shared.
 
     Returns:
         [S, K] float32 statistic of the removed entries, summed up; 0 for slot -1.
@@ -31,7 +31,7 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     place = lists.table[slot][..., index // page_size].long() * page_size + index % page_size
     stored = index < length[..., None]
     position, expiry, statistic = (column.view(-1)[place] for column in pages[2:5])
-    keep = stored & (position <= step) & (expiry > step)
+    keep = stored & (position <= step) & (expiry > step) | (index < lists.shared[slot][..., None])
     lost_SK[real] = statistic.masked_fill(keep | ~stored, 0.0).sum(dim=-1)
     rank = keep.cumsum(dim=-1) - 1
     rows, heads, source = (keep & (rank < index)).nonzero(as_tuple=True)

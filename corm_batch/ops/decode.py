@@ -27,7 +27,8 @@ def decode_attention(
 
     Args:
         pages: the pool; expiry and statistic are changed in place when there is a reduction.
-        lists: where the rows' entries are, the query's own included. Rows of like length waste the least.
+        lists: where the rows' entries are, the query's own included. Rows of like length waste the least. Of what they
+            share, expiry and statistic stay as they are.
         query_SHD: one query a sequence.
         step_S: int32 its step.
         reduction: how the query votes; None for not at all.
@@ -62,6 +63,11 @@ def decode_attention(
         statistic = kind.gathered(entries.statistic, found[None], dim=0)
         if kind.since_hit:
             statistic = torch.where(hit, 0.0, statistic)
+        # Several rows write what they share: all of them what is there already.
+        index, shared_SK = torch.arange(entries.position.shape[-1], device=step.device), _per_list(lists, lists.shared)
+        theirs = index < shared_SK[..., None]
+        expiry = torch.where(theirs, entries.expiry, expiry)
+        statistic = torch.where(theirs, entries.statistic, statistic)
         update_pages(pages, table_SKP, expiry, statistic)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
 
@@ -71,10 +77,14 @@ def _rows(lists: Lists, page_size: int) -> tuple[Tensor, Tensor]:
 
     A row of slot -1 gets empty lists: what is written for them is lost in page 0.
     """
-    real, slot = lists.slot >= 0, lists.slot.clamp(min=0)
-    length_SK = torch.where(real[:, None], lists.length[slot], 0)
+    slot, length_SK = lists.slot.clamp(min=0), _per_list(lists, lists.length)
     width = -(-int(length_SK.max()) // page_size)
     table_SKP = lists.table[..., :width].index_select(0, slot).long()
     # Behind a list's last page the table may name pages that are others' by now.
     held = torch.arange(width, device=slot.device) * page_size < length_SK[..., None]
     return torch.where(held, table_SKP, 0), length_SK
+
+
+def _per_list(lists: Lists, number: Tensor) -> Tensor:
+    """[S, K] of a number [slots, K]; 0 in a row of slot -1."""
+    return torch.where(lists.slot[:, None] >= 0, number[lists.slot.clamp(min=0)], 0)

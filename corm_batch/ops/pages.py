@@ -152,6 +152,7 @@ class Lists(NamedTuple):
     table: Tensor  # [slots, K, P] int32 page ids, padded with 0
     length: Tensor  # [slots, K] int32 entries stored
     slot: Tensor  # [S] int64 the sequences of the batch
+    shared: Tensor  # [slots, K] int32 entries at its beginning that others read, too: nothing votes on or moves them
 
 
 def read_pages(pages: Pages, table: Tensor, length: Tensor, form: Form) -> Entries:

@@ -105,7 +105,7 @@ def make_lists(S: int, K: int, N: int, spread: float = 0.1, storage: str = "mode
     table = (torch.randperm(S * K * P) + 1).int().view(S, K, P)
     pages = make_pages(S * K * P + 1, storage)
     pages.position[table.long()] = torch.arange(1, P * C + 1, dtype=torch.int32).view(P, C)
-    return pages, Lists(table, length, torch.randperm(S))
+    return pages, Lists(table, length, torch.randperm(S), torch.zeros_like(length))
 
 
 def decode(ops: Ops, S: int, K: int, G: int, N: int, votes: bool, storage: str = "model") -> Call:

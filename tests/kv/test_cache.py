@@ -222,3 +222,79 @@ def test_page_bytes_are_those_of_its_tensors(dtype, form, num_bytes):
     assert pool.page_bytes == 5 * (num_bytes + 12 + 2 * 4)
     assert kv_bytes(8, dtype) == 2 * 8 * dtype.itemsize
     assert pool.own_columns == OWN
+
+
+def columns_of(entries, *heads_and_counts):
+    """The first so many entries of some heads, all columns."""
+    return [[column[head, :count].clone() for column in entries.tensors] for head, count in heads_and_counts]
+
+
+def assert_same_columns(found, expected):
+    assert all(
+        torch.equal(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True)
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_begins_with_another_sequence_shares_its_whole_pages_and_writes_none_of_them(form):
+    """Three heads of 9, 4 and 0 entries in pages of 4: two pages and one are shared, the ninth entry is copied."""
+    cache = make(form=form)
+    reading = cache.open()
+    keep = torch.arange(9) < torch.tensor([9, 4, 0])[:, None]
+    store(cache, reading, [(random_entries(3, 9), keep)] * 2)
+    held, free = cache.pages_held(reading), cache.pool.num_free
+    before = [columns_of(cache.read(reading, layer), (0, 9), (1, 4)) for layer in range(2)]
+    forks = [cache.fork(reading) for _ in range(2)]
+    assert (cache.pool.num_free, [cache.pages_held(fork) for fork in forks]) == (free, [0, 0])  # nothing is taken yet
+    for fork, num_born in zip(forks, (3, 6), strict=True):
+        stage = cache.stage([fork], 50)
+        for layer in range(2):
+            born = random_entries(3, num_born)
+            own = cache.behind_shared(fork, layer, cache.read_before(fork, layer, born), num_born)
+            assert own.position.shape == (3, 1 + num_born)
+            assert (own.position[1:, 0] == NEVER).all()
+            cache.store(stage, [fork], layer, own, own.position != NEVER)
+        cache.commit(stage)
+        read = cache.read(fork, 1)
+        assert cache.table.lengths[fork].tolist() == [[9 + num_born, 4 + num_born, num_born]] * 2
+        assert_same_columns(columns_of(read, (0, 9), (1, 4)), before[1])
+        for head, count in enumerate((9, 4, 0)):
+            own = decoded(encoded(born, form), form)
+            for got, want in zip(read.tensors, own.tensors, strict=True):
+                assert torch.equal(got[head, count : count + num_born], want[head])
+    assert [cache.pages_held(fork) for fork in forks] == [2 * (1 + 1 + 1), 2 * (2 + 2 + 2)]
+    assert held + 6 + 12 + cache.pool.num_free == cache.pool.num_pages
+    cache.reserve(np.array(forks), 5)
+    table, length = cache.table.own_lists(0, np.array(forks), torch.tensor(forks))
+    assert length.tolist() == [[4, 3, 3], [7, 6, 6]]
+    shared = set(cache.table.get_lists(reading)[: held // 2].tolist())
+    assert not shared & set(table.flatten().tolist())
+    swapped = cache.swap_out(forks[0])
+    assert swapped.num_pages == 6
+    back = cache.swap_in(swapped, reading)
+    assert_same_columns(columns_of(cache.read(back, 1), (0, 9), (1, 4)), before[1])
+    cache.close(reading)  # its whole pages stay as long as somebody reads them
+    assert_same_columns(columns_of(cache.read(back, 0), (0, 9), (1, 4)), before[0])
+    for fork in (back, forks[1]):
+        cache.close(fork)
+    assert (cache.pool.num_free, cache.num_free_slots) == (cache.pool.num_pages, 3)
+    fresh = cache.open()
+    assert not cache.lists(0, torch.tensor([fresh])).shared.any()
+
+
+def test_a_first_pass_that_fails_leaves_what_is_shared_as_it_was():
+    cache = make(num_pages=8, layers=1)
+    reading = cache.open()
+    store(cache, reading, [(random_entries(3, 6), torch.ones(3, 6, dtype=torch.bool))])
+    before, fork = columns_of(cache.read(reading, 0), (0, 6), (2, 6)), cache.fork(reading)
+    born = random_entries(3, 2)
+    for _ in range(2):
+        own = cache.behind_shared(fork, 0, cache.read_before(fork, 0, born), 2)
+        with pytest.raises(OutOfPages) as caught:
+            store(cache, fork, [(own, own.position != NEVER)])
+        assert caught.value.num_missing == 1
+        assert cache.pool.num_free == 2
+    assert_same_columns(columns_of(cache.read(fork, 0), (0, 6), (2, 6)), before)
+    cache.close(fork)
+    cache.close(reading)
+    assert cache.pool.num_free == 8

@@ -44,7 +44,7 @@ def setup(device, dtype, num_slots, kv_heads, page_size, width, slots, form):
     position = torch.randint(50, 99, (len(slots), 1), device=device, dtype=torch.int32).expand(-1, kv_heads)
     found = torch.rand(len(slots), kv_heads, device=device)
     entries = Entries(key, value, position, position + 7, found, own(kv_heads, len(slots), device=device, turn=True))
-    return encoded(pages, form), Lists(table, length, slot), entries
+    return encoded(pages, form), Lists(table, length, slot, torch.zeros_like(length)), entries
 
 
 def check(append, pages, lists, entries, form):

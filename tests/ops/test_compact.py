@@ -58,12 +58,19 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL)
     )
 
 
+def shared_of(length):
+    """Every other slot shares a third of its lists."""
+    slots = torch.arange(len(length), device=length.device)[:, None]
+    return torch.where(slots % 2 == 1, length[:, LAYER] // 3, 0)
+
+
 def check(compact, pages, table, length, slot, step):
     """Run it and compare pool, table and length with what removing entries by hand gives."""
     page_size = pages.position.shape[1]
     old, old_length, old_table = copied(pages), length.cpu() + 0, table.cpu() + 0
     old = Pages.of((column.cpu() for column in old.tensors), len(old.scales))
-    lost = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step).cpu()
+    shared = shared_of(length)
+    lost = compact(pages, Lists(table[:, LAYER], length[:, LAYER], slot, shared), step).cpu()
     new = Pages.of((column.cpu() for column in pages.tensors), len(pages.scales))
     assert lost.dtype == torch.float32
     expected_length, expected_lost = old_length.clone(), torch.zeros(len(slot), table.shape[2])
@@ -73,6 +80,7 @@ def check(compact, pages, table, length, slot, step):
             index = torch.arange(int(old_length[s, LAYER, k]))
             page, place = old_table[s, LAYER, k, index // page_size].long(), index % page_size
             alive = (old.position[page, place] <= int(step[row])) & (old.expiry[page, place] > int(step[row]))
+            alive |= index < int(shared[s, k])
             expected_length[s, LAYER, k] = alive.sum()
             expected_lost[row, k] = old.statistic[page, place][~alive].sum()
             for got, before in zip(new.tensors, old.tensors, strict=True):
@@ -141,9 +149,8 @@ def test_kernel_matches_the_definition_on_a_batch(dtype, form, death):
     slot[5] = -1
     step = torch.randint(48, 53, (37,), dtype=torch.int32, device="cuda")
     expected, expected_length = copied(pages), length.clone()
-    lost = kernel.compact_lists(pages, Lists(table[:, LAYER], length[:, LAYER], slot), step)
-    torch.testing.assert_close(
-        lost, compact_lists(expected, Lists(table[:, LAYER], expected_length[:, LAYER], slot), step)
-    )
+    lists = Lists(table[:, LAYER], length[:, LAYER], slot, shared_of(length))
+    lost = kernel.compact_lists(pages, lists, step)
+    torch.testing.assert_close(lost, compact_lists(expected, lists._replace(length=expected_length[:, LAYER]), step))
     assert torch.equal(length, expected_length)
     assert_same(pages, expected)

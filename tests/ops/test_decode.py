@@ -60,7 +60,7 @@ class Cache(NamedTuple):
 
 
 def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longest=40, room=1, form=MODEL):
-    """Ragged lists in shuffled pages, each with room for `room` entries more.
+    """Ragged lists in shuffled pages, each with room for `room` entries more; every other slot shares half of its own.
 
     Tables and lengths are views of one layer of three, of more slots than asked.
     """
@@ -94,7 +94,8 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
             write_pages(pages, *place, Entries(keys, values, position, expiry, torch.rand(n, device=device)), form)
             written[place] = True
     slot = torch.randperm(num_slots, device=device)[:sequences]
-    return Cache(pages, Lists(table, length, slot), step[slot], written, form)
+    shared = torch.where(torch.arange(num_slots, device=device)[:, None] % 2 == 0, length // 2, 0)
+    return Cache(pages, Lists(table, length, slot, shared), step[slot], written, form)
 
 
 def read(cache, s):
@@ -128,7 +129,11 @@ def test_matches_the_dense_definition(device, reduction, dtype, form, tolerance,
         after = read(cache, s)
         if reduction is not None:
             exact = reduce_columns(reduction, row, lse, now, exact, exact.expiry, 0.3, softcap, gap_rule=True)
-        real = entries.position <= now
+        real, shared = entries.position <= now, cache.lists.shared[cache.lists.slot[s]][:, None]
+        theirs = torch.arange(entries.position.shape[1], device=device) < shared
+        for column in (3, 4):
+            assert torch.equal(after[column][theirs], entries[column][theirs])
+        real &= ~theirs
         assert torch.equal(after.expiry[real], exact.expiry[real])
         torch.testing.assert_close(after.statistic[real], exact.statistic[real], rtol=1e-4, atol=1e-5)
 

@@ -23,19 +23,20 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     padded_dim = triton.next_power_of_2(head_dim)
     lost_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
     _compact_kernel[(num_heads, num_sequences)](
-        pages, lists, *lists.table.stride()[:2], *lists.length.stride(), step_S, lost_SK, num_heads, D=head_dim,
-        PADDED_D=padded_dim, C=page_size, TILE=max(16, TILE_ELEMENTS // padded_dim), SCAN=512, num_warps=4,
+        pages, lists, *lists.table.stride()[:2], *lists.length.stride(), *lists.shared.stride(), step_S, lost_SK,
+        num_heads, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=max(16, TILE_ELEMENTS // padded_dim), SCAN=512,
+        num_warps=4,
     )  # fmt: skip
     return lost_SK
 
 
 @triton.jit
 def _compact_kernel(
-    pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int,
+    pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int, shared_s: int, shared_k: int,
     steps: tl.tensor, losses: tl.tensor, num_heads: int,
     D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, SCAN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Look at a whole list, then move what lies behind its first dead entry; programs: head, row of the batch.
+    """Look at what is a list's own, then move what lies behind its first dead entry; programs: head, row of the batch.
 
     What ends in _s or _k is a stride.
     """
@@ -45,10 +46,11 @@ def _compact_kernel(
     length_at = lists.length + slot * length_s + head * length_k
     length = tl.load(length_at, mask=slot >= 0, other=0)
     step = tl.load(steps + row)
+    shared = tl.load(lists.shared + slot * shared_s + head * shared_k, mask=slot >= 0, other=0)
 
     first = length
     removed = tl.zeros([SCAN], tl.float32)
-    for start in range(0, length, SCAN):
+    for start in range(shared, length, SCAN):
         index = start + tl.arange(0, SCAN)
         place = _place(table, index, index < length, C)
         dead = (index < length) & ~_stays(pages, place, index < length, step)
@@ -56,7 +58,7 @@ def _compact_kernel(
         first = tl.minimum(first, tl.min(tl.where(dead, index, length)))
     tl.store(losses + row * num_heads + head, tl.sum(removed))
 
-    count = first // TILE * TILE
+    count = shared + (first - shared) // TILE * TILE
     column = tl.arange(0, PADDED_D)[None, :]
     for start in range(count, tl.where(first < length, length, 0), TILE):
         index = start + tl.arange(0, TILE)

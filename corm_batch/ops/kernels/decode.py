@@ -73,7 +73,7 @@ def decode_attention(
     blocks = choose_blocks(head_dim, pages.key.element_size())
     splits = choose_splits(num_lists, num_slots)
     query, out = query_SHD.contiguous(), torch.empty_like(query_SHD, memory_format=torch.contiguous_format)
-    rows = (*lists, *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads)
+    rows = (*lists[:3], *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads)
 
     def scratch(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(num_sequences, num_heads, *shape, dtype=dtype, device=query.device)
@@ -96,9 +96,9 @@ def decode_attention(
     if reduction:
         kind = reduction.gathers
         _vote[(num_lists, splits)](
-            step_S, *pages[2:5], *rows, logits, num_slots, lse, bar, reduction.window,
-            G=group, C=page_size, REACH=reduction.reach, POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows,
-            SINCE_HIT=kind.since_hit, BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
+            step_S, *pages[2:5], *rows, lists.shared, *lists.shared.stride(), logits, num_slots, lse, bar,
+            reduction.window, G=group, C=page_size, REACH=reduction.reach, POWER=kind.power, HEADS=kind.heads,
+            ROWS=kind.rows, SINCE_HIT=kind.since_hit, BLOCK_N=max(512, triton.next_power_of_2(4 * reduction.reach)),
         )  # fmt: skip
     return out
 
@@ -244,15 +244,17 @@ def _vote(
     step: tl.tensor, position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor,
     table: tl.tensor, length: tl.tensor, slot: tl.tensor,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
+    shared: tl.tensor, shared_s: int, shared_k: int,
     logits: tl.tensor, num_slots: int, lse: tl.tensor, bar: tl.tensor | None, window: int,
     G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, POWER: tl.constexpr, HEADS: tl.constexpr,
     ROWS: tl.constexpr, SINCE_HIT: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One split of one list, here block by block in turn, REACH entries of its neighbours on either side of each."""
+    """One split of what is one list's own, here block by block in turn, REACH entries on either side of each."""
     row, inner = tl.program_id(0).to(tl.int64), BLOCK_N - 2 * REACH
     ids, num_entries = _locate(row, table, length, slot, table_s, table_k, length_s, length_k, num_kv_heads)
-    now = tl.load(step + row // num_kv_heads)
-    for start in range(tl.program_id(1) * inner, num_entries, tl.num_programs(1) * inner):
+    now, where = tl.load(step + row // num_kv_heads), tl.load(slot + row // num_kv_heads)
+    own = tl.load(shared + where * shared_s + row % num_kv_heads * shared_k, mask=where >= 0, other=0)
+    for start in range(own + tl.program_id(1) * inner, num_entries, tl.num_programs(1) * inner):
         index = start - REACH + tl.arange(0, BLOCK_N)
         inside = (index >= 0) & (index < num_entries)
         place = _place(ids, index, inside, C)
