@@ -16,9 +16,12 @@ from corm_batch.engine.request import Completion, Request, SamplingParams, room_
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Ask, Prompt
+from corm_batch.tasks.overflow import at_once
 from corm_batch.text.instruction import instruction_spans
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
+
+_MERGED = 8  # tokens that two prompts of one text may differ by for where it meets their instructions
 
 
 class Answering(Protocol):
@@ -135,12 +138,7 @@ class EngineAsker:
             except DocumentError as error:
                 return error
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(one(ask)) for ask in asks]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [answer.result() for answer in asked]
+        return await at_once(one(ask) for ask in asks)
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together, and the room that verifying them took."""
@@ -152,27 +150,34 @@ class EngineAsker:
         """Whether prompt and answer fit the model's context."""
         return self._room(self._tokenizer.encode(prompt), max_new_tokens) >= 0
 
-    def windows(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> list[str]:
-        """Cut `text` into consecutive pieces, each of which fits when put through `prompt`.
+    def windows(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> list[str]:
+        """Cut `text` into consecutive pieces, each of which fits when put through any of `prompts`.
 
         Raises:
-            DocumentError: the instruction alone fills the context.
+            DocumentError: an instruction alone fills the context.
         """
-        room = self._room(self._tokenizer.encode(prompt("")), max_new_tokens)
-        ends = self._tokenizer.token_ends(text)
-        return cut_windows(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
+        room, fits = self._tightest(prompts, max_new_tokens)
+        return cut_windows(text, self._tokenizer.token_ends(text), room, fits)
 
-    def truncate(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> str:
-        """The longest beginning of `text` that fits when put through `prompt`.
+    def truncate(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> str:
+        """The longest beginning of `text` that fits when put through any of `prompts`.
 
         Raises:
-            DocumentError: the instruction alone fills the context.
+            DocumentError: an instruction alone fills the context.
         """
-        room = self._room(self._tokenizer.encode(prompt("")), max_new_tokens)
-        ends = self._tokenizer.token_ends(text)
-        beginning = cut_beginning(text, ends, room, lambda piece: self.fits(prompt(piece), max_new_tokens))
+        room, fits = self._tightest(prompts, max_new_tokens)
+        beginning = cut_beginning(text, self._tokenizer.token_ends(text), room, fits)
         self.transcript.truncated |= len(beginning) < len(text)
         return beginning
+
+    def _tightest(
+        self, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int
+    ) -> tuple[int, Callable[[str], bool]]:
+        """Tokens that the longest of `prompts` leaves for a text, and whether a text fits, which the longest tell."""
+        rooms = [self._room(self._tokenizer.encode(prompt("")), max_new_tokens) for prompt in prompts]
+        room = min(rooms)
+        longest = [prompt for prompt, left in zip(prompts, rooms, strict=True) if left < room + _MERGED]
+        return room, lambda piece: all(self.fits(prompt(piece), max_new_tokens) for prompt in longest)
 
     def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
         """Tokens of the context that are left beside this prompt and its answer."""

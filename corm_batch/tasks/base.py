@@ -102,11 +102,11 @@ class Asker(Protocol):
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether prompt and answer fit the model's context."""
 
-    def windows(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> list[str]:
-        """Cut `text` into consecutive pieces, each of which fits when put through `prompt`."""
+    def windows(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> list[str]:
+        """Cut `text` into consecutive pieces, each of which fits when put through any of `prompts`."""
 
-    def truncate(self, text: str, prompt: Callable[[str], Prompt], max_new_tokens: int) -> str:
-        """The longest beginning of `text` that fits when put through `prompt`."""
+    def truncate(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> str:
+        """The longest beginning of `text` that fits when put through any of `prompts`."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
@@ -13,10 +12,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, CutOffError, DocumentError
-from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
 from corm_batch.tasks.json_schema import check_schema
-from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted, pieces, text_of
+from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.questions import (
     ANSWER_FROM_DOCUMENT,
     QuestionInstruction,
@@ -43,8 +42,11 @@ class Extract(Task, name="extract"):
     """Fields of a JSON Schema, one column each.
 
     `ask: together` wants one JSON object of all fields in one answer; `ask: each` asks every field's question by itself
-    and turns the answer into the field's type, which small models do far better; it takes numbers strictly, and with
-    `decimal: "."` or `","` in a field's schema also those that could be read in two ways. Fields the document does not
+    over one reading of the document and turns the answer into the field's type, which small models do far better; it
+    takes numbers strictly, and with `decimal: "."` or `","` in a field's schema also those that could be read in two
+    ways. A field without a question is asked for by its name and description. `ask: auto` asks each where there are
+    questions, or every field is a plain value (a text, number, truth or one of several); together where a field is a
+    list or an object, or the schema a list, whose parts one answer has to hold together. Fields the document does not
     state are null; so is one whose answer cannot be used, which `failed_fields` names, unless the schema requires it.
 
     With `overflow: map_reduce` every window of a long document is asked, and each field takes the value of the window
@@ -56,8 +58,8 @@ class Extract(Task, name="extract"):
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
         alias="schema", description="a JSON Schema; each property of an object becomes a column, an array one of lists"
     )
-    ask: Literal["together", "each"] = "together"
-    questions: dict[str, str] = Field({}, description="field to question, for ask: each")
+    ask: Literal["together", "each", "auto"] = "together"
+    questions: dict[str, str] = Field({}, description="field to question, for ask: each and auto")
     instruction: Annotated[str, AfterValidator(_with_schema)] = Field(
         _TOGETHER,
         description="for ask: together; {schema} stands for the schema",
@@ -67,15 +69,19 @@ class Extract(Task, name="extract"):
     )
 
     @model_validator(mode="after")
-    def _questions_for_each(self) -> Self:
-        """With ask: each every field has its question and nothing else has; otherwise there are none."""
-        fields = self._fields
-        names = set((fields.of_item or fields).properties) if self.ask == "each" else set()
-        if missing := sorted(names - set(self.questions)):
-            raise ValueError(f"ask: each needs a question for every field; questions lacks {', '.join(missing)}")
-        if unknown := sorted(set(self.questions) - names):
-            raise ValueError(f"questions names {', '.join(unknown)}: it takes fields of the schema, and ask: each")
+    def _questions_of_fields(self) -> Self:
+        """Questions are of fields, and asked each."""
+        names = (self._fields.of_item or self._fields).properties if self.ask != "together" else {}
+        if unknown := sorted(set(self.questions) - set(names)):
+            raise ValueError(
+                f"questions names {', '.join(unknown)}: it takes fields of the schema, and ask: each or auto"
+            )
         return self
+
+    @property
+    def _asks_each(self) -> bool:
+        """Whether every field is asked by itself; see the class for the rule of `auto`."""
+        return self.ask == "each" or (self.ask == "auto" and (bool(self.questions) or self._fields.are_plain))
 
     @property
     def _fields(self) -> Fields:
@@ -94,7 +100,7 @@ class Extract(Task, name="extract"):
             AnswerError: a required field or another rule of the schema is not satisfied, or no field is left.
         """
         fields = self._fields
-        found = await (self._each if self.ask == "each" else self._together)(text_of(document), asker, fields)
+        found = await (self._each if self._asks_each else self._together)(text_of(document), asker, fields)
         columns, failed = fields.checked(found.chosen, found.output)
         return TaskResult(found.output, columns, found.finish_reason, found.pieces, failed)
 
@@ -104,7 +110,8 @@ class Extract(Task, name="extract"):
         instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
         if self.instruction == _TOGETHER:
             instruction = instruction.replace("one JSON object", f"one JSON {kind}", 1)
-        given = await ask_any(self, asker, self._prompts(text, instruction, asker))
+        (prompt,) = prompts_of([instruction])
+        given = await ask_any(self, asker, map(prompt, pieces(self, asker, text, prompt)))
         answers, failures = parted(given)
         lost = str(failures[0]) if failures else None
         records: list[tuple[Answer, dict[str, Reading]]] = []
@@ -134,15 +141,13 @@ class Extract(Task, name="extract"):
     async def _each(self, text: str, asker: Asker, fields: Fields) -> _Found:
         """The fields out of one answer a field and window; the output is an object of what was answered."""
         asked = fields.of_item or fields
-        prompts = {
-            name: self._prompts(text, self.question_instruction.replace("{question}", self.questions[name]), asker)
-            for name in asked.properties
-        }
-        given = await ask_any(self, asker, chain.from_iterable(prompts.values()))
-        chosen: dict[str, Reading] = {}
-        said, following = {}, iter(given)
-        for name in asked.properties:
-            answers, failures = parted(islice(following, len(prompts[name])))
+        questions = [self.questions.get(name) or asked.question(name) for name in asked.properties]
+        prompts = prompts_of(self.question_instruction.replace("{question}", question) for question in questions)
+        texts = pieces(self, asker, text, *prompts)
+        given = await ask_any(self, asker, [prompt(piece) for piece in texts for prompt in prompts])
+        chosen, said = dict[str, Reading](), {}
+        for place, name in enumerate(asked.properties):
+            answers, failures = parted(given[place :: len(prompts)])
             certain = by_certainty(answers)
             reading = asked.choose([asked.read_field(name, one.text) for one in certain if says_something(one)])
             said[name] = reading.said if reading else certain[0].text if certain else ""
@@ -150,14 +155,6 @@ class Extract(Task, name="extract"):
         if fields.of_item:
             chosen = fields.of_one(chosen)
         return _Found.of(chosen, None, given, json.dumps(said, ensure_ascii=False))
-
-    def _prompts(self, text: str, instruction: str, asker: Asker) -> list[Prompt]:
-        """The instruction, put to every window."""
-
-        def prompt(piece: str) -> Prompt:
-            return Prompt(piece, instruction)
-
-        return [prompt(piece) for piece in pieces(self, asker, text, prompt)]
 
 
 @dataclass(frozen=True)

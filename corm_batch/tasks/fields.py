@@ -82,6 +82,23 @@ class Fields:
             for name, schema in self.properties.items()
         ]
 
+    @property
+    def are_plain(self) -> bool:
+        """Whether there is one value of each, none of them a list or an object."""
+        nested = {"array", "object"}
+        return not self.is_list and not any(
+            nested & types_of(schema, self.schema) for schema in self.properties.values()
+        )
+
+    def question(self, name: str) -> str:
+        """What asks for a field by its name and description."""
+        schema = resolved(self.properties[name], self.schema)
+        described = next((str(schema[key]) for key in ("description", "title") if schema.get(key)), "")
+        if described.endswith("?"):
+            return described
+        asked = f"What is the {name.replace('_', ' ').strip()}"
+        return f"{asked}, that is: {described}?" if described else f"{asked}?"
+
     def read_field(self, name: str, answer: str) -> Reading:
         """What a plain answer says of a field, in the type its schema wants."""
         schema, text = self.properties[name], answer.strip()

@@ -5,29 +5,43 @@ Knows nothing of what the answers mean or how they become one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Ask, Asker, Prompt, Task
 
+T = TypeVar("T")
+MakePrompt = Callable[[str], Prompt]
+"""Puts a text, or a window of it, into a prompt."""
 
-def pieces(task: Task, asker: Asker, text: str, prompt: Callable[[str], Prompt]) -> list[str]:
-    """The texts to put through `prompt`: all of `text` when it fits the context, else what `task.overflow` says.
+
+def pieces(task: Task, asker: Asker, text: str, *prompts: MakePrompt) -> list[str]:
+    """The texts to put through every one of `prompts`: all of `text` when it fits the context with each of them, else
+    what `task.overflow` says.
 
     Raises:
         DocumentError: it does not fit and `task.overflow` is "error".
     """
-    if asker.fits(prompt(text), task.max_new_tokens):
+    if all(asker.fits(prompt(text), task.max_new_tokens) for prompt in prompts):
         return [text]
     if task.overflow == "truncate":
-        return [asker.truncate(text, prompt, task.max_new_tokens)]
+        return [asker.truncate(text, prompts, task.max_new_tokens)]
     if task.overflow == "map_reduce":
-        return asker.windows(text, prompt, task.max_new_tokens)
+        return asker.windows(text, prompts, task.max_new_tokens)
     raise DocumentError(
         f"text of {len(text)} characters, with its instruction and {task.max_new_tokens} new tokens, is longer than "
         "the model's context, and task.overflow is 'error' (map_reduce and truncate would answer)"
     )
+
+
+def prompts_of(instructions: Iterable[str]) -> list[MakePrompt]:
+    """What puts each of the instructions to a text."""
+    return [partial(Prompt, instruction=instruction) for instruction in instructions]
 
 
 async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer]:
@@ -43,8 +57,40 @@ async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[A
 
 
 async def ask_any(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer | DocumentError]:
-    """Like `ask_all`, with the error in the place of an answer that is none."""
-    return await asker.ask_all([Ask(prompt, task.sampling, task.stop) for prompt in prompts])
+    """Like `ask_all`, with the error in the place of an answer that is none.
+
+    Raises:
+        DocumentError: none of them could be asked.
+    """
+    found = await ask_each_text(asker, [Ask(prompt, task.sampling, task.stop) for prompt in prompts])
+    refused = [one for one in found if isinstance(one, DocumentError) and not isinstance(one, AnswerError)]
+    if found and len(refused) == len(found):
+        raise refused[0]
+    return found
+
+
+async def ask_each_text(asker: Asker, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
+    """Answers and errors in the order of `asks`, all in flight at once; those about one text go to the asker together.
+
+    Raises:
+        BrokenEngineError: the engine failed as a whole.
+    """
+    places: dict[str, list[int]] = {}
+    for place, ask in enumerate(asks):
+        places.setdefault(ask.prompt.text, []).append(place)
+    groups = await at_once(asker.ask_all([asks[place] for place in group]) for group in places.values())
+    found = dict(zip(chain.from_iterable(places.values()), chain.from_iterable(groups), strict=True))
+    return [found[place] for place in range(len(asks))]
+
+
+async def at_once(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What the coroutines return, in their order; the first exception of one is raised as it is and ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one) for one in coroutines]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [one.result() for one in running]
 
 
 def parted(answers: Iterable[Answer | DocumentError]) -> tuple[list[Answer], list[DocumentError]]:

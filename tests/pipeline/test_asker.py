@@ -70,11 +70,11 @@ def test_long_texts_are_cut_to_fit():
 
     async def test(asker):
         assert not asker.fits(prompt(text), 6)
-        pieces = asker.windows(text, prompt, 6)
+        pieces = asker.windows(text, [prompt], 6)
         assert "".join(pieces) == text
         assert all(asker.fits(prompt(piece), 6) for piece in pieces)
         assert sum(piece.endswith("\n\n") for piece in pieces) > len(pieces) // 2
-        beginning = asker.truncate(text, prompt, 6)
+        beginning = asker.truncate(text, [prompt], 6)
         assert text.startswith(beginning)
         used = len(TOKENIZER.encode(prompt(beginning))) + 6
         assert LIMIT - 2 <= used <= LIMIT
@@ -82,10 +82,24 @@ def test_long_texts_are_cut_to_fit():
     asked(test)
 
 
+def test_windows_fit_every_prompt_that_is_put_to_them():
+    text = "A sentence of six words, again. " * 30
+    prompts = [prompt, lambda piece: Prompt(piece, "Summarize, and say who the king was.")]
+
+    async def test(asker):
+        pieces = asker.windows(text, prompts, 6)
+        assert "".join(pieces) == text
+        assert all(asker.fits(one(piece), 6) for piece in pieces for one in prompts)
+        assert pieces == asker.windows(text, prompts[::-1], 6)
+        assert len(pieces) < len(text) / 40
+
+    asked(test)
+
+
 def test_instruction_that_fills_the_context():
     async def test(asker):
         with pytest.raises(DocumentError, match="no room"):
-            asker.windows("text", lambda text: Prompt(text, "word " * 100), 6)
+            asker.windows("text", [lambda text: Prompt(text, "word " * 100)], 6)
 
     asked(test)
 

@@ -82,7 +82,7 @@ def test_what_was_answered_before_a_failure_is_in_the_row(process):
 
         async def run(self, document, asker):
             await asker.ask(Prompt(document.text, "First?"), self.sampling)
-            asker.truncate(document.text, lambda text: Prompt(text, "Cut."), 400)
+            asker.truncate(document.text, [lambda text: Prompt(text, "Cut.")], 400)
             await asker.ask(Prompt("Other.", "Second?"), self.sampling)
             if document.doc_id == "a":
                 raise AnswerError("no good", output="the first")

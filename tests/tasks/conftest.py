@@ -49,18 +49,18 @@ class FakeAsker:
     def fits(self, prompt, max_new_tokens):
         return self._size(prompt) + max_new_tokens <= self.context
 
-    def _room(self, prompt, max_new_tokens):
-        room = self.context - max_new_tokens - self._size(prompt(""))
+    def _room(self, prompts, max_new_tokens):
+        room = self.context - max_new_tokens - max(self._size(prompt("")) for prompt in prompts)
         if room < 1:
             raise DocumentError("the instruction alone fills the context")
         return room
 
-    def windows(self, text, prompt, max_new_tokens):
-        room = self._room(prompt, max_new_tokens)
+    def windows(self, text, prompts, max_new_tokens):
+        room = self._room(prompts, max_new_tokens)
         return [text[start : start + room] for start in range(0, len(text), room)]
 
-    def truncate(self, text, prompt, max_new_tokens):
-        return text[: self._room(prompt, max_new_tokens)]
+    def truncate(self, text, prompts, max_new_tokens):
+        return text[: self._room(prompts, max_new_tokens)]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -6,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
-from corm_batch.errors import AnswerError, SpecError
+from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.extract import Extract
 
@@ -40,6 +41,46 @@ def test_each_asks_every_question_and_converts_the_answer(fake_asker, answer):
     assert result.columns == {"year": 1999, "city": None, "open": True}
     assert json.loads(result.output) == {"year": "1 999.", "city": "Not stated.", "open": "Yes."}
     assert result.pieces == asker.most_in_flight == 3
+
+
+def test_each_asks_for_a_field_without_a_question_by_name_and_description(fake_asker, answer):
+    described = {"built_in": {"type": "integer", "description": "year of the opening"}, "at": {"description": "Where?"}}
+    asker = fake_asker(lambda prompt: "1999" if "year" in prompt.instruction else "Not stated.")
+    schema = {"type": "object", "properties": {**described, "main_city": {"type": "string"}}}
+    assert answer(each(schema=schema, questions={}), asker, "text").columns["built_in"] == 1999
+    assert [one.instruction for one in asker.prompts] == [
+        "What is the built in, that is: year of the opening?", "Where?", "What is the main city?"
+    ]  # fmt: skip
+    assert asker.asked_together == [3]
+
+
+@pytest.mark.parametrize(
+    ("spec", "prompts"),
+    [
+        ({"schema": SCHEMA}, 3),
+        ({"schema": {"type": "object", "properties": {**PROPERTIES, "tags": {"type": "array"}}}}, 1),
+        ({"schema": {"type": "object", "properties": {**PROPERTIES, "who": {"type": ["object", "null"]}}}}, 1),
+        ({"schema": {"type": "object", "properties": {**PROPERTIES, "any": {}}}, "questions": {"any": "Any?"}}, 4),
+        ({"schema": {"type": "array", "items": SCHEMA}}, 1),
+        ({"schema": {"type": "array", "items": SCHEMA}, "questions": QUESTIONS}, 3),
+    ],
+)
+def test_auto_asks_plain_fields_and_those_with_questions_each(spec, prompts, fake_asker, answer):
+    asker = fake_asker(lambda prompt: '{"year": 1999}' if prompts == 1 else "1999")
+    with suppress(AnswerError):
+        answer(Task.from_spec({"name": "extract", "ask": "auto", **spec}), asker, "text")
+    assert asker.asked_together == [prompts]
+
+
+def test_each_keeps_the_other_fields_when_one_cannot_be_asked(fake_asker, answer):
+    asker = fake_asker(lambda prompt: DocumentError("no room") if prompt.instruction == "Which city?" else "1999")
+    task = each(schema={"type": "object", "properties": {"year": PROPERTIES["year"], "city": PROPERTIES["city"]}},
+                questions={"year": "Which year?", "city": "Which city?"})  # fmt: skip
+    result = answer(task, asker, "text")
+    assert (result.columns, result.failed_fields) == ({"year": 1999, "city": None}, {"city": "no room"})
+    with pytest.raises(DocumentError, match="no room") as caught:
+        answer(task, fake_asker(lambda prompt: DocumentError("no room")), "text")
+    assert type(caught.value) is DocumentError
 
 
 @pytest.mark.parametrize(
@@ -211,8 +252,7 @@ def test_each_takes_each_field_from_the_most_certain_window_that_states_it(fake_
         ({}, r"task\.schema: Field required"),
         ({"schema": []}, r"task\.schema: .*dictionary, got \[\]"),
         ({"schema": {"type": "object"}}, r"task\.schema: must have type: object, and properties"),
-        ({"schema": SCHEMA, "ask": "all"}, r"task\.ask: .*'together' or 'each', got 'all'"),
-        ({"schema": SCHEMA, "ask": "each", "questions": {"year": "?"}}, "questions lacks city, open"),
+        ({"schema": SCHEMA, "ask": "all"}, r"task\.ask: .*'together', 'each' or 'auto', got 'all'"),
         ({"schema": SCHEMA, "ask": "each", "questions": {**QUESTIONS, "age": "?"}}, "questions names age"),
         ({"schema": SCHEMA, "questions": QUESTIONS}, "questions names city, open, year: .*ask: each"),
         ({"schema": SCHEMA, "instruction": "Read!"}, r"task\.instruction: must hold {schema}"),
