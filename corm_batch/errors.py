@@ -12,6 +12,7 @@ CormBatchError
 ├─ OutputError                   results cannot be written
 │  └─ LeaseError                 another driver holds this output: who, since when
 ├─ DocumentError                 one document has no answer: a failed row that says why, the job goes on
+│  ├─ GrammarError               no answer can be held to the form that is asked for
 │  ├─ CapacityError              it can never fit the pool: bytes needed, bytes there
 │  └─ AnswerError                what the model answered cannot be used: the row keeps the answer
 │     └─ CutOffError             it ends inside its JSON
@@ -96,6 +97,10 @@ class LeaseError(OutputError):
 
 class DocumentError(CormBatchError):
     """One document cannot be asked about; the job records why in its row and goes on."""
+
+
+class GrammarError(DocumentError, ValueError):
+    """No answer can be held to the form that is asked for: which part of it, or which tokenizer, and why."""
 
 
 class CapacityError(DocumentError):

@@ -19,6 +19,7 @@ LAYERS = [
     "exit_codes",
     "plugin_file",
     "registry",
+    "grammar",
     "ops",
     "storage",
     "kv",
@@ -44,6 +45,7 @@ LAYERS = [
 ]
 # library: where it may be imported, as path prefixes inside the package
 OWNERS = {
+    "llguidance": ["grammar/"],
     "ray": ["cluster/", "pipeline/"],
     "grpc": ["cluster/"],
     "triton": ["ops/kernels/"],

@@ -1,0 +1,179 @@
+"""Matcher: where one answer stands in its grammar, and which tokens may come next, by llguidance.
+
+All that a matcher knows follows from the answer's tokens, so that a step that is taken again, an answer that moves to
+host memory or one that starts over needs no word: `follow` brings it to any place. Knows nothing of logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
+from itertools import takewhile
+from operator import eq
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from corm_batch.errors import GrammarError
+from corm_batch.grammar.grammar import Grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
+
+
+class Matchers:
+    """Makes matchers for one model; the library and the tokenizer are loaded for the first.
+
+    Args:
+        load_tokenizer: makes the model's transformers tokenizer; may raise anything.
+        vocab_size: of the model, V: tokens beyond the tokenizer's are never allowed.
+        end_token_ids: end an answer.
+    """
+
+    def __init__(self, load_tokenizer: Callable[[], Any], vocab_size: int, end_token_ids: Collection[int]) -> None:
+        self._load_tokenizer, self._vocab_size, self._ends = load_tokenizer, vocab_size, frozenset(end_token_ids)
+        self._tokenizer: LLTokenizer | None = None
+        self._beginnings: dict[Grammar, LLMatcher] = {}
+
+    def matcher(self, grammar: Grammar, stop_token_ids: Iterable[int] = ()) -> Matcher:
+        """One for an answer that ends with an end token of the model, or with one of `stop_token_ids`.
+
+        Raises:
+            GrammarError: the grammar, or the model's tokenizer, cannot be used.
+        """
+        if (beginning := self._beginnings.get(grammar)) is None:
+            self._beginnings[grammar] = beginning = self._begin(grammar)
+        assert self._tokenizer is not None
+        ends = self._ends.union(stop_token_ids)
+        return Matcher(beginning.deep_copy(), self._tokenizer, ends, grammar.after)
+
+    def _begin(self, grammar: Grammar) -> LLMatcher:
+        """What stands before the first token of every answer."""
+        from llguidance import LLMatcher
+
+        compiled = grammar.compiled()
+        if self._tokenizer is None:
+            self._tokenizer = self._read_tokenizer()
+        beginning = LLMatcher(self._tokenizer, compiled, log_level=0)
+        if beginning.is_error():
+            raise GrammarError(f"no grammar can be made of this {grammar.kind}: {beginning.get_error()[:300]}")
+        return beginning
+
+    def _read_tokenizer(self) -> LLTokenizer:
+        """The bytes of every token, as the library reads them out of a tokenizer."""
+        from llguidance.hf import from_tokenizer
+
+        try:
+            tokenizer = self._load_tokenizer()
+            size = max(len(tokenizer), self._vocab_size)  # a model may have more tokens, or fewer
+            return from_tokenizer(tokenizer, n_vocab=size, eos_token=sorted(self._ends) or None)
+        except Exception as error:  # somebody else's files can fail in any way
+            raise GrammarError(f"answers cannot be held to a form with this model's tokenizer: {error}") from error
+
+
+class Matcher:
+    """One answer's place in its grammar.
+
+    An answer is free before the grammar begins (see `Grammar.after`), behind the token that ends it, and behind one
+    that the grammar does not allow, which only an answer to score can have.
+
+    Args:
+        state: of the library, before the first token.
+        tokenizer: of the library.
+        ends: token ids that end the answer: allowed exactly where it is whole.
+        after: the mark behind which the grammar begins; "" for none.
+    """
+
+    def __init__(self, state: LLMatcher, tokenizer: LLTokenizer, ends: frozenset[int], after: str = "") -> None:
+        self._state, self._tokenizer, self._ends, self._after = state, tokenizer, ends, after
+        self._tokens: list[int] = []  # followed so far
+        self._start = 0 if after == "" else None  # where the grammar begins among these
+        self._num_taken = 0  # of those behind the start, by the state
+        self._whole_at: int | None = None  # tokens after which nothing but an end could follow
+
+    @property
+    def problem(self) -> str:
+        """Why the library gave up; "" where it did not."""
+        return self._state.get_error()
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Come to the place behind exactly these tokens, forwards or back."""
+        same = len(self._tokens)
+        if list(tokens[:same]) != self._tokens:
+            same = sum(1 for _ in takewhile(bool, map(eq, self._tokens, tokens)))
+            self._back_to(same)
+        for token in tokens[same:]:
+            self._take(int(token))
+
+    def is_whole_at(self, num_tokens: int) -> bool:
+        """Whether nothing can follow the first `num_tokens` of the tokens followed: the answer is at its end."""
+        return self._whole_at == num_tokens
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the grammar says nothing of the next token."""
+        return self._start is None or self._start + self._num_taken < len(self._tokens)
+
+    @property
+    def num_words(self) -> int:
+        """W, 32-bit words of a mask over all tokens."""
+        return -(-self._tokenizer.vocab_size // 32)
+
+    def _take(self, token: int) -> None:
+        """Go on by one token."""
+        was_free = self.is_free
+        self._tokens.append(token)
+        if self._start is None:
+            newest = self._tokens[-len(self._after.encode()) :]
+            if self._after in self._tokenizer.decode_str(newest):
+                self._start = len(self._tokens)
+        elif not was_free and token not in self._ends and self._state.try_consume_tokens([token]):
+            self._num_taken += 1
+            if self._state.is_stopped() and self._state.is_accepting():
+                self._whole_at = len(self._tokens)
+
+    def _back_to(self, num_tokens: int) -> None:
+        """Forget all but the first tokens."""
+        taken = 0 if self._start is None else max(0, min(self._num_taken, num_tokens - self._start))
+        self._state.rollback(self._num_taken - taken)
+        self._num_taken = taken
+        if self._after and self._start is not None and num_tokens < self._start:
+            self._start = None
+        if self._whole_at is not None and num_tokens < self._whole_at:
+            self._whole_at = None
+        del self._tokens[num_tokens:]
+
+    def _settle(self, mask_W: np.ndarray) -> None:
+        """Put into the library's mask what it does not know: which tokens end this answer, and that all is free."""
+        words = mask_W.view(np.uint32)
+        if self.is_free:
+            words[:] = ~np.uint32(0)
+            return
+        if self._state.is_error():
+            words[:] = 0
+        whole = not self._state.is_error() and self._state.is_accepting()
+        for token in self._ends:
+            bit = np.uint32(1 << (token % 32))
+            words[token // 32] = words[token // 32] | bit if whole else words[token // 32] & ~bit
+
+
+def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
+    """Say which tokens may come next in some answers, no two of them the same, side by side on the host's cores.
+
+    Args:
+        matchers: M of one model, each at its place.
+        mask_MW: int32; bit t % 32 of word t // 32 says whether token t may come. None may where the library gave up.
+    """
+    asked = [(one._state, row) for row, one in enumerate(matchers) if not (one.is_free or one.problem)]
+    if asked:
+        _executor().unsafe_compute_mask_ptr(asked, mask_MW.ctypes.data, mask_MW.strides[0], len(mask_MW))
+    for one, mask_W in zip(matchers, mask_MW, strict=True):
+        one._settle(mask_W)
+
+
+@cache
+def _executor() -> LLExecutor:
+    """The library's threads."""
+    from llguidance import LLExecutor
+
+    return LLExecutor()
