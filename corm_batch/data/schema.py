@@ -31,6 +31,11 @@ STATUS = column(
     "ok, failed, or gone: a row that had no id of its own and is no more, or is right now",
     nullable=False,
 )
+QUESTION_NUMBER = column(
+    "question_number",
+    pa.int64(),
+    "which of its document's rows, 0 first, that of what the document took; null where it has one row",
+)
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _TYPES = {
     "int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_(),
@@ -55,6 +60,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     column("fingerprint", pa.string(), "hash of what the spec sets and the answer depends on", nullable=False),
     _RUN_ID,
     STATUS,
+    QUESTION_NUMBER,
     column("output", pa.string(), "the answer; when failed, everything the model wrote, null where it wrote nothing"),
     column("error_type", pa.string(), "kind of failure; null when ok"),
     column("error_message", pa.string(), "why it failed; null when ok"),

@@ -22,6 +22,7 @@ from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
+from corm_batch.output.exploded import is_first, joined
 from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
 from corm_batch.output.parts import Table, folder, read_ahead, read_fields
 
@@ -30,6 +31,7 @@ _RESULTS = [
     "doc_id",
     "run_id",
     "status",
+    "question_number",
     "error_type",
     "error_message",
     "prompt_tokens",
@@ -71,6 +73,7 @@ _COMPACT = {  # what repeats, and counts of far less than 2^31 entries, in the r
         ("run_id", "status", "error_type", "policy", "finish_reason"), pa.dictionary(pa.int32(), pa.string())
     ),
     "kept_per_layer": pa.list_(pa.int32()),
+    "question_number": pa.int32(),
 }
 
 
@@ -149,7 +152,8 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     def read(uri: str) -> tuple[Commit, pa.Table, tuple[bytes, ...]]:
         part, job = _read_results(uri, answers)
         memory = _read(memory_of[uri], "memory", ["doc_id", *_MEMORY])[0] if uri in memory_of else no_memory
-        return _commit(part), with_memory(part.filter(newest[uri]), memory), job
+        rows = with_memory(joined(part.filter(newest[uri])), memory)
+        return _commit(part), _shortened(rows) if answers else rows, job
 
     parts = list(read_ahead(read, newest))
     if not parts:
@@ -169,7 +173,8 @@ def read_answers(output_uri: str, doc_ids: Collection[str], limit: int) -> dict[
     newest, wanted, found = newest_rows(output_uri), pa.array(doc_ids, pa.string()), {}
 
     def read(uri: str) -> dict[str, str]:
-        part = read_fields(uri, list(_schema("results", ["doc_id", "output"]))).filter(newest[uri])
+        part = read_fields(uri, list(_schema("results", ["doc_id", "question_number", "output"])))
+        part = joined(part.filter(newest[uri]))
         part = part.filter(pc.and_(pc.is_in(part["doc_id"], wanted), pc.is_valid(part["output"])))
         shortened = pc.utf8_slice_codeunits(part["output"], 0, limit)
         return dict(zip(part["doc_id"].to_pylist(), shortened.to_pylist(), strict=True))
@@ -194,21 +199,24 @@ def _read(uri: str, table: Table, columns: list[str]) -> tuple[pa.Table, tuple[b
 
 
 def _read_results(uri: str, answers: bool) -> tuple[pa.Table, tuple[bytes, ...]]:
-    """One part of the results, answers made short."""
+    """One part of the results."""
     part, job = _read(uri, "results", [*_RESULTS, *(_ANSWERS if answers else ())])
     failed_fields = pc.list_value_length(part["failed_fields"])
-    part = part.set_column(part.column_names.index("failed_fields"), "failed_fields", failed_fields)
-    if not answers:
-        return part, job
+    return part.set_column(part.column_names.index("failed_fields"), "failed_fields", failed_fields), job
+
+
+def _shortened(part: pa.Table) -> pa.Table:
+    """Rows with a digest of each answer and its beginning in place of it."""
     digests = [None if answer is None else digest(answer) for answer in part["output"].to_pylist()]
     shortened = pc.utf8_slice_codeunits(part["output"], 0, EXCERPT)
     part = part.drop_columns("output").append_column("answer", shortened)
-    return part.append_column("answer_digest", pa.array(digests, pa.binary())), job
+    return part.append_column("answer_digest", pa.array(digests, pa.binary()))
 
 
 def _commit(part: pa.Table) -> Commit:
     tokens = sum(pc.sum(part[name]).as_py() or 0 for name in ("prompt_tokens", "output_tokens"))
-    documents = pc.sum(pc.not_equal(part["status"].cast(pa.string()), "gone")).as_py()
+    standing = pc.and_(is_first(part["question_number"]), pc.not_equal(part["status"].cast(pa.string()), "gone"))
+    documents = pc.sum(standing).as_py()
     return Commit(part["run_id"][0].as_py(), pc.max(part["committed_at"]).as_py(), documents, tokens)
 
 

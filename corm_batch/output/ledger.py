@@ -23,7 +23,10 @@ from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]
-_COLUMNS = ["doc_id", "content_sha256", "fingerprint", "status", "first_difference", "rerun", "verify_error"]
+_COLUMNS = [
+    *("doc_id", "content_sha256", "fingerprint", "status", "question_number"),
+    *("first_difference", "rerun", "verify_error"),
+]
 _MARK_BYTES = 4
 
 
@@ -131,12 +134,19 @@ class Ledger:
     def _add(self, part: pa.Table) -> None:
         columns = part.to_pydict()
         numbers: dict[str, int] = {}
-        for doc_id, content, fingerprint, status, *found in zip(*(columns[name] for name in _COLUMNS), strict=True):
+        for doc_id, content, fingerprint, status, question, *found in zip(
+            *(columns[name] for name in _COLUMNS), strict=True
+        ):
             if fingerprint not in numbers:
                 numbers[fingerprint] = self._number(fingerprint, part.schema.metadata or {})
             if "#" in doc_id:
                 places = self._places.setdefault(doc_id.rpartition("#")[0], set())
                 (places.add if status == "failed" else places.discard)(doc_id)
+            if question:  # not the first row of its document, which is answered when any of them is
+                if status == "ok" and (first := self._newest.get(digest(doc_id))) is not None:
+                    mark = int.from_bytes(first[-_MARK_BYTES:], "big") & ~1
+                    self._newest[digest(doc_id)] = first[:-_MARK_BYTES] + mark.to_bytes(_MARK_BYTES, "big")
+                continue
             if status == "gone":
                 self._newest.pop(digest(doc_id), None)
                 continue

@@ -1,7 +1,7 @@
 """Newest: which rows of an output count, and what memory they took. Readers keep nothing else of a part.
 
-Of several rows of one document it is the last one, of the part whose name sorts last; when that says that the row is
-gone, none.
+Of a document it is what was written last, one row or several at once, of the part whose name sorts last; when that says
+that the row is gone, none.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.data.filesystem import list_files
-from corm_batch.data.schema import DOC_ID, STATUS, memory_schema, result_schema
+from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, STATUS, memory_schema, result_schema
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
+from corm_batch.output.exploded import is_first, newest_of
 from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
 
 
 def read_results(output_uri: str | os.PathLike[str], *, memory: bool = False) -> pa.Table:
-    """The newest row of every document, in no particular order; no rows when nothing is committed yet.
+    """The newest row of every document, or rows, in no particular order; no rows when nothing is committed yet.
 
     A column whose type changed between versions or settings has one that holds all its values: text, where nothing
     narrower does.
@@ -63,11 +64,7 @@ def newest_rows(output_uri: str) -> dict[str, pa.Array]:
     if not parts:
         return {}
     found = pa.concat_tables(parts.values())
-    doc_ids = found["doc_id"]
-    rows = pa.table({"doc_id": doc_ids, "row": np.arange(len(doc_ids))})
-    newest = np.zeros(len(doc_ids), dtype=bool)
-    newest[rows.group_by("doc_id").aggregate([("row", "max")])["row_max"].to_numpy()] = True
-    newest &= pc.not_equal(found["status"], "gone").to_numpy()
+    newest = newest_of(found) & pc.not_equal(found["status"], "gone").to_numpy()
     ends = np.cumsum([len(ids) for ids in parts.values()])
     return {uri: pa.array(part) for uri, part in zip(parts, np.split(newest, ends[:-1]), strict=True)}
 
@@ -84,8 +81,13 @@ def memory_parts(output_uri: str) -> dict[str, str]:
 
 
 def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
-    """Rows of one part of the results, with the columns that only its memory part has; null where that has no row."""
+    """Rows of one part of the results, with the columns that only its memory part has; null where that has no row.
+
+    Of several rows of a document the first has them.
+    """
     rows = pc.index_in(results["doc_id"], memory["doc_id"])
+    if QUESTION_NUMBER.name in results.column_names:
+        rows = pc.if_else(is_first(results[QUESTION_NUMBER.name]), rows, None)
     for name in memory.column_names:
         if name not in results.column_names:
             results = results.append_column(memory.field(name), memory[name].take(rows))
@@ -93,8 +95,8 @@ def with_memory(results: pa.Table, memory: pa.Table) -> pa.Table:
 
 
 def _ids(uri: str) -> pa.Table:
-    """Ids and states of the rows of one part."""
-    return read_fields(uri, [DOC_ID, STATUS]).replace_schema_metadata()
+    """Ids, states and numbers of the rows of one part."""
+    return read_fields(uri, [DOC_ID, STATUS, QUESTION_NUMBER]).replace_schema_metadata()
 
 
 def _joined(parts: list[pa.Table]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
+from corm_batch.output.exploded import exploded
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
@@ -58,6 +59,7 @@ class RowBuilder:
         run_id, fingerprint: columns of every row.
         result_schema, memory_schema: the tables' columns.
         constants: columns of the memory table that are the same for every document a replica answers.
+        exploded: list columns of which each entry has a row of its own; see `corm_batch.tasks.base.Task`.
     """
 
     run_id: str
@@ -65,6 +67,11 @@ class RowBuilder:
     result_schema: pa.Schema
     memory_schema: pa.Schema
     constants: Mapping[str, Any]
+    exploded: Mapping[str, str] = field(default_factory=dict)
+
+    def stored(self, row: DocumentRow) -> list[Mapping[str, Any]]:
+        """The document's rows of the results table, one but where each entry of its lists has its own."""
+        return exploded(row.result, self.exploded)
 
     def with_constants(self, **constants: Any) -> RowBuilder:
         """The builder of one replica, whose `constants` join those of the run."""
@@ -145,7 +152,8 @@ class RowBuilder:
     def _problem(self, result: Mapping[str, Any]) -> str | None:
         """Why a row of the results cannot be stored; None when it can."""
         try:
-            pa.RecordBatch.from_pylist([_storable(result)], schema=self.result_schema)
+            rows = [_storable(row) for row in exploded(result, self.exploded)]
+            pa.RecordBatch.from_pylist(rows, schema=self.result_schema)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             return str(error)
         return None

@@ -55,7 +55,7 @@ class PartWriter:
             return 0
         self._lease.check()
         now = clock.now()
-        results = [{**row.result, "committed_at": now} for row in self._rows]
+        results = [{**one, "committed_at": now} for row in self._rows for one in self._builder.stored(row)]
         self._publish("memory", [row.memory for row in self._rows], self._builder.memory_schema)
         self._publish("results", results, self._builder.result_schema)
         count = len(self._rows)

@@ -104,8 +104,8 @@ def _row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings
         "dtype": spec.model.dtype if spec.engine.storage.name == "model" else spec.engine.storage.name,
         "page_size": spec.engine.page_size,
     }
-    results = result_schema(spec.task.result_fields, metadata)
-    return RowBuilder(run_id, answer_settings.fingerprint, results, memory_schema(metadata), constants)
+    results, memory = result_schema(spec.task.result_fields, metadata), memory_schema(metadata)
+    return RowBuilder(run_id, answer_settings.fingerprint, results, memory, constants, spec.task.exploded)
 
 
 def _versions() -> dict[str, str]:

@@ -172,6 +172,14 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         """Columns this task adds to the results table; all nullable."""
         return ()
 
+    @property
+    def exploded(self) -> Mapping[str, str]:
+        """List columns of a result that make one row for each of their entries: their names to those in such a row.
+
+        The entries of `output` are answers; one that is null makes a failed row. Empty: a document has one row.
+        """
+        return {}
+
     @abstractmethod
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Answer one document.

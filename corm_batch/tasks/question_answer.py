@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from corm_batch.data.document import Document
 from corm_batch.data.schema import column
-from corm_batch.errors import DocumentError
-from corm_batch.tasks.base import Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.overflow import ask_any, parted, pieces, text_of
+from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
+from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty, says_something
+
+_PLACES = "question", "question_column", "questions", "questions_column"
+_ANSWERS = "answers"
+_SHOWN = 80
+
+
+def _different(questions: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a question that is none, or that is asked twice."""
+    for place, question in enumerate(questions):
+        if not question.strip():
+            raise ValueError(f"entry {place} is blank")
+        if (first := questions.index(question)) < place:
+            raise ValueError(f"entry {place} is entry {first} again: {question[:_SHOWN]!r}")
+    return questions
+
+
+Questions = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(min_length=1),
+    AfterValidator(_different),
+]
 
 
 class QuestionAnswer(Task, name="question_answer"):
-    """One question asked of every document: the same for all, or each row's own.
+    """One question or several asked of every document: the same for all, or each row's own.
+
+    Several are asked over one reading. The columns `questions`, `answers`, `mean_logprobs` and `finish_reasons` are
+    lists of one length, and `output` the answers as JSON; one that cannot be asked or answered is null there,
+    `failed_fields` says why, and the others stay. With `rows: question` each question has a row of its own, with
+    `question_number` and the columns of one question, failed where it has no answer; what the document took stands in
+    the first of them.
 
     With `overflow: map_reduce` every window of a long document is asked, and of the answers that are not "Not stated."
     the one the model was most certain of wins (highest mean log-probability: "map-rerank"). No prompt combines the
@@ -27,48 +56,121 @@ class QuestionAnswer(Task, name="question_answer"):
 
     question: str | None = Field(None, min_length=1, description="asked of every document")
     question_column: str | None = Field(None, min_length=1, description="column that holds each row's own question")
+    questions: Questions | None = Field(None, description="all asked of every document")
+    questions_column: str | None = Field(
+        None, min_length=1, description="column that holds each row's own questions, a list of texts"
+    )
+    rows: Literal["document", "question"] = Field(
+        "document", description="document: one row with lists of answers; question: one row for each"
+    )
     instruction: QuestionInstruction = Field(ANSWER_FROM_DOCUMENT, description="{question} stands for the question")
 
     @model_validator(mode="after")
-    def _one_question(self) -> Self:
+    def _one_place(self) -> Self:
         """Exactly one place says what to ask."""
-        if (self.question is None) == (self.question_column is None):
-            raise ValueError("exactly one of question and question_column is needed")
+        if sum(getattr(self, place) is not None for place in _PLACES) != 1:
+            raise ValueError(f"exactly one of {', '.join(_PLACES[:-1])} and {_PLACES[-1]} is needed")
+        if self.rows == "question" and not self._are_several:
+            raise ValueError("rows: question is for questions or questions_column: one question is one row")
         return self
+
+    @property
+    def _are_several(self) -> bool:
+        return self.questions is not None or self.questions_column is not None
 
     @property
     def source_columns(self) -> Sequence[str]:
         """The column of questions, if there is one."""
-        return () if self.question_column is None else (self.question_column,)
+        return tuple(filter(None, (self.question_column, self.questions_column)))
+
+    @property
+    def exploded(self) -> Mapping[str, str]:
+        """With `rows: question`, the columns that one row of each question has in place of the lists."""
+        if self.rows == "document":
+            return {}
+        lists = "questions", _ANSWERS, "mean_logprobs", "finish_reasons"
+        return dict(zip(lists, ("question", "output", "mean_logprob", "finish_reason"), strict=True))
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:
-        """What was asked, and how certain the answer is."""
+        """What was asked, and how certain the answers are."""
+        if not self._are_several or self.rows == "question":
+            return (
+                column("question", pa.string(), "what was asked"),
+                column("mean_logprob", pa.float64(), "mean natural-log probability of the answer's tokens"),
+            )
         return (
-            column("question", pa.string(), "what was asked"),
-            column("mean_logprob", pa.float64(), "mean natural-log probability of the answer's tokens"),
+            column("questions", pa.list_(pa.string()), "what was asked"),
+            column(_ANSWERS, pa.list_(pa.string()), "the answer to each question; null where there is none"),
+            column("mean_logprobs", pa.list_(pa.float64()), "mean natural-log probability of each answer's tokens"),
+            column("finish_reasons", pa.list_(pa.string()), "of each answer: stop, or length when it was cut"),
         )
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
-        """Answer the question from one document.
+        """Answer the questions from one document.
 
         Raises:
-            DocumentError: its row holds no question.
+            DocumentError: its row holds no question, or none could be asked.
             AnswerError: the model wrote, but no answer.
         """
+        if self._are_several:
+            return await self._several(document, asker)
         question = self._question(document)
-        instruction = self.instruction.replace("{question}", question)
-
-        def prompt(piece: str) -> Prompt:
-            return Prompt(piece, instruction)
-
-        texts = pieces(self, asker, text_of(document), prompt)
-        answers, failures = parted(await ask_any(self, asker, map(prompt, texts)))
-        best = next(iter(by_certainty(answers)), None)
-        if best is None or (failures and not says_something(best)):  # the answer may stand in what was not answered
-            raise failures[0]
+        (best,), num_prompts = await self._best(document, asker, [question])
+        if isinstance(best, DocumentError):
+            raise best
         columns = {"question": question, "mean_logprob": best.mean_logprob}
-        return TaskResult(best.text, columns, best.finish_reason, len(texts))
+        return TaskResult(best.text, columns, best.finish_reason, num_prompts)
+
+    async def _several(self, document: Document, asker: Asker) -> TaskResult:
+        """One row of lists."""
+        asked = self._questions(document)
+        questions = list(dict.fromkeys(one for one in asked if isinstance(one, str)))
+        if not questions:
+            raise next(one for one in asked if isinstance(one, DocumentError))
+        found, num_prompts = await self._best(document, asker, questions)
+        by_question = dict(zip(questions, found, strict=True))
+        best = [by_question[one] if isinstance(one, str) else one for one in asked]
+        failed = {f"{_ANSWERS}[{place}]": str(one) for place, one in enumerate(best) if isinstance(one, DocumentError)}
+        answers = [None if isinstance(one, DocumentError) else one for one in best]
+        columns = {
+            "questions": [one if isinstance(one, str) else None for one in asked],
+            _ANSWERS: [one and one.text for one in answers],
+            "mean_logprobs": [one and one.mean_logprob for one in answers],
+            "finish_reasons": [one and one.finish_reason for one in answers],
+        }
+        if len(failed) == len(best):
+            raise AnswerError("; ".join(f"{name}: {reason}" for name, reason in failed.items()), columns=columns)
+        output = json.dumps(columns[_ANSWERS], ensure_ascii=False)
+        return TaskResult(output, columns, finish_reason_of(filter(None, answers)), num_prompts, failed)
+
+    async def _best(
+        self, document: Document, asker: Asker, questions: Sequence[str]
+    ) -> tuple[list[Answer | DocumentError], int]:
+        """For each question the best answer of all windows, or why there is none; and how many prompts that took."""
+        prompts = prompts_of(self.instruction.replace("{question}", question) for question in questions)
+        text, refused = text_of(document), dict[int, DocumentError]()
+        try:
+            texts = pieces(self, asker, text, *prompts)
+        except DocumentError:
+            refused = self._refused(asker, text, prompts)
+            if len(refused) == len(prompts):
+                raise
+            prompts = [prompt for place, prompt in enumerate(prompts) if place not in refused]
+            texts = pieces(self, asker, text, *prompts)
+        given = await ask_any(self, asker, [prompt(piece) for piece in texts for prompt in prompts])
+        best = iter([_best_of(given[place :: len(prompts)]) for place in range(len(prompts))])
+        return [refused.get(place) or next(best) for place in range(len(questions))], len(given)
+
+    def _refused(self, asker: Asker, text: str, prompts: Sequence[MakePrompt]) -> dict[int, DocumentError]:
+        """Which of the prompts cannot be put to the text, whatever the others are, and why."""
+        refused = {}
+        for place, prompt in enumerate(prompts):
+            try:
+                pieces(self, asker, text, prompt)
+            except DocumentError as error:
+                refused[place] = error
+        return refused
 
     def _question(self, document: Document) -> str:
         """What to ask of this document."""
@@ -77,5 +179,38 @@ class QuestionAnswer(Task, name="question_answer"):
             return self.question
         question = document.columns[self.question_column]
         if not isinstance(question, str) or not question.strip():
-            raise DocumentError(f"column {self.question_column!r} holds no question but {question!r}")
+            several = " (task.questions_column takes lists)" if isinstance(question, list) else ""
+            raise DocumentError(f"column {self.question_column!r} holds no question but {_shown(question)}{several}")
         return question
+
+    def _questions(self, document: Document) -> list[str | DocumentError]:
+        """What to ask of this document, an error in the place of what is no question."""
+        if self.questions_column is None:
+            assert self.questions is not None
+            return list(self.questions)
+        given = document.columns[self.questions_column]
+        where = f"column {self.questions_column!r} holds no"
+        if not isinstance(given, list) or not given:
+            one = " (task.question_column takes one question a row)" if isinstance(given, str) else ""
+            raise DocumentError(f"{where} list of questions but {_shown(given)}{one}")
+        return [
+            one
+            if isinstance(one, str) and one.strip()
+            else DocumentError(f"{where} question but {_shown(one)} at place {place}")
+            for place, one in enumerate(given)
+        ]
+
+
+def _best_of(given: Sequence[Answer | DocumentError]) -> Answer | DocumentError:
+    """Of what the windows say the answer that the model was most certain of, or why there is none."""
+    answers, failures = parted(given)
+    best = next(iter(by_certainty(answers)), None)
+    if best is None or (failures and not says_something(best)):  # the answer may stand in what was not answered
+        return failures[0]
+    return best
+
+
+def _shown(value: Any) -> str:
+    """`value`, bounded."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

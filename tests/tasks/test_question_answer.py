@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from corm_batch.errors import AnswerError, DocumentError, SpecError
@@ -28,6 +30,108 @@ def test_row_without_a_question_fails_alone(question, fake_asker, answer):
         answer(QuestionAnswer(question_column="q"), fake_asker(lambda prompt: "yes"), "text", q=question)
 
 
+def several(**fields):
+    return Task.from_spec({"name": "question_answer", "instruction": "{question}", **fields})
+
+
+def test_several_questions_are_asked_together_and_answered_in_a_row_of_lists(fake_asker, answer):
+    replies = {
+        "Who?": ("Ada", -0.5),
+        "When?": "Not stated.",
+        "Where?": AnswerError("no end"),
+        "Why?": ("Fun", -2),
+    }
+    asker = fake_asker(lambda prompt: replies[prompt.instruction])
+    result = answer(several(questions=list(replies), max_new_tokens=11), asker, "text")
+    assert asker.asked_together == [4]
+    assert result.columns == {
+        "questions": list(replies),
+        "answers": ["Ada", "Not stated.", None, "Fun"],
+        "mean_logprobs": [-0.5, -1.0, None, -2],
+        "finish_reasons": ["stop", "length", None, "stop"],
+    }
+    assert json.loads(result.output) == result.columns["answers"]
+    assert result.failed_fields == {"answers[2]": "no end"}
+    assert (result.finish_reason, result.pieces) == ("length", 4)
+
+
+def test_a_row_of_several_questions_that_are_none_answers_the_others(fake_asker, answer):
+    task = several(questions_column="q")
+    assert task.source_columns == ("q",)
+    asker = fake_asker(lambda prompt: prompt.instruction.upper())
+    result = answer(task, asker, "text", q=["a", None, "b", " ", "a", 5])
+    assert result.columns["answers"] == ["A", None, "B", None, "A", None]
+    assert result.columns["questions"] == ["a", None, "b", None, "a", None]
+    assert result.failed_fields["answers[5]"] == "column 'q' holds no question but 5 at place 5"
+    assert list(result.failed_fields) == ["answers[1]", "answers[3]", "answers[5]"]
+    assert asker.asked_together == [2]
+
+
+@pytest.mark.parametrize(
+    ("questions", "said"),
+    [
+        (None, "column 'q' holds no list of questions but None"),
+        ([], r"column 'q' holds no list of questions but \[\]"),
+        ("Who?", r"no list of questions but 'Who\?' \(task.question_column takes one question a row\)"),
+        ({"a": "Who?"}, "no list of questions but {'a': 'Who"),
+        ([None, ""], "column 'q' holds no question but None at place 0"),
+    ],
+)
+def test_row_without_several_questions_fails_alone(questions, said, fake_asker, answer):
+    with pytest.raises(DocumentError, match=said):
+        answer(several(questions_column="q"), fake_asker(lambda prompt: "yes"), "text", q=questions)
+
+
+def test_several_of_which_none_is_answered_say_all_reasons_and_keep_the_questions(fake_asker, answer):
+    asker = fake_asker(lambda prompt: AnswerError(f"no end of {prompt.instruction}"))
+    with pytest.raises(AnswerError, match=r"answers\[0\]: no end of a; answers\[1\]: no end of b") as caught:
+        answer(several(questions=["a", "b"]), asker, "text")
+    assert caught.value.columns["questions"] == ["a", "b"]
+    with pytest.raises(DocumentError, match="refused") as refused:
+        answer(several(questions=["a", "b"]), fake_asker(lambda prompt: DocumentError("refused")), "text")
+    assert type(refused.value) is DocumentError
+
+
+def test_each_window_is_asked_all_questions_together(fake_asker, answer):
+    replies = {"aWhy": "Not stated.", "bWhy": ("fact", -9.0), "aWhere": ("1", -1.0), "bWhere": ("2", -2.0)}
+    asker = fake_asker(lambda prompt: replies[prompt.text[0] + prompt.instruction], context=46)
+    result = answer(several(questions=["Why", "Where"], max_new_tokens=11), asker, "a" * 30 + "b" * 20)
+    assert result.columns["answers"] == ["fact", "1"]
+    assert asker.asked_together == [2, 2]
+    assert result.pieces == 4
+
+
+@pytest.mark.parametrize("overflow", ["map_reduce", "error"])
+def test_a_question_that_leaves_no_room_fails_alone(overflow, fake_asker, answer):
+    asker = fake_asker(lambda prompt: prompt.instruction.upper(), context=47)
+    task = several(questions=["a", "b" * 40, "c"], max_new_tokens=9, overflow=overflow)
+    result = answer(task, asker, "text")
+    assert (result.columns["answers"][::2], list(result.failed_fields)) == (["A", "C"], ["answers[1]"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"questions": []}, r"task\.questions: .*at least 1 item"),
+        ({"questions": ["a", " "]}, r"task\.questions: entry 1 is blank"),
+        ({"questions": ["a", "b", "a"]}, r"task\.questions: entry 2 is entry 0 again: 'a'"),
+        ({"questions": ["a", 5]}, r"task\.questions\.1: .*string"),
+        ({"questions": {"who": "Who?"}}, r"task\.questions: .*tuple"),
+        ({"question": "a", "rows": "question"}, "rows: question is for questions or questions_column"),
+    ],
+)
+def test_questions_that_are_none_are_refused(fields, said):
+    with pytest.raises(SpecError, match=said):
+        several(**fields)
+
+
+def test_one_row_a_question_has_the_columns_of_one():
+    assert several(questions="a").result_fields[0].name == "questions"
+    task = several(questions_column="q", rows="question")
+    assert [field.name for field in task.result_fields] == ["question", "mean_logprob"]
+    assert task.exploded["answers"] == "output"
+
+
 def test_every_window_is_asked_and_the_most_certain_answer_wins(fake_asker, answer):
     def reply(prompt):
         return {"a": ("a guess", -3.0), "b": ("the fact", -0.1), "c": ("Not stated.", -0.01)}[prompt.text[0]]
@@ -44,9 +148,9 @@ def test_no_window_knows(fake_asker, answer):
     assert answer(task, asker, "a" * 70).output == "Not stated."
 
 
-@pytest.mark.parametrize("fields", [{}, {"question": "a", "question_column": "b"}])
+@pytest.mark.parametrize("fields", [{}, {"question": "a", "question_column": "b"}, {"question": "a", "questions": "b"}])
 def test_exactly_one_question_is_needed(fields):
-    with pytest.raises(SpecError, match="task: exactly one of question and question_column"):
+    with pytest.raises(SpecError, match="task: exactly one of question, question_column, questions and q"):
         Task.from_spec({"name": "question_answer", **fields})
 
 
