@@ -25,11 +25,13 @@ class Continuation:
 
     Attributes:
         chosen: its next tokens, up to the one it ends with.
-        reason: why the answer ends, "error" where logits were not finite; None when it goes on.
+        reason: why the answer ends; None when it goes on.
+        problem: what went wrong, where it ends with "error".
     """
 
     chosen: Chosen
     reason: FinishReason | None
+    problem: str = ""
 
 
 def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> Continuation:
@@ -37,13 +39,20 @@ def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> 
 
     Args:
         sequence: whose tokens these are.
-        chosen: by the step; a log-probability of NaN stands for logits that were not finite.
+        chosen: by the step; a log-probability of NaN stands for logits that were not finite, one of -inf for the
+            likeliest token for a row that nothing was allowed in.
         eos_token_ids: tokens that end an answer.
     """
-    output = list(sequence.output)
-    for count, (token, logprob, _) in enumerate(zip(*chosen, strict=True)):
+    output, matcher = list(sequence.output), sequence.matcher
+    if matcher is not None:
+        matcher.follow(output + chosen.tokens)
+    for count, (token, logprob, best) in enumerate(zip(*chosen, strict=True)):
         if math.isnan(logprob):
-            return Continuation(chosen.part(0, count), "error")
+            return Continuation(chosen.part(0, count), "error", "the model's logits are not finite")
+        if best == -math.inf:
+            why = f": {matcher.problem}" if matcher is not None and matcher.problem else ""
+            problem = f"after {len(output)} tokens of the answer nothing is left that its grammar and the model's rules"
+            return Continuation(chosen.part(0, count), "error", f"{problem} both allow{why}")
         output.append(token)
         if (reason := sequence.finish_reason(output, eos_token_ids)) is not None:
             return Continuation(chosen.part(0, count + 1), reason)
@@ -114,7 +123,7 @@ class Answers:
             if sequence.request.answer_ids is None:
                 self.stats.output_tokens += len(tokens)
             if continuation.reason == "error":
-                self.finish(sequence, "error", DocumentError("the model's logits are not finite"))
+                self.finish(sequence, "error", DocumentError(continuation.problem))
             elif continuation.reason is not None:
                 ended.append((sequence, continuation.reason))
         if ended:

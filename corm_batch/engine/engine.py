@@ -30,6 +30,8 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.stats import EngineStats
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
+from corm_batch.grammar.grammar import Grammar
+from corm_batch.grammar.matcher import Matchers
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns
@@ -96,6 +98,7 @@ class EngineCore:
         self.stats = EngineStats()
         streaming = config.prefill == "streaming"
         self.runner = Runner(model, evictions, self.decoder, self.scheduler, streaming, self.stats)
+        self._matchers = Matchers(model.load_tokenizer, model.shape.vocab_size, model.eos_token_ids)
         self.answers = Answers(model, policy.needs, config, evictions, self.scheduler, self.stats)
 
     @property
@@ -144,6 +147,7 @@ class EngineCore:
         sampling: SamplingParams = _AS_IT_COMES,
         uncompressed: bool = True,
         instruction: tuple[range, ...] | None = None,
+        grammar: Grammar | None = None,
     ) -> Scores:
         """What the model makes of an answer to a prompt; other work goes on meanwhile, and its completions stay.
 
@@ -152,14 +156,15 @@ class EngineCore:
             answer_ids: the answer, the end-of-sequence token included where it has one.
             sampling: of the request whose answer it is.
             uncompressed: by one exact pass; False under the policy, token by token.
-            instruction: as in `Request`.
+            instruction, grammar: as in `Request`.
 
         Raises:
             DocumentError: it can never be scored, or it alone is too much for the device or the pool.
         """
         request = Request(
-            uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed, instruction=instruction
-        )
+            uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed,
+            instruction=instruction, grammar=grammar,
+        )  # fmt: skip
         self.add(request)
         others: list[Completion] = []
         mine: Completion | None = None
@@ -188,6 +193,8 @@ class EngineCore:
         problem = problem or self._pins_problem(request)
         try:
             room = self.max_model_len - sequence.num_prompt_tokens
+            if problem is None and request.grammar is not None:
+                sequence.matcher = self._matchers.matcher(request.grammar, request.sampling.stop_token_ids)
             sequence.extra_passes = () if problem else self.evictions.extra_passes(sequence, room)
         except DocumentError as error:
             problem = error

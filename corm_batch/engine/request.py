@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DocumentError
+from corm_batch.grammar.grammar import Grammar
 
 FinishReason = Literal["stop", "length", "error", "cancelled"]
 
@@ -50,6 +51,9 @@ class Request:
             prompt and answer is all, and nothing is stored.
         instruction: spans of `token_ids` that are not the document's but say what is wanted of it, for a policy that
             pins them; () where there are none, None where nobody knows, which such a policy refuses.
+        grammar: the form that the answer has: only tokens that go on with it are chosen, and of an answer to score the
+            others count as impossible. The answer ends where it is whole and nothing can follow, or with an end of
+            sequence, or a stop token, where it may be whole. `stop` and "length" end it wherever it is.
     """
 
     id: str
@@ -60,6 +64,7 @@ class Request:
     answer_ids: Sequence[int] | None = None
     uncompressed: bool = False
     instruction: tuple[range, ...] | None = None
+    grammar: Grammar | None = None
 
     @property
     def most_new_tokens(self) -> int:
@@ -72,8 +77,8 @@ class Scores:
     """What a model makes of an answer, token by token.
 
     Attributes:
-        logprobs: natural-log probability of every token under the model's rules, as at the step at which the request's
-            own answer would choose it (temperature 1, no top-p); -inf where a rule forbids it.
+        logprobs: natural-log probability of every token under the model's rules and the request's grammar, as at the
+            step at which the request's own answer would choose it (temperature 1, no top-p); -inf where one forbids it.
         best_logprobs: of the likeliest token at each place; `best - logprob` is the gap in nats, exactly 0.0 where a
             greedy answer would go on with the token itself.
     """
@@ -89,10 +94,11 @@ class Completion:
     Attributes:
         id: the request's.
         token_ids: the answer, the end-of-sequence token included when it ended so.
-        finish_reason: "stop" (end of sequence or `Request.stop`), "length", "cancelled" or "error".
+        finish_reason: "stop" (end of sequence, of `Request.grammar`, or `Request.stop`), "length", "cancelled" or
+            "error".
         error: why it failed; None unless `finish_reason` is "error".
-        mean_logprob: mean natural-log probability of the chosen tokens under the model and its rules (temperature 1,
-            no top-p); 0.0 when there are none.
+        mean_logprob: mean natural-log probability of the chosen tokens under the model, its rules and the grammar
+            (temperature 1, no top-p); 0.0 when there are none.
         memory: what it cost.
         kept_positions: [layer][kv head] -> sorted token indices (0 is the first prompt token) still stored at the end;
             None unless asked for.
@@ -123,6 +129,8 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
             return DocumentError(f"the {what} has a token id outside 0..{vocab_size - 1}")
     if wrong := [span for span in request.instruction or () if not _is_within(span, len(request.token_ids))]:
         return DocumentError(f"instruction: {wrong[0]} is no span of a prompt of {len(request.token_ids)} tokens")
+    if request.grammar is not None and request.sampling.ignore_eos:
+        return DocumentError("ignore_eos: an answer to a grammar ends where it is whole")
     if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
         return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
     size, longest = len(request.token_ids), request.most_new_tokens

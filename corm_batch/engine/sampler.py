@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.engine.constraint import Constraint
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rules import Rules
 from corm_batch.engine.sequence import Row, Sequence
@@ -83,16 +84,19 @@ class Given:
 @dataclass(frozen=True)
 class Choice:
     """How tokens are chosen: `draws` is None where no row samples, `given` where none is scored, `changes` where the
-    model has no rules."""
+    model has no rules, `constraint` where no answer has a grammar."""
 
     draws: Draws | None
     given: Given | None
     changes: Changes | None
+    constraint: Constraint | None
 
     def note(self, tokens_S: Tensor) -> None:
         """Take note of the tokens that were chosen, before the next step."""
         if self.changes is not None and self.changes.seen is not None:
             self.changes.seen.scatter_(1, tokens_S[:, None], True)
+        if self.constraint is not None:
+            self.constraint.note(tokens_S)
 
 
 def prepare(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Choice:
@@ -101,11 +105,12 @@ def prepare(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Choi
         _draw(rows, num_steps, model.rules, model.device),
         _give(rows, num_steps, model.device),
         _change(model, rows, num_steps),
+        Constraint.of(rows, model.device),
     )
 
 
 def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Tensor]:
-    """Choose one token a row: the likeliest the rules allow, one drawn among the likeliest, or the one to score.
+    """Choose one token a row: the likeliest that is allowed, one drawn among the likeliest, or the one to score.
 
     Args:
         logits_SV: any floating dtype; left as they are.
@@ -113,12 +118,15 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
         step: which of its steps.
 
     Returns:
-        [S] int64 token ids, and [2, S] float32 natural-log probabilities under the model and its rules (temperature 1,
-        no top-p): those of these tokens, and of the likeliest ones. NaN where a row's logits are not finite.
+        [S] int64 token ids, and [2, S] float32 natural-log probabilities under the model, its rules and the grammars
+        (temperature 1, no top-p): those of these tokens, and of the likeliest ones. NaN where a row's logits are not
+        finite, -inf for the likeliest one too where no token is allowed.
     """
     ruled = logits_SV.float()
     if choice.changes is not None:
         ruled = choice.changes.apply(ruled, step)
+    if choice.constraint is not None:
+        ruled = choice.constraint.apply(ruled)
     likeliest = ruled.argmax(dim=-1)
     tokens = likeliest.clone()
     if (draws := choice.draws) is not None:
@@ -127,7 +135,8 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
     if (given := choice.given) is not None:
         tokens.index_copy_(0, given.rows, given.tokens[step])
     logits_2S = ruled.gather(1, torch.stack((tokens, likeliest), dim=1)).t()
-    return tokens, logits_2S - ruled.logsumexp(dim=-1)
+    total_S = ruled.logsumexp(dim=-1)
+    return tokens, logits_2S - torch.where(total_S == -torch.inf, 0.0, total_S)
 
 
 def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Given | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.request import FinishReason, Request
+from corm_batch.grammar.matcher import Matcher
 from corm_batch.kv.stage import SwappedCache
 from corm_batch.policies.reading import ExtraPass
 
@@ -55,6 +56,7 @@ class Sequence:
         self.rng = self._new_rng()
         self.logprobs: list[float] = []  # of the output's tokens
         self.best_logprobs: list[float] = []  # of the likeliest tokens in their places
+        self.matcher: Matcher | None = None  # where the answer stands in its grammar, if it has one
         self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
         self.num_votes = np.zeros(num_layers, np.int64)  # queries of the prompt that voted, by layer
@@ -138,6 +140,7 @@ class Sequence:
         """Whether the newest token ends an answer that is written."""
         sampling, stop = self.request.sampling, self.request.stop
         ends = output[-1] in eos_token_ids and not sampling.ignore_eos
+        ends |= self.matcher is not None and self.matcher.is_whole_at(len(output))
         return ends or output[-1] in sampling.stop_token_ids or (stop is not None and stop(output))
 
     def _new_rng(self) -> random.Random:

@@ -20,6 +20,9 @@ from corm_batch.grammar.grammar import Grammar
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
+_MOST_REMEMBERED = 256
+"""Grammars: a job has one, or one a field."""
+
 
 class Matchers:
     """Makes matchers for one model; the library and the tokenizer are loaded for the first.
@@ -42,7 +45,10 @@ class Matchers:
             GrammarError: the grammar, or the model's tokenizer, cannot be used.
         """
         if (beginning := self._beginnings.get(grammar)) is None:
-            self._beginnings[grammar] = beginning = self._begin(grammar)
+            beginning = self._begin(grammar)
+            if len(self._beginnings) == _MOST_REMEMBERED:
+                del self._beginnings[next(iter(self._beginnings))]
+            self._beginnings[grammar] = beginning
         assert self._tokenizer is not None
         ends = self._ends.union(stop_token_ids)
         return Matcher(beginning.deep_copy(), self._tokenizer, ends, grammar.after)

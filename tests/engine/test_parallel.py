@@ -25,12 +25,14 @@ from corm_batch.engine.open import Engine
 from corm_batch.engine.parallel import Leader, ParallelEngine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import RankError, SpecError, UnsupportedModelError
+from corm_batch.grammar.grammar import Grammar
 from corm_batch.policies.base import KVPolicy
 from tests.conftest import llama_config, save_random_model
 from tests.engine.parallel_faults import load_faulty
 from tests.engine.test_cuda import assert_same_kept_but_for_rounding
 from tests.engine.test_fp8_loading import store
 from tests.engine.test_scheduler import KVZIP
+from tests.grammar.tokenizers_of import byte_level
 
 ROOT = Path(__file__).parents[2]
 STREAMING = {"prefill": "streaming", "chunk_size": 16, "compact_every": 3}
@@ -198,6 +200,20 @@ def test_two_ranks_score_and_keep_everything_as_one_does(fields, leader, tiny_ll
             assert ours.scores.best_logprobs == pytest.approx(alone.scores.best_logprobs, abs=1e-4)
     prompt = written[0].token_ids
     assert engine.score(prompt, [3, 9] * 7).logprobs == pytest.approx(one["one pass 0"].scores.logprobs, abs=1e-4)
+
+
+@needs_ranks
+def test_two_ranks_hold_answers_to_a_form_as_one_does(leader, tmp_path):
+    tokenizer, _ = byte_level()
+    folder = save_random_model(llama_config(vocab_size=len(tokenizer)), tmp_path, seed=3)
+    tokenizer.save_pretrained(folder)
+    sampling = SamplingParams(max_new_tokens=12, temperature=1.0)
+    several = (Grammar.of_regex("[a-z]{2,4}"), None, Grammar.of_choices(["yes", "no"]), Grammar.of_regex("a("))
+    requests = [Request(str(i), list(range(9 + i)), sampling, grammar=grammar) for i, grammar in enumerate(several * 2)]
+    expected = answers(make_one(leader, folder, {"name": "full"}), requests)
+    two = answers(make_two(leader, folder, {"name": "full"}), requests)
+    assert {name: one.token_ids for name, one in two.items()} == {name: one.token_ids for name, one in expected.items()}
+    assert [one.finish_reason for _, one in sorted(two.items())] == ["stop", "length", "stop", "error"] * 2
 
 
 @needs_ranks
