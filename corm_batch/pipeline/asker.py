@@ -14,6 +14,7 @@ from typing import Protocol
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request, SamplingParams, room_left
 from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.grammar.grammar import Grammar
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Ask, Prompt
 from corm_batch.tasks.overflow import at_once
@@ -82,7 +83,9 @@ class EngineAsker:
         """Every request with the engine's answer, in the order in which they were asked."""
         return [pair for _, pair in sorted(self._answered.items())]
 
-    async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
+    async def ask(
+        self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = (), grammar: Grammar | None = None
+    ) -> Answer:
         """One answer.
 
         Raises:
@@ -100,6 +103,8 @@ class EngineAsker:
         number, instruction = self._asked, None
         if self._pins_instruction:
             instruction = await asyncio.to_thread(instruction_spans, self._tokenizer, prompt)
+        if grammar is not None and self._tokenizer.reasoning.is_open:
+            grammar = replace(grammar, after=self._tokenizer.reasoning.end)
         request = Request(
             id=f"{self.doc_id}#{number}",  # the same in every run: it seeds the sampling
             token_ids=token_ids,
@@ -107,6 +112,7 @@ class EngineAsker:
             stop=self._tokenizer.stop_check(stop),
             uncompressed=self._uncompressed,
             instruction=instruction,
+            grammar=grammar,
         )
         completion = await self._engine.answer(request)
         if completion.error is not None:
@@ -134,7 +140,7 @@ class EngineAsker:
 
         async def one(ask: Ask) -> Answer | DocumentError:
             try:
-                return await self.ask(ask.prompt, ask.sampling, ask.stop)
+                return await self.ask(ask.prompt, ask.sampling, ask.stop, ask.grammar)
             except DocumentError as error:
                 return error
 

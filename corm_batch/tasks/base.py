@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from corm_batch.data.document import Document
 from corm_batch.engine.request import SamplingParams
 from corm_batch.errors import DocumentError
+from corm_batch.grammar.grammar import Grammar
 from corm_batch.registry import Plugin
 
 StopText = Annotated[str, Field(min_length=1)]
@@ -74,18 +75,22 @@ class Ask:
         prompt: what is asked.
         sampling: how to choose the answer's tokens, and when to stop.
         stop: texts before which the answer ends.
+        grammar: the form that the answer has, behind the reasoning of a model whose prompt begins one; None for any.
     """
 
     prompt: Prompt
     sampling: SamplingParams
     stop: Sequence[str] = ()
+    grammar: Grammar | None = None
 
 
 class Asker(Protocol):
     """The model as a task sees it. Given by the pipeline, faked in tests."""
 
-    async def ask(self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Answer:
-        """One answer.
+    async def ask(
+        self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = (), grammar: Grammar | None = None
+    ) -> Answer:
+        """One answer; the arguments are those of `Ask`.
 
         Raises:
             DocumentError: the prompt does not fit, or the engine could not answer it.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.grammar.grammar import Grammar
 from corm_batch.tasks.base import Answer, Ask, Asker, Prompt, Task
 
 T = TypeVar("T")
@@ -56,13 +57,22 @@ async def ask_all(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[A
     return answers
 
 
-async def ask_any(task: Task, asker: Asker, prompts: Iterable[Prompt]) -> list[Answer | DocumentError]:
+async def ask_any(
+    task: Task, asker: Asker, prompts: Iterable[Prompt], grammars: Iterable[Grammar | None] = repeat(None)
+) -> list[Answer | DocumentError]:
     """Like `ask_all`, with the error in the place of an answer that is none.
+
+    Args:
+        task: says how to choose answers and when to stop.
+        asker: asked.
+        prompts: in any order.
+        grammars: of their answers, at least as many.
 
     Raises:
         DocumentError: none of them could be asked.
     """
-    found = await ask_each_text(asker, [Ask(prompt, task.sampling, task.stop) for prompt in prompts])
+    asks = [Ask(prompt, task.sampling, task.stop, grammar) for prompt, grammar in zip(prompts, grammars, strict=False)]
+    found = await ask_each_text(asker, asks)
     refused = [one for one in found if isinstance(one, DocumentError) and not isinstance(one, AnswerError)]
     if found and len(refused) == len(found):
         raise refused[0]

@@ -1,13 +1,17 @@
 import asyncio
+from copy import copy
+from dataclasses import replace
 
 import pytest
 
 from corm_batch.engine.request import Completion, SamplingParams
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import AnswerError, BrokenEngineError, DocumentError
+from corm_batch.grammar.grammar import Grammar
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.tasks.base import Ask, Prompt
+from corm_batch.text.reasoning import ReasoningMarks
 from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL
 
@@ -41,6 +45,21 @@ def test_answer_and_its_memory():
     asker = asked(test)
     assert [item.prompt_tokens for item in asker.memory] == [len(TOKENIZER.encode(prompt(KING)))] * 2
     assert asker.memory[0].output_tokens == 6
+
+
+def test_a_form_is_the_requests_and_begins_behind_reasoning_that_the_prompt_begins():
+    form = Grammar.of_choices(["a", "b"])
+    thinking = copy(TOKENIZER)
+    thinking.__dict__["reasoning"] = ReasoningMarks("<think>", "</think>", is_open=True)
+
+    async def test(asker):
+        await asker.ask_all([Ask(prompt(KING), SAMPLING, (), form), Ask(prompt(KING), SAMPLING)])
+        thinker = EngineAsker("thinker", thinking, asker._engine, LIMIT)
+        with pytest.raises(AnswerError, match="nothing but its reasoning"):
+            await thinker.ask(prompt(KING), SAMPLING, (), form)
+        assert thinker.answered[0][0].grammar == replace(form, after="</think>")
+
+    assert [request.grammar for request, _ in asked(test).answered] == [form, None]
 
 
 def test_refusals_are_errors_of_the_document():

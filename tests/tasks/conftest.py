@@ -16,13 +16,14 @@ class FakeAsker:
     def __init__(self, reply, context=10_000):
         self.reply = reply
         self.context = context
-        self.prompts = []
+        self.prompts, self.grammars = [], []
         self.asked_together = []
         self.in_flight = self.most_in_flight = self.finished = 0
 
-    async def ask(self, prompt, sampling, stop=()):
+    async def ask(self, prompt, sampling, stop=(), grammar=None):
         assert self.fits(prompt, sampling.max_new_tokens)
         self.prompts.append(prompt)
+        self.grammars.append(grammar)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(0)
@@ -37,7 +38,7 @@ class FakeAsker:
 
     async def ask_all(self, asks):
         self.asked_together.append(len(asks))
-        answers = (self.ask(one.prompt, one.sampling, one.stop) for one in asks)
+        answers = (self.ask(one.prompt, one.sampling, one.stop, one.grammar) for one in asks)
         found = await asyncio.gather(*answers, return_exceptions=True)
         if others := [one for one in found if isinstance(one, Exception) and not isinstance(one, DocumentError)]:
             raise others[0]
