@@ -16,9 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
-    field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -27,12 +28,13 @@ from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
-from corm_batch.data.yaml_text import load_yaml
+from corm_batch.data.yaml_text import load_yaml, overridden
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.registry import SAME_ANSWERS, describe, shown
 from corm_batch.tasks.base import Task
+from corm_batch.tasks.several import Several
 
 _PLUGINS: dict[str, Any] = {"source": Source, "task": Task, "policy": KVPolicy}
 
@@ -169,11 +171,23 @@ class JobSpec(Section):
     model: ModelSection
     source: Annotated[Source, SAME_ANSWERS]
     task: Task
+    tasks: dict[str, Task] | None = Field(None, description="several in place of one, by the names of their columns")
     policy: KVPolicy = Field(default={"name": "corm"}, validate_default=True)
     engine: EngineConfig = EngineConfig()
     cluster: Annotated[ClusterSection, SAME_ANSWERS] = ClusterSection()
     verify: Annotated[VerifyConfig | None, SAME_ANSWERS] = None
     output: Annotated[OutputSection, SAME_ANSWERS]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task_or_several(cls, data: Any) -> Any:
+        """With `tasks`, all of them are the task."""
+        if not isinstance(data, Mapping) or data.get("tasks") is None:
+            return data
+        if data.get("task") is not None:
+            raise SpecError("task and tasks: exactly one of them is needed")
+        several = Several.from_sections(data["tasks"])
+        return {**data, "tasks": several.tasks, "task": several}
 
     @field_validator("source", "task", "policy", mode="before")
     @classmethod
@@ -189,10 +203,12 @@ class JobSpec(Section):
             return None
         return verify.of_dtype(info.data["model"].dtype) if "model" in info.data else verify
 
-    @field_serializer("source", "task", "policy")
-    def _plugin_section(self, plugin: Source | Task | KVPolicy) -> dict[str, Any]:
-        """The section that selects the plug-in again."""
-        return plugin.to_spec()
+    @model_serializer(mode="wrap")
+    def _whole(self, sections: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every section, a plug-in's so that it selects it again; of `task` and `tasks` the one that was given."""
+        found = {**sections(self), **{name: getattr(self, name).to_spec() for name in _PLUGINS}}
+        found["tasks"] = found["task"]
+        return {name: section for name, section in found.items() if name != ("tasks" if self.tasks is None else "task")}
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -206,17 +222,18 @@ class JobSpec(Section):
                 f"output.uri: the source at {getattr(self.source, 'uri', self.source.name)} would read what is written "
                 f"to {self.output.uri}: choose a folder that is not below it"
             )
-        if self.policy.pins_instruction and not self.task.tells_text:
+        if self.policy.pins_instruction and not all(part.tells_text for part in self.task.parts):
             problems.append("policy.pin_instruction: true, but task.template does not use text: all is instruction")
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
-        if self.verify is not None and self.task.temperature > 0:
+        temperature = max(part.temperature for part in self.task.parts)
+        if self.verify is not None and temperature > 0:
             for field in ("on_difference", "stop_above"):
                 if getattr(self.verify, field) not in ("flag", None):
                     problems.append(
                         f"verify.{field}: {shown(getattr(self.verify, field))}, but task.temperature is "
-                        f"{self.task.temperature:g}: what is drawn is not the likeliest, so nothing tells a difference"
+                        f"{temperature:g}: what is drawn is not the likeliest, so nothing tells a difference"
                     )
         if self.model.device == "cuda" and self.cluster.gpus_per_replica == 0:
             problems.append("cluster.gpus_per_replica: 0, but model.device is cuda: a replica would see no GPU")
@@ -243,7 +260,7 @@ class JobSpec(Section):
             raise SpecError(f"{path}: cannot read the spec: {error}") from error
         data = load_yaml(text, path)
         for override in overrides:
-            data = _override(data, override)
+            data = overridden(data, override)
         return cls.from_mapping(data, path)
 
     @classmethod
@@ -278,23 +295,3 @@ class JobSpec(Section):
     def to_yaml(self) -> str:
         """The complete spec, every default written out; `load` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _override(data: Any, override: str) -> Any:
-    """`data` with one `a.b=value` set in it."""
-    path, separator, value = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise SpecError(f"--set {shown(override)}: expected section.field=value")
-    return _with(data, keys, load_yaml(value, f"--set {path}"), path)
-
-
-def _with(data: Any, keys: Sequence[str], value: Any, path: str) -> Any:
-    """`data` with `value` under the nested `keys`; levels that are missing are made."""
-    if not keys:
-        return value
-    if data is None:
-        data = {}
-    if not isinstance(data, Mapping):
-        raise SpecError(f"--set {path}: {keys[0]!r} stands below {shown(data)}, which has no fields")
-    return {**data, keys[0]: _with(data.get(keys[0]), keys[1:], value, path)}

@@ -168,7 +168,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"output": {"uri": "x", "format": "csv"}}, "output.format: Input should be 'parquet' or 'arrow', got 'csv'"),
         (
             {"extra": 1},
-            "extra: unknown key; known here: name, model, source, task, policy, engine, cluster, verify, ",
+            "extra: unknown key; known here: name, model, source, task, tasks, policy, engine, cluster, ",
         ),
         (
             {"engine": {"max_model_len": 100}, "task": {"name": "summarize", "max_new_tokens": 100}},
@@ -358,3 +358,37 @@ def test_a_guard_that_could_never_tell_is_refused():
     for field, value in (("on_difference", "rerun"), ("stop_above", 0.05)):
         with pytest.raises(SpecError, match=rf"verify\.{field}: .*{value}.*, but task\.temperature is 0\.7"):
             spec(task=task, verify={"share": 1, field: value})
+
+
+SEVERAL = {"summary": {"name": "summarize"}, "asked": {"name": "question_answer", "questions_column": "q"}}
+
+
+def test_several_tasks_are_one_with_columns_of_their_names(write):
+    sections = {name: section for name, section in MINIMAL.items() if name != "task"}
+    whole = yaml.safe_dump({**sections, "tasks": SEVERAL}, sort_keys=False)
+    job = JobSpec.load(write(whole), ["tasks.summary.max_new_tokens=700"])
+    assert [field.name for field in job.task.result_fields][:3] == ["summary", "asked", "asked_questions"]
+    assert (job.task.max_new_tokens, job.task.source_columns) == (700, ("q",))
+    text = job.to_yaml()
+    assert JobSpec.load(write(text)) == job
+    assert "task" not in yaml.safe_load(text)
+    assert "tasks" not in yaml.safe_load(spec().to_yaml())
+    assert pickle.loads(pickle.dumps(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tasks": SEVERAL}, "task and tasks: exactly one of them"),
+        ({"task": None, "tasks": {"output": {"name": "summarize"}}}, "task: output: every results table has a column"),
+        ({"task": None, "tasks": {"a": {"name": "summarize", "max_new_tokens": 99}}, "engine": {"max_model_len": 64}},
+         r"task.max_new_tokens: 99 leaves no prompt room"),
+        ({"task": None, "tasks": {"a": {"name": "summarize", "temperature": 1}}, "verify": {"on_difference": "rerun"}},
+         "task.temperature is 1"),
+        ({"task": None, "tasks": {"a": {"name": "prompt", "template": "Hi", "overflow": "error"}},
+          "policy": {"name": "corm", "pin_instruction": True}}, "task.template does not use text"),
+    ],
+)  # fmt: skip
+def test_several_tasks_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(SpecError, match=said):
+        spec(**changes)

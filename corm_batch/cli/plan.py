@@ -88,8 +88,9 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     if (more := len(planned.refused) - _REFUSALS) > 0:
         rows.append(("would fail", f"others, for {counted(more, 'other reason')}, which --json shows"))
     if planned.too_long:
+        overflow = ", ".join(dict.fromkeys(part.overflow for part in job.task.parts))
         longer = f"about {counted(planned.too_long, 'document')} over {count_text(planned.max_model_len)} tokens"
-        rows.append(("too long", f"{longer}; task.overflow: {job.task.overflow}"))
+        rows.append(("too long", f"{longer}; task.overflow: {overflow}"))
     print_table(console, f"Job {job.name}", [label(""), prose("")], rows, heads=False)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from corm_batch.errors import SpecError
+from corm_batch.registry import shown
 
 _MOST_CHARACTERS = 1 << 20  # of the file
 _MOST_EXPANDED = 1 << 21  # characters of all values with every alias written out, and so many for each of them:
@@ -79,3 +81,27 @@ def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
     parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
     known[id(node)] = _OF_A_VALUE + sum(_expanded(part, known) for part in parts)
     return known[id(node)]
+
+
+def overridden(data: Any, override: str) -> Any:
+    """`data` with one `a.b=value` set in it.
+
+    Raises:
+        SpecError: it has another form, or sets something inside a value.
+    """
+    path, separator, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise SpecError(f"--set {shown(override)}: expected section.field=value")
+    return _with(data, keys, load_yaml(value, f"--set {path}"), path)
+
+
+def _with(data: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    """`data` with `value` under the nested `keys`; levels that are missing are made."""
+    if not keys:
+        return value
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise SpecError(f"--set {path}: {keys[0]!r} stands below {shown(data)}, which has no fields")
+    return {**data, keys[0]: _with(data.get(keys[0]), keys[1:], value, path)}

@@ -128,7 +128,7 @@ class AnswerSettings:
         paths = sorted(
             path for path in {*before.told, *self.told} if before.told.get(path, _NONE) != self.told.get(path, _NONE)
         )
-        exchanged = tuple(path.removesuffix("name") for path in paths if path in _EXCHANGED)
+        exchanged = tuple(path.removesuffix("name") for path in paths if _names_a_plugin(path))
         return tuple(
             change
             for path in paths
@@ -137,6 +137,11 @@ class AnswerSettings:
                 path, *(side.values.get(path, self.defaults.get(path, _NONE)) for side in (before, self))
             )
         )
+
+
+def _names_a_plugin(path: str) -> bool:
+    """Whether another value at this path is another plug-in, with other fields."""
+    return path in _EXCHANGED or (path.startswith("tasks.") and path.count(".") == 2 and path.endswith(".name"))
 
 
 def _as_now(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -171,18 +176,30 @@ def _flat(
         if SAME_ANSWERS in field.metadata and not (owner is EngineConfig and key in read_by_policy):
             continue
         nested, default = _nested(field), _default(field)
+        if nested is None and isinstance(value, Mapping) and (plugins := _plugins(field)):
+            for name, section in value.items():
+                yield from _of_plugin(plugins, section, f"{path}{key}.{name}.", _NONE, read_by_policy, are_now)
+            continue
         if nested is None or not isinstance(value, Mapping):
             yield f"{path}{key}", value, default
         elif not issubclass(nested, Plugin):
             yield from _flat(nested, value, f"{path}{key}.", read_by_policy, are_now)
         else:
             inner = path and isinstance(default, Mapping)  # which task and which policy is always told
-            yield f"{path}{key}.name", value["name"], default["name"] if inner else _NONE
-            plugin = nested.registered().get(value["name"])
-            version = value.get("version", INITIAL_VERSION)
-            yield f"{path}{key}.version", plugin.version if plugin and are_now else version, INITIAL_VERSION
-            rest = {name: value for name, value in value.items() if name not in ("name", "version")}
-            yield from _flat(plugin, rest, f"{path}{key}.", read_by_policy, are_now)
+            name = default["name"] if inner else _NONE
+            yield from _of_plugin(nested, value, f"{path}{key}.", name, read_by_policy, are_now)
+
+
+def _of_plugin(
+    kind: type[Plugin], given: Mapping[str, Any], path: str, name: Any, read_by_policy: frozenset[str], are_now: bool
+) -> Iterator[tuple[str, Any, Any]]:
+    """The settings of one plug-in's section; `name`: that of the default one."""
+    yield f"{path}name", given["name"], name
+    plugin = kind.registered().get(given["name"])
+    version = given.get("version", INITIAL_VERSION)
+    yield f"{path}version", plugin.version if plugin and are_now else version, INITIAL_VERSION
+    rest = {key: value for key, value in given.items() if key not in ("name", "version")}
+    yield from _flat(plugin, rest, path, read_by_policy, are_now)
 
 
 def _nested(field: FieldInfo) -> type[BaseModel] | None:
@@ -193,6 +210,14 @@ def _nested(field: FieldInfo) -> type[BaseModel] | None:
             return kind
         if get_origin(kind) in (Annotated, Union, UnionType):
             kinds += get_args(kind)
+    return None
+
+
+def _plugins(field: FieldInfo) -> type[Plugin] | None:
+    """The kind of plug-ins that a field holds by name."""
+    for part in (field.annotation, *get_args(field.annotation)):
+        if get_origin(part) is dict and isinstance(kind := get_args(part)[1], type) and issubclass(kind, Plugin):
+            return kind
     return None
 
 

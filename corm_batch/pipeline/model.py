@@ -116,12 +116,13 @@ def check_model(spec: JobSpec) -> CheckedModel:
     vocab_size = ModelShape.from_config(config).vocab_size
     check_head_tables(spec.policy, path)
     tokenizer = load_tokenizer(spec.model, path)
-    if outside := [token for token in task.stop_token_ids if token >= vocab_size]:
+    if outside := [token for part in task.parts for token in part.stop_token_ids if token >= vocab_size]:
         raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")
     ends, rules = _ends_and_rules(spec.model, checkpoint, config, tokenizer)
-    if problem := rules.find_problem(task.sampling):
+    if problem := next(filter(None, (rules.find_problem(part.sampling) for part in task.parts)), None):
         raise UnsupportedModelError(f"{problem}; task.temperature 0 does without")
-    if not any(token < vocab_size for token in ends) and not (task.stop or task.stop_token_ids or rules.stop_strings):
+    endless = [part for part in task.parts if not (part.stop or part.stop_token_ids or rules.stop_strings)]
+    if endless and not any(token < vocab_size for token in ends):
         raise ModelLoadError(
             f"model.name: {spec.model.name!r}: no end token in generation_config.json, config.json, tokenizer or chat "
             "template: no answer would end before task.max_new_tokens; name what ends one with task.stop or "
@@ -172,9 +173,10 @@ def _version(task: Task, checkpoint: Checkpoint, config: Any, ends: frozenset[in
     vocab_size = ModelShape.from_config(config).vocab_size
     known = end_tokens(vocab_size, read_generation_config(checkpoint)) or end_tokens(vocab_size, config)
     without_meaning = {"end_token_ids", "not_for_sampling"}
-    if task.temperature == 0:
+    drawn = [part for part in task.parts if part.temperature > 0]
+    if not drawn:
         without_meaning |= {"top_k", "top_p", "min_p"}
-    elif task.top_p < 1:
+    elif all(part.top_p < 1 for part in drawn):
         without_meaning.add("top_p")
     new = any(token not in known and token < vocab_size for token in ends)
     asked = bool(new or rules.model_dump(exclude_defaults=True, exclude=without_meaning))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from corm_batch.output.marks import Marks
@@ -11,6 +11,7 @@ from corm_batch.report.settings import NONE, values_of, values_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    from corm_batch.output.committed import JobSettings
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.job_report import JobReport, Spread
     from corm_batch.report.listed_documents import DocumentFigures
@@ -58,8 +59,19 @@ def job_rows(figures: JobReport) -> list[tuple[str, str]]:
         "job": [(name, documents) for name, documents in jobs.items() if name != NONE],
         "model": values_of(figures.jobs, "model", "name"),
         "task": values_of(figures.jobs, "task", "name"),
+        "tasks": _task_names(figures.jobs),
     }
     return [(name, one_line(values_text(values), _NAMES)) for name, values in named.items() if values]
+
+
+def _task_names(jobs: Sequence[JobSettings]) -> list[tuple[str, int]]:
+    """Of jobs of several tasks their names, each with what it is, and how many documents."""
+    counts: dict[str, int] = {}
+    for job in jobs:
+        if isinstance(tasks := job.settings.get("tasks"), Mapping):
+            named = ", ".join(f"{name} ({section.get('name', NONE)})" for name, section in tasks.items())
+            counts[named] = counts.get(named, 0) + job.documents
+    return list(counts.items())
 
 
 def warning_rows(figures: JobReport) -> list[tuple[str, str]]:

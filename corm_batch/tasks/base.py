@@ -178,6 +178,19 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         return ()
 
     @property
+    def parts(self) -> Sequence[Task]:
+        """The tasks it is made of: itself, where it is one."""
+        return (self,)
+
+    def prompts(self, document: Document) -> Sequence[Callable[[str], Prompt]]:
+        """What it puts to the text, where that is known before any answer; several tasks cut a long text for all.
+
+        Raises:
+            DocumentError: the document cannot be asked about.
+        """
+        return ()
+
+    @property
     def exploded(self) -> Mapping[str, str]:
         """List columns of a result that make one row for each of their entries: their names to those in such a row.
 

@@ -15,7 +15,7 @@ from corm_batch.errors import AnswerError, CutOffError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
 from corm_batch.tasks.json_schema import check_schema
-from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
+from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.questions import (
     ANSWER_FROM_DOCUMENT,
     QuestionInstruction,
@@ -93,6 +93,23 @@ class Extract(Task, name="extract"):
         """One column for each field, of its JSON type."""
         return self._fields.columns
 
+    def prompts(self, document: Document) -> Sequence[MakePrompt]:
+        """One for each field where they are asked so, else one."""
+        fields = self._fields
+        if not self._asks_each:
+            return [self._prompt_together(fields)]
+        return self._prompts_each(fields.of_item or fields)
+
+    def _prompt_together(self, fields: Fields) -> MakePrompt:
+        instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
+        if self.instruction == _TOGETHER and fields.is_list:
+            instruction = instruction.replace("one JSON object", "one JSON array", 1)
+        return prompts_of([instruction])[0]
+
+    def _prompts_each(self, fields: Fields) -> list[MakePrompt]:
+        questions = [self.questions.get(name) or fields.question(name) for name in fields.properties]
+        return prompts_of(self.question_instruction.replace("{question}", question) for question in questions)
+
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Read the fields out of one document.
 
@@ -107,10 +124,7 @@ class Extract(Task, name="extract"):
     async def _together(self, text: str, asker: Asker, fields: Fields) -> _Found:
         """The fields out of one answer a window; the answers are the output."""
         kind = "array" if fields.is_list else "object"
-        instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
-        if self.instruction == _TOGETHER:
-            instruction = instruction.replace("one JSON object", f"one JSON {kind}", 1)
-        (prompt,) = prompts_of([instruction])
+        prompt = self._prompt_together(fields)
         given = await ask_any(self, asker, map(prompt, pieces(self, asker, text, prompt)))
         answers, failures = parted(given)
         lost = str(failures[0]) if failures else None
@@ -141,8 +155,7 @@ class Extract(Task, name="extract"):
     async def _each(self, text: str, asker: Asker, fields: Fields) -> _Found:
         """The fields out of one answer a field and window; the output is an object of what was answered."""
         asked = fields.of_item or fields
-        questions = [self.questions.get(name) or asked.question(name) for name in asked.properties]
-        prompts = prompts_of(self.question_instruction.replace("{question}", question) for question in questions)
+        prompts = self._prompts_each(asked)
         texts = pieces(self, asker, text, *prompts)
         given = await ask_any(self, asker, [prompt(piece) for piece in texts for prompt in prompts])
         chosen, said = dict[str, Reading](), {}

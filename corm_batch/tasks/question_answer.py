@@ -106,6 +106,14 @@ class QuestionAnswer(Task, name="question_answer"):
             column("finish_reasons", pa.list_(pa.string()), "of each answer: stop, or length when it was cut"),
         )
 
+    def prompts(self, document: Document) -> Sequence[MakePrompt]:
+        """One for each question."""
+        asked = self._questions(document) if self._are_several else [self._question(document)]
+        return self._prompts([one for one in asked if isinstance(one, str)])
+
+    def _prompts(self, questions: Sequence[str]) -> list[MakePrompt]:
+        return prompts_of(self.instruction.replace("{question}", question) for question in questions)
+
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Answer the questions from one document.
 
@@ -148,7 +156,7 @@ class QuestionAnswer(Task, name="question_answer"):
         self, document: Document, asker: Asker, questions: Sequence[str]
     ) -> tuple[list[Answer | DocumentError], int]:
         """For each question the best answer of all windows, or why there is none; and how many prompts that took."""
-        prompts = prompts_of(self.instruction.replace("{question}", question) for question in questions)
+        prompts = self._prompts(questions)
         text, refused = text_of(document), dict[int, DocumentError]()
         try:
             texts = pieces(self, asker, text, *prompts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
-from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
+from corm_batch.tasks.overflow import MakePrompt, ask_all, finish_reason_of, pieces, prompts_of, text_of
 
 
 class Summarize(Task, name="summarize"):
@@ -28,6 +30,10 @@ class Summarize(Task, name="summarize"):
         min_length=1,
         description="what is asked of the joined summaries of a long document's windows",
     )
+
+    def prompts(self, document: Document) -> Sequence[MakePrompt]:
+        """Its instruction."""
+        return prompts_of([self.instruction])
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Summarise one document; AnswerError when its windows' summaries are no shorter than the windows."""

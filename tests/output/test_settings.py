@@ -302,3 +302,23 @@ def test_outputs_of_an_earlier_version_are_of_every_task_and_of_several_policies
     assert {spec.task.name for spec in specs} == {"question_answer", "extract", "prompt", "summarize"}
     assert {spec.policy.name for spec in specs} >= {"corm", "snapkv", "random", "full"}
     assert {spec.output.format for spec in specs} == {"parquet", "arrow"}
+
+
+def test_several_tasks_are_told_each_by_its_own_defaults():
+    tasks = {"summary": {"name": "summarize"}, "asked": {"name": "question_answer", "question": "Who?"}}
+    now = settings(task=None, tasks=tasks)
+    assert {path: value for path, value in now.told.items() if path.startswith("task")} == {
+        "tasks.summary.name": "summarize",
+        "tasks.asked.name": "question_answer",
+        "tasks.asked.question": "Who?",
+    }
+    assert now.fingerprint == settings(task=None, tasks=dict(reversed(tasks.items()))).fingerprint
+    spelled = settings(task=None, tasks={**tasks, "summary": {"name": "summarize", "max_new_tokens": 256}})
+    assert now.same_as(spelled)
+    seeded = {**tasks, "summary": {"name": "summarize", "seed": 1}}
+    assert [change.text for change in settings(task=None, tasks=seeded).changes(now)] == ["tasks.summary.seed 0 -> 1"]
+    other = {**tasks, "asked": {"name": "summarize"}}
+    assert [change.text for change in settings(task=None, tasks=other).changes(now)] == [
+        'tasks.asked.name "question_answer" -> "summarize"'
+    ]
+    assert not now.same_as(settings())
