@@ -101,7 +101,7 @@ def test_sliced_rows_give_the_same_logits(family):
         assert min(seen) >= length // 4
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
 def test_compiled_layers_share_their_code_for_every_length(family):
     plain = make_model(FAMILIES[family]())
     fused = duplicate(plain)
@@ -142,14 +142,6 @@ def test_long_prompts_compile_the_slice_not_the_loop():
         assert distance(fused, plain, Prompt(length, "cpu")) < 1e-5
         graphs.append(counters["stats"]["unique_graphs"])
     assert set(graphs) == {graphs[0]}
-
-
-def test_the_reference_model_says_the_same(reference_model):
-    plain = make_model(reference_model, num_hidden_layers=2)  # that others share their code is shown above
-    fused = duplicate(plain)
-    slice_rows(fused.module, at_most=100)
-    fuse(fused.module, backend="aot_eager")
-    assert distance(fused, plain, Prompt(350, "cpu")) < 1e-5
 
 
 def test_what_is_no_list_of_layers_is_left_alone():

@@ -1,6 +1,7 @@
 """In Triton's interpreter every kernel runs on small shapes only: it takes a second for what a GPU does in none."""
 
 import os
+from collections import defaultdict
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 MOST = 700
 """Largest number among the parameters of a test that the interpreter runs."""
+MANY = 20
+"""Combinations of a test's parameters of which a part will do: values of one meet those of every other all the same."""
 
 
 def numbers(value):
@@ -18,16 +21,26 @@ def numbers(value):
             yield from numbers(part)
 
 
-def pytest_collection_modifyitems(items):
-    """Leave out what is too large, and what no interpreter is needed for: that runs without one."""
-    for item in items if INTERPRET else ():
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        if params.get("device") != "cpu" or not ("kernel" in item.name or item.path.parent.name == "kernels"):
-            item.add_marker(pytest.mark.skip(reason="needs no interpreter"))
-        elif getattr(params.get("form"), "needs_fp8", False) and params.get("dtype") != torch.float16:
-            item.add_marker(pytest.mark.skip(reason="one type will do in the interpreter"))
-        elif max((number for value in params.values() for number in numbers(value)), default=0) > MOST:
-            item.add_marker(pytest.mark.skip(reason="too large for the interpreter"))
+def fits_interpreter(item):
+    """Whether the interpreter is needed, and quick enough: small sizes, every number format of entries once."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if params.get("device") != "cpu" or not ("kernel" in item.name or item.path.parent.name == "kernels"):
+        return False
+    if getattr(params.get("form"), "needs_fp8", False) and params.get("dtype") != torch.float16:
+        return False
+    return max((number for value in params.values() for number in numbers(value)), default=0) <= MOST
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what the interpreter need not run, and two of three of a test's many combinations: a GPU runs all."""
+    if not INTERPRET:
+        return
+    tests = defaultdict(list)
+    for item in filter(fits_interpreter, items):
+        tests[item.path, item.originalname].append(item)
+    kept = [item for test in tests.values() for item in (test if len(test) < MANY else test[::3])]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture(autouse=INTERPRET)

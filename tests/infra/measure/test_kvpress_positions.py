@@ -55,11 +55,15 @@ def test_kept_positions_are_those_of_kvpress(name, model):
     assert agreement(model, RECORD, name) >= LEAST.get(name, 0.999)
 
 
+@pytest.fixture(scope="module")
+def smollm2(released_model):
+    return load_model(released_model, torch.float32, torch.device("cpu"))
+
+
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["ExpectedAttention", "Compactor", "KVzip"])
-def test_those_of_a_released_model_too(name, released_model):
-    model = load_model(released_model, torch.float32, torch.device("cpu"))
-    assert agreement(model, SMOLLM2, name) >= 0.999
+def test_those_of_a_released_model_too(name, smollm2):
+    assert agreement(smollm2, SMOLLM2, name) >= 0.999
 
 
 def test_every_press_is_compared():

@@ -93,30 +93,28 @@ def assert_equals_definition(reduction, case, gap_rule):
         assert hit.any() or compared.sum() < 50
 
 
+KINDS = [
+    Reduction(window=300, threshold="step"),
+    Reduction(window=1, threshold="step", tau=2.0),
+    Reduction(window=7, threshold="cache", tau=3.0),
+    Reduction(window=40, threshold="cache"),
+    Reduction(window=9),
+    Reduction(window=5, threshold="step", tau=9.0, reach=4),
+    Reduction(window=100, threshold="cache", tau=9.0, reach=4),
+    Reduction(window=20, threshold="step", tau=30.0, reach=50),
+    Reduction(window=9, reach=4),
+    Reduction(window=9, statistic="sum_squares"),
+    Reduction(window=40, threshold="step", tau=9.0, statistic="sum_squares"),
+    Reduction(window=9, statistic="max"),
+    Reduction(window=7, threshold="step", tau=9.0, statistic="max"),
+    Reduction(window=ALL_ROWS, threshold="step", tau=9.0, statistic="count_low"),
+    Reduction(window=40, threshold="cache", tau=9.0, reach=4, statistic="count_low"),
+    Reduction(window=1, statistic="last"),
+]
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("gap_rule", [False, True])
-@pytest.mark.parametrize(
-    "reduction",
-    [
-        Reduction(window=300, threshold="step"),
-        Reduction(window=1, threshold="step", tau=2.0),
-        Reduction(window=7, threshold="cache", tau=3.0),
-        Reduction(window=40, threshold="cache"),
-        Reduction(window=9),
-        Reduction(window=5, threshold="step", tau=9.0, reach=4),
-        Reduction(window=100, threshold="cache", tau=9.0, reach=4),
-        Reduction(window=20, threshold="step", tau=30.0, reach=50),
-        Reduction(window=9, reach=4),
-        Reduction(window=9, statistic="sum_squares"),
-        Reduction(window=40, threshold="step", tau=9.0, statistic="sum_squares"),
-        Reduction(window=9, statistic="max"),
-        Reduction(window=7, threshold="step", tau=9.0, statistic="max"),
-        Reduction(window=ALL_ROWS, threshold="step", tau=9.0, statistic="count_low"),
-        Reduction(window=40, threshold="cache", tau=9.0, reach=4, statistic="count_low"),
-        Reduction(window=1, statistic="last"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("reduction", "gap_rule"), zip(KINDS, [False, True] * 8, strict=True), ids=str)
 def test_every_kind_of_vote(reduction, gap_rule, device):
     case = (2, 2, 90, 77, 64, device, torch.bfloat16)
     if device == "cpu":  # the interpreter takes a second for what a GPU does in none, and longest for half floats
