@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.open import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams, Scores
+    from corm_batch.engine.shared_reading import SharedReading
     from corm_batch.errors import (
         ClusterError,
         CormBatchError,
@@ -63,6 +64,7 @@ __all__ = [
     "Scores",
     "ScoringPolicy",
     "Seen",
+    "SharedReading",
     "Source",
     "SourceError",
     "SpecError",
@@ -101,6 +103,7 @@ _MODULES = {
     "Scores": "engine.request",
     "ScoringPolicy": "policies.base",
     "Seen": "policies.base",
+    "SharedReading": "engine.shared_reading",
     "Source": "data.sources.base",
     "SourceError": "errors",
     "SpecError": "errors",

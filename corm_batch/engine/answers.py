@@ -6,14 +6,17 @@ import math
 from collections import abc
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import device_too_small, kept_positions, memory_stats, pool_too_small
-from corm_batch.engine.request import Completion, FinishReason, Request, Scores
+from corm_batch.engine.readings import Readings
+from corm_batch.engine.request import Completion, FinishReason, Request, SamplingParams, Scores
 from corm_batch.engine.scheduler import Scheduler
 from corm_batch.engine.sequence import Chosen, Sequence
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
 from corm_batch.errors import DocumentError, OutOfPages, Shortage
 from corm_batch.policies.needs import Needs
@@ -80,15 +83,18 @@ class Answers:
         scheduler: Scheduler,
         stats: EngineStats,
     ) -> None:
-        self.model, self.needs, self.config = model, needs, config
+        self.model = model
         self.evictions, self.cache, self.scheduler, self.stats = evictions, evictions.cache, scheduler, stats
+        # No method of this: a circle would keep the pool alive.
+        self._memory = partial(memory_stats, cache=self.cache, model=model, needs=needs, config=config)
+        self.readings = Readings(evictions, scheduler, self._memory)
         self._live: dict[str, Sequence] = {}
         self._finished: list[Completion] = []
         self._arrivals = 0
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self._live or self._finished)
+        return bool(self._live or self._finished or self.readings.has_work)
 
     def open(self, request: Request) -> Sequence:
         """A new one.
@@ -98,10 +104,29 @@ class Answers:
         """
         if request.id in self._live:
             raise ValueError(f"a request with id {request.id!r} is still in flight")
-        sequence = Sequence(request, self._arrivals, self.model.shape.num_layers, self.model.device)
-        self._arrivals += 1
+        sequence = self._sequence(request, self.readings.source(request))
         self._live[request.id] = sequence
         return sequence
+
+    def open_reading(self, reading: SharedReading) -> Sequence:
+        """A new document to be read.
+
+        Raises:
+            ValueError: a reading with this id has not ended.
+        """
+        request = Request(
+            reading.id, reading.token_ids, SamplingParams(max_new_tokens=1), uncompressed=reading.uncompressed,
+            instruction=reading.instruction,
+        )  # fmt: skip
+        sequence = self._sequence(request, is_reading=True)
+        self.readings.open(reading, sequence)
+        return sequence
+
+    def _sequence(self, request: Request, source: Sequence | None = None, is_reading: bool = False) -> Sequence:
+        """What runs it."""
+        self._arrivals += 1
+        shape, device = self.model.shape, self.model.device
+        return Sequence(request, self._arrivals, shape.num_layers, device, source, is_reading)
 
     def cancel(self, request_id: str) -> None:
         """End one as it stands; unknown or finished ids are ignored."""
@@ -116,6 +141,9 @@ class Answers:
         found = self.model.ranks.lead(lambda: [judge(*each, ends) for each in columns])
         ended: list[tuple[Sequence, FinishReason]] = []
         for sequence, continuation in zip(sequences, found, strict=True):
+            if sequence.is_reading:
+                self.readings.read(sequence)
+                continue
             tokens, logprobs, best_logprobs = continuation.chosen
             sequence.output += tokens
             sequence.logprobs += logprobs
@@ -137,14 +165,21 @@ class Answers:
         if isinstance(shortage.error, OutOfPages):
             pool = self.cache.pool
             page_bytes = pool.page_bytes * self.model.ranks.size
-            need = self.cache.pages_held(sequence.slot) + pool.num_free + shortage.error.num_missing
+            own = [one.slot for one in (sequence, sequence.source) if one is not None]
+            need = sum(map(self.cache.pages_held, own)) + pool.num_free + shortage.error.num_missing
             error = pool_too_small(sequence, need * page_bytes, pool.num_pages * page_bytes)
         else:
             error = device_too_small(sequence, shortage.error)
         self.finish(sequence, "error", error)
 
     def finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
-        """Close one and its pages, and book what it cost."""
+        """Close one and its pages, and book what it cost; a reading that ends so takes what waits for it with it."""
+        if sequence.is_reading:
+            assert error is not None
+            self.readings.fail(sequence, error)
+            for question in [one for one in self._live.values() if one.source is sequence]:
+                self.finish(question, "error", error)
+            return
         del self._live[sequence.request.id]
         self.scheduler.remove(sequence)
         request, done = sequence.request, reason in ("stop", "length")
@@ -153,10 +188,11 @@ class Answers:
             positions = kept_positions(self.cache, sequence.slot, self.model.ranks)
         if done and request.answer_ids is not None:
             scores = Scores(tuple(sequence.logprobs), tuple(sequence.best_logprobs))
-        needs = Needs() if request.uncompressed else self.needs
-        memory = memory_stats(sequence, self.cache, self.model, needs, self.config)
+        memory = self._memory(sequence)
         if sequence.slot >= 0:
             self.cache.close(sequence.slot)
+        if sequence.source is not None:
+            self.readings.answered(sequence.source)
         mean_logprob = sum(sequence.logprobs) / max(1, len(sequence.output))
         self._finished.append(
             Completion(request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions, scores)

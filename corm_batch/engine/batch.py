@@ -2,7 +2,8 @@
 
 Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
 over prompts may hold spans of which nothing outlives a layer: those that are scored, which attend exactly, and what is
-read behind a prompt. Where tokens are left behind on the way (`propagating.py`), later layers have rows of their own.
+read behind a prompt; and questions over a document that has been read, which see what it has stored. Where tokens are
+left behind on the way (`propagating.py`), later layers have rows of their own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
+from corm_batch.engine.chunk_pass import as_voted, attend_chunk, votes
 from corm_batch.engine.entries import new_entries
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.extra_pass import attend_behind
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.rows import PackedRows, Part
@@ -104,9 +106,13 @@ class PrefillBatch:
 
     def _kind(self, span: Span, layer: int) -> object:
         """What spans have in common that go together; None for what goes alone."""
-        if span.extra is not None or self._policy(span, layer).needs.prompt:
+        if span.extra is not None or self._policy(span, layer).needs.prompt or self.follows(span):
             return None
         return span.stores, span.sequence.keeps_all
+
+    def follows(self, span: Span) -> bool:
+        """Whether what the span stores comes behind entries that its sequence has stored."""
+        return span.stores and span.start > 0
 
     def _stay(
         self,
@@ -130,13 +136,15 @@ class PrefillBatch:
     def keep(self, spans: abc.Sequence[Span], layer: int, entries: Entries, part: Part) -> None:
         """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran."""
         eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
+        if sequences[0].num_shared:
+            entries = self.cache.behind_shared(sequences[0].slot, layer, entries, len(part.step_R))
         alone = Packing.alone(entries.position.shape[-1], self.cache.device)
         where, stops = part.packing if len(spans) > 1 else alone, [span.stop for span in spans]
         lost_SK = eviction.store(self.stage, sequences, layer, entries, stops, where)
         reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
         for number, (lost_K, size) in enumerate(zip(lost_SK, part.packing.sizes.tolist(), strict=True), first):
             self._lost[number].append(lost_K)
-            self._num_votes[number].append(0 if reduction is None else self.num_votes(reduction, size))
+            self._num_votes[number].append(0 if reduction is None else self._count_votes(spans[0], reduction, size))
 
     def commit(self) -> None:
         """Book what survived.
@@ -156,9 +164,9 @@ class PrefillBatch:
         """Give the pages back that the pass was to fill."""
         self.cache.discard(self.stage)
 
-    def num_votes(self, reduction: Reduction, num_rows: int) -> int:
-        """How many of a span's tokens vote."""
-        return min(reduction.window, num_rows)
+    def _count_votes(self, span: Span, reduction: Reduction, num_rows: int) -> int:
+        """How many of a span's tokens vote: in chunks all of them, or the newest of those that score."""
+        return num_rows if reduction.accumulate and self.follows(span) else min(reduction.window, num_rows)
 
     def _policy(self, span: Span, layer: int) -> KVPolicy:
         """Whose rules hold for the span's entries."""
@@ -183,7 +191,7 @@ class PrefillBatch:
     ) -> Entries:
         """What the policy's own look at the span makes of the entries."""
         policy, notes = self._policy(span, layer), span.sequence.notes
-        if not policy.needs.prompt:
+        if not policy.needs.prompt or span.sequence.num_shared:  # a question's tokens count as an answer's
             return entries
         if not span.start:  # a pass may be run again
             notes[layer] = {}
@@ -205,11 +213,17 @@ class PrefillBatch:
         part: Part,
         features: AttentionFeatures,
     ) -> tuple[Tensor, Tensor, Entries]:
-        """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
+        """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it; of
+        what comes behind stored entries, see `attend_chunk`.
 
         Returns:
             out [H, R, D], its log-sum-exp [H, R], and the entries as the policy sees them then.
         """
+        if self.follows(spans[0]):
+            (span,) = spans
+            policy, born = self._policy(span, layer), self._born(spans, layer, key_KRD, value_KRD, part)
+            out, lse, entries = attend_chunk(span, layer, query_HRD, born, part, features, policy, self.cache)
+            return out, lse, self._observed(span, layer, query_HRD, lse, entries, features, part)
         out, lse = self.attend_causally(query_HRD, key_KRD, value_KRD, part, features)
         return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
 
@@ -251,13 +265,3 @@ class PrefillBatch:
         if self._made is None or self._made.shape != like_KN.shape:
             self._made = torch.full_like(like_KN, NEVER, memory_format=torch.contiguous_format)
         return self._made
-
-
-def votes(policy: KVPolicy) -> bool:
-    """Whether expiries are what votes make of them, and attention sees what would have expired by then."""
-    return policy.needs.reduction is not None and policy.needs.reduction.threshold is not None
-
-
-def as_voted(policy: KVPolicy, entries: Entries, voted: Entries) -> Entries:
-    """Entries with what was gathered of them, and where expiries are votes', with these; positions as they were."""
-    return voted._replace(position=entries.position, expiry=voted.expiry if votes(policy) else entries.expiry)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from uuid import uuid4
+from weakref import WeakMethod
 
 import torch
 
 from corm_batch.engine.answers import Answers
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.fp8 import refuse_old_gpu
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
@@ -26,7 +27,9 @@ from corm_batch.engine.propagating import propagating
 from corm_batch.engine.request import Completion, Request, SamplingParams, Scores, find_problem
 from corm_batch.engine.runner import Runner
 from corm_batch.engine.scheduler import Scheduler
+from corm_batch.engine.sequence import Sequence as EngineSequence
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
@@ -83,7 +86,7 @@ class EngineCore:
             find_pin_problem, policy, num_layers=shape.num_layers, num_heads=model.shape.num_kv_heads
         )
         self.cache = KVCache(
-            config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
+            2 * config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
             config.storage, model.device, ranks.least,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
@@ -131,7 +134,7 @@ class EngineCore:
         source = iter(requests)
         exhausted = False
         while self.has_work or not exhausted:
-            while not exhausted and len(self.scheduler.waiting) < self.config.max_sequences:
+            while not exhausted and self.scheduler.num_waiting < self.config.max_sequences:
                 request = next(source, None)
                 if request is None:
                     exhausted = True
@@ -148,6 +151,7 @@ class EngineCore:
         uncompressed: bool = True,
         instruction: tuple[range, ...] | None = None,
         grammar: Grammar | None = None,
+        reading: SharedReading | None = None,
     ) -> Scores:
         """What the model makes of an answer to a prompt; other work goes on meanwhile, and its completions stay.
 
@@ -156,14 +160,14 @@ class EngineCore:
             answer_ids: the answer, the end-of-sequence token included where it has one.
             sampling: of the request whose answer it is.
             uncompressed: by one exact pass; False under the policy, token by token.
-            instruction, grammar: as in `Request`.
+            instruction, grammar, reading: as in `Request`.
 
         Raises:
             DocumentError: it can never be scored, or it alone is too much for the device or the pool.
         """
         request = Request(
             uuid4().hex, token_ids, sampling, answer_ids=answer_ids, uncompressed=uncompressed,
-            instruction=instruction, grammar=grammar,
+            instruction=instruction, grammar=grammar, reading=reading,
         )  # fmt: skip
         self.add(request)
         others: list[Completion] = []
@@ -187,9 +191,61 @@ class EngineCore:
         Raises:
             ValueError: a request with this id is still in flight.
         """
+        problem = self.answers.readings.find_problem(request)
         sequence = self.answers.open(request)
-        barred = self.model.rules.find_problem(request.sampling)
-        problem = barred or find_problem(request, self.shape.vocab_size, self.max_model_len)
+        problem = problem or self._find_problem(sequence)
+        if problem is not None:
+            self.answers.finish(sequence, "error", problem)
+        elif request.most_new_tokens == 0:
+            self.answers.finish(sequence, "length")
+        else:
+            self.scheduler.add(sequence)
+
+    def read(
+        self,
+        token_ids: Sequence[int],
+        *,
+        instruction: tuple[range, ...] | None = None,
+        uncompressed: bool = False,
+        id: str | None = None,
+    ) -> SharedReading:
+        """Queue a document to be read once for all that is asked about it, with `Request(reading=...)` and from now on.
+        Its pages are held until it is closed and the last of that is answered.
+
+        Args:
+            token_ids: what all prompts over it begin with.
+            instruction: spans of these, as in `Request`.
+            uncompressed: keep every entry, whatever the policy; what is asked over it may then, too.
+            id: the caller's name for it; unique among the readings in the engine at one time.
+
+        Returns:
+            The reading; where it can never be read its `error` says why, now or later, and so does every question's.
+
+        Raises:
+            ValueError: a reading with this id has not ended.
+        """
+        reading = SharedReading(id or uuid4().hex, token_ids, instruction, uncompressed)
+        self.open_reading(reading)
+        return reading
+
+    def open_reading(self, reading: SharedReading) -> None:
+        """As `read`, of one that is made."""
+        sequence = self.answers.open_reading(reading)
+        reading.closing = WeakMethod(self.close_reading)
+        if (problem := self._find_problem(sequence)) is not None:
+            self.answers.finish(sequence, "error", problem)
+        else:
+            self.scheduler.add(sequence)
+
+    def close_reading(self, reading_id: str) -> None:
+        """As `SharedReading.close`; what has ended, or is not known, is ignored."""
+        self.answers.readings.close(reading_id)
+
+    def _find_problem(self, sequence: EngineSequence) -> DocumentError | None:
+        """Why it can never be run; None when it can, and then what is to be read behind its prompt is known."""
+        request = sequence.request
+        problem = self.model.rules.find_problem(request.sampling)
+        problem = problem or find_problem(request, self.shape.vocab_size, self.max_model_len)
         problem = problem or self._pins_problem(request)
         try:
             room = self.max_model_len - sequence.num_prompt_tokens
@@ -198,12 +254,7 @@ class EngineCore:
             sequence.extra_passes = () if problem else self.evictions.extra_passes(sequence, room)
         except DocumentError as error:
             problem = error
-        if problem is not None:
-            self.answers.finish(sequence, "error", problem)
-        elif request.most_new_tokens == 0:
-            self.answers.finish(sequence, "length")
-        else:
-            self.scheduler.waiting.append(sequence)
+        return problem
 
     def cancel(self, request_id: str) -> None:
         """Stop a request; `step` returns it as cancelled. Unknown or finished ids are ignored."""

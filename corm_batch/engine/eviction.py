@@ -13,19 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.limits import Limits
 from corm_batch.engine.pins import num_pins, pinned_entries
-from corm_batch.engine.propagating import Propagating
 from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence
-from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.stage import Stage
 from corm_batch.ops.packing import Packing, unpack_entries
 from corm_batch.ops.pages import NEVER, Entries, read_pages, update_pages
 from corm_batch.policies.base import KVPolicy, Seen
-from corm_batch.policies.reading import ExtraPass
 
 _READ_BYTES = 1 << 28
 """Keys that a compaction copies out of their pages at a time, for a policy that looks at them."""
@@ -35,94 +31,6 @@ _READ_BYTES = 1 << 28
 def _each_step(steps: tuple[int, ...], device: torch.device) -> Tensor:
     """[S, 1, 1] int32; remembered, for a copy in every layer would have the device wait."""
     return torch.tensor(steps, dtype=torch.int32, device=device)[:, None, None]
-
-
-class Evictions:
-    """What stays of the sequences of one replica: what the policy says, or everything where a request asks for that.
-
-    Args:
-        cache: where the entries are: those of this rank's heads.
-        policies: one a layer.
-        full: one a layer, which let go of nothing that the model itself may still see.
-        ranks: those that have the other heads.
-        compact_every: output tokens between two compactions of a sequence.
-        propagating: which tokens have no entries in later layers, because these do not run them; None for none.
-    """
-
-    def __init__(
-        self,
-        cache: KVCache,
-        policies: abc.Sequence[KVPolicy],
-        full: abc.Sequence[KVPolicy],
-        ranks: Ranks,
-        compact_every: int = 1,
-        propagating: Propagating | None = None,
-    ) -> None:
-        self.cache, self.policies, self.compact_every = cache, policies, compact_every
-        self.propagating = propagating
-        self._of = {False: Eviction(cache, policies, ranks), True: Eviction(cache, full, ranks)}
-
-    def of(self, sequence: Sequence) -> Eviction:
-        """What decides about this one, as it stands."""
-        return self._of[sequence.keeps_all]
-
-    def decides(self, layer: int) -> bool:
-        """Whether some of a prompt's tokens may be left behind that layer."""
-        return self.propagating is not None and layer == self.propagating.layer
-
-    def keep_rows(
-        self,
-        span: Span,
-        packed: tuple[Tensor, Tensor, Tensor, Tensor],
-        lse_HR: Tensor | None,
-        features: AttentionFeatures,
-        entries: Entries | None = None,
-    ) -> Tensor:
-        """Which of a span's tokens go on behind the layer that decides.
-
-        Args:
-            span: in a pass.
-            packed: its queries, keys, values and steps in that layer, [H, R, D], [K, R, D], [K, R, D] and [R].
-            lse_HR, features: of the attention; None of spans that store nothing, which leave no token behind.
-            entries: as the sequence's policy sees them, the span's own as the last R of every head; where it has
-                counted what is to be known, that is taken.
-
-        Returns:
-            [R] bool.
-        """
-        query, key, _, step = packed
-        if self.propagating is None or lse_HR is None or not span.leaves_tokens:
-            return torch.ones_like(step, dtype=torch.bool)
-        eviction, statistic = self.of(span.sequence), None
-        if entries is not None and eviction.policies[self.propagating.layer].needs.reduction == self.propagating.votes:
-            statistic = entries.statistic[:, -len(step) :]
-        pinned = eviction.pinned(span.sequence, step)
-        return self.propagating.keep_rows(query, key, lse_HR, step, features, pinned, statistic)
-
-    def extra_passes(self, sequence: Sequence, room: int) -> abc.Sequence[ExtraPass]:
-        """What the model is to read behind a sequence's prompt; nothing where nothing of it can come to leave.
-
-        Args:
-            sequence: whose.
-            room: positions behind the prompt that the model has.
-
-        Raises:
-            DocumentError: the policy finds too little room.
-        """
-        asking = [layer for layer, policy in enumerate(self.policies) if policy.needs.extra_passes]
-        if sequence.request.uncompressed or not any(self._of[False].may_bind(layer, sequence) for layer in asking):
-            return ()
-        return self.policies[asking[0]].extra_passes(sequence.to_prefill, room)
-
-    def compact_due(self, running: abc.Sequence[Sequence]) -> None:
-        """Compact those that have written enough since the last time."""
-        self.compact([one for one in running if len(one.output) - one.num_compacted >= self.compact_every])
-
-    def compact(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Free every page of running sequences that only entries need which do not stay. Waits for the device."""
-        for keeps_all, eviction in self._of.items():
-            if mine := [one for one in sequences if one.stores and one.keeps_all == keeps_all]:
-                eviction.compact(mine)
 
 
 class Eviction:
@@ -140,12 +48,19 @@ class Eviction:
         self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
 
     def mean_entries(self, sequence: Sequence) -> int:
-        """Entries a head of the sequence holds at most, however long its answer; mean over layers and heads."""
-        return self.limits.mean_entries(sequence.max_len, self._num_pins(sequence))
+        """Entries of its own that a head of the sequence holds at most, however long its answer; mean over layers and
+        heads."""
+        most = self.limits.mean_entries(sequence.max_len, self._num_pins(sequence))
+        return min(most, sequence.max_len - sequence.num_shared)
 
     def pages(self, sequence: Sequence, num_tokens: int) -> int:
-        """Pages that the sequence holds here at most with so many tokens, once what need not stay is gone."""
-        return self.limits.pages(num_tokens, self._num_pins(sequence))
+        """Pages of its own that the sequence has here at most with so many tokens, once what need not stay is gone."""
+        pages, num_lists = self.limits.pages(num_tokens, self._num_pins(sequence)), self.cache.num_lists
+        if not sequence.num_shared:
+            return pages
+        # Besides its own entries, those copied of a page that is not full.
+        own = num_tokens - sequence.num_shared
+        return min(pages + num_lists, num_lists * (1 + -(-(own - 1) // self.cache.pool.page_size)))
 
     def may_bind(self, layer: int, sequence: Sequence) -> bool:
         """As `Limits.may_bind`, of the sequence, however long its answer."""
@@ -220,7 +135,8 @@ class Eviction:
         most: int | np.ndarray,
         num_tokens: int,
     ) -> Tensor:
-        """Which entries a query after `step` may see, the budget applied.
+        """Which entries a query after `step` may see, the budget applied; what a reading holds stays, and is no part of
+        what those who ask about it may hold.
 
         Args:
             layer, sequences: whose entries these are.
@@ -232,6 +148,23 @@ class Eviction:
         Returns:
             [..., K, N] bool.
         """
+        shared = tuple(sequence.num_shared for sequence in sequences)
+        if not any(shared):
+            return self._chosen(layer, sequences, entries, step, most, num_tokens)
+        theirs = entries.position <= _each_step(shared, self.cache.device)
+        own = entries._replace(position=entries.position.masked_fill(theirs, NEVER))
+        return theirs | self._chosen(layer, sequences, own, step, most, num_tokens)
+
+    def _chosen(
+        self,
+        layer: int,
+        sequences: abc.Sequence[Sequence],
+        entries: Entries,
+        step: int | Tensor,
+        most: int | np.ndarray,
+        num_tokens: int,
+    ) -> Tensor:
+        """As `_survivors`, of entries that are the sequences' own."""
         policy, keep = self.policies[layer], (entries.position <= step) & (entries.expiry > step)
         budget, num_entries = self.limits.budgets[layer], keep.shape[-1]
         # Ranks that look at each other's heads go by what is the same in all of them.
@@ -261,7 +194,7 @@ class Eviction:
         """Rows of `slots` to look at together: all of them, none where no head holds too much, or as many at a time as
         keys fit that a policy wants to see."""
         cache, policy = self.cache, self.policies[layer]
-        lengths = cache.table.lengths[slots, layer]
+        lengths = cache.table.lengths[slots, layer] - cache.table.shared[slots, layer]
         joint = self.limits.joint[layer]
         if not joint:
             mosts = (self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.work import Span
 from corm_batch.ops.rotary import Rotary

@@ -33,10 +33,13 @@ def pool_bytes(config: EngineConfig, device: torch.device) -> int | None:
 def memory_stats(
     sequence: Sequence, cache: KVCache, model: LoadedModel, needs: Needs, config: EngineConfig
 ) -> MemoryStats:
-    """A sequence's figures as they stand, over all ranks; those of its pages only while it has any."""
+    """A sequence's figures as they stand, over all ranks; those of its pages only while it has any. What its reading
+    has cost is no part of it: a document costs what its reading and all that is asked over it cost together."""
+    if sequence.request.uncompressed:
+        needs = Needs()
     now, num_cached, num_kv_heads = time.monotonic(), sequence.num_cached, model.shape.num_kv_heads
     stats = MemoryStats(
-        prompt_tokens=sequence.num_prompt_tokens,
+        prompt_tokens=sequence.num_prompt_tokens - sequence.num_shared,
         output_tokens=len(sequence.output),
         preemptions=sequence.preemptions,
         queue_s=(sequence.started_at or now) - sequence.arrived_at,
@@ -51,16 +54,18 @@ def memory_stats(
     if not sequence.stores:
         transient = sequence.num_prefilled * num_kv_heads * entry_bytes
         return replace(stats, kv_bytes_transient=transient, prefill_mode="exact")
-    full = sum(min(num_cached, window or num_cached) * num_kv_heads for window in model.windows)
-    at_once = config.chunk_size if config.prefill == "streaming" else sequence.num_prefilled
-    at_once = max(min(at_once, sequence.num_prefilled), sequence.longest_extra_pass)
+    shared = sequence.num_shared
+    full = sum(min(num_cached, window or num_cached) - min(shared, window or shared) for window in model.windows)
+    full, num_read = full * num_kv_heads, sequence.num_prefilled - shared
+    at_once = config.chunk_size if config.prefill == "streaming" else num_read
+    at_once = max(min(at_once, num_read), sequence.longest_extra_pass)
     after, peak, final, *kept = _totals(
         model.ranks,
         [
             sequence.pages_after_prefill,
             max(sequence.peak_pages, int(cache.peak_pages[sequence.slot])),
             cache.pages_held(sequence.slot),
-            *cache.table.lengths[sequence.slot].sum(axis=1).tolist(),
+            *(cache.table.lengths - cache.table.shared)[sequence.slot].sum(axis=1).tolist(),
         ],
     )
     share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction)))
@@ -74,7 +79,7 @@ def memory_stats(
         kv_bytes_transient=at_once * num_kv_heads * entry_bytes,
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(kept),
-        evicted_entries=num_cached * cache.num_lists * model.ranks.size - sum(kept),
+        evicted_entries=(num_cached - shared) * cache.num_lists * model.ranks.size - sum(kept),
         evicted_attention_mass=share if known else None,
     )
 

@@ -27,6 +27,7 @@ from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.ranks import JoinedRanks
 from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import EngineError, ModelError, RankError, SpecError
 from corm_batch.policies.base import KVPolicy
 
@@ -200,6 +201,17 @@ class ParallelEngine(EngineCore):
         super().add(request)
         with self._together("add", replace(request, stop=None)):
             pass
+
+    def open_reading(self, reading: SharedReading) -> None:
+        """As `EngineCore.open_reading`; the others make one of the same id."""
+        super().open_reading(reading)
+        with self._together("open_reading", reading):
+            pass
+
+    def close_reading(self, reading_id: str) -> None:
+        """As `EngineCore.close_reading`."""
+        with self._together("close_reading", reading_id):
+            super().close_reading(reading_id)
 
     def cancel(self, request_id: str) -> None:
         """As `EngineCore.cancel`."""

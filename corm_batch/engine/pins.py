@@ -27,9 +27,13 @@ _REMEMBERED = 4096
 
 
 def pinned_spans(policy: KVPolicy, request: Request) -> tuple[range, ...]:
-    """The tokens that are pinned, as indices from 0: in order, no two spans touching."""
-    instruction = request.instruction if policy.pins_instruction else None
-    return _joined((range(policy.num_first), *(instruction or ())), len(request.token_ids))
+    """The tokens that are pinned, as indices from 0: in order, no two spans touching. What a reading that the prompt
+    begins with has pinned is its own, and not named again."""
+    instruction = (request.instruction if policy.pins_instruction else None) or ()
+    if request.reading is None:
+        return _joined((range(policy.num_first), *instruction), len(request.token_ids))
+    behind = len(request.reading.token_ids)
+    return _joined(tuple(range(behind + a.start, behind + a.stop) for a in instruction), request.num_prompt_tokens)
 
 
 def num_pins(policy: KVPolicy, request: Request) -> int:
@@ -87,7 +91,7 @@ def find_pin_problem(policy: KVPolicy, request: Request, num_layers: int, num_he
         return None
     if policy.pins_instruction and request.instruction is None:
         return DocumentError("policy.pin_instruction: it is not said which tokens of the prompt are its instruction")
-    pins, num_tokens = num_pins(policy, request), len(request.token_ids) + request.most_new_tokens
+    pins, num_tokens = num_pins(policy, request), request.num_prompt_tokens + request.most_new_tokens
     stay = pins + policy.num_pinned
     for layer in range(num_layers if pins else 0):
         if (budget := policy.budget_at(layer)) is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from corm_batch.engine.attention import Running
 from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.chunk_batch import ChunkBatch
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rotary import rotary_for
 from corm_batch.engine.work import Span
@@ -65,7 +65,7 @@ class Prefiller:
                 raise
             except OutOfPages as error:
                 enough = self.make_room(self.evictions.cache.pool.num_free + error.num_missing)
-                if not enough or any(span.start for span in spans):
+                if not enough or any(span.start > span.sequence.num_shared for span in spans):
                     raise
         yield logits
         del logits

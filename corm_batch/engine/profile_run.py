@@ -8,7 +8,7 @@ import torch
 
 from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.rotary import rotary_for

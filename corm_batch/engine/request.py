@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from corm_batch.engine.figures import MemoryStats
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import DocumentError
 from corm_batch.grammar.grammar import Grammar
 
@@ -40,7 +41,7 @@ class Request:
 
     Attributes:
         id: the caller's name for it; unique among the requests in the engine at one time.
-        token_ids: the whole prompt.
+        token_ids: the whole prompt; over a reading, what of it comes behind.
         sampling: how to choose tokens.
         return_kept_positions: ask for `Completion.kept_positions`.
         stop: called with the output ids after every token; True ends the answer (stop strings live in the caller,
@@ -54,6 +55,7 @@ class Request:
         grammar: the form that the answer has: only tokens that go on with it are chosen, and of an answer to score the
             others count as impossible. The answer ends where it is whole and nothing can follow, or with an end of
             sequence, or a stop token, where it may be whole. `stop` and "length" end it wherever it is.
+        reading: what the prompt begins with, of an engine that has read it, or is to, for several requests.
     """
 
     id: str
@@ -65,6 +67,17 @@ class Request:
     uncompressed: bool = False
     instruction: tuple[range, ...] | None = None
     grammar: Grammar | None = None
+    reading: SharedReading | None = None
+
+    @property
+    def prompt_parts(self) -> tuple[Sequence[int], ...]:
+        """The token ids of the whole prompt, part by part."""
+        return (self.token_ids,) if self.reading is None else (self.reading.token_ids, self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the whole prompt."""
+        return sum(map(len, self.prompt_parts))
 
     @property
     def most_new_tokens(self) -> int:
@@ -133,7 +146,7 @@ def find_problem(request: Request, vocab_size: int, max_model_len: int) -> Docum
         return DocumentError("ignore_eos: an answer to a grammar ends where it is whole")
     if outside := [token for token in request.sampling.stop_token_ids if not 0 <= token < vocab_size]:
         return DocumentError(f"stop_token_ids: {outside[0]} is no token id: expected 0..{vocab_size - 1}")
-    size, longest = len(request.token_ids), request.most_new_tokens
+    size, longest = request.num_prompt_tokens, request.most_new_tokens
     if room_left(size, longest, max_model_len) < 0:
         new = f"up to {longest} new ones" if request.answer_ids is None else f"{longest} of the answer to score"
         return DocumentError(f"{size} prompt tokens and {new} make {size + longest}; the context is {max_model_len}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.decoder import Decoder
-from corm_batch.engine.eviction import Evictions
+from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.prefiller import Prefiller
 from corm_batch.engine.sampler import prepare, sample

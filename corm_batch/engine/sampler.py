@@ -229,7 +229,7 @@ def _seen(rows: abc.Sequence[Row], vocab_size: int, device: torch.device) -> Ten
 def _prompt_seen(sequence: Sequence, vocab_size: int, device: torch.device) -> Tensor:
     """Which tokens the prompt has, [V] bool; remembered."""
     if sequence.prompt_tokens_seen is None:
-        ids = torch.from_numpy(np.array(sequence.request.token_ids, dtype=np.int64)).to(device)
+        ids = torch.from_numpy(sequence.to_prefill[: sequence.num_prompt_tokens]).to(device)
         seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         sequence.prompt_tokens_seen = seen.index_fill_(0, ids, True)
     return sequence.prompt_tokens_seen

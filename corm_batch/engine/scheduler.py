@@ -7,6 +7,10 @@
 
 A half-done prompt is in chunks, or read whole while the model is still to read what a policy wants behind it.
 
+A reading has no answer: once it is read it rests (`resting.py`), and questions over it, which have waited for that, are
+next. Its pages count once, those of a question are its own. One that nobody runs over moves to host memory when there
+is too little room, before anything that runs does, and comes back with the next question.
+
 Prefill comes first: the pool is filled, then the whole batch decodes, and finished documents make room for the next. A
 dry pool never fails a document that could run: the youngest running sequence moves to host memory and comes back before
 anybody new is admitted. While a prefill step runs, every half-done prompt is part of it.
@@ -27,6 +31,7 @@ from collections.abc import Callable
 import numpy as np
 
 from corm_batch.engine.config import EngineConfig
+from corm_batch.engine.resting import Resting, move_out
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Decode, Prefill, Span, Work
 from corm_batch.errors import OutOfPages, Shortage
@@ -56,9 +61,21 @@ class Scheduler:
         self.partial: list[Sequence] = []
         self.running: list[Sequence] = []
         self.swapped: list[Sequence] = []
+        self.resting = Resting(cache, self.partial, self.running)
         self.kept_ratio: float | None = None  # of late prompts, newer ones weighing more; nothing is known at first
         self._one_prompt_only = False
         self._answered = False
+        self._made_room = False
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue what has arrived."""
+        if not self.resting.holds_up(sequence):
+            self.waiting.append(sequence)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that have not begun."""
+        return len(self.waiting) + len(self.resting.pending)
 
     def schedule(self, num_steps: Callable[[abc.Sequence[Sequence]], int]) -> Work | None:
         """What the next step does: prompts if any can start, else the running answers; None when there is nothing.
@@ -83,7 +100,8 @@ class Scheduler:
             return None
         if len(work.spans) > 1 and not isinstance(shortage.error, OutOfPages):
             self.token_budget = work.num_tokens // 2
-        if len(work.spans) == 1 and not self.swapped:
+        made_room, self._made_room = self._made_room, False
+        if len(work.spans) == 1 and not self.swapped and not made_room:
             return work.spans[0].sequence
         self.give_up(work.spans)
         return None
@@ -96,13 +114,16 @@ class Scheduler:
         promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
         held_back = self._first_answer_is_due(spare)
-        while not held_back and self.waiting and not self.swapped and self._has_place:
+        while not held_back and self.waiting and not self.swapped and self._find_place(self.waiting[0].source):
             sequence = self.waiting[0]
-            span, pages = self._span(sequence), self._pages(sequence)
+            span, pages = self._span(sequence), self._pages(sequence) + self.resting.pages_to_wake(sequence)
+            while pages > spare and self.resting.rest(unasked=True):
+                spare = self.cache.spare(promised)
             # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
             # whether it fits.
             fits = (_most_tokens(span) <= room or not spans) and pages <= spare
-            if (self.running or self.partial) and (self._one_prompt_only or not fits):
+            busy = bool(self.running or self.partial)
+            if (busy and (self._one_prompt_only or not fits)) or not self.resting.wake(sequence.source):
                 break
             spans.append(self.open(self.waiting.popleft()))
             room -= _most_tokens(span)
@@ -121,7 +142,8 @@ class Scheduler:
 
     def open(self, sequence: Sequence) -> Span:
         """Begin with a prompt that waits no more; the caller knows that it fits. What of it a pass reads."""
-        sequence.slot = self.cache.open()
+        source = sequence.source
+        sequence.slot = self.cache.open() if source is None else self.cache.fork(source.slot)
         insort(self.partial, sequence, key=_arrival)
         return self._span(sequence)
 
@@ -131,6 +153,8 @@ class Scheduler:
         while self._starved(num_steps):
             if num_steps > 1:
                 num_steps = 1
+            elif self.resting.rest():
+                continue
             elif len(self.running) == 1:
                 return Decode(list(self.running), num_steps, starved=True)
             else:
@@ -144,8 +168,11 @@ class Scheduler:
             if span.ends_reading:
                 self._one_prompt_only = False
                 self.partial.remove(span.sequence)
-                insort(self.running, span.sequence, key=_arrival)
-                if not span.sequence.request.uncompressed:
+                if span.sequence.is_reading:
+                    self.waiting.extendleft(reversed(self.resting.add(span.sequence)))
+                else:
+                    insort(self.running, span.sequence, key=_arrival)
+                if not span.sequence.request.uncompressed and not span.sequence.num_shared:
                     self._learn(span.sequence)
 
     def _learn(self, sequence: Sequence) -> None:
@@ -164,19 +191,19 @@ class Scheduler:
         self._one_prompt_only = True
 
     def make_room(self, num_pages: int) -> bool:
-        """Preempt until so many pages are free; False when even all running sequences hold too few."""
+        """Preempt until so many pages are free; False when even all that can be moved holds too few."""
         while self.cache.spare(num_pages) < 0:
-            if not self.running:
-                return False
-            self.preempt()
+            if not self.resting.rest():
+                if not self.running:
+                    return False
+                self.preempt()
+        self._made_room = True
         return True
 
     def preempt(self) -> None:
         """Move the youngest running sequence to host memory."""
         sequence = self.running.pop()
-        sequence.peak_pages = max(sequence.peak_pages, int(self.cache.peak_pages[sequence.slot]))
-        sequence.swapped, sequence.slot = self.cache.swap_out(sequence.slot), -1
-        sequence.preemptions += 1
+        move_out(self.cache, sequence)
         insort(self.swapped, sequence, key=_arrival)
 
     def _halve(self) -> None:
@@ -188,7 +215,8 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence from whichever queue it is in; its pages are the caller's to free."""
         self._answered = self._answered or sequence in self.running
-        for queue in (self.waiting, self.partial, self.running, self.swapped):
+        rest = self.resting
+        for queue in (self.waiting, self.partial, self.running, self.swapped, rest.pending, rest.readings):
             if sequence in queue:
                 queue.remove(sequence)
 
@@ -205,15 +233,18 @@ class Scheduler:
         """Sequences that have a slot."""
         return len(self.partial) + len(self.running)
 
-    @property
-    def _has_place(self) -> bool:
-        """Whether one more sequence may have a slot."""
-        return bool(self.cache.num_free_slots) and self.num_open < self.max_running
+    def _find_place(self, source: Sequence | None) -> bool:
+        """Whether one more sequence may have a slot; readings that nobody runs over make way, but not its own."""
+        if self.num_open >= self.max_running:
+            return False
+        return bool(self.cache.num_free_slots) or self.resting.rest(but=source)
 
     def _pages(self, sequence: Sequence) -> int:
-        """Pages a sequence will come to, going by what others kept."""
+        """Pages of its own that a sequence will come to, going by what others kept."""
         if not sequence.stores:
             return 0
+        if sequence.num_shared:  # and what it copies of pages that are not full
+            return int(self.cache.num_lists * (self.most_entries(sequence) // self.cache.pool.page_size + 2))
         ratio = 1.0
         if self.kept_ratio is not None and not sequence.keeps_all:
             ratio = min(1.0, self.kept_ratio * _HEADROOM)
@@ -230,14 +261,17 @@ class Scheduler:
 
     def _resume(self) -> None:
         """Bring back swapped sequences, oldest first, while they and everybody's next token fit."""
-        while self.swapped and self._has_place:
+        while self.swapped and self._find_place(self.swapped[0].source):
             sequence = self.swapped[0]
+            source = sequence.source
             assert sequence.swapped is not None
             next_tokens = self.cache.missing_pages(_slots(self.running)) + self.cache.num_lists
-            need = sequence.swapped.num_pages + next_tokens
-            if self.cache.spare(need) < 0 and (self.running or self.partial):
+            need = sequence.swapped.num_pages + next_tokens + self.resting.pages_to_wake(sequence)
+            while self.cache.spare(need) < 0 and self.resting.rest(but=source):
+                pass
+            if (self.cache.spare(need) < 0 and (self.running or self.partial)) or not self.resting.wake(source):
                 return
-            sequence.slot = self.cache.swap_in(sequence.swapped)
+            sequence.slot = self.cache.swap_in(sequence.swapped, None if source is None else source.slot)
             sequence.swapped = None
             insort(self.running, self.swapped.pop(0), key=_arrival)
 

@@ -40,13 +40,25 @@ class Sequence:
         arrival: its place in the order of arrival; a smaller number goes first and is preempted last.
         num_layers: layers of the model.
         device: where the statistic of what left is added up.
+        source: the reading that it begins with; None where it reads its whole prompt itself.
+        is_reading: it is one, and has no answer.
     """
 
-    def __init__(self, request: Request, arrival: int, num_layers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        request: Request,
+        arrival: int,
+        num_layers: int,
+        device: torch.device,
+        source: Sequence | None = None,
+        is_reading: bool = False,
+    ) -> None:
         self.request = request
         self.arrival = arrival
+        self.source, self.is_reading = source, is_reading
+        self.num_questions = 0  # over a reading, unfinished
         self.output: list[int] = []
-        self.num_prefilled = 0
+        self.num_prefilled = self.num_shared
         self.extra_passes: abc.Sequence[ExtraPass] = ()  # what the model reads behind the prompt
         self.num_extra_passes = 0  # of these, done
         self.beginning: Chosen | None = None  # of the answer: chosen at the prompt's end, kept until all is read
@@ -71,8 +83,13 @@ class Sequence:
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.token_ids)
+        """Tokens of the prompt, those of its reading included."""
+        return self.request.num_prompt_tokens
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens whose entries are its reading's."""
+        return 0 if self.source is None else self.source.num_prompt_tokens
 
     @property
     def stores(self) -> bool:
@@ -81,19 +98,21 @@ class Sequence:
 
     @property
     def num_chosen_at_once(self) -> int:
-        """Tokens that its last prefill chooses: the first, or the whole answer that one pass scores."""
+        """Tokens that its last prefill chooses: the first, the whole answer that one pass scores; of a reading none."""
+        if self.is_reading:
+            return 0
         return 1 if self.stores else self.request.most_new_tokens
 
     @property
     def num_to_prefill(self) -> int:
         """Tokens that prefill reads."""
-        return self.num_prompt_tokens + self.num_chosen_at_once - 1
+        return self.num_prompt_tokens + max(0, self.num_chosen_at_once - 1)
 
     @cached_property
     def to_prefill(self) -> np.ndarray:
         """[T] int64, these tokens: the prompt, and of an answer that one pass scores all but the last."""
-        answer = self.answer[: self.num_chosen_at_once - 1]
-        return np.concatenate([np.asarray(ids, np.int64) for ids in (self.request.token_ids, answer)])
+        answer = self.answer[: max(0, self.num_chosen_at_once - 1)]
+        return np.concatenate([np.asarray(ids, np.int64) for ids in (*self.request.prompt_parts, answer)])
 
     @property
     def keeps_all(self) -> bool:
@@ -128,7 +147,7 @@ class Sequence:
 
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""
-        self.num_prefilled, self.slot, self.peak_pages = 0, -1, 0
+        self.num_prefilled, self.slot, self.peak_pages = self.num_shared, -1, 0
         self.num_extra_passes, self.beginning = 0, None
         self.rng = self._new_rng()
         self.lost_statistic.zero_()

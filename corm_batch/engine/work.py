@@ -49,7 +49,7 @@ class Span:
     @property
     def leaves_tokens(self) -> bool:
         """Whether some of these may be left behind on the way through the model's layers."""
-        return self.stores and not self.sequence.keeps_all
+        return self.stores and not self.sequence.keeps_all and not self.sequence.num_shared
 
     @property
     def ends_prompt(self) -> bool:
@@ -89,7 +89,7 @@ class Prefill:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Those whose answers begin."""
+        """Those whose answers begin, and readings that are done."""
         return [span.sequence for span in self.spans if span.ends_reading]
 
     @property

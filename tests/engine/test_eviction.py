@@ -151,6 +151,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
         class Running:
             num_cached, output, lost_statistic, num_compacted = 8, [0] * 5, torch.zeros(1), 0
             request = Request("", [0] * 4)
+            num_shared = 0
 
         Running.slot = slot
         eviction.compact([Running])

@@ -140,6 +140,35 @@ def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_ll
 
 
 @needs_ranks
+def test_two_ranks_share_readings_as_one_does(leader, tiny_llama):
+    """Two documents in turn, in a pool that holds one of them and a few questions; one is never asked about again."""
+
+    policy = {"name": "h2o", "recent": 4, "pin_instruction": True, "budget": ADAKV}
+
+    def ask(engine):
+        readings = [engine.read([(i * 7 + n) % 199 for i in range(61)], instruction=()) for n in range(3)]
+        for request in make_requests(3, new_tokens=9, instruction=(range(2),)):
+            for number, reading in enumerate(readings[:2]):
+                engine.add(replace(request, id=f"{number}{request.id}", reading=reading))
+        readings[2].close()
+        engine.add(Request("refused", [1], instruction=(), reading=readings[2]))
+        done = answers(engine, [])
+        for reading in readings:
+            reading.close()
+        return done, sum(reading.memory.preemptions for reading in readings)
+
+    one, two = (make(leader, tiny_llama, policy, pages=50, compact_every=3, **LEAVING) for make in (make_one, make_two))
+    (expected, _), (found, preempted) = ask(one), ask(two)
+    assert str(found.pop("refused").error) == str(expected.pop("refused").error)
+    assert len(found) == 6
+    for name, completion in expected.items():
+        assert found[name].token_ids == completion.token_ids
+        assert found[name].kept_positions == completion.kept_positions
+    assert preempted
+    assert two.pool_bytes_used == 0
+
+
+@needs_ranks
 @pytest.mark.parametrize("stored", [False, True])
 def test_two_ranks_share_8_bit_weights(stored, leader, tmp_path):
     """A rank's part of an input has scales of its own where ranks add up: close, not the same."""

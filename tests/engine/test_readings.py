@@ -1,0 +1,299 @@
+"""A document is read once for several questions: answers are those of a reading of one's own, pages are counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.errors import CapacityError, DocumentError
+from tests.conftest import llama_config, save_random_model
+from tests.engine.test_scheduler import KVZIP, make_engine
+
+ANSWER = SamplingParams(max_new_tokens=8, ignore_eos=True)
+DOCUMENT = [(i * i * 7 + 3 * i) % 199 for i in range(43)]  # no whole number of pages
+QUESTIONS = {str(i): [(i * 5 + j * j) % 199 for j in range(1 + 7 * i)] for i in range(3)}
+SNAPKV = {"name": "snapkv", "window": 4, "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}
+CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
+CASES = [
+    ({"name": "full"}, "exact", "fp8"),
+    (CORM, "exact", "model"),
+    (CORM, "streaming", "fp8"),
+    (CORM | {"window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}}, "streaming", "model"),
+    ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "model"),
+    (SNAPKV, "exact", "model"),
+    ({"name": "expected_attention", "ahead": 8, "budget": {"name": "uniform", "max_kept": 0.5}}, "streaming", "model"),
+    ({"name": "keydiff", "recent": 3, "budget": {"name": "uniform", "max_kept": 10}}, "exact", "model"),
+    (KVZIP, "exact", "model"),
+]
+POLICIES = [policy for policy, *_ in CASES]
+
+
+def finish(engine):
+    """What is still to come of an engine, by id."""
+    done = {}
+    while engine.has_work:
+        done |= {completion.id: completion for completion in engine.step()}
+    return done
+
+
+def assert_nothing_is_held(engine):
+    pool = engine.cache.pool
+    assert (engine.pool_bytes_used, engine.cache.num_free_slots) == (0, len(engine.cache.peak_pages))
+    assert sorted(pool._free.tolist()) == list(range(1, pool.num_pages + 1))
+    assert not pool._num_holders.any()
+
+
+def ask(engine, questions=QUESTIONS, **fields):
+    """One reading of the document, and the questions over it."""
+    reading = engine.read(DOCUMENT)
+    for name, ids in questions.items():
+        engine.add(Request(name, ids, ANSWER, return_kept_positions=True, reading=reading, **fields))
+    return reading
+
+
+def answers_alone(folder, policy, **fields):
+    """Each question over a reading of its own, in an engine of its own."""
+    found = {}
+    for name, ids in QUESTIONS.items():
+        engine = make_engine(folder, policy, chunk_size=16, **fields)
+        ask(engine, {name: ids}).close()
+        found |= finish(engine)
+        assert_nothing_is_held(engine)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("policy", "prefill", "storage"), CASES, ids=lambda case: case if isinstance(case, str) else case["name"]
+)
+def test_answers_over_a_shared_reading_are_those_of_a_reading_of_ones_own(policy, prefill, storage, tiny_llama):
+    """Beside each other, beside a prompt that has nothing to do with them, and preempted every other step."""
+    alone = answers_alone(tiny_llama, policy, prefill=prefill, storage=storage)
+    engine = make_engine(tiny_llama, policy, prefill=prefill, chunk_size=16, storage=storage)
+    engine.add(Request("other", DOCUMENT[::-1], ANSWER))
+    reading, done, steps = ask(engine), {}, 0
+    while engine.has_work:
+        done |= {completion.id: completion for completion in engine.step()}
+        steps += 1
+        while steps % 3 == 0 and engine.scheduler.running:
+            engine.scheduler.preempt()
+        if steps % 3 == 0:
+            engine.scheduler.resting.rest()
+    assert sum(done[name].memory.preemptions for name in QUESTIONS) > 4
+    for name, expected in alone.items():
+        assert done[name].token_ids == expected.token_ids
+        assert done[name].kept_positions == expected.kept_positions
+        assert done[name].memory.kv_bytes_peak == expected.memory.kv_bytes_peak
+    assert engine.stats.prompt_tokens == 2 * len(DOCUMENT) + sum(map(len, QUESTIONS.values()))
+    reading.close()
+    assert reading.memory.preemptions > 1
+    assert_nothing_is_held(engine)
+
+
+@pytest.mark.parametrize(
+    ("policy", "prefill"),
+    [({"name": "full"}, "exact"), ({"name": "streaming_llm", "pin_first": 2, "recent": 19}, "streaming")],
+)
+def test_where_nobody_votes_answers_are_those_of_the_whole_prompt(policy, prefill, tiny_llama):
+    requests = [Request(name, DOCUMENT + ids, ANSWER, return_kept_positions=True) for name, ids in QUESTIONS.items()]
+    whole = {c.id: c for c in make_engine(tiny_llama, policy, prefill=prefill, chunk_size=16).run(requests)}
+    engine = make_engine(tiny_llama, policy, prefill=prefill, chunk_size=16)
+    ask(engine)
+    for name, completion in finish(engine).items():
+        assert completion.token_ids == whole[name].token_ids
+        seen = [
+            [position for position in head if policy["name"] == "full" or position in set(other)]
+            for layer, others in zip(completion.kept_positions, whole[name].kept_positions, strict=True)
+            for head, other in zip(layer, others, strict=True)
+        ]
+        assert seen == [list(head) for layer in whole[name].kept_positions for head in layer]
+
+
+def test_a_layer_with_a_window_of_its_own_and_one_whose_tokens_have_left_see_what_they_should(tmp_path):
+    from transformers import MistralConfig
+
+    config = llama_config(num_hidden_layers=3).to_dict() | {"sliding_window": 9, "model_type": "mistral"}
+    folder = save_random_model(MistralConfig(**config), tmp_path)
+    engine = make_engine(folder, {"name": "full"})
+    whole = {c.id: c.token_ids for c in engine.run([Request(n, DOCUMENT + q, ANSWER) for n, q in QUESTIONS.items()])}
+    ask(engine).close()
+    assert {name: completion.token_ids for name, completion in finish(engine).items()} == whole
+    assert_nothing_is_held(engine)
+
+
+def test_what_a_reading_and_its_answers_hold_adds_up_to_what_is_held(tiny_llama):
+    engine = make_engine(tiny_llama, CORM)
+    page_bytes, reading = engine.cache.pool.page_bytes, ask(engine)
+    peaks = []
+    while engine.has_work:
+        done = engine.step()
+        held = [engine.cache.pages_held(one.slot) for one in engine.scheduler.running]
+        assert engine.pool_bytes_used == reading.memory.kv_bytes_final + page_bytes * sum(held)
+        assert reading.memory.kv_bytes_final > 0
+        peaks.append(engine.pool_bytes_used)
+        for completion in done:
+            memory, num_cached = completion.memory, len(QUESTIONS[completion.id]) + len(completion.token_ids) - 1
+            assert (memory.prompt_tokens, memory.output_tokens) == (len(QUESTIONS[completion.id]), 8)
+            assert memory.kv_bytes_full == num_cached * 2 * 2 * 2 * 16 * 4  # layers, heads, key and value, floats
+            assert sum(memory.kept_per_layer) + memory.evicted_entries == num_cached * 2 * 2
+    assert engine.pool_bytes_used == reading.memory.kv_bytes_final == reading.memory.kv_bytes_after_prefill
+    assert (reading.memory.prompt_tokens, reading.memory.output_tokens) == (len(DOCUMENT), 0)
+    assert sum(reading.memory.kept_per_layer) + reading.memory.evicted_entries == len(DOCUMENT) * 2 * 2
+    assert reading.memory.evicted_entries > 0
+    reading.close()
+    assert_nothing_is_held(engine)
+
+
+def test_what_cannot_be_asked_over_a_reading_says_why(tiny_llama):
+    engine, other = make_engine(tiny_llama, CORM, pages=40), make_engine(tiny_llama, CORM)
+
+    def asked(reading, engine=engine, **fields):
+        engine.add(Request("q", fields.pop("token_ids", [1, 2]), ANSWER, reading=reading, **fields))
+        completion = finish(engine)["q"]
+        assert (completion.finish_reason, type(completion.error)) == ("error", DocumentError)
+        return str(completion.error)
+
+    closed = engine.read(DOCUMENT)
+    closed.close()
+    assert "is closed" in asked(closed)
+    assert "another engine's" in asked(other.read(DOCUMENT))
+    wrong = engine.read([1, 2, 1000])
+    assert isinstance(wrong.error, DocumentError)
+    assert "the reading failed: the prompt has a token id outside 0..198" in asked(wrong)
+    assert "the prompt is empty" in str(engine.read([]).error)
+    assert "the context is 512" in str(engine.read([1] * 512).error)
+    good = engine.read(DOCUMENT)
+    assert "uncompressed=True" in asked(good, uncompressed=True)
+    assert "the prompt is empty" in asked(good, token_ids=[])
+    assert "513 prompt tokens and up to 8 new ones make 521" in asked(good, token_ids=[1] * 470)
+    large = engine.read([5] * 300, uncompressed=True, id="large")
+    with pytest.raises(ValueError, match="'large' is still open"):
+        engine.read([5], id="large")
+    engine.add(Request("waits", [1], ANSWER, reading=large))
+    failed = finish(engine)["waits"]
+    assert isinstance(failed.error, CapacityError)
+    assert failed.error is large.error
+    assert "the reading failed: 300 prompt tokens need at least" in asked(large)
+    good.close()
+    assert_nothing_is_held(engine)
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_a_score_over_a_reading_is_what_the_answer_said_of_itself(prefill, tiny_llama):
+    engine = make_engine(tiny_llama, CORM, prefill=prefill, chunk_size=16)
+    reading = ask(engine)
+    done = finish(engine)["2"]
+    as_written = engine.score(QUESTIONS["2"], done.token_ids, uncompressed=False, reading=reading)
+    assert as_written.logprobs == as_written.best_logprobs
+    assert sum(as_written.logprobs) / 8 == pytest.approx(done.mean_logprob)
+    whole = engine.score(DOCUMENT + QUESTIONS["2"], done.token_ids)
+    assert engine.score(QUESTIONS["2"], done.token_ids, reading=reading) == whole
+    assert whole.logprobs != as_written.logprobs
+
+
+def test_a_pool_that_is_dry_moves_readings_that_nobody_runs_over_and_fails_nobody(tiny_llama):
+    """Room for one reading and its questions: of three, two are in host memory at any time."""
+    roomy = answers_alone(tiny_llama, CORM)
+    engine = make_engine(tiny_llama, CORM, pages=70, max_sequences=2)
+    readings = [engine.read(DOCUMENT) for _ in range(3)]
+    for turn in range(2):
+        for number, reading in enumerate(readings):
+            for name, ids in QUESTIONS.items():
+                engine.add(Request(f"{turn}{number}{name}", ids, ANSWER, reading=reading))
+    engine.add(Request("alone", DOCUMENT, ANSWER))
+    done = finish(engine)
+    assert {completion.error for completion in done.values()} == {None}
+    assert len(done) == 2 * 3 * len(QUESTIONS) + 1
+    for turn in range(2):
+        for number in range(3):
+            assert [done[f"{turn}{number}{name}"].token_ids for name in QUESTIONS] == [
+                roomy[name].token_ids for name in QUESTIONS
+            ]
+    for reading in readings:
+        reading.close()
+    assert sum(reading.memory.preemptions for reading in readings) >= 3
+    assert_nothing_is_held(engine)
+
+
+def test_a_reading_that_is_closed_early_stays_for_what_has_been_asked(tiny_llama):
+    engine = make_engine(tiny_llama, CORM)
+    reading = ask(engine)
+    reading.close()
+    assert {c.error for c in finish(engine).values()} == {None}
+    assert reading.memory.prompt_tokens == len(DOCUMENT)
+    reading.close()
+    assert_nothing_is_held(engine)
+    unread = ask(engine)
+    for name in QUESTIONS:
+        engine.cancel(name)
+    unread.close()
+    assert {c.finish_reason for c in finish(engine).values()} == {"cancelled"}
+    assert engine.stats.prompt_tokens == len(DOCUMENT) + sum(map(len, QUESTIONS.values()))
+    assert_nothing_is_held(engine)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(1, 60)),
+        st.tuples(st.just("ask"), st.integers(1, 30)),
+        st.tuples(st.just("ask"), st.integers(1, 9)),
+        st.tuples(st.just("add"), st.integers(1, 50)),
+        st.tuples(st.just("step"), st.integers(1, 5)),
+        st.tuples(st.just("cancel"), st.integers(0, 9)),
+        st.tuples(st.just("close"), st.integers(0, 5)),
+        st.tuples(st.just("preempt"), st.just(0)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=EVENTS, policy=st.sampled_from(POLICIES), pages=st.integers(10, 150), data=st.data())
+def test_no_page_and_no_reference_leaks_under_any_schedule(tiny_llama, events, policy, pages, data):
+    config = {
+        "prefill": data.draw(st.sampled_from(["exact", "streaming"])),
+        "chunk_size": data.draw(st.integers(1, 30)),
+        "compact_every": data.draw(st.integers(1, 9)),
+        "max_sequences": data.draw(st.integers(1, 4)),
+    }
+    engine, readings, finished, added = make_engine(tiny_llama, policy, pages, **config), [], [], 0
+    kinds = [{}, {"answer_ids": [5, 6, 7], "uncompressed": True}, {"answer_ids": [8] * 5}, {}]
+
+    def held():
+        size = engine.cache.pool.num_pages + 1
+        lists = [engine.cache.table.get_lists(slot) for slot in range(len(engine.cache.peak_pages))]
+        counts = torch.bincount(torch.tensor([int(page) for ids in lists for page in ids] or [0]), minlength=size)
+        assert counts[1:].tolist() == engine.cache.pool._num_holders[1:].tolist()
+        own = sum(engine.cache.pages_held(slot) for slot in range(len(engine.cache.peak_pages)))
+        assert own == engine.cache.pool.num_pages - engine.cache.pool.num_free
+
+    for kind, number in events:
+        if kind == "read":
+            readings.append(engine.read([(len(readings) + 3 * i) % 199 for i in range(number)]))
+        elif kind in ("ask", "add"):
+            reading = readings[number % len(readings)] if readings and kind == "ask" else None
+            ids = [(added * 7 + i) % 199 for i in range(number)]
+            fields = kinds[added % len(kinds)]
+            engine.add(Request(str(added), ids, SamplingParams(max_new_tokens=7), reading=reading, **fields))
+            added += 1
+        elif kind == "step":
+            for _ in range(number):
+                finished += engine.step()
+                held()
+        elif kind == "cancel":
+            engine.cancel(str(number))
+        elif kind == "close" and number < len(readings):
+            readings[number].close()
+        elif kind == "preempt" and engine.scheduler.running:
+            engine.scheduler.preempt()
+    for _ in range(3000):
+        if not engine.has_work:
+            break
+        finished += engine.step()
+    held()
+    for reading in readings:
+        reading.close()
+    assert sorted(completion.id for completion in finished) == sorted(str(i) for i in range(added))
+    assert_nothing_is_held(engine)
