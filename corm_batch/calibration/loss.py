@@ -60,7 +60,8 @@ class DocumentLoss:
     """What a policy made of the full cache's answers about one document.
 
     Attributes:
-        nats: lost a token, over all of its answers; below 0 where the policy finds them likelier.
+        nats: lost a token, over all of its answers; below 0 where the policy finds them likelier. Of the full cache its
+            `noise`.
         changed: whether the policy would have answered otherwise; None of answers that were drawn.
         memory: what its caches took.
     """
@@ -97,6 +98,19 @@ def document_loss(
     found = joined([verdict(one, min_gap) for one in there])
     changed = None if sampled else found.first_difference is not None
     return DocumentLoss(lost / max(1, found.tokens), changed, MemoryStats.total([one.memory for one in there]))
+
+
+def noise(full: Sequence[Answered], written: Sequence[float]) -> float:
+    """Nats a token by which the full cache finds one document's answers less likely when they are scored, beside other
+    prompts, than when it wrote them: what arithmetic alone changes. NaN where that is not known.
+
+    Args:
+        full: the answers as scored.
+        written: the mean log-probability of each one's tokens when it was written.
+    """
+    tokens = sum(len(one.logprobs) for one in full)
+    before = math.fsum(len(one.logprobs) * mean for one, mean in zip(full, written, strict=True))
+    return (before - math.fsum(math.fsum(one.logprobs) for one in full)) / max(1, tokens)
 
 
 def peak_ratio(losses: Sequence[DocumentLoss]) -> float:

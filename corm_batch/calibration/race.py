@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from corm_batch.audit.config import MIN_GAP
 from corm_batch.calibration.contest import FULL
-from corm_batch.calibration.loss import DocumentLoss, document_loss
+from corm_batch.calibration.loss import DocumentLoss, document_loss, noise
 from corm_batch.calibration.models import Models
 from corm_batch.calibration.sample import Exam, examine, score_key
 from corm_batch.data.document import Document
@@ -34,7 +34,7 @@ class Race:
 
     Attributes:
         exams: of the documents so far.
-        losses: by label and document; those of the full cache are all 0.
+        losses: by label and document; those of the full cache are the noise of its arithmetic.
         failed: why a policy is out of the race.
     """
 
@@ -115,6 +115,8 @@ class Race:
                     return
                 self._note(label, error)
             else:
+                if label == FULL:
+                    found = replace(found, nats=noise(answers, exam.written))
                 self.losses.setdefault(label, {})[exam.doc_id] = found
 
     def _note(self, label: str, error: Exception) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,12 +78,14 @@ class Exam:
     Attributes:
         doc_id: the document's.
         requests: what was asked, each with its answer to score; none where there is no answer.
+        written: the mean log-probability of each answer's tokens when it was written.
         sampled: answers were drawn.
         problem: why there is no answer; None where there is one.
     """
 
     doc_id: str
     requests: Sequence[Request] = ()
+    written: Sequence[float] = ()
     sampled: bool = False
     problem: str | None = None
 
@@ -128,13 +131,14 @@ def examine(
             pass  # an answer that is not what it should be is one all the same
         except (DocumentError, ModelError) as error:
             return Exam(document.doc_id, problem=str(error))
+        answered = [(request, done) for request, done in asker.answered if done.token_ids]
         scored = [
             replace(request, id=f"{request.id}#score", answer_ids=done.token_ids, stop=None)
-            for request, done in asker.answered
-            if done.token_ids
+            for request, done in answered
         ]
+        written = [done.mean_logprob for _, done in answered]
         drawn = any(request.sampling.temperature > 0 for request in scored)
-        return Exam(document.doc_id, scored, drawn, None if scored else "there is no answer")
+        return Exam(document.doc_id, scored, written, drawn, None if scored else "there is no answer")
 
     async def all_of_them() -> list[Exam]:
         tasks = [asyncio.ensure_future(one(document)) for document in documents]
@@ -159,7 +163,10 @@ class _Answering:
     async def answer(self, request: Request) -> Completion:
         key = case_key(request.sampling.max_new_tokens, request.token_ids, None)
         if (found := self.known.get(key)) is not None:
-            return Completion(request.id, found.token_ids, found.finish_reason, memory=found.memory)  # type: ignore[arg-type]
+            return Completion(
+                request.id, found.token_ids, found.finish_reason,  # type: ignore[arg-type]
+                mean_logprob=math.nan if found.mean_logprob is None else found.mean_logprob, memory=found.memory,
+            )  # fmt: skip
         if self._engine is None:
             self._engine = self.make_engine()
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -171,5 +178,9 @@ class _Answering:
         for done in self._engine.step() if self._engine is not None and self._engine.has_work else ():
             key, future = self._waiting.pop(done.id)
             if done.error is None:
-                self.new.append(Answered(key, "", done.token_ids, done.finish_reason, memory=done.memory))
+                self.new.append(
+                    Answered(
+                        key, "", done.token_ids, done.finish_reason, mean_logprob=done.mean_logprob, memory=done.memory
+                    )
+                )
             future.set_result(done)

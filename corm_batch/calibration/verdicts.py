@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Verdicts:
             chosen_on, held_out = (
                 self.contest.measuring.of(label, ids) for ids in (self.contest.chosen_on, self.contest.held_out)
             )
+            nats = _nats([*chosen_on, *held_out] if label == FULL else chosen_on)
             judged = held_out if label in self.contest.finalists and held_out else chosen_on
             compared = [one.changed for one in judged if one.changed is not None]
             changed = sum(compared) if compared else None
@@ -49,7 +51,7 @@ class Verdicts:
                 label=label,
                 policy=self.fields.get(label, {"name": FULL}),
                 state=self._state(label),
-                chosen_on=_loss(interval(_nats(chosen_on))) if len(chosen_on) > 1 else None,
+                chosen_on=_loss(interval(nats)) if len(nats) > 1 else None,
                 held_out=_loss(self.bounds[label]) if label in self.bounds else None,
                 changed=changed,
                 compared=len(compared),
@@ -94,7 +96,7 @@ class Verdicts:
 
 
 def _nats(losses: Sequence[DocumentLoss]) -> list[float]:
-    return [one.nats for one in losses]
+    return [one.nats for one in losses if math.isfinite(one.nats)]
 
 
 def _loss(found: Interval) -> Loss:

@@ -23,7 +23,7 @@ _ABOUT = {
     "dropped": "dropped",
     "keeps all": "frees nothing",
     "failed": "failed",
-    "full cache": "the full cache",
+    "full cache": "the full cache, against itself",
 }
 
 
@@ -45,13 +45,11 @@ def state_text(tried: Tried) -> str:
 def cells(tried: Tried) -> tuple[str, ...]:
     """The texts under `HEADS`."""
     loss = tried.loss
-    full = tried.state == "full cache"
-    changed = "-" if tried.changed is None or full else f"{tried.changed} of {tried.compared}"
-    measured = loss is not None and not full
+    changed = "-" if tried.changed is None else f"{tried.changed} of {tried.compared}"
     return (
-        str(loss.documents) + (" held out" if tried.held_out else "") if loss and not full else "-",
-        loss_text(loss.mean) if loss and measured else "-",
-        bounds_text(loss) if loss and measured else "-",
+        str(loss.documents) + (" held out" if tried.held_out else "") if loss else "-",
+        loss_text(loss.mean) if loss else "-",
+        bounds_text(loss) if loss else "-",
         changed,
         percent_text(tried.peak_ratio),
         "-" if tried.documents_per_hour is None else f"{tried.documents_per_hour:,.0f}",

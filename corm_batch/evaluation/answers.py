@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
     [
         ("run", pa.string()), ("case", pa.string()), ("text", pa.string()), ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()), ("logprobs", pa.list_(pa.float64())),
-        ("best_logprobs", pa.list_(pa.float64())), *FIGURES.values(),
+        ("best_logprobs", pa.list_(pa.float64())), ("mean_logprob", pa.float64()), *FIGURES.values(),
     ]
 )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Answered:
         finish_reason: "stop" or "length"; "error" where there is no answer.
         logprobs, best_logprobs: of the tokens of an answer that was scored, and of the likeliest token at each place,
             in nats; none where the model answered.
+        mean_logprob: of the tokens of an answer, as they were when the model wrote it; None where one was scored.
         error: why there is no answer; None where there is one.
         memory: what it cost.
     """
@@ -59,6 +60,7 @@ class Answered:
     finish_reason: str = "error"
     logprobs: tuple[float, ...] = ()
     best_logprobs: tuple[float, ...] = ()
+    mean_logprob: float | None = None
     error: str | None = None
     memory: MemoryStats = field(default_factory=MemoryStats)
 

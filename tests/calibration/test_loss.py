@@ -4,13 +4,19 @@ import math
 
 import pytest
 
-from corm_batch.calibration.loss import MaxLoss, document_loss, share_of
+from corm_batch.calibration.loss import MaxLoss, document_loss, noise, share_of
 from corm_batch.errors import DocumentError, SpecError
 from corm_batch.evaluation.answers import Answered
 
 
 def answered(logprobs, best=None):
     return Answered("k", "", (1,) * len(logprobs), "length", tuple(logprobs), tuple(best or logprobs))
+
+
+def test_noise_is_what_the_full_cache_loses_to_itself():
+    full = [answered([-1.0, -1.2, -1.4]), answered([-2.0])]
+    assert noise(full, [-1.1, -2.0]) == pytest.approx((-3.3 - 2.0 + 5.6) / 4)
+    assert math.isnan(noise(full, [-1.1, math.nan]))  # of an answer that was written down without it
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ def test_the_fewest_bytes_within_the_limit_win_on_documents_that_did_not_choose_
     result = run_calibration(plan, race, time.monotonic(), told.append)
     assert result.chosen == "good"
     assert (result.chosen_on, result.held_out, result.unanswered) == (12, 12, 0)
+    assert result.of("full").chosen_on.documents == 24
+    assert result.of("full").chosen_on.mean == pytest.approx(0.0)
     good = result.of("good")
     assert good.held_out.documents == 12
     assert good.held_out.mean == pytest.approx(0.003, rel=0.3)
