@@ -70,11 +70,12 @@ def print_answers(console: Console, rows: Sequence[Mapping[str, Any]], expected:
 
 
 def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:
+    question = row.get("question_number")
     full, peak = row["kv_bytes_full"], row["kv_bytes_peak"]
     ok = row["status"] == "ok"
     match = expected.matches(row["doc_id"], row["output"]) if expected is not None and ok else None
     cells = [
-        one_line(row["doc_id"], _MAX_CELL),
+        one_line(row["doc_id"], _MAX_CELL) + ("" if question is None else f" #{question}"),
         "-" if row["prompt_tokens"] is None else count_text(row["prompt_tokens"] + row["output_tokens"]),
         "-" if full is None else bytes_change_text(full, peak),
         percent_text(1 - peak / full if full else None),

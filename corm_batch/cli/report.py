@@ -13,7 +13,15 @@ from corm_batch.cli.console import excerpt, label, number, output_console, print
 from corm_batch.cli.options import AsJson
 from corm_batch.errors import SpecError
 from corm_batch.report.settings import differences
-from corm_batch.report.totals import answer_text, compared_rows, outcome_text, shared_rows, status_text, totals_rows
+from corm_batch.report.totals import (
+    answer_text,
+    compared_rows,
+    field_cells,
+    outcome_text,
+    shared_rows,
+    status_text,
+    totals_rows,
+)
 from corm_batch.report.units import count_text, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -21,11 +29,12 @@ if TYPE_CHECKING:
 
     from corm_batch.output.committed import Committed
     from corm_batch.report.comparison import Comparison
+    from corm_batch.report.fields import FieldFigures
     from corm_batch.report.job_report import JobReport
     from corm_batch.report.settings import SettingDifference
     from corm_batch.report.verified_documents import VerifiedDocument
 
-_BAR_WIDTH, _DIFFERING, _MESSAGES = 30, 20, 3
+_BAR_WIDTH, _DIFFERING, _MESSAGES, _REASON = 30, 20, 3, 60
 _SMALL_JOB, _ANSWERS, _CHARS = 50, 20, 300
 _PAGE_ANSWERS, _PAGE_CHARS = 500, 300_000
 
@@ -44,20 +53,22 @@ def report(
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
     from corm_batch.report.answers import answers_of
+    from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import build_report
     from corm_batch.report.verified_documents import worth_a_look
 
     page = _page_uri(html) if html is not None else None
     committed = _read(output, answers=compare is not None)
-    figures = build_report(committed)
+    figures, fields = build_report(committed), field_figures(_uri("", output))
     comparison = _compare(committed, compare) if compare is not None else None
     if page is not None:
-        _write_page(page, output, committed, figures, compare, comparison)
+        _write_page(page, output, committed, figures, fields, compare, comparison)
     if as_json:
-        print_json(_as_json(figures, comparison))
+        print_json({**_as_json(figures, comparison), "fields": [asdict(field) for field in fields]})
         return
     console = output_console()
     _print_answers(console, answers_of(_uri("", output), _first(committed.rows), _CHARS), figures.documents)
+    print_fields(console, fields)
     print_totals(console, output, figures)
     _print_differences(console, "Settings that are not the same for all rows", differences(figures.jobs), ("values",))
     _print_layers(console, figures)
@@ -103,7 +114,13 @@ def _compare(here: Committed, other: str) -> Comparison:
 
 
 def _write_page(
-    page: str, output: str, committed: Committed, figures: JobReport, other: str | None, comparison: Comparison | None
+    page: str,
+    output: str,
+    committed: Committed,
+    figures: JobReport,
+    fields: Sequence[FieldFigures],
+    other: str | None,
+    comparison: Comparison | None,
 ) -> None:
     from corm_batch.data.filesystem import write_whole
     from corm_batch.report.answers import answers_of
@@ -113,7 +130,7 @@ def _write_page(
 
     shown = evenly(committed.rows.sort_by("doc_id"), _PAGE_ANSWERS)
     answers = answers_of(_uri("", output), shown, max(_CHARS, _PAGE_CHARS // max(1, shown.num_rows)))
-    content = render_page(output, figures, build_details(committed), answers, other or "", comparison)
+    content = render_page(output, figures, build_details(committed), fields, answers, other or "", comparison)
     write_whole(page, content.encode("utf-8"))
 
 
@@ -128,6 +145,16 @@ def _as_json(figures: JobReport, comparison: Comparison | None) -> dict[str, Any
 def print_totals(console: Console, title: str, figures: JobReport, more: Sequence[tuple[str, str]] = ()) -> None:
     """Documents, tokens, bytes and time in all, and `more` rows of name and value."""
     print_table(console, title, [label(""), prose("")], [*totals_rows(figures), *more], heads=False)
+
+
+def print_fields(console: Console, fields: Sequence[FieldFigures]) -> None:
+    """How often each column of the tasks, and each question, has an answer; nothing where there are none."""
+    columns = [prose("field or question"), *map(number, ("documents", "answered", "not stated", "failed"))]
+    if any(field.failed for field in fields):
+        columns.append(excerpt("most often because"))
+    rows = [[*cells[:5], one_line(cells[5], _REASON)][: len(columns)] for cells in map(field_cells, fields)]
+    if rows:
+        print_table(console, "Answers by field", columns, rows)
 
 
 def _print_differences(console: Console, title: str, found: Sequence[SettingDifference], sides: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import error_console, output_console, print_json
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
 from corm_batch.cli.progress import before_text, progress_json, show_progress
-from corm_batch.cli.report import print_failures, print_totals
+from corm_batch.cli.report import print_failures, print_fields, print_totals
 from corm_batch.errors import SourceError
 from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import seconds_text
@@ -76,11 +76,13 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
 
 def _print_output(console: Console, uri: str, expected: Expected | None) -> None:
     from corm_batch.output.newest_rows import read_results
+    from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import read_report
 
     if figures := read_report(uri):
         if figures.ok + figures.failed <= _SMALL_JOB:
             print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
+        print_fields(console, field_figures(uri))
         print_failures(console, figures)
         verdict = [("answers", expected.verdict(read_results(uri)))] if expected is not None else []
         print_totals(console, "Totals", replace(figures, failed_files=()), verdict)  # those are named below

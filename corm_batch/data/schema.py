@@ -17,10 +17,14 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
 def column(
-    name: str, kind: pa.DataType, description: str, *, unit: str | None = None, nullable: bool = True
+    name: str, kind: pa.DataType, description: str, *, unit: str | None = None, nullable: bool = True, **more: str
 ) -> pa.Field:
-    """A field that says what it holds and in what unit (bytes, seconds, tokens, entries, nats, ratio)."""
-    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    """A field that says what it holds and in what unit (bytes, seconds, tokens, entries, nats, ratio), and `more`.
+
+    For whoever counts answers: `answers` names the column with those to the questions that this one holds, and
+    `detail` says that it only tells more of an answer.
+    """
+    metadata = {"description": description} | ({"unit": unit} if unit else {}) | more
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
 

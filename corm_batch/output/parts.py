@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Literal, TypeVar
 
@@ -63,8 +63,8 @@ def list_parts(folder_uri: str) -> list[str]:
     return [uri for uri in uris if uri.rpartition("/")[2].startswith("part-")]
 
 
-def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part; only those of `columns` that it has, where given.
+def read_part(uri: str, columns: list[str] | None = None, *, without: Collection[str] = ()) -> pa.Table:
+    """The rows of one part; only those of `columns` that it has, where given, and none of `without`.
 
     Raises:
         DamagedPartError: it can be fetched, and is not whole.
@@ -72,26 +72,30 @@ def read_part(uri: str, columns: list[str] | None = None) -> pa.Table:
     """
     try:
         with reading(uri), open_file(uri) as file:
-            return _decode(uri, file, columns)
+            return _decode(uri, file, columns, without)
     except SourceError:
         content = read_whole(uri)
     try:
-        return _decode(uri, io.BytesIO(content), columns)
+        return _decode(uri, io.BytesIO(content), columns, without)
     except (pa.ArrowException, OSError) as error:
         remedy = _REMEDIES["memory" if uri.rpartition("/")[0].endswith("/memory") else "results"]
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DamagedPartError(f"{uri}: damaged: {reason}. {remedy}") from error
 
 
-def _decode(uri: str, file: BinaryIO, columns: list[str] | None) -> pa.Table:
+def _decode(uri: str, file: BinaryIO, columns: list[str] | None, without: Collection[str]) -> pa.Table:
     if uri.endswith(".parquet"):
-        return parquet.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+        whole = parquet.ParquetFile(file, page_checksum_verification=True)
+        found = _chosen(whole.schema_arrow.names, columns, without)
+        return whole.read(columns=found)
     part = pa.ipc.open_file(file)
-    if columns is None:
-        return part.read_all()
-    found = [name for name in columns if name in part.schema.names]
+    found = _chosen(part.schema.names, columns, without)
     wanted = pa.ipc.IpcReadOptions(included_fields=[part.schema.names.index(name) for name in found])
     return pa.ipc.open_file(file, options=wanted).read_all().select(found)
+
+
+def _chosen(names: Sequence[str], columns: list[str] | None, without: Collection[str]) -> list[str]:
+    return [name for name in (names if columns is None else columns) if name in names and name not in without]
 
 
 def read_fields(uri: str, fields: Sequence[pa.Field]) -> pa.Table:

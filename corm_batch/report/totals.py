@@ -13,6 +13,7 @@ from corm_batch.report.units import bytes_text, count_text, counted, one_line, p
 if TYPE_CHECKING:
     from corm_batch.output.committed import JobSettings
     from corm_batch.report.comparison import Comparison
+    from corm_batch.report.fields import FieldFigures
     from corm_batch.report.job_report import JobReport, Spread
     from corm_batch.report.listed_documents import DocumentFigures
 
@@ -62,6 +63,13 @@ def job_rows(figures: JobReport) -> list[tuple[str, str]]:
         "tasks": _task_names(figures.jobs),
     }
     return [(name, one_line(values_text(values), _NAMES)) for name, values in named.items() if values]
+
+
+def field_cells(field: FieldFigures) -> list[str]:
+    """One column or question: its name, documents, answers, what is not stated, failures, and why most of them."""
+    answered = f"{field.answered:,} ({percent_text(field.fill_rate)})"
+    name, reason = one_line(field.name, _NAMES), one_line(field.reason, _NAMES)
+    return [name, f"{field.asked:,}", answered, f"{field.not_stated:,}", f"{field.failed:,}", reason or NONE]
 
 
 def _task_names(jobs: Sequence[JobSettings]) -> list[tuple[str, int]]:

@@ -94,16 +94,18 @@ class QuestionAnswer(Task, name="question_answer"):
     @property
     def result_fields(self) -> Sequence[pa.Field]:
         """What was asked, and how certain the answers are."""
+        certain = "mean natural-log probability of the answer's tokens"
         if not self._are_several or self.rows == "question":
             return (
-                column("question", pa.string(), "what was asked"),
-                column("mean_logprob", pa.float64(), "mean natural-log probability of the answer's tokens"),
+                column("question", pa.string(), "what was asked", answers="output"),
+                column("mean_logprob", pa.float64(), certain, detail="yes"),
             )
+        ended = "of each answer: stop, or length when it was cut"
         return (
-            column("questions", pa.list_(pa.string()), "what was asked"),
+            column("questions", pa.list_(pa.string()), "what was asked", answers=_ANSWERS),
             column(_ANSWERS, pa.list_(pa.string()), "the answer to each question; null where there is none"),
-            column("mean_logprobs", pa.list_(pa.float64()), "mean natural-log probability of each answer's tokens"),
-            column("finish_reasons", pa.list_(pa.string()), "of each answer: stop, or length when it was cut"),
+            column("mean_logprobs", pa.list_(pa.float64()), f"of each answer: {certain}", detail="yes"),
+            column("finish_reasons", pa.list_(pa.string()), ended, detail="yes"),
         )
 
     def prompts(self, document: Document) -> Sequence[MakePrompt]:

@@ -140,7 +140,15 @@ def _task(name: Any, section: Any) -> Task:
 def _fields(name: str, task: Task) -> list[pa.Field]:
     """The columns of one task, the first of its output."""
     output = column(name, pa.string(), f"what {task.name} answered")
-    return [output, *(field.with_name(f"{name}_{field.name}") for field in task.result_fields)]
+    return [output, *(_renamed(name, field) for field in task.result_fields)]
+
+
+def _renamed(name: str, field: pa.Field) -> pa.Field:
+    """A task's column as one of several tasks has it; so is what it says of another column."""
+    metadata = dict(field.metadata or {})
+    if answers := metadata.get(b"answers", b"").decode():
+        metadata[b"answers"] = name if answers == "output" else f"{name}_{answers}"
+    return field.with_name(f"{name}_{field.name}").with_metadata(metadata)
 
 
 def _prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

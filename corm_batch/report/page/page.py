@@ -13,6 +13,7 @@ from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
     answer_text,
     compared_rows,
+    field_cells,
     job_rows,
     outcome_text,
     shared_rows,
@@ -25,6 +26,7 @@ from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import Comparison
+    from corm_batch.report.fields import FieldFigures
     from corm_batch.report.job_details import JobDetails
     from corm_batch.report.job_report import JobReport
     from corm_batch.report.settings import SettingDifference
@@ -36,6 +38,7 @@ def render_page(
     output: str,
     figures: JobReport,
     details: JobDetails,
+    fields: Sequence[FieldFigures],
     answers: Sequence[Mapping[str, Any]],
     other: str = "",
     comparison: Comparison | None = None,
@@ -54,6 +57,7 @@ def render_page(
         warnings=warning_rows(figures),
         changed=_differences(differences(figures.jobs), ("values, with their documents",)),
         answers=_answers(answers, figures.documents),
+        fields=_fields(fields),
         sizes=charts.memory_figures(details.sizes, details.savings),
         documents=_documents(details),
         layers=charts.layers_figure(details.layers) if details.layers else None,
@@ -105,6 +109,12 @@ def _answers(answers: Sequence[Mapping[str, Any]], documents: int) -> Grid:
     ]
     columns = (("document", False), ("status", False), ("tokens", True), ("answer", False))
     return Grid(charts.shown_text(len(rows), documents, "evenly spread over them"), columns, rows)
+
+
+def _fields(fields: Sequence[FieldFigures]) -> Grid:
+    names = ("field or question", "documents", "answered", "not stated", "failed", "most often because")
+    columns = [(name, place not in (0, 5)) for place, name in enumerate(names)]
+    return Grid("", tuple(columns), [[Cell(cell) for cell in field_cells(field)] for field in fields])
 
 
 def _differences(found: Sequence[SettingDifference], sides: Sequence[str]) -> Grid:

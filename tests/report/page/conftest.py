@@ -5,6 +5,7 @@ import pytest
 from corm_batch.output.committed import read_committed
 from corm_batch.report.answers import answers_of
 from corm_batch.report.comparison import compare
+from corm_batch.report.fields import field_figures
 from corm_batch.report.job_details import MAX_DOCUMENTS, build_details
 from corm_batch.report.job_report import build_report
 from corm_batch.report.listed_documents import evenly
@@ -24,7 +25,8 @@ def render():
         comparison = compare(committed, read_committed(other, answers=True), MAX_DOCUMENTS) if other else None
         figures, details = build_report(committed), build_details(committed)
         answers = answers_of(output, evenly(committed.rows.sort_by("doc_id"), 500), 300)
-        return render_page(output, figures, details, answers, other or "", comparison), figures, details, comparison
+        page = render_page(output, figures, details, field_figures(output), answers, other or "", comparison)
+        return page, figures, details, comparison
 
     return call
 
