@@ -68,7 +68,7 @@ def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, An
     """`schema` with its `$ref`, or the one schema of its `allOf`, put in; `root` holds the $defs."""
     found = dict(schema)
     while "$ref" in found or len(found.get("allOf", ())) == 1:
-        target = _target(found.pop("$ref"), root) if "$ref" in found else found.pop("allOf")[0]
+        target = target_of(found.pop("$ref"), root) if "$ref" in found else found.pop("allOf")[0]
         found = {**target, **found} if isinstance(target, Mapping) else found
     return found
 
@@ -79,7 +79,7 @@ def types_of(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
         return _TYPES if schema else frozenset()
     types = _TYPES
     if "$ref" in schema:
-        types &= types_of(_target(schema["$ref"], root), root)
+        types &= types_of(target_of(schema["$ref"], root), root)
     if named := schema.get("type"):
         listed = {named} if isinstance(named, str) else set(named)
         types &= listed | ({"integer"} if "number" in listed else set())
@@ -111,7 +111,7 @@ def _stands_for(schema: Any, root: Mapping[str, Any]) -> Iterator[dict[str, Any]
     """The schema itself, and all whose values it may have."""
     if isinstance(schema, dict):
         yield schema
-        parts = [_target(schema["$ref"], root)] if "$ref" in schema else []
+        parts = [target_of(schema["$ref"], root)] if "$ref" in schema else []
         for part in [*parts, *(part for key in ("allOf", "anyOf", "oneOf") for part in schema.get(key, ()))]:
             yield from _stands_for(part, root)
 
@@ -127,7 +127,7 @@ def _type_of(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-def _target(ref: str, root: Any) -> Any:
+def target_of(ref: str, root: Any) -> Any:
     """What a `$ref` into the schema's own $defs stands for; None when nothing does."""
     for part in unquote(ref).removeprefix("#/").split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
@@ -160,7 +160,7 @@ def _check_part(part: dict[str, Any], path: str, root: dict[str, Any]) -> None:
         if key in part:
             raise ValueError(f"{at}: {key} is not supported: a schema may refer to its own $defs by $ref alone")
     ref = part.get("$ref")
-    if ref is not None and not (_OWN.match(ref) and isinstance(_target(ref, root), dict | bool)):
+    if ref is not None and not (_OWN.match(ref) and isinstance(target_of(ref, root), dict | bool)):
         raise ValueError(f"{at}: $ref {ref!r} is not supported: it must lead to a schema in its own $defs")
     if path and ("$id" in part or "$schema" in part):
         raise ValueError(f"{at}: $id and $schema may stand at the root alone")
@@ -193,7 +193,7 @@ def _check_size(part: Any, path: str, root: Any, known: dict[str, int], active: 
         if ref in active:
             raise ValueError(f"{path or '$'}: $ref {ref!r} stands for itself")
         if ref not in known:
-            known[ref] = _check_size(_target(ref, root), path, root, known, (*active, ref))
+            known[ref] = _check_size(target_of(ref, root), path, root, known, (*active, ref))
         size += known[ref]
     size += sum(_check_size(inner, path, root, known, active) for inner in inside)
     if size > _MOST_CHECKS:

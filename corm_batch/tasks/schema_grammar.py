@@ -1,0 +1,305 @@
+"""Form: the part of a JSON Schema that a grammar can hold an answer to, with an end to everything that has none.
+
+What a grammar cannot hold is left to whoever validates the answer. What it holds beyond the schema: no property without
+a name or a schema there, at most 18 digits and nine decimals, and a length for every text and list, because a small
+model may repeat itself in one for as long as it may write. Knows nothing of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from corm_batch.errors import GrammarError
+from corm_batch.grammar.grammar import Grammar
+from corm_batch.tasks.json_schema import resolved, target_of, validator
+
+_CHARS_PER_TOKEN = 3
+_PLAIN_TEXT = 200  # characters that one text may have where half of the answer has room for them
+_MOST_ITEMS = 100
+_LONGEST_NAME = 60  # of a property that the schema does not name
+_DEEPEST = 3  # times that a schema may stand inside itself
+_MOST_PARTS = 2_000
+_BOUND_INTEGER = 10**18 - 1
+_BOUND_NUMBER, _DECIMALS = 10**15, 1e-9
+_STRING, _NUMBER = ("minLength", "maxLength"), ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_SAID_BY = {
+    "object": ("properties", "required", "additionalProperties", "patternProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("pattern", "format", *_STRING),
+    "number": (*_NUMBER, "multipleOf"),
+}
+_HELD = {key for keys in _SAID_BY.values() for key in keys} | {
+    "$ref", "allOf", "anyOf", "oneOf", "type", "enum", "const",
+}  # fmt: skip
+_TIGHTER = dict.fromkeys(("minLength", "minimum", "exclusiveMinimum", "minItems"), max)
+_TIGHTER |= dict.fromkeys(("maxLength", "maximum", "exclusiveMaximum", "maxItems"), min)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer is held to.
+
+    Attributes:
+        schema: of the grammar.
+        within: allows of this what is not as long as it may only be because an answer has to end.
+    """
+
+    schema: dict[str, Any]
+    within: dict[str, Any]
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any], max_new_tokens: int) -> Form:
+        """That of a checked schema, for answers of so many tokens.
+
+        Raises:
+            ValueError: no grammar can be made of it; why.
+        """
+        holder = _Holder(schema, max_new_tokens * _CHARS_PER_TOKEN)
+        held = holder.whole(slack=0)
+        if held is False:
+            raise ValueError("no answer can satisfy it")
+        try:
+            Grammar.of_schema(held).compiled()
+        except GrammarError as error:
+            raise ValueError(str(error)) from error
+        return cls(held, holder.whole(slack=1))
+
+
+@dataclass
+class _Holder:
+    """Makes the form of one schema.
+
+    Attributes:
+        root: the schema.
+        num_chars: of an answer, about.
+        slack, longest: see `whole`; the characters of a text that need not end by the schema.
+        num_texts: how many of these have been met.
+        parts: what references stand for, by how one came there, each with its name.
+    """
+
+    root: Mapping[str, Any]
+    num_chars: int
+    slack: int = 0
+    longest: int = 0
+    num_texts: int = 0
+    parts: dict[tuple[str, ...], tuple[str, Any]] = field(default_factory=dict)
+
+    def whole(self, slack: int) -> Any:
+        """The form, `slack` characters and items shorter where only an answer's end bounds it."""
+        self.slack = slack
+        room = max(16, self.num_chars - _size(self.root, self.root, 4))
+        for _ in range(2):  # how many texts there are is known once all has been seen
+            self.longest = max(room // max(1, self.num_texts), min(_PLAIN_TEXT, room // 2))
+            self.num_texts, self.parts = 0, {}
+            found = self.hold(self.root, ())
+        if found is False or not self.parts:
+            return found
+        return {**found, "$defs": {name: part for name, part in self.parts.values() if part is not False}}
+
+    def hold(self, part: Any, active: tuple[str, ...]) -> Any:
+        """What is held of a schema that some references led to; False where nothing can satisfy it."""
+        if isinstance(part, bool):
+            return self.anything(active) if part else False
+        part = {key: value for key, value in part.items() if key in _HELD}
+        if list(part) == ["$ref"]:
+            return self.referred(part["$ref"], active)
+        if "$ref" in part:
+            ref = part.pop("$ref")
+            deep = active.count(ref) >= _DEEPEST
+            return not deep and self.hold(merged([target_of(ref, self.root), part]), (*active, ref))
+        if "enum" in part or "const" in part:
+            values = part.get("enum", [part.get("const")])
+            checker = validator(self.root).evolve(schema=part)
+            values = [value for value in values if checker.is_valid(value)]
+            return {"enum": values} if values else False
+        if "allOf" in part:
+            parts = [resolved(one, self.root) if isinstance(one, dict) else one for one in part.pop("allOf")]
+            return self.hold(merged([part, *parts]), active)
+        for key in ("anyOf", "oneOf"):
+            if key in part:
+                rest = {name: value for name, value in part.items() if name != key}
+                return _any_of(self.hold(merged([rest, one]), active) for one in part[key])
+        said = next((kind for kind, keys in _SAID_BY.items() if part.keys() & set(keys)), None)
+        types = part.get("type", said)
+        if isinstance(types, str):
+            return getattr(self, f"hold_{types}")(part, active)
+        if types is None:
+            return self.anything(active)
+        return _any_of(self.hold({**part, "type": kind}, active) for kind in types)
+
+    def referred(self, ref: str, active: tuple[str, ...]) -> Any:
+        """A reference to a part of its own, which is made once for each way that leads there."""
+        if active.count(ref) >= _DEEPEST:
+            return False
+        key = (*sorted((*active, ref)), ref)
+        if key not in self.parts:
+            if len(self.parts) == _MOST_PARTS:
+                raise ValueError(f"$ref {ref!r}: its references make more than {_MOST_PARTS:,} schemas")
+            name = str(len(self.parts))
+            self.parts[key] = name, None  # nothing refers to it before it is there: what leads back has other keys
+            self.parts[key] = name, self.hold(target_of(ref, self.root), (*active, ref))
+        name, part = self.parts[key]
+        return part is not False and {"$ref": f"#/$defs/{name}"}
+
+    def anything(self, active: tuple[str, ...]) -> Any:
+        """Plain values, and lists and objects of such."""
+        plain = [self.hold({"type": kind}, active) for kind in ("string", "number", "boolean", "null")]
+        inner = {"anyOf": plain}
+        return {
+            "anyOf": [
+                *plain,
+                {"type": "array", "items": inner, "maxItems": self.most(0, 8)},
+                self.mapping({}, inner),
+            ]
+        }
+
+    def hold_null(self, part: Any, active: tuple[str, ...]) -> Any:
+        """The keyword `type` alone."""
+        return {"type": part["type"]}
+
+    hold_boolean = hold_null
+
+    def hold_string(self, part: Any, active: tuple[str, ...]) -> Any:
+        """A text of bounded length."""
+        found = {"type": "string"} | {key: part[key] for key in _STRING if key in part}
+        found |= {key: part[key] for key in ("pattern", "format") if key in part and _can_hold(key, part[key])}
+        longest = max(self.longest, 2 * part.get("minLength", 0), 4)
+        if part.get("maxLength", longest + 1) > longest:
+            self.num_texts += "format" not in found
+            found["maxLength"] = longest - self.slack
+        return found
+
+    def hold_integer(self, part: Any, active: tuple[str, ...]) -> Any:
+        """An integer of bounded size."""
+        found = {"type": "integer"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
+        return found if self.slack else _bounded(found, _BOUND_INTEGER)
+
+    def hold_number(self, part: Any, active: tuple[str, ...]) -> Any:
+        """A number of bounded size and decimals."""
+        found = {"type": "number"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
+        if self.slack:
+            return {key: value for key, value in found.items() if key != "multipleOf"}
+        small = any(0 < abs(part[key]) < 1e-6 for key in _NUMBER if key in part)
+        return _bounded(found if small or "multipleOf" in part else {**found, "multipleOf": _DECIMALS}, _BOUND_NUMBER)
+
+    def hold_array(self, part: Any, active: tuple[str, ...]) -> Any:
+        """A list of bounded length."""
+        found = {"type": "array"} | {key: part[key] for key in ("minItems", "maxItems") if key in part}
+        fixed = [self.hold(one, active) for one in part.get("prefixItems", ())]
+        if fixed:
+            found["prefixItems"] = fixed
+        found["items"] = self.hold(part.get("items", not fixed), active)
+        most = self.most(part.get("minItems", 0), _size(part.get("items", True), self.root, 2))
+        if part.get("maxItems", most + 1) > most:
+            found["maxItems"] = most
+        impossible = False in fixed or (found["items"] is False and part.get("minItems", 0) > len(fixed))
+        return False if impossible else found
+
+    def hold_object(self, part: Any, active: tuple[str, ...]) -> Any:
+        """An object of the named properties, or one that maps names to values."""
+        properties, required = part.get("properties", {}), part.get("required", [])
+        others = part.get("additionalProperties", True)
+        if not properties and not required:
+            patterns = part.get("patternProperties", {})
+            held = {name: self.hold(one, active) for name, one in patterns.items()}
+            value = not patterns and self.hold(others, active)
+            return self.mapping(held, value)
+        properties = {**properties, **{name: others for name in required if name not in properties}}
+        found = {name: self.hold(one, active) for name, one in properties.items()}
+        if any(found[name] is False for name in required):
+            return False
+        found = {name: one for name, one in found.items() if one is not False}
+        others = isinstance(others, dict) and self.hold(others, active)
+        return {"type": "object", "properties": found, "required": list(required), "additionalProperties": others}
+
+    def mapping(self, patterns: dict[str, Any], value: Any) -> Any:
+        """An object whose names match patterns, or are any of bounded length."""
+        held = {name: one for name, one in patterns.items() if one is not False and _can_hold("pattern", name)}
+        if value is not False:
+            held = {f"^.{{0,{_LONGEST_NAME}}}$": value}
+        return {
+            "type": "object", "patternProperties": held, "additionalProperties": False,
+            "maxProperties": self.most(0, 8) if held else 0,
+        }  # fmt: skip
+
+    def most(self, fewest: int, size: int) -> int:
+        """How many of so many characters there may be, that need not end by the schema."""
+        return max(2 * fewest, 4, min(_MOST_ITEMS, self.num_chars // (size + 2))) - self.slack
+
+
+def merged(parts: Iterable[Any]) -> Any:
+    """One schema for several that hold at once, as far as one can say it; a keyword said twice is the tighter one, or
+    the first."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        if isinstance(part, bool):
+            if not part:
+                return False
+            continue
+        for key, value in part.items():
+            if key not in found:
+                found[key] = value
+            elif key == "properties":
+                both = {name: merged([found[key][name], value[name]]) for name in found[key].keys() & value.keys()}
+                found[key] = {**found[key], **value, **both}
+            elif key == "required":
+                found[key] = list(dict.fromkeys([*found[key], *value]))
+            elif key in _TIGHTER:
+                found[key] = _TIGHTER[key](found[key], value)
+            elif key == "type":
+                found[key] = _both(found[key], value)
+            elif key == "enum":
+                found[key] = [one for one in found[key] if one in value]
+            elif key in ("anyOf", "oneOf"):
+                found[key] = [merged([one, other]) for one in found[key] for other in value]
+    return found
+
+
+def _both(first: str | list[str], second: str | list[str]) -> list[str]:
+    """Types that two keywords `type` allow; a number may be an integer."""
+    one, other = ({kind} if isinstance(kind, str) else set(kind) for kind in (first, second))
+    both = one & other
+    if "number" not in both and all(kinds & {"integer", "number"} for kinds in (one, other)):
+        both |= {"integer"}
+    return sorted(both)
+
+
+def _any_of(parts: Iterable[Any]) -> Any:
+    """One of several; False where none can be."""
+    possible = [part for part in parts if part is not False]
+    if len(possible) < 2:
+        return possible[0] if possible else False
+    return {"anyOf": possible}
+
+
+def _bounded(part: dict[str, Any], most: int) -> dict[str, Any]:
+    """A schema of numbers with a bound on either side where that leaves any."""
+    if not any(abs(part[key]) >= most for key in _NUMBER if key in part):
+        if part.keys().isdisjoint(("minimum", "exclusiveMinimum")):
+            part["minimum"] = -most
+        if part.keys().isdisjoint(("maximum", "exclusiveMaximum")):
+            part["maximum"] = most
+    return part
+
+
+def _size(part: Any, root: Any, depth: int) -> int:
+    """About the fewest characters of a value with something in it."""
+    if not isinstance(part, dict) or not depth:
+        return 4
+    part = resolved(part, root)
+    if "properties" in part:
+        return 2 + sum(len(name) + 6 + _size(one, root, depth - 1) for name, one in part["properties"].items())
+    return 8 if part.get("type") == "string" else 4
+
+
+@lru_cache(maxsize=1024)
+def _can_hold(key: str, value: str) -> bool:
+    """Whether a grammar can hold texts to a pattern, or a format."""
+    try:
+        Grammar.of_schema({"type": "string", key: value}).compiled()
+    except GrammarError:
+        return False
+    return True

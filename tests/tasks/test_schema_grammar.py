@@ -1,0 +1,160 @@
+"""Forms of schemas: whatever a grammar lets anybody write ends, and the schema allows it."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import date
+from enum import Enum
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, Field
+
+from corm_batch.grammar.grammar import Grammar
+from corm_batch.grammar.matcher import Matchers, fill
+from corm_batch.tasks.json_schema import check_schema, validator
+from corm_batch.tasks.schema_grammar import Form, merged
+from tests.grammar.tokenizers_of import byte_level
+
+
+class Role(Enum):
+    author = "author"
+    editor = 2
+
+
+class Person(BaseModel):
+    name: str = Field(min_length=2, description="who")
+    born: int | None = None
+    role: Role = Role.author
+    friends: list[Person] = []
+
+
+class Place(BaseModel):
+    kind: Literal["place"]
+    code: str = Field(pattern="^[A-Z]{2}[0-9]{1,3}$")
+
+
+class Firm(BaseModel):
+    kind: Literal["firm"]
+    worth: Annotated[float, Field(gt=0)]
+
+
+class Report(BaseModel):
+    title: str = Field(max_length=12)
+    day: date | None
+    people: list[Person] = Field(min_length=1)
+    about: Annotated[Place | Firm, Field(discriminator="kind")]
+    pair: tuple[bool, str]
+    notes: dict[str, int] = {}
+
+
+HELD = {
+    "pydantic": Report.model_json_schema(),
+    "list": {"type": "array", "items": {"type": ["string", "null"]}},
+    "all of": {
+        "type": "object",
+        "properties": {"a": {"allOf": [{"type": ["integer", "string"]}, {"type": "number", "minimum": 3}]}},
+        "allOf": [{"properties": {"b": {"enum": ["x", 1]}}, "required": ["b"]}, {"required": ["a"]}],
+    },
+    "anything": {
+        "type": "object",
+        "properties": {"a": {}, "b": {"items": True}, "c": {"type": "object"}, "d": {"type": "array"}},
+        "required": ["a", "b", "c", "d"],
+    },
+    "enum": {"type": "object", "properties": {"a": {"type": "integer", "enum": [1, "1", 2.5]}}, "required": ["a"]},
+    "endless": {
+        "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "required": ["n"]}},
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "n": {"$ref": "#/$defs/N"}},
+        "required": ["a"],
+    },
+    "open": {
+        "type": "object",
+        "properties": {"a": {"patternProperties": {"^x[0-9]$": {"type": "number", "multipleOf": 0.25}}}},
+        "required": ["a", "b"],
+        "additionalProperties": {"type": "boolean"},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def matchers():
+    tokenizer, writes = byte_level()
+    return Matchers(lambda: tokenizer, len(tokenizer), {tokenizer.eos_token_id}), writes
+
+
+def written_at_random(matchers, schema, seed, most=4_000):
+    """A whole answer to a grammar by somebody who knows nothing but what is allowed."""
+    (made, writes), rng = matchers, random.Random(seed)
+    matcher, tokens = made.matcher(Grammar.of_schema(schema)), []
+    mask = np.zeros((1, matcher.num_words), np.int32)
+    while len(tokens) < most:
+        matcher.follow(tokens)
+        if matcher.is_whole_at(len(tokens)):
+            return b"".join(writes[token] for token in tokens).decode()
+        fill([matcher], mask)
+        allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+        tokens.append(int(rng.choice([token for token in allowed if writes[token] is not None])))
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_whatever_is_written_ends_and_is_allowed(name, matchers):
+    schema = check_schema(HELD[name])
+    form = Form.of(schema, 100)
+    for seed in range(6):
+        answer = written_at_random(matchers, form.schema, seed)
+        assert list(validator(schema).iter_errors(json.loads(answer))) == []
+
+
+def test_what_need_not_end_is_bounded_by_the_answers_length_and_told_when_it_gets_there():
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}, "b": {"type": "string", "maxLength": 5}, "c": {"type": "array"}},
+    }
+    small, large = Form.of(schema, 64), Form.of(schema, 512)
+    longest = small.schema["properties"]["a"]["maxLength"]
+    assert longest < large.schema["properties"]["a"]["maxLength"]
+    assert small.schema["properties"]["b"]["maxLength"] == 5
+    most = small.schema["properties"]["c"]["maxItems"]
+    within = validator(small.within)
+    assert within.is_valid({"a": "x" * (longest - 1), "b": "x" * 5, "c": [1] * (most - 1)})
+    assert not within.is_valid({"a": "x" * longest})
+    assert not within.is_valid({"c": [1] * most})
+
+
+LEFT = {
+    "not": {"not": {"const": "a"}},
+    "if": {"if": {"minLength": 3}, "then": {"maxLength": 2}},
+    "pattern": {"pattern": r"\bword\b"},
+    "format": {"format": "colour"},
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_a_grammar_cannot_hold_is_left_to_validation(name):
+    schema = {"type": "object", "properties": {"a": {"type": "string", **LEFT[name]}}}
+    held = Form.of(schema, 100).schema["properties"]["a"]
+    assert held.keys() == {"type", "maxLength"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "object", "properties": {"a": {"enum": []}}, "required": ["a"]}, "no answer can satisfy"),
+        ({"type": "string", "pattern": "^a{5}$", "maxLength": 3}, "no grammar can be made"),
+    ],
+)
+def test_a_schema_that_no_answer_can_satisfy_is_refused(schema, named):
+    with pytest.raises(ValueError, match=named):
+        Form.of(schema, 100)
+
+
+def test_several_schemas_of_one_value_are_one():
+    assert merged([{"type": "number", "minimum": 2}, True, {"type": ["integer", "null"], "minimum": 1}]) == {
+        "type": ["integer"],
+        "minimum": 2,
+    }
+    assert merged([{}, False]) is False
