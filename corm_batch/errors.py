@@ -132,7 +132,15 @@ class AnswerError(DocumentError):
 
 
 class CutOffError(AnswerError, ValueError):
-    """An answer ends inside its JSON."""
+    """An answer ends inside its JSON.
+
+    Attributes:
+        begun: that JSON.
+    """
+
+    def __init__(self, message: str, *, begun: str = "") -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 class EngineError(CormBatchError):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.errors import AnswerError, CutOffError, DocumentError
+from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
+from corm_batch.tasks.evidence import evidence, evidence_columns, quote_of, with_quotes
+from corm_batch.tasks.field_rules import check_rule
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
-from corm_batch.tasks.json_schema import check_schema
+from corm_batch.tasks.json_schema import check_schema, resolved
 from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.questions import (
     ANSWER_FROM_DOCUMENT,
@@ -23,8 +26,9 @@ from corm_batch.tasks.questions import (
     certainty,
     says_something,
 )
+from corm_batch.tasks.records import CUT, Attempt, Reader, ask_records, ruled
+from corm_batch.tasks.schema_grammar import Form, plain_form
 
-_CUT = " (cut off at task.max_new_tokens)"
 _TOGETHER = (
     "Read the fields of this JSON Schema out of the document above. Reply with one JSON object and nothing else; "
     "leave out what the document does not state.\n\n{schema}"
@@ -53,6 +57,11 @@ class Extract(Task, name="extract"):
     the model was most certain of among those that state one its schema allows. A schema of type array is one column,
     `items`, of what all windows list; with `ask: each` its questions are those of one object. The output is what was
     answered: with `ask: each` as a JSON object, by field.
+
+    With `ask: together` an answer is held to the schema as it is written (`constrained`), its texts and lists to a
+    length that leaves room for the rest where the schema sets none; with `ask: each`, answers to fields of a few named
+    values, or of yes and no. What that cannot hold is checked afterwards, `validate` too; an answer in JSON with
+    something wrong is asked for again, with what is wrong (`retries`). Fields that were right stay as they were.
     """
 
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
@@ -67,6 +76,37 @@ class Extract(Task, name="extract"):
     question_instruction: QuestionInstruction = Field(
         ANSWER_FROM_DOCUMENT, description="for ask: each; {question} stands for the field's question"
     )
+
+    constrained: bool = Field(True, description="choose only tokens that go on with an answer the schema allows")
+    rules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), alias="validate", description='expressions over the fields, as "amount > 0"; null fields break none'
+    )
+    retries: int = Field(1, ge=0, le=3, description="ask: together: times to ask again where an answer is not right")
+    evidence: bool = Field(
+        False,
+        description="ask: together: add the words that each field was taken from, and their place in the document",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> Self:
+        """Rules are of fields; the schema has room for quotations, and a grammar can be made of it."""
+        fields = self._fields
+        if fields.is_list and self.rules and fields.of_item is None:
+            raise ValueError("validate: needs a schema of fields, of an object or of a list of objects")
+        for rule in self.rules:
+            try:
+                check_rule(rule, (fields.of_item or fields).properties)
+            except ValueError as error:
+                raise ValueError(f"validate: {error}") from error
+        if self.evidence and self.ask != "together":
+            raise ValueError("evidence: needs ask: together, where a quotation stands beside its field")
+        asked = self._asked  # with quotations, where there is room for them
+        try:
+            if self.constrained and not self._asks_each:
+                Form.of(asked, self.max_new_tokens)
+        except ValueError as error:
+            raise ValueError(f"schema: {error} (constrained: false asks without one)") from error
+        return self
 
     @model_validator(mode="after")
     def _questions_of_fields(self) -> Self:
@@ -86,12 +126,18 @@ class Extract(Task, name="extract"):
     @property
     def _fields(self) -> Fields:
         """The schema with what follows from it."""
-        return Fields(self.json_schema)
+        return Fields(self.json_schema, self.evidence)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """The schema that answers have: with quotations, where evidence is wanted."""
+        return with_quotes(self.json_schema) if self.evidence else self.json_schema
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:
-        """One column for each field, of its JSON type."""
-        return self._fields.columns
+        """One column for each field, of its JSON type, and three for its quotation."""
+        fields = self._fields
+        return [*fields.columns, *(evidence_columns(fields.properties) if self.evidence else ())]
 
     def prompts(self, document: Document) -> Sequence[MakePrompt]:
         """One for each field where they are asked so, else one."""
@@ -101,7 +147,7 @@ class Extract(Task, name="extract"):
         return self._prompts_each(fields.of_item or fields)
 
     def _prompt_together(self, fields: Fields) -> MakePrompt:
-        instruction = self.instruction.replace("{schema}", json.dumps(self.json_schema, ensure_ascii=False))
+        instruction = self.instruction.replace("{schema}", json.dumps(self._asked, ensure_ascii=False))
         if self.instruction == _TOGETHER and fields.is_list:
             instruction = instruction.replace("one JSON object", "one JSON array", 1)
         return prompts_of([instruction])[0]
@@ -118,27 +164,30 @@ class Extract(Task, name="extract"):
         """
         fields = self._fields
         found = await (self._each if self._asks_each else self._together)(text_of(document), asker, fields)
-        columns, failed = fields.checked(found.chosen, found.output)
+        chosen = ruled(found.chosen, self.rules, fields)
+        columns, failed = fields.checked(chosen, found.output)
+        if self.evidence:
+            quotes = {name: one.quote for name, one in chosen.items() if one.value is not None}
+            quoted, unquoted = evidence(quotes, text_of(document))
+            columns = {**dict.fromkeys(field.name for field in self.result_fields), **columns, **quoted}
+            failed |= unquoted
         return TaskResult(found.output, columns, found.finish_reason, found.pieces, failed)
 
     async def _together(self, text: str, asker: Asker, fields: Fields) -> _Found:
         """The fields out of one answer a window; the answers are the output."""
         kind = "array" if fields.is_list else "object"
         prompt = self._prompt_together(fields)
-        given = await ask_any(self, asker, map(prompt, pieces(self, asker, text, prompt)))
-        answers, failures = parted(given)
-        lost = str(failures[0]) if failures else None
-        records: list[tuple[Answer, dict[str, Reading]]] = []
-        for answer in answers:
-            try:
-                record = fields.read_record(answer.text)
-            except CutOffError as error:
-                lost = f"{error}{_CUT if answer.finish_reason == 'length' else ''}"
-            else:
-                records += [] if record is None else [(answer, record)]
+        prompts = list(map(prompt, pieces(self, asker, text, prompt)))
+        reader = Reader(fields, self.rules, text, self._form(len(prompts) == 1), is_whole=len(prompts) == 1)
+        attempts = await ask_records(self, asker, prompts, reader, self.retries)
+        failures = [one for one in attempts if isinstance(one, DocumentError)]
+        tries = [one for one in attempts if isinstance(one, Attempt)]
+        lost = next((one.lost for one in tries if one.lost), str(failures[0]) if failures else None)
+        records = [(one.answers[-1], one.record) for one in tries if one.record is not None]
+        answers = [answer for one in tries for answer in one.answers]
         output = "\n\n".join(answer.text for answer in answers)
         if not records:
-            cut = _CUT if finish_reason_of(answers) == "length" else ""
+            cut = CUT if finish_reason_of(answers) == "length" else ""
             reason = f"{output[:200]!r}" if answers else lost
             wanted = kind if fields.is_list else f"{kind} with a field of the schema"
             raise AnswerError(f"the answer holds no JSON {wanted}{cut}: {reason}", output=output if answers else None)
@@ -150,14 +199,29 @@ class Extract(Task, name="extract"):
             records.sort(key=lambda pair: certainty(pair[0]), reverse=True)
             by_field = {name: [record[name] for _, record in records if name in record] for name in fields.properties}
             chosen |= {name: fields.choose(readings) for name, readings in by_field.items()}
-        return _Found.of(chosen, lost, given, output)
+        last: list[Answer | DocumentError] = [*failures, *(one.answers[-1] for one in tries)]
+        return replace(_Found.of(chosen, lost, last, output), pieces=len(failures) + len(answers))
+
+    def _form(self, is_whole: bool) -> Form | None:
+        """What answers are held to; one about a part of the document need not state what is required of the whole."""
+        if not self.constrained:
+            return None
+        asked = self._asked
+        if not is_whole:
+            definitions: dict[str, Any] = {key: asked[key] for key in ("$defs", "definitions") if key in asked}
+            quotes = [quote_of(name) for name in self._fields.properties] if self.evidence else []
+            asked = {**definitions, **resolved(asked, asked), "required": quotes}
+        return Form.of(asked, self.max_new_tokens)
 
     async def _each(self, text: str, asker: Asker, fields: Fields) -> _Found:
         """The fields out of one answer a field and window; the output is an object of what was answered."""
         asked = fields.of_item or fields
         prompts = self._prompts_each(asked)
         texts = pieces(self, asker, text, *prompts)
-        given = await ask_any(self, asker, [prompt(piece) for piece in texts for prompt in prompts])
+        grammars = [plain_form(one, asked.schema) if self.constrained else None for one in asked.properties.values()]
+        given = await ask_any(
+            self, asker, [prompt(piece) for piece in texts for prompt in prompts], chain.from_iterable(repeat(grammars))
+        )
         chosen, said = dict[str, Reading](), {}
         for place, name in enumerate(asked.properties):
             answers, failures = parted(given[place :: len(prompts)])

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from corm_batch.data.schema import column
 from corm_batch.errors import AnswerError
-from corm_batch.tasks.json_answer import json_values
+from corm_batch.tasks.evidence import quote_of
+from corm_batch.tasks.json_answer import json_values, whole_members
 from corm_batch.tasks.json_schema import constants_of, decimal_of, resolved, types_of, validator
 from corm_batch.tasks.numbers import read_number
 
@@ -30,11 +31,13 @@ class Reading(NamedTuple):
         value: in JSON's types; None also when there is a problem.
         problem: what was found and why it cannot be used; None when it can.
         said: the answer itself, where it was about this field alone.
+        quote: the words it was taken from, as answered; None where none were asked for or given.
     """
 
     value: Any
     problem: str | None = None
     said: str = ""
+    quote: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ class Fields:
 
     Attributes:
         schema: as `check_schema` returned it.
+        quotes: whether answers in JSON hold a quotation for each field; see evidence.py.
     """
 
     schema: Mapping[str, Any]
+    quotes: bool = False
 
     @cached_property
     def is_list(self) -> bool:
@@ -121,13 +126,24 @@ class Fields:
         named = [record for record in records if record.keys() & self.properties.keys()]
         if not (named or {} in records):
             return None
-        readings = [
-            {name: self.judge(name, record[name]) for name in self.properties if self._is_stated(name, record)}
-            for record in named or [{}]
-        ]
+        readings = [self._read(record) for record in named or [{}]]
         allowed = [reading for reading in readings if not any(one.problem for one in reading.values())]
-        complete = [reading for reading in allowed if not self._broken_rules(_values(reading))]
+        complete = [reading for reading in allowed if not self.broken_rules(_values(reading))]
         return (complete or readings)[-1]
+
+    def read_begun(self, begun: str) -> dict[str, Reading]:
+        """What JSON without an end says of the fields that have one."""
+        return {} if self.is_list else self._read(whole_members(begun))
+
+    def _read(self, record: Mapping[str, Any]) -> dict[str, Reading]:
+        """A record, field by field."""
+        readings = {name: self.judge(name, record[name]) for name in self.properties if self._is_stated(name, record)}
+        if self.quotes:
+            for name, one in readings.items():
+                quote = record.get(quote_of(name))
+                if one.value is not None and isinstance(quote, str):
+                    readings[name] = one._replace(quote=quote)
+        return readings
 
     def choose(self, readings: Sequence[Reading]) -> Reading | None:
         """The first reading with a value, or the first with a problem, or the first null; None when there is none."""
@@ -154,7 +170,7 @@ class Fields:
         good = {name: one.value for name, one in chosen.items() if one.problem is None}
         failed = {name: one.problem for name, one in chosen.items() if one.problem is not None}
         columns = {field.name: _cell(field.type, good.get(field.name)) for field in self.columns}
-        problems = self._broken_rules(good)
+        problems = self.broken_rules(good)
         if problems or (failed and all(value is None for value in good.values())):
             reasons = [*(f"field {name}: {problem}" for name, problem in failed.items()), *problems]
             raise AnswerError("; ".join(reasons), output=output, columns=columns)
@@ -221,7 +237,7 @@ class Fields:
             problems = [f"{_short(value)} is nested too deeply"]
         return Reading(None, "; ".join(problems)) if problems else Reading(value)
 
-    def _broken_rules(self, record: Mapping[str, Any]) -> list[str]:
+    def broken_rules(self, record: Mapping[str, Any]) -> list[str]:
         """Rules about the record as a whole that it breaks; its values are allowed one by one."""
         if self.is_list:
             return [] if ITEMS in record else ["no list is stated"]

@@ -10,6 +10,9 @@ from corm_batch.errors import CutOffError
 
 _OPENING = re.compile(r"[{\[]")
 _BEGUN = re.compile(r'\{\s*"|\[\s*[\["{]')  # what shows that an object or list was meant
+_NAME = re.compile(r'\s*(")')
+_COLON = re.compile(r"\s*:\s*")
+_COMMA = re.compile(r"\s*,")
 _MOST_REPAIRS = 200
 _MOST_DIGITS = 400  # of an integer: Python refuses to read many more
 
@@ -22,17 +25,16 @@ def json_values(answer: str) -> list[Any]:
     Raises:
         CutOffError: the last of them has no end.
     """
-    decoder = json.JSONDecoder(strict=False, parse_int=_integer, parse_constant=_no_constant)
     values, position = [], 0
     while opening := _OPENING.search(answer, position):
         start = opening.start()
         try:
-            value, position, answer = _decode(decoder, answer, start)
+            value, position, answer = _decode(answer, start)
             values.append(value)
         except json.JSONDecodeError as error:
             ended = error.pos >= len(answer.rstrip()) or error.msg.startswith("Unterminated string")
             if ended and _BEGUN.match(answer, start):
-                raise CutOffError("the answer ends inside its JSON") from error
+                raise CutOffError("the answer ends inside its JSON", begun=answer[start:]) from error
             position = start + 1
         except ValueError:  # no constant of JSON
             position = start + 1
@@ -41,17 +43,33 @@ def json_values(answer: str) -> list[Any]:
     return values
 
 
-def _decode(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int, str]:
+def whole_members(begun: str) -> dict[str, Any]:
+    """Of an object that has no end, the members that have one."""
+    members: dict[str, Any] = {}
+    position = 1
+    while begun.startswith("{") and (found := _NAME.match(begun, position)):
+        try:
+            name, behind = _DECODER.raw_decode(begun, found.start(1))
+            value, position = _DECODER.raw_decode(begun, _COLON.match(begun, behind).end())  # type: ignore[union-attr]
+        except (ValueError, RecursionError, AttributeError):  # it ends here
+            break
+        if not (comma := _COMMA.match(begun, position)):  # a number may go on
+            break
+        members[name], position = value, comma.end()
+    return members
+
+
+def _decode(text: str, start: int) -> tuple[Any, int, str]:
     """The value that begins at `start`, where it ends, and the text without its trailing commas."""
     for _ in range(_MOST_REPAIRS):
         try:
-            return *decoder.raw_decode(text, start), text
+            return *_DECODER.raw_decode(text, start), text
         except json.JSONDecodeError as error:
             comma = _trailing_comma(text, error.pos)
             if comma is None:
                 raise
             text = f"{text[:comma]} {text[comma + 1 :]}"
-    return *decoder.raw_decode(text, start), text
+    return *_DECODER.raw_decode(text, start), text
 
 
 def _trailing_comma(text: str, position: int) -> int | None:
@@ -70,3 +88,6 @@ def _integer(digits: str) -> int | str:
 def _no_constant(name: str) -> None:
     """NaN and Infinity are no JSON, though Python reads them."""
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_int=_integer, parse_constant=_no_constant)

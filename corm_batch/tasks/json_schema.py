@@ -102,6 +102,19 @@ def constants_of(schema: Any, root: Mapping[str, Any]) -> list[Any]:
     return found
 
 
+def only_values(schema: Any, root: Mapping[str, Any]) -> list[Any] | None:
+    """All values that a schema allows, where it lists them; None where it does not."""
+    if not isinstance(schema, dict):
+        return None
+    schema = resolved(schema, root)
+    if "enum" in schema or "const" in schema:
+        return list(schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "null":
+        return [None]
+    parts = [only_values(part, root) for key in ("anyOf", "oneOf") for part in schema.get(key, ())]
+    return None if not parts or None in parts else [value for part in parts for value in part or ()]
+
+
 def decimal_of(schema: Any, root: Mapping[str, Any]) -> DecimalMark | None:
     """What marks decimals, as the keyword `decimal` says; None when it stands nowhere."""
     return next((part["decimal"] for part in _stands_for(schema, root) if "decimal" in part), None)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from jinja2 import TemplateError, meta, nodes
+from jinja2 import TemplateError
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
@@ -14,11 +14,10 @@ from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 from corm_batch.tasks.render import Renderer
-from corm_batch.tasks.template import ENVIRONMENT
+from corm_batch.tasks.template import ENVIRONMENT, ROW, variables
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"
-_ROW = "row"
 _RENDERER = Renderer()
 
 
@@ -29,11 +28,11 @@ def _valid_template(source: str) -> str:
         tokens = [(kind, value) for _, kind, value in ENVIRONMENT.lex(source)]
         ENVIRONMENT.from_string(source)
     except (TemplateError, RecursionError) as error:
-        raise ValueError(f'no valid template: {error} (a column of any name: {_ROW}["any name"])') from error
+        raise ValueError(f'no valid template: {error} (a column of any name: {ROW}["any name"])') from error
     for (left, a), (middle, minus), (right, b) in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if (left, middle, right) == ("name", "operator", "name") and minus == "-":
             raise ValueError(
-                f'{a}-{b} is {a} minus {b}: a column of that name is {_ROW}["{a}-{b}"], a difference {a} - {b}'
+                f'{a}-{b} is {a} minus {b}: a column of that name is {ROW}["{a}-{b}"], a difference {a} - {b}'
             )
     if problem := _RENDERER.problem_with_every_row(source):
         raise ValueError(f"it can be rendered for no document: {problem}")
@@ -61,19 +60,19 @@ class PromptTask(Task, name="prompt"):
         """map_reduce and reduce_template come together, and each template uses what it is for."""
         if (self.overflow == "map_reduce") != (self.reduce_template is not None):
             raise ValueError("overflow: map_reduce and reduce_template come together; else: truncate or error")
-        if self.reduce_template is not None and _OUTPUTS not in _variables(self.reduce_template):
+        if self.reduce_template is not None and _OUTPUTS not in variables(self.reduce_template):
             raise ValueError("reduce_template must use outputs, the windows' answers")
         return self
 
     @property
     def tells_text(self) -> bool:
         """Whether the template uses `text`."""
-        return "text" in _variables(self.template)
+        return "text" in variables(self.template)
 
     @property
     def source_columns(self) -> Sequence[str]:
         """The columns the templates name."""
-        used = _variables(self.template) | (_variables(self.reduce_template) if self.reduce_template else set())
+        used = variables(self.template) | (variables(self.reduce_template) if self.reduce_template else set())
         return sorted(used - _OF_THE_DOCUMENT - ({_OUTPUTS} if self.reduce_template else set()))
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
@@ -153,7 +152,7 @@ class _Rendering:
 
     def _render(self, field: str, template: str, values: Mapping[str, Any]) -> str:
         columns = {**self._columns, **values}
-        return _RENDERER.render(template, {_ROW: dict(columns), **columns}, called=f"task.{field}")
+        return _RENDERER.render(template, {ROW: dict(columns), **columns}, called=f"task.{field}")
 
 
 def _another_like(value: str | list[str]) -> str | list[str]:
@@ -161,17 +160,3 @@ def _another_like(value: str | list[str]) -> str | list[str]:
     if isinstance(value, list):
         return [(f"{ANOTHER_TEXT} " * len(one))[: len(one)] for one in value]
     return (f"{ANOTHER_TEXT} " * len(value))[: len(value)]
-
-
-def _variables(template: str) -> set[str]:
-    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
-    tree = ENVIRONMENT.parse(template)
-    names = meta.find_undeclared_variables(tree)
-    items = [
-        item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == _ROW
-    ]
-    columns = {
-        item.arg.value for item in items if isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str)
-    }
-    uses = sum(name.name == _ROW for name in tree.find_all(nodes.Name))
-    return (names - {_ROW}) | columns if _ROW in names and uses == len(items) else names

@@ -7,6 +7,7 @@ model may repeat itself in one for as long as it may write. Knows nothing of ans
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,7 +15,9 @@ from typing import Any
 
 from corm_batch.errors import GrammarError
 from corm_batch.grammar.grammar import Grammar
-from corm_batch.tasks.json_schema import resolved, target_of, validator
+from corm_batch.tasks.json_schema import only_values, resolved, target_of, types_of, validator
+from corm_batch.tasks.questions import NO_ANSWER
+from corm_batch.tasks.schema_merge import merged
 
 _CHARS_PER_TOKEN = 3
 _PLAIN_TEXT = 200  # characters that one text may have where half of the answer has room for them
@@ -34,8 +37,6 @@ _SAID_BY = {
 _HELD = {key for keys in _SAID_BY.values() for key in keys} | {
     "$ref", "allOf", "anyOf", "oneOf", "type", "enum", "const",
 }  # fmt: skip
-_TIGHTER = dict.fromkeys(("minLength", "minimum", "exclusiveMinimum", "minItems"), max)
-_TIGHTER |= dict.fromkeys(("maxLength", "maximum", "exclusiveMaximum", "maxItems"), min)
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,32 @@ class Form:
         Raises:
             ValueError: no grammar can be made of it; why.
         """
-        holder = _Holder(schema, max_new_tokens * _CHARS_PER_TOKEN)
-        held = holder.whole(slack=0)
-        if held is False:
-            raise ValueError("no answer can satisfy it")
-        try:
-            Grammar.of_schema(held).compiled()
-        except GrammarError as error:
-            raise ValueError(str(error)) from error
-        return cls(held, holder.whole(slack=1))
+        return _form_of(json.dumps(schema), max_new_tokens)
+
+
+@lru_cache(maxsize=64)
+def _form_of(schema: str, max_new_tokens: int) -> Form:
+    """`Form.of`, made once."""
+    holder = _Holder(json.loads(schema), max_new_tokens * _CHARS_PER_TOKEN)
+    held = holder.whole(slack=0)
+    if held is False:
+        raise ValueError("no answer can satisfy it")
+    try:
+        Grammar.of_schema(held).compiled()
+    except GrammarError as error:
+        raise ValueError(str(error)) from error
+    return Form(held, holder.whole(slack=1))
+
+
+def plain_form(schema: Any, root: Mapping[str, Any]) -> Grammar | None:
+    """The form of a plain answer about a field of a few values, or of yes and no; None for others."""
+    values = only_values(schema, root)
+    if values is None and types_of(schema, root) - {"null"} == {"boolean"}:
+        values = ["Yes", "No"]
+    if values is None:
+        return None
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
+    return Grammar.of_choices([*texts, NO_ANSWER])
 
 
 @dataclass
@@ -228,43 +246,6 @@ class _Holder:
     def most(self, fewest: int, size: int) -> int:
         """How many of so many characters there may be, that need not end by the schema."""
         return max(2 * fewest, 4, min(_MOST_ITEMS, self.num_chars // (size + 2))) - self.slack
-
-
-def merged(parts: Iterable[Any]) -> Any:
-    """One schema for several that hold at once, as far as one can say it; a keyword said twice is the tighter one, or
-    the first."""
-    found: dict[str, Any] = {}
-    for part in parts:
-        if isinstance(part, bool):
-            if not part:
-                return False
-            continue
-        for key, value in part.items():
-            if key not in found:
-                found[key] = value
-            elif key == "properties":
-                both = {name: merged([found[key][name], value[name]]) for name in found[key].keys() & value.keys()}
-                found[key] = {**found[key], **value, **both}
-            elif key == "required":
-                found[key] = list(dict.fromkeys([*found[key], *value]))
-            elif key in _TIGHTER:
-                found[key] = _TIGHTER[key](found[key], value)
-            elif key == "type":
-                found[key] = _both(found[key], value)
-            elif key == "enum":
-                found[key] = [one for one in found[key] if one in value]
-            elif key in ("anyOf", "oneOf"):
-                found[key] = [merged([one, other]) for one in found[key] for other in value]
-    return found
-
-
-def _both(first: str | list[str], second: str | list[str]) -> list[str]:
-    """Types that two keywords `type` allow; a number may be an integer."""
-    one, other = ({kind} if isinstance(kind, str) else set(kind) for kind in (first, second))
-    both = one & other
-    if "number" not in both and all(kinds & {"integer", "number"} for kinds in (one, other)):
-        both |= {"integer"}
-    return sorted(both)
 
 
 def _any_of(parts: Iterable[Any]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, UndefinedError, pass_context
+from jinja2 import StrictUndefined, Template, UndefinedError, meta, nodes, pass_context
 from jinja2.sandbox import SandboxedEnvironment
 
 
@@ -17,6 +17,9 @@ def _not_null(_: Any, value: Any) -> Any:
         raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
     return value
 
+
+ROW = "row"
+"""What holds all columns by name, where a name is not one word."""
 
 ENVIRONMENT = SandboxedEnvironment(
     undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False
@@ -38,3 +41,17 @@ def render(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool,
     if len(text) > limit:
         return False, f"{len(text):,} characters, of which there may be {limit:,}"
     return True, text
+
+
+def variables(template: str) -> set[str]:
+    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
+    tree = ENVIRONMENT.parse(template)
+    names = meta.find_undeclared_variables(tree)
+    items = [
+        item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == ROW
+    ]
+    columns = {
+        item.arg.value for item in items if isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str)
+    }
+    uses = sum(name.name == ROW for name in tree.find_all(nodes.Name))
+    return (names - {ROW}) | columns if ROW in names and uses == len(items) else names

@@ -17,7 +17,9 @@ QUESTIONS = {"year": "Which year?", "city": "Which city?", "open": "Open?"}
 
 
 def together(**fields):
-    return Task.from_spec({"name": "extract", "schema": SCHEMA, "instruction": "{schema}", **fields})
+    """A task that asks once."""
+    spec = {"name": "extract", "schema": SCHEMA, "instruction": "{schema}", "retries": 0}
+    return Task.from_spec({**spec, **fields})
 
 
 def each(**fields):
@@ -68,7 +70,7 @@ def test_each_asks_for_a_field_without_a_question_by_name_and_description(fake_a
 def test_auto_asks_plain_fields_and_those_with_questions_each(spec, prompts, fake_asker, answer):
     asker = fake_asker(lambda prompt: '{"year": 1999}' if prompts == 1 else "1999")
     with suppress(AnswerError):
-        answer(Task.from_spec({"name": "extract", "ask": "auto", **spec}), asker, "text")
+        answer(Task.from_spec({"name": "extract", "ask": "auto", "retries": 0, **spec}), asker, "text")
     assert asker.asked_together == [prompts]
 
 
@@ -91,7 +93,7 @@ def test_each_keeps_the_other_fields_when_one_cannot_be_asked(fake_asker, answer
         ("I cannot tell.", r"no JSON object with a field of the schema: 'I cannot tell\.'"),
         (json.dumps(SCHEMA), "no JSON object"),
         (
-            '{"year": 1999, "city": "' + "x" * 300,
+            '{"city": "' + "x" * 300,
             r"no JSON object with a field of the schema \(cut off at task\.max_new_tokens\)",
         ),
     ],
@@ -158,7 +160,7 @@ def test_a_list_is_what_all_windows_list(fake_asker, answer):
     replies["b"] = AnswerError("no end")
     with pytest.raises(AnswerError, match="field items: no end"):  # what it would have listed is missing
         answer(task, asker, "a" * 50 + "b" * 50)
-    default = Task.from_spec({"name": "extract", "schema": LIST})
+    default = Task.from_spec({"name": "extract", "schema": LIST, "retries": 0})
     asker = fake_asker(lambda prompt: "[]")
     assert answer(default, asker, "text").columns == {"items": []}
     assert "one JSON array and" in asker.prompts[0].instruction
@@ -268,3 +270,153 @@ def test_wrong_specs_are_refused(fields, said):
 def test_spec_says_schema_as_the_user_does():
     assert each().to_spec()["schema"] == SCHEMA
     assert isinstance(Task.from_spec(each().to_spec()), Extract)
+
+
+def test_answers_are_held_to_the_schema_unless_the_job_says_otherwise(fake_asker, answer):
+    asker = fake_asker(lambda prompt: '{"year": 1999}')
+    answer(together(), asker, "text")
+    answer(together(constrained=False), asker, "text")
+    held, free = asker.grammars
+    assert free is None
+    assert json.loads(held.text)["properties"]["year"]["type"] == "integer"
+    asker = fake_asker(lambda prompt: "1999" if "year" in prompt.instruction else "Not stated.")
+    answer(each(), asker, "text")
+    assert [None if one is None else json.loads(one.text) for one in asker.grammars] == [
+        None, None, ["Yes", "No", "Not stated."]
+    ]  # fmt: skip
+
+
+def test_a_part_of_a_document_need_not_state_what_the_whole_must(fake_asker, answer):
+    asker = fake_asker(
+        lambda prompt: '{"year": 1999}' if "a" in prompt.text else "{}", context=len(json.dumps(SCHEMA)) + 90
+    )
+    assert answer(together(max_new_tokens=40), asker, "b" * 50 + "a" * 50).columns["year"] == 1999
+    assert [json.loads(one.text)["required"] for one in asker.grammars] == [[], []]
+
+
+def test_fields_before_the_end_of_a_cut_answer_stay(fake_asker, answer):
+    reply = '{"year": 1999, "city": "' + "x" * 300
+    result = answer(together(), fake_asker(lambda prompt: reply), "text")
+    assert result.columns == {"year": 1999, "city": None, "open": None}
+    said = "the answer ends inside its JSON (cut off at task.max_new_tokens)"
+    assert (result.failed_fields, result.finish_reason) == ({"city": said, "open": said}, "length")
+
+
+def test_a_list_as_long_as_it_may_only_be_because_answers_end_is_no_value(fake_asker, answer):
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}, "b": {}}}
+    asker = fake_asker(lambda prompt: json.dumps({"a": [1] * length, "b": "x"}))
+    length = 9
+    assert answer(together(max_new_tokens=400, schema=schema), asker, "text").failed_fields == {}
+    length = json.loads(asker.grammars[0].text)["properties"]["a"]["maxItems"]
+    result = answer(together(max_new_tokens=400, schema=schema), asker, "text")
+    assert result.columns == {"a": None, "b": "x"}
+    assert "as long as task.max_new_tokens lets it be" in result.failed_fields["a"]
+    free = answer(together(max_new_tokens=400, schema=schema, constrained=False), asker, "text")
+    assert json.loads(free.columns["a"]) == [1] * length
+
+
+def test_a_second_answer_mends_what_was_wrong_with_the_first(fake_asker, answer):
+    replies = iter(['{"year": 1999, "city": 7, "open": true}', '{"year": 2000, "city": "Ulm", "open": false}'])
+    asker = fake_asker(lambda prompt: next(replies))
+    result = answer(together(retries=1), asker, "text")
+    assert result.columns == {"year": 1999, "city": "Ulm", "open": True}
+    assert (result.pieces, result.failed_fields) == (2, {})
+    assert result.output == '{"year": 1999, "city": 7, "open": true}\n\n{"year": 2000, "city": "Ulm", "open": false}'
+    assert asker.prompts[1].instruction.startswith(asker.prompts[0].instruction)
+    assert '{"year": 1999, "city": 7, "open": true}' in asker.prompts[1].instruction
+    assert '- city: 7 breaks type: "string"' in asker.prompts[1].instruction
+    assert asker.grammars[0] == asker.grammars[1]
+
+
+@pytest.mark.parametrize("second", ["I cannot tell.", AnswerError("nothing but its reasoning"), '{"city": 8}'])
+def test_a_second_answer_that_is_no_better_loses_nothing(second, fake_asker, answer):
+    replies = iter(['{"year": 1999, "city": 7, "open": true}', second])
+    result = answer(together(retries=1), fake_asker(lambda prompt: next(replies)), "text")
+    assert result.columns == {"year": 1999, "city": None, "open": True}
+    assert result.failed_fields == {"city": '7 breaks type: "string"'}
+
+
+def test_what_is_required_of_the_whole_is_asked_for_again(fake_asker, answer):
+    replies = iter(['{"city": "Ulm"}', '{"year": 1999}'])
+    asker = fake_asker(lambda prompt: next(replies))
+    assert answer(together(retries=1), asker, "text").columns == {"year": 1999, "city": "Ulm", "open": None}
+    assert 'breaks required: ["year"]' in asker.prompts[1].instruction
+
+
+def test_no_second_answer_where_there_is_no_room_to_say_what_was_wrong(fake_asker, answer):
+    asker = fake_asker(lambda prompt: '{"year": 1999, "city": 7}', context=len(json.dumps(SCHEMA)) + 4 + 50)
+    result = answer(together(retries=1, max_new_tokens=50), asker, "text")
+    assert (result.columns["year"], result.pieces, len(asker.prompts)) == (1999, 1, 1)
+
+
+def test_rules_fail_the_fields_they_name(fake_asker, answer):
+    task = together(validate=["year > 2000 or open", "city != 'Ulm'"])
+    result = answer(task, fake_asker(lambda prompt: '{"year": 2001, "city": "Ulm"}'), "text")
+    assert result.columns == {"year": 2001, "city": None, "open": None}
+    assert result.failed_fields == {"city": "city = 'Ulm' breaks validate: city != 'Ulm'"}
+    with pytest.raises(
+        AnswerError, match=r"field year: open = False, year = 1999 breaks validate: year > 2000 or open"
+    ):
+        answer(task, fake_asker(lambda prompt: '{"year": 1999, "open": false}'), "text")
+    task = Task.from_spec(
+        {"name": "extract", "schema": {"type": "array", "items": SCHEMA}, "validate": ["year > 2000"], "retries": 0}
+    )
+    reply = '[{"year": 2001}, {"year": 1999}]'
+    with pytest.raises(AnswerError, match="field items: year = 1999 breaks validate: year > 2000"):
+        answer(task, fake_asker(lambda prompt: reply), "text")
+    task = each(validate=["year > 2000"], schema={"type": "object", "properties": PROPERTIES})
+    replies = {"Which year?": "1999", "Which city?": "Ulm", "Open?": "Yes"}
+    result = answer(task, fake_asker(lambda prompt: replies[prompt.instruction]), "text")
+    assert result.columns == {"year": None, "city": "Ulm", "open": True}
+
+
+def test_every_field_comes_with_the_words_it_was_taken_from(fake_asker, answer):
+    text = "The bridge at\n  Ulm  was opened in 1999."
+    reply = {
+        "year_quote": "opened in 1999", "year": 1999, "city_quote": "bridge at Ulm", "city": "Ulm",
+        "open_quote": "is open", "open": True,
+    }  # fmt: skip
+    asker = fake_asker(lambda prompt: json.dumps(reply))
+    task = together(evidence=True)
+    result = answer(task, asker, text)
+    assert result.columns == {
+        "year": 1999, "year_quote": "opened in 1999", "year_quote_start": 25, "year_quote_end": 39,
+        "city": "Ulm", "city_quote": "bridge at\n  Ulm", "city_quote_start": 4, "city_quote_end": 19,
+        "open": True, "open_quote": None, "open_quote_start": None, "open_quote_end": None,
+    }  # fmt: skip
+    assert result.failed_fields == {"open_quote": "'is open' does not stand in the document"}
+    assert {field.name for field in task.result_fields} == set(result.columns)
+    held = json.loads(asker.grammars[0].text)
+    assert list(held["properties"]) == ["year_quote", "year", "city_quote", "city", "open_quote", "open"]
+    assert {"year_quote", "city_quote", "open_quote", "year"} == set(held["required"])
+
+
+def test_a_quotation_that_cannot_be_found_is_asked_for_again(fake_asker, answer):
+    replies = iter(['{"year_quote": "of 1999", "year": 1999}', '{"year_quote": "in 1999", "year": 1999}'])
+    asker = fake_asker(lambda prompt: next(replies))
+    result = answer(together(evidence=True, retries=1), asker, "It was in 1999.")
+    assert (result.columns["year_quote"], result.failed_fields) == ("in 1999", {})
+    assert "- year_quote: 'of 1999' does not stand in the document" in asker.prompts[1].instruction
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"validate": ["year >"]}, "validate: 'year >' is no expression"),
+        ({"validate": ["yaer > 1"]}, "'yaer > 1' names yaer; the fields are year, city, open"),
+        ({"validate": ["1 > 0"]}, "names no field"),
+        ({"evidence": True, "ask": "each"}, "evidence: needs ask: together"),
+        ({"evidence": True, "schema": {"type": "array", "items": SCHEMA}}, "evidence: needs a schema of type object"),
+        (
+            {"evidence": True, "schema": {"type": "object", "properties": {"a": {}, "a_quote": {}}}},
+            "has a property 'a_quote'",
+        ),
+        (
+            {"schema": {"type": "object", "properties": {"a": {"enum": [1], "type": "string"}}, "required": ["a"]}},
+            "no answer can satisfy it .constrained: false asks without one",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_when_the_spec_is_read(fields, said):
+    with pytest.raises(SpecError, match=said):
+        together(**fields)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.grammar.matcher import Matchers, fill
 from corm_batch.tasks.json_schema import check_schema, validator
-from corm_batch.tasks.schema_grammar import Form, merged
+from corm_batch.tasks.schema_grammar import Form
 from tests.grammar.tokenizers_of import byte_level
 
 
@@ -150,11 +150,3 @@ def test_what_a_grammar_cannot_hold_is_left_to_validation(name):
 def test_a_schema_that_no_answer_can_satisfy_is_refused(schema, named):
     with pytest.raises(ValueError, match=named):
         Form.of(schema, 100)
-
-
-def test_several_schemas_of_one_value_are_one():
-    assert merged([{"type": "number", "minimum": 2}, True, {"type": ["integer", "null"], "minimum": 1}]) == {
-        "type": ["integer"],
-        "minimum": 2,
-    }
-    assert merged([{}, False]) is False

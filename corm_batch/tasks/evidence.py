@@ -1,0 +1,93 @@
+"""Evidence: the quotation that each field was taken from, asked for beside it and looked up in the document.
+
+Knows nothing of answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from corm_batch.data.schema import column
+from corm_batch.tasks.json_schema import resolved
+
+
+def quote_of(name: str) -> str:
+    """The property, and column, of a field's quotation."""
+    return f"{name}_quote"
+
+
+def with_quotes(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked schema of an object that asks for a quotation before each field; null where there is none.
+
+    Raises:
+        ValueError: it is one of an array, or has a property where a quotation would stand.
+    """
+    found = resolved(schema, schema)
+    if found.get("type") != "object":
+        raise ValueError("evidence: needs a schema of type object")
+    names = {name for field in found["properties"] for name in _columns_of(field)}
+    if taken := sorted(names & found["properties"].keys()):
+        raise ValueError(f"evidence: the schema has a property {taken[0]!r}, where a quotation's column would stand")
+    properties: dict[str, Any] = {}
+    for name, field in found["properties"].items():
+        words = f"the words of the document that {name} is taken from, copied exactly; null if it is not stated"
+        properties[quote_of(name)] = {"type": ["string", "null"], "description": words}
+        properties[name] = field
+    required = [*map(quote_of, found["properties"]), *found.get("required", ())]
+    return {**found, "properties": properties, "required": required}
+
+
+def evidence_columns(names: Iterable[str]) -> list[pa.Field]:
+    """The columns of the fields' quotations."""
+    found: list[pa.Field] = []
+    for field in names:
+        quote, start, end = _columns_of(field)
+        found += [
+            column(quote, pa.string(), f"the words of the document that {field} was taken from"),
+            column(start, pa.int64(), f"where {quote} begins in the document, in characters from 0"),
+            column(end, pa.int64(), "where it ends: behind its last character"),
+        ]
+    return found
+
+
+def evidence(quotes: Mapping[str, str | None], text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values of these columns, as the document has the words, and why there are none, by column.
+
+    Args:
+        quotes: of each field that is stated.
+        text: of the document.
+    """
+    columns: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for field, quote in quotes.items():
+        name, start, stop = _columns_of(field)
+        if problem := quote_problem(quote, text):
+            failed[name] = problem
+        else:
+            assert quote is not None
+            found = find_quote(quote, text)
+            assert found is not None
+            columns |= {name: text[found.start : found.stop], start: found.start, stop: found.stop}
+    return columns, failed
+
+
+def quote_problem(quote: str | None, text: str) -> str:
+    """What is wrong with a quotation from a text; "" for nothing."""
+    if quote is None or not quote.strip():
+        return "no quotation was given"
+    return "" if find_quote(quote, text) is not None else f"{quote[:200]!r} does not stand in the document"
+
+
+def find_quote(quote: str, text: str) -> range | None:
+    """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others."""
+    found = re.search(r"\s+".join(map(re.escape, quote.split())), text)
+    return range(*found.span()) if found else None
+
+
+def _columns_of(field: str) -> tuple[str, str, str]:
+    name = quote_of(field)
+    return name, f"{name}_start", f"{name}_end"

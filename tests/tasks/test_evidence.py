@@ -1,0 +1,41 @@
+"""Quotations: looked up as they stand in the document, whatever the blanks."""
+
+import pytest
+
+from corm_batch.tasks.evidence import evidence, evidence_columns, find_quote, with_quotes
+
+TEXT = "Am (1)  ä\u00a0b\nof [it]. of [it]."
+
+
+@pytest.mark.parametrize(
+    ("quote", "found"),
+    [
+        ("(1) ä b", range(3, 11)),
+        ("of\n[it].", range(12, 20)),
+        (" (1)\t", range(3, 6)),
+        ("of it", None),
+        ("am (1)", None),
+    ],
+)
+def test_quotations_stand_where_they_first_do(quote, found):
+    assert find_quote(quote, TEXT) == found
+
+
+def test_columns_and_why_there_are_none():
+    columns, failed = evidence({"a": "of [it].", "b": None, "c": " ", "d": "no"}, TEXT)
+    assert columns == {"a_quote": "of [it].", "a_quote_start": 12, "a_quote_end": 20}
+    assert failed == {
+        "b_quote": "no quotation was given",
+        "c_quote": "no quotation was given",
+        "d_quote": "'no' does not stand in the document",
+    }
+    assert [field.name for field in evidence_columns(["a"])] == ["a_quote", "a_quote_start", "a_quote_end"]
+
+
+def test_schemas_ask_for_a_quotation_before_each_field():
+    asked = with_quotes(
+        {"$defs": {"A": {"type": "object", "properties": {"a": {"type": "integer"}}}}, "$ref": "#/$defs/A"}
+    )
+    assert list(asked["properties"]) == ["a_quote", "a"]
+    assert asked["required"] == ["a_quote"]
+    assert "$defs" in asked
