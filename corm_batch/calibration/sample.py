@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from corm_batch.data.document import Document, digest
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import AnswerError, DocumentError, FileError, ModelError
 from corm_batch.evaluation.answers import Answered, case_key
 from corm_batch.pipeline.asker import EngineAsker
@@ -160,7 +161,14 @@ class _Answering:
     _engine: EngineCore | None = None
     _waiting: dict[str, tuple[str, asyncio.Future[Completion]]] = field(default_factory=dict)
 
+    def read(self, reading: SharedReading) -> None:
+        """Nothing: an exam is about a whole prompt, and so each is read by itself."""
+
+    def close(self, reading: SharedReading) -> None:
+        """Nothing."""
+
     async def answer(self, request: Request) -> Completion:
+        request = request.alone
         key = case_key(request.sampling.max_new_tokens, request.token_ids, None)
         if (found := self.known.get(key)) is not None:
             return Completion(

@@ -5,7 +5,7 @@ several prompts join; the column of the memory table and the total of a document
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 Join = Callable[[Sequence[Any], "Sequence[MemoryStats]"], Any]
@@ -24,6 +24,10 @@ def _largest(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
 
 def _first(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
     return values[0]
+
+
+def _first_said(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
+    return next((value for value in values if value is not None), None)
 
 
 def _layer_by_layer(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
@@ -88,6 +92,9 @@ class MemoryStats:
     decode_s: float = _figure(0.0, "its share of the steps that write answers", "seconds", _sum)
     elapsed_s: float = _figure(0.0, "from when a replica took the document to its answer", "seconds", _largest)
     prefill_mode: str = _figure("exact", "exact or streaming", None, _first)
+    read_apart: str | None = _figure(
+        None, "why what was asked of one text did not share one reading of it; null where it did", None, _first_said
+    )
 
     @classmethod
     def total(cls, stats: Sequence[MemoryStats]) -> MemoryStats:
@@ -100,3 +107,10 @@ class MemoryStats:
                 for figure in fields(cls)
             }
         )
+
+    @classmethod
+    def beside(cls, stats: Sequence[MemoryStats]) -> MemoryStats:
+        """Those of a reading and of all that was asked over it, as of one prompt: their pages are held at the same
+        time, so that bytes of pages add up."""
+        held = ("kv_bytes_full", "kv_bytes_after_prefill", "kv_bytes_peak", "kv_bytes_final")
+        return replace(cls.total(stats), **{name: sum(getattr(one, name) for one in stats) for name in held})

@@ -94,8 +94,11 @@ class Readings:
     def answered(self, sequence: Sequence) -> None:
         """A question over one has ended."""
         sequence.num_questions -= 1
-        if sequence.request.id in self._live and self._live[sequence.request.id][0].is_closed:
-            self.close(sequence.request.id)
+        if sequence.request.id in self._live:
+            reading, _ = self._live[sequence.request.id]
+            reading.memory = replace(reading.memory, preemptions=sequence.preemptions)
+            if reading.is_closed:
+                self.close(reading.id)
 
     def _end(self, reading: SharedReading, sequence: Sequence) -> None:
         """Let its pages go."""

@@ -6,7 +6,7 @@ Knows nothing of text, files or Ray.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,18 @@ class Request:
     def num_prompt_tokens(self) -> int:
         """Tokens of the whole prompt."""
         return sum(map(len, self.prompt_parts))
+
+    @property
+    def alone(self) -> Request:
+        """The same request, which reads its whole prompt itself."""
+        if self.reading is None:
+            return self
+        behind, instruction = len(self.reading.token_ids), None
+        if self.instruction is not None and self.reading.instruction is not None:
+            own = (range(behind + span.start, behind + span.stop) for span in self.instruction)
+            instruction = (*self.reading.instruction, *own)
+        token_ids = (*self.reading.token_ids, *self.token_ids)
+        return replace(self, token_ids=token_ids, instruction=instruction, reading=None)
 
     @property
     def most_new_tokens(self) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, FinishReason, Request, Scores
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import DocumentError
 
 SHAPE = ModelShape(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, max_model_len=512, vocab_size=8192)
@@ -46,6 +47,7 @@ class ScriptedEngine:
         self._step_s = step_s
         self._live: dict[str, tuple[Request, list[int]]] = {}
         self._finished: list[Completion] = []
+        self.readings: list[SharedReading] = []
 
     @property
     def has_work(self) -> bool:
@@ -60,6 +62,15 @@ class ScriptedEngine:
     def add(self, request: Request) -> None:
         """Queue a request."""
         self._live[request.id] = (request, [])
+
+    def open_reading(self, reading: SharedReading) -> None:
+        """Take note of what is read once: questions over it answer as if they had read all of it."""
+        self.readings.append(reading)
+        num_tokens = len(reading.token_ids)
+        reading.memory = MemoryStats(
+            prompt_tokens=num_tokens, kv_bytes_full=num_tokens * 256, kv_bytes_peak=num_tokens * 128, kept_ratio=0.25,
+            kept_per_layer=(num_tokens, num_tokens), evicted_entries=3 * num_tokens, prefill_s=0.25,
+        )  # fmt: skip
 
     def cancel(self, request_id: str) -> None:
         """Finish a request as cancelled in the next step."""
@@ -80,7 +91,8 @@ class ScriptedEngine:
         return finished
 
     def _advance(self, request: Request, output: list[int]) -> None:
-        text = self._decode(request.token_ids)
+        ids = request.alone.token_ids
+        text = self._decode(ids)
         if "@kill" in text:
             os.kill(os.getpid(), signal.SIGKILL)
         if "@freeze" in text:
@@ -101,9 +113,9 @@ class ScriptedEngine:
             self._score(request, request.answer_ids, text)
             return
         wrong = "@lossy" in text and not request.uncompressed and len(output) == 1
-        output.append(request.token_ids[1] if wrong else request.token_ids[1 + len(output)])
+        output.append(ids[1] if wrong else ids[1 + len(output)])
         stopped = request.stop is not None and request.stop(output)
-        if stopped or len(output) >= min(request.sampling.max_new_tokens, len(request.token_ids) - 1):
+        if stopped or len(output) >= min(request.sampling.max_new_tokens, len(ids) - 1):
             self._finish(request, tuple(output), "stop" if stopped else "length")
 
     def _score(self, request: Request, answer: Sequence[int], text: str) -> None:
@@ -116,7 +128,7 @@ class ScriptedEngine:
         if "@score-error" in text:
             self._finish(request, (), "error", DocumentError("scripted: no room to score"))
             return
-        alike = [token == own for token, own in zip(answer, request.token_ids[1:], strict=False)]
+        alike = [token == own for token, own in zip(answer, request.alone.token_ids[1:], strict=False)]
         scores = Scores(tuple(-0.5 if same else -2.5 for same in alike), (-0.5,) * len(alike))
         self._finish(request, tuple(answer), "length", scores=scores)
 

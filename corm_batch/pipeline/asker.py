@@ -10,18 +10,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
+from uuid import uuid4
 
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request, SamplingParams, room_left
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Ask, Prompt
 from corm_batch.tasks.overflow import at_once
 from corm_batch.text.instruction import instruction_spans
+from corm_batch.text.spans import common_beginning, cut_spans
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
 
+_LEAST = 64
+"""Tokens below which reading them once is not worth a pass of their own."""
 _MERGED = 8  # tokens that two prompts of one text may differ by for where it meets their instructions
 
 
@@ -30,6 +35,12 @@ class Answering(Protocol):
 
     async def answer(self, request: Request) -> Completion:
         """The completion of one request."""
+
+    def read(self, reading: SharedReading) -> None:
+        """Have a document read for what is asked over it from now on."""
+
+    def close(self, reading: SharedReading) -> None:
+        """Nothing more is asked over one."""
 
 
 class EngineAsker:
@@ -65,7 +76,7 @@ class EngineAsker:
         self._pins_instruction = pins_instruction
         self._uncompressed = False
         self._asked = 0
-        self._answered: dict[int, tuple[Request, Completion]] = {}
+        self._answered: dict[str, tuple[Request, Completion]] = {}
         self._started = time.monotonic()
         self.memory: list[MemoryStats] = []
         self.passes: list[MemoryStats] = []
@@ -80,8 +91,8 @@ class EngineAsker:
 
     @property
     def answered(self) -> list[tuple[Request, Completion]]:
-        """Every request with the engine's answer, in the order in which they were asked."""
-        return [pair for _, pair in sorted(self._answered.items())]
+        """Every request with the engine's answer, in the order in which they were asked; each has its whole prompt."""
+        return sorted(self._answered.values(), key=lambda pair: int(pair[0].id.rpartition("#")[2]))
 
     async def ask(
         self, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = (), grammar: Grammar | None = None
@@ -93,35 +104,114 @@ class EngineAsker:
             AnswerError: the model wrote nothing but its reasoning.
             BrokenEngineError: the engine failed as a whole.
         """
-        token_ids = self._tokenizer.encode(prompt)
-        if self._room(token_ids, sampling.max_new_tokens) < 0:
+        ask = Ask(prompt, sampling, stop, grammar)
+        return await self._answer(ask, await self._request(ask, self._encoded(ask)), self.memory)
+
+    async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
+        """Several things about one text, all in flight at once. What the prompts begin with alike is read once, if that
+        is most of them; else each reads all of its own, and the figures say why.
+
+        Raises:
+            BrokenEngineError: the engine failed as a whole.
+        """
+        found: dict[int, Answer | DocumentError] = {}
+        requests: dict[int, Request] = {}
+        for place, ask in enumerate(asks):
+            try:
+                requests[place] = await self._request(ask, self._encoded(ask))
+            except DocumentError as error:
+                found[place] = error
+        spent: list[MemoryStats] = []
+        reading, apart = None, None
+        if len(requests) > 1:
+            prompts = [one.token_ids for one in requests.values()]
+            num_alike = common_beginning(prompts)
+            if (apart := _why_apart(num_alike, list(map(len, prompts)))) is None:
+                reading, requests = self._shared(num_alike, requests)
+                self._engine.read(reading)
+
+        async def one(place: int, request: Request) -> Answer | DocumentError:
+            try:
+                return await self._answer(asks[place], request, spent)
+            except DocumentError as error:
+                return error
+
+        try:
+            answers = await at_once(one(*each) for each in requests.items())
+        finally:  # whatever happens: what has been answered is paid for
+            if reading is not None:
+                self._engine.close(reading)
+                self.memory += [MemoryStats.beside([reading.memory, *spent])] if spent else []
+            else:
+                self.memory += [replace(one, read_apart=apart) for one in spent]
+        found |= dict(zip(requests, answers, strict=True))
+        return [found[place] for place in range(len(asks))]
+
+    def _encoded(self, ask: Ask) -> Sequence[int]:
+        """The prompt's token ids.
+
+        Raises:
+            DocumentError: it does not fit.
+        """
+        token_ids = self._tokenizer.encode(ask.prompt)
+        if self._room(token_ids, ask.sampling.max_new_tokens) < 0:
             raise DocumentError(
-                f"{len(token_ids)} prompt tokens and {sampling.max_new_tokens} for the answer do not fit "
+                f"{len(token_ids)} prompt tokens and {ask.sampling.max_new_tokens} for the answer do not fit "
                 f"the model's context of {self._max_model_len}"
             )
+        return token_ids
+
+    async def _request(self, ask: Ask, token_ids: Sequence[int]) -> Request:
+        """What the engine is asked, the whole prompt in it.
+
+        Raises:
+            DocumentError: the prompt cannot be made of another text.
+        """
         self._asked += 1
-        number, instruction = self._asked, None
+        number, instruction, grammar = self._asked, None, ask.grammar
         if self._pins_instruction:
-            instruction = await asyncio.to_thread(instruction_spans, self._tokenizer, prompt)
+            instruction = await asyncio.to_thread(instruction_spans, self._tokenizer, ask.prompt)
         if grammar is not None and self._tokenizer.reasoning.is_open:
             grammar = replace(grammar, after=self._tokenizer.reasoning.end)
-        request = Request(
+        return Request(
             id=f"{self.doc_id}#{number}",  # the same in every run: it seeds the sampling
             token_ids=token_ids,
-            sampling=sampling,
-            stop=self._tokenizer.stop_check(stop),
+            sampling=ask.sampling,
+            stop=self._tokenizer.stop_check(ask.stop),
             uncompressed=self._uncompressed,
             instruction=instruction,
             grammar=grammar,
         )
+
+    def _shared(self, num_alike: int, requests: dict[int, Request]) -> tuple[SharedReading, dict[int, Request]]:
+        """One reading of so many tokens, and the requests over it."""
+        first = next(iter(requests.values()))
+        before = None if first.instruction is None else cut_spans(first.instruction, num_alike)[0]
+        reading = SharedReading(uuid4().hex, first.token_ids[:num_alike], before, self._uncompressed)
+        over = {}
+        for place, request in requests.items():
+            behind = None if request.instruction is None else cut_spans(request.instruction, num_alike)[1]
+            own = request.token_ids[num_alike:]
+            over[place] = replace(request, token_ids=own, instruction=behind, reading=reading)
+        return reading, over
+
+    async def _answer(self, ask: Ask, request: Request, spent: list[MemoryStats]) -> Answer:
+        """What the engine says, taken note of; what it took goes to `spent`.
+
+        Raises:
+            DocumentError: the engine refuses it.
+            AnswerError: the model wrote nothing but its reasoning.
+            BrokenEngineError: the engine failed as a whole.
+        """
         completion = await self._engine.answer(request)
         if completion.error is not None:
             raise completion.error
-        self._answered[number] = request, completion
-        self.memory.append(completion.memory)
-        text = self._tokenizer.decode(completion.token_ids, stop, sampling.stop_token_ids)
+        self._answered[request.id] = request.alone, completion
+        spent.append(completion.memory)
+        stop, end_ids = ask.stop, ask.sampling.stop_token_ids
+        text = self._tokenizer.decode(completion.token_ids, stop, end_ids)
         reasoning, answer = self._tokenizer.reasoning.part(
-            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, sampling.stop_token_ids)
+            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, end_ids)
         )
         self.transcript.add(text, reasoning, completion.finish_reason, completion.token_ids)
         if answer is None:
@@ -130,21 +220,6 @@ class EngineAsker:
                 f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends{cut}"
             )
         return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
-
-    async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
-        """Several things about one text, all in flight at once.
-
-        Raises:
-            BrokenEngineError: the engine failed as a whole.
-        """
-
-        async def one(ask: Ask) -> Answer | DocumentError:
-            try:
-                return await self.ask(ask.prompt, ask.sampling, ask.stop, ask.grammar)
-            except DocumentError as error:
-                return error
-
-        return await at_once(one(ask) for ask in asks)
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together, and the room that verifying them took."""
@@ -188,3 +263,13 @@ class EngineAsker:
     def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
         """Tokens of the context that are left beside this prompt and its answer."""
         return room_left(len(token_ids), max_new_tokens, self._max_model_len)
+
+
+def _why_apart(num_alike: int, lengths: Sequence[int]) -> str | None:
+    """Why prompts that begin with so many tokens alike are not to share a reading of these; None when they are."""
+    if num_alike >= max(_LEAST, min(lengths) / 2):
+        return None
+    return (
+        f"the {len(lengths)} prompts, of {min(lengths)} tokens and more, begin with {num_alike} tokens alike; to be "
+        f"read once these must be {_LEAST} or more and half of the shortest: does the template put the text first?"
+    )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from corm_batch.engine.request import Completion, Request
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import BrokenEngineError
 
 
@@ -29,6 +30,9 @@ class SteppedEngine(Protocol):
 
     def add(self, request: Request) -> None:
         """Queue a request."""
+
+    def open_reading(self, reading: SharedReading) -> None:
+        """Queue a document to be read for several requests."""
 
     def step(self) -> list[Completion]:
         """Do some work; the requests that finished."""
@@ -65,6 +69,14 @@ class EngineThread:
             raise
         finally:
             self._waiting.pop(request.id, None)
+
+    def read(self, reading: SharedReading) -> None:
+        """Have a document read for what is asked over it from now on."""
+        self._inbox.put(lambda: self._engine.open_reading(reading))
+
+    def close(self, reading: SharedReading) -> None:
+        """Nothing more is asked over one."""
+        self._inbox.put(reading.close)
 
     async def check(self, patience_s: float) -> None:
         """Return once the engine has come to the end of its step.

@@ -18,6 +18,7 @@ from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.pins import find_pin_problem, num_pins
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.errors import AnswerError, DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.policies.base import KVPolicy
@@ -34,7 +35,7 @@ class Asked:
     """What would be asked about one document.
 
     Attributes:
-        tokens: of each prompt.
+        tokens: of each prompt; what several read together counts once.
         first: token ids of the first one; None where there is none.
         whole: tokens of its first prompt before anything was cut; 0 where there is none.
         too_long: it does not fit the context, and `task.overflow` says what becomes of it.
@@ -59,10 +60,19 @@ class _CountingEngine:
         self.asked = Asked()
         self._policy, self._shape = policy, shape
         self._answered = False
+        self._unread: dict[str, SharedReading] = {}
+
+    def read(self, reading: SharedReading) -> None:
+        self._unread[reading.id] = reading
+
+    def close(self, reading: SharedReading) -> None:
+        self._unread.pop(reading.id, None)
 
     async def answer(self, request: Request) -> Completion:
-        asked = self.asked
-        asked.first = request.token_ids if asked.first is None else asked.first
+        asked, whole, reading = self.asked, request.alone.token_ids, request.reading
+        if reading is not None and self._unread.pop(reading.id, None) is not None:
+            request = request.alone  # what is read once counts with the first that is asked over it
+        asked.first = whole if asked.first is None else asked.first
         problem = find_pin_problem(self._policy, request, self._shape.num_layers, self._shape.num_kv_heads)
         if problem is not None:
             asked.refusal = str(problem)
@@ -72,7 +82,7 @@ class _CountingEngine:
         asked.from_answers += self._answered
         await asyncio.sleep(0)  # until all that are asked at once are here
         self._answered = True
-        answer = tuple(request.token_ids[: request.sampling.max_new_tokens])
+        answer = tuple(whole[: request.sampling.max_new_tokens])
         memory = MemoryStats(prompt_tokens=len(request.token_ids), output_tokens=len(answer))
         return Completion(request.id, answer, "length", memory=memory)
 

@@ -24,3 +24,17 @@ def unchanged_ends(token_ids: Sequence[int], other_ids: Sequence[int]) -> tuple[
     last = next((i for i in range(shorter) if token_ids[-1 - i] != other_ids[-1 - i]), shorter)
     spans = (range(min(first + 1, size) if first else 0), range(max(0, size - last - 1) if last else size, size))
     return tuple(span for span in spans if span)
+
+
+def common_beginning(lists: Sequence[Sequence[int]]) -> int:
+    """How many token ids all lists begin with alike, where none of them ends."""
+    shortest = min(map(len, lists))
+    columns = enumerate(zip(*(ids[: shortest - 1] for ids in lists), strict=True))
+    return next((i for i, column in columns if len(set(column)) > 1), max(0, shortest - 1))
+
+
+def cut_spans(spans: Sequence[range], at: int) -> tuple[tuple[range, ...], tuple[range, ...]]:
+    """Spans before and behind a place, these counted from there."""
+    before = tuple(range(span.start, min(span.stop, at)) for span in spans if span.start < at)
+    behind = tuple(range(max(0, span.start - at), span.stop - at) for span in spans if span.stop > at)
+    return before, behind

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from corm_batch.audit.config import VerifyConfig
+from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Completion, SamplingParams
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.errors import AnswerError, BrokenEngineError, DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread
-from corm_batch.tasks.base import Ask, Prompt
+from corm_batch.pipeline.verifier import Verifier
+from corm_batch.tasks.base import Answer, Ask, Prompt
 from corm_batch.text.reasoning import ReasoningMarks
 from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL
@@ -82,6 +85,129 @@ def test_several_are_asked_at_once_and_an_error_is_its_own_entry():
             await asker.ask_all([Ask(prompt(KING), SAMPLING), Ask(prompt("@break"), SAMPLING)])
 
     assert len(asked(test).memory) == 2
+
+
+LONG = "Once upon a time there was a king who had three daughters and a garden full of apples. " * 8
+QUESTIONS = ("Who was there?", "How many daughters did the king have?", "Summarize.", "Summarize.")
+
+
+def ask_questions(engine, tokenizer=TOKENIZER, limit=512, **fields):
+    """Four questions about one text, one of them twice; the asker, and what it found."""
+
+    async def main():
+        asker = EngineAsker("doc", tokenizer, EngineThread(engine, asyncio.get_running_loop()), limit, **fields)
+        found = await asker.ask_all([Ask(Prompt(LONG, question), SAMPLING) for question in QUESTIONS])
+        await asker._engine.check(5)  # what was closed is closed
+        return asker, found
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("pins", [True, False])
+def test_what_prompts_begin_with_alike_is_read_once_and_each_has_its_place_in_the_whole(pins):
+    engine = ScriptedEngine(TOKENIZER.decode)
+    asker, found = ask_questions(engine, pins_instruction=pins)
+    prompts = [TOKENIZER.encode(Prompt(LONG, question)) for question in QUESTIONS]
+    (reading,) = engine.readings
+    shared = len(reading.token_ids)
+    assert reading.is_closed
+    assert all(prompt[:shared] == reading.token_ids for prompt in prompts)
+    assert shared > len(prompts[0]) - 20
+    assert [answer.text for answer in found] == [TOKENIZER.decode(prompt[1:7]) for prompt in prompts]
+    requests = [request for request, _ in asker.answered]
+    assert [request.token_ids for request in requests] == prompts  # as whoever verifies them reads them
+    assert [request.id for request in requests] == [f"doc#{number}" for number in (1, 2, 3, 4)]
+    assert {request.reading for request in requests} == {None}
+    for request, question in zip(requests, QUESTIONS, strict=True):
+        whole = asyncio.run(alone_request(question, pins))
+        assert joined(request.instruction) == joined(whole.instruction)
+    (memory,) = asker.memory
+    assert memory.prompt_tokens == shared + sum(len(prompt) - shared for prompt in prompts)
+    assert memory.kv_bytes_full == 256 * (memory.prompt_tokens + 4 * 6)
+    assert (memory.output_tokens, memory.read_apart) == (24, None)
+    assert asker.spent().kv_bytes_peak == memory.kv_bytes_peak
+
+
+def joined(spans):
+    return None if spans is None else {index for span in spans for index in span}
+
+
+async def alone_request(question, pins):
+    thread = EngineThread(ScriptedEngine(TOKENIZER.decode), asyncio.get_running_loop())
+    asker = EngineAsker("doc", TOKENIZER, thread, 512, pins_instruction=pins)
+    await asker.ask(Prompt(LONG, question), SAMPLING)
+    return asker.answered[0][0]
+
+
+def test_prompts_that_begin_otherwise_are_read_by_themselves_and_the_figures_say_why():
+    """A template that puts the question first; and a text too short to be worth it."""
+    first = PromptTokenizer.from_pretrained(MODEL)
+    first.encode = lambda prompt: TOKENIZER.encode(Prompt(f"{prompt.instruction}\n\n{prompt.text}", ""))
+    engine = ScriptedEngine(TOKENIZER.decode)
+    asker, found = ask_questions(engine, first)
+    assert [type(one) for one in found] == [Answer] * 4
+    assert engine.readings == []
+    assert len(asker.memory) == 4
+    assert asker.spent().prompt_tokens == sum(len(first.encode(Prompt(LONG, question))) for question in QUESTIONS)
+    assert "does the template put the text first?" in asker.spent().read_apart
+
+    async def test(asker):
+        await asker.ask_all([Ask(prompt(KING), SAMPLING)] * 2)
+        assert "these must be 64 or more" in asker.spent().read_apart
+        alone = await asker.ask_all([Ask(prompt(KING), SAMPLING)])
+        assert [type(one) for one in alone] == [Answer]
+
+    asked(test)
+
+
+def test_a_question_that_fails_is_its_own_and_a_time_that_is_up_closes_the_reading():
+    engine = ScriptedEngine(TOKENIZER.decode)
+
+    async def main():
+        asker = EngineAsker("doc", TOKENIZER, EngineThread(engine, asyncio.get_running_loop()), 512)
+        asks = [Ask(Prompt(LONG, question), SAMPLING) for question in ("Who?", "@error", "word " * 500)]
+        found = await asker.ask_all(asks)
+        assert [type(one) for one in found] == [Answer, DocumentError, DocumentError]
+        asks[1] = Ask(Prompt(LONG, "@endless"), SAMPLING)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await asker.ask_all(asks)
+        await asker._engine.check(5)
+        return asker
+
+    asker = asyncio.run(asyncio.wait_for(main(), 20))
+    assert [reading.is_closed for reading in engine.readings] == [True, True]
+    assert not engine.has_work
+    assert len(asker.answered) == len(asker.memory) == 2  # what was paid for is counted
+
+
+def test_a_model_reads_a_document_once_and_its_answers_are_verified():
+    corm = {"name": "corm", "window": 16, "recent": 16, "tau": 4.0}
+    engine = Engine.from_pretrained(MODEL, policy=corm, dtype="float32", device="cpu", kv_memory=1 << 26)
+    asks = [Ask(Prompt(LONG, question), SAMPLING) for question in QUESTIONS]
+
+    async def main():
+        thread = EngineThread(engine, asyncio.get_running_loop())
+        asker = EngineAsker("doc", TOKENIZER, thread, 512)
+        found = await asker.ask_all(asks)
+        read = engine.stats.prompt_tokens
+        verified = await Verifier(VerifyConfig(share=1.0, min_gap=0.0), thread, 60).verify(asker, suspect=False)
+        again = asker.without_eviction()
+        await again.ask_all(asks)
+        await thread.check(5)
+        return asker, found, read, verified, again
+
+    asker, found, read, verified, again = asyncio.run(main())
+    prompts = [TOKENIZER.encode(Prompt(LONG, question)) for question in QUESTIONS]
+    memory, uncompressed = asker.memory
+    assert memory.prompt_tokens == uncompressed.prompt_tokens == read < 1.5 * len(prompts[0])
+    assert memory.output_tokens == sum(len(completion.token_ids) for _, completion in asker.answered)
+    assert found[2] == found[3]  # one question, asked twice
+    assert verified.verify_error is None
+    assert [one.prompt_tokens for one in asker.passes] == list(map(len, prompts))
+    assert memory.kept_ratio < uncompressed.kept_ratio == 1.0
+    assert len(again.answered) == 4
+    assert engine.pool_bytes_used == 0
 
 
 def test_long_texts_are_cut_to_fit():
