@@ -32,9 +32,13 @@ _SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def case_key(max_new_tokens: int, prompt: Sequence[int], answer_ids: Sequence[int] | None) -> str:
-    """Says what is asked, token by token: a prompt to answer, or an answer to score."""
-    content = json.dumps([max_new_tokens, list(map(int, prompt)), None if answer_ids is None else list(answer_ids)])
+def case_key(
+    max_new_tokens: int, prompt: Sequence[int], answer_ids: Sequence[int] | None, num_read_first: int = 0
+) -> str:
+    """Says what is asked, token by token: a prompt to answer, or an answer to score; and of a prompt how many tokens
+    are read, and compressed, before the others are known."""
+    asked = [max_new_tokens, list(map(int, prompt)), None if answer_ids is None else list(answer_ids)]
+    content = json.dumps(asked + [num_read_first] * (num_read_first > 0))
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from corm_batch.engine.engine import EngineCore
+from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request, SamplingParams
-from corm_batch.errors import DocumentError
+from corm_batch.engine.shared_reading import SharedReading
+from corm_batch.errors import DocumentError, SpecError
 from corm_batch.evaluation.answers import Answered, case_key
 from corm_batch.evaluation.base import Case, Encoding, Suite
+from corm_batch.tasks.base import ANOTHER_TEXT, Prompt
 from corm_batch.text.instruction import instruction_spans
+from corm_batch.text.spans import common_beginning, cut_spans
 from corm_batch.text.tokenize import PromptTokenizer
+
+_OTHER_QUESTIONS = ("x", "0")
+"""Of which every question begins otherwise than one at least."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Asked:
         prompt: token ids, up to where the answer starts.
         answer_ids: an answer to score; None where the model answers.
         instruction: which tokens of the prompt are not the document's.
+        num_read_first: tokens of the prompt that are read, and compressed, before the others are known; 0 where it is
+            read whole.
     """
 
     label: str
@@ -58,11 +67,12 @@ class Asked:
     prompt: tuple[int, ...]
     answer_ids: tuple[int, ...] | None = None
     instruction: tuple[range, ...] = ()
+    num_read_first: int = 0
 
     @cached_property
     def key(self) -> str:
         """Says what is asked, token by token: the same in every evaluation."""
-        return case_key(self.case.max_new_tokens, self.prompt, self.answer_ids)
+        return case_key(self.case.max_new_tokens, self.prompt, self.answer_ids, self.num_read_first)
 
 
 def lay_out(
@@ -76,7 +86,7 @@ def lay_out(
     """The cases of every suite, by label, each with its prompt; see `Suite.cases`.
 
     Raises:
-        SourceError, SpecError: see `Suite.cases`.
+        SourceError, SpecError: see `Suite.cases`; or a question cannot be hidden that is to be.
     """
     plain = SuiteTokenizer(tokenizer)
     for label, suite in suites.items():
@@ -88,7 +98,29 @@ def lay_out(
             prefix = tokenizer.text_ids(case.prefix) if case.prefix else []
             prompt = suite.prompt(case)
             ids = *tokenizer.encode(prompt), *prefix
-            yield Asked(label, suite, case, ids, instruction=instruction_spans(tokenizer, prompt))
+            spans, hides = instruction_spans(tokenizer, prompt), suite.position == "hidden"
+            num_read_first = _before_question(tokenizer, prompt, label) if hides else 0
+            yield Asked(label, suite, case, ids, instruction=spans, num_read_first=num_read_first)
+
+
+def _before_question(tokenizer: PromptTokenizer, prompt: Prompt, label: str) -> int:
+    """Tokens that a prompt begins with whatever is asked about its document, which is among them.
+
+    Raises:
+        SpecError: the document comes behind the question, or has it in it.
+    """
+    where = f"suite {label}: position: hidden"
+    if not prompt.instruction:
+        raise SpecError(f"{where}: there is no question to hide, or the document has it in it: leave position out")
+    ids = tokenizer.encode(prompt)
+    asked_otherwise = [tokenizer.encode(Prompt(prompt.text, other)) for other in _OTHER_QUESTIONS]
+    found = common_beginning([ids, *asked_otherwise])
+    if found <= common_beginning([ids, tokenizer.encode(Prompt(ANOTHER_TEXT, prompt.instruction))]):
+        raise SpecError(
+            f"{where}: the model's chat template puts the question before the document, which cannot be read without "
+            "it: leave position out"
+        )
+    return found
 
 
 def answer(
@@ -103,19 +135,38 @@ def answer(
         shortest_first: begin with the shortest prompts instead of the longest: other cases share each forward pass.
     """
     ordered = sorted(asked, key=lambda one: (len(one.prompt), one.key), reverse=not shortest_first)
-    requests = (
-        Request(
-            one.key,
-            one.prompt,
-            SamplingParams(max_new_tokens=one.case.max_new_tokens),
-            stop=tokenizer.stop_check(()),
-            answer_ids=one.answer_ids,
-            instruction=one.instruction,
-        )
-        for one in ordered
-    )
-    for done in engine.run(requests):
+    readings: dict[str, SharedReading] = {}
+
+    def requests() -> Iterator[Request]:
+        for one in ordered:
+            yield _request(one, engine, tokenizer, readings)
+            if one.key in readings:
+                readings[one.key].close()
+
+    for done in engine.run(requests()):
+        if (reading := readings.pop(done.id, None)) is not None:
+            done = replace(done, memory=MemoryStats.beside([reading.memory, done.memory]))
         yield _answered(done, tokenizer)
+
+
+def _request(
+    asked: Asked, engine: EngineCore, tokenizer: PromptTokenizer, readings: dict[str, SharedReading]
+) -> Request:
+    """What the engine is asked, by itself or over a reading of its own, which is noted in `readings`."""
+    request = Request(
+        asked.key,
+        asked.prompt,
+        SamplingParams(max_new_tokens=asked.case.max_new_tokens),
+        stop=tokenizer.stop_check(()),
+        answer_ids=asked.answer_ids,
+        instruction=asked.instruction,
+    )
+    if not asked.num_read_first:
+        return request
+    before, behind = cut_spans(asked.instruction, asked.num_read_first)
+    reading = engine.read(asked.prompt[: asked.num_read_first], instruction=before)
+    readings[asked.key] = reading
+    return replace(request, token_ids=asked.prompt[asked.num_read_first :], instruction=behind, reading=reading)
 
 
 def _answered(done: Completion, tokenizer: PromptTokenizer) -> Answered:

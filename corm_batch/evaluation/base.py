@@ -84,7 +84,11 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
     own_answers: ClassVar[bool] = False
     """Whether the full cache's own answers are scored, by how likely each policy finds them, token by token."""
 
-    position: Literal["after", "before"] = Field("after", description="where the question stands: after the document")
+    position: Literal["after", "before", "hidden"] = Field(
+        "after",
+        description="where the question stands: after the document, before it, or after it but hidden until the "
+        "document has been read and compressed",
+    )
 
     @property
     def needs_texts(self) -> bool:
@@ -136,6 +140,8 @@ class Suite(Plugin, kind="suite", package="corm_batch.evaluation.suites"):
         """Where the question stands, as figures state it: what a policy that looks at the last tokens can see."""
         if case.given:
             return "no question"
+        if case.question and self.position == "hidden":
+            return "question hidden until the document was compressed"
         return f"question {self.position} the document" if case.question else "question within the document"
 
     @staticmethod

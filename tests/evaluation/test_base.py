@@ -26,5 +26,10 @@ def test_a_question_stands_after_the_document_or_before_it_and_a_suite_says_wher
     within = Case("g", "t", "Noon. When?", "", ("noon",), 4)
     assert before.prompt(within) == Prompt("Noon. When?", "")
     assert before.position_text(within) == "question within the document"
-    with pytest.raises(ValueError, match=r"suite\.position: Input should be 'after' or 'before', got 'hidden'"):
-        Suite.from_spec({"name": "needles", "position": "hidden"})
+    hidden = Suite.from_spec({"name": "needles", "position": "hidden"})
+    assert (hidden.prompt(case), hidden.position_text(within)) == (after.prompt(case), before.position_text(within))
+    assert hidden.position_text(case) == "question hidden until the document was compressed"
+    with pytest.raises(
+        ValueError, match=r"suite\.position: Input should be 'after', 'before' or 'hidden', got 'under'"
+    ):
+        Suite.from_spec({"name": "needles", "position": "under"})

@@ -9,10 +9,12 @@ import pytest
 
 from corm_batch.errors import SpecError
 from corm_batch.evaluation.answers import AnswerStore
+from corm_batch.evaluation.asking import lay_out
 from corm_batch.evaluation.base import Case, Suite
 from corm_batch.evaluation.result import Evaluation
 from corm_batch.evaluation.run import Plan, job_texts, run_evaluation
 from corm_batch.policies.base import KVPolicy
+from corm_batch.text.tokenize import PromptTokenizer
 
 SHORT = {"name": "snapkv", "recent": 8, "budget": {"name": "uniform", "max_kept": 24}}
 
@@ -87,6 +89,48 @@ def test_a_policy_that_pins_instructions_is_told_them_or_says_that_they_do_not_f
     assert {(one.candidate, one.against.cases) for one in found.figures if one.task == "all"} == {("pinned", 6)}
     assert {failure.candidate for failure in found.failures} == {"tight"}
     assert all("tokens of the prompt are pinned" in failure.reason for failure in found.failures)
+
+
+def test_a_hidden_question_is_asked_over_what_was_kept_without_it(run, plan):
+    candidates = {
+        "pinned": under(plan.reference, SHORT | {"recent": 4, "pin_first": 2, "pin_instruction": True}),
+        "kvzip": under(plan.reference, {"name": "kvzip", "budget": {"name": "adakv", "max_kept": 0.5, "floor": 0}}),
+    }
+    found = run(suites={"mine": Sums(position="hidden")}, candidates=candidates, cases=1)
+    assert not found.failures
+    assert {one.position for one in found.figures} == {"question hidden until the document was compressed"}
+    pinned, kvzip = (one for one in found.figures if (one.task, one.score) == ("all", "letters"))
+    assert pinned.floor_same_text == pinned.against.cases == 2
+    assert pinned.cost.kept_ratio < 0.7
+    assert 0.5 < kvzip.cost.kept_ratio < 0.7  # question and answer come on top of the document's half
+    assert kvzip.cost.peak_ratio > 1
+
+
+def test_a_hidden_question_that_has_to_be_seen_first_is_refused(chat, tmp_path, tiny_model):
+    first = PromptTokenizer.from_pretrained(tiny_model)
+    first._tokenizer.chat_template = (
+        "{% set parts = messages[-1]['content'].split('\n\n') %}{{ parts[-1] }}\n{{ parts[:-1] | join('\n\n') }}\n"
+    )
+    hidden = Sums(position="hidden")
+    (asked, *_) = lay_out({"mine": hidden}, chat, [512], 1)
+    (read, other) = (
+        chat.spelled(ids) for ids in (asked.prompt[: asked.num_read_first], asked.prompt[asked.num_read_first :])
+    )
+    assert "Mr. 0 has a small boat." in read
+    assert "Who?" not in read
+    assert "Who?" in other
+    assert asked.key != next(lay_out({"mine": Sums()}, chat, [512], 1)).key
+    with pytest.raises(SpecError, match="suite mine: position: hidden: the model's chat template puts the question"):
+        list(lay_out({"mine": hidden}, first, [512], 1))
+
+    class Within(Sums):
+        """The document says what is asked."""
+
+        def cases(self, tokenizer, lengths, count, seed="evaluation", texts=()):
+            yield Case("sums", "small", "A boat. Who has it?", "", ("0",), 4)
+
+    with pytest.raises(SpecError, match="suite mine: position: hidden: there is no question to hide"):
+        list(lay_out({"mine": Within(position="hidden")}, chat, [512], 1))
 
 
 def test_what_was_answered_is_not_answered_again(run, quick_load):
