@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import abc
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,7 +113,8 @@ class Evictions:
     def settle(self, reading: Sequence) -> None:
         """What a reading has kept stays for all that is asked about it: expiries that votes would move, which nobody
         casts any more, never come; those that are fixed at an entry's birth stay as they are."""
-        pages, layers = self.cache.pool.pages, self.cache.table.get_layers(reading.slot)
-        for policy, ids in zip(self.of(reading).policies, layers, strict=True):
-            if votes(policy):
-                pages.expiry.index_fill_(0, torch.from_numpy(ids).to(self.cache.device).long(), NEVER)
+        layers = self.cache.table.get_layers(reading.slot)
+        voting = [ids for policy, ids in zip(self.of(reading).policies, layers, strict=True) if votes(policy)]
+        if voting:
+            ids = torch.from_numpy(np.concatenate(voting)).to(self.cache.device)
+            self.cache.pool.pages.expiry.index_fill_(0, ids.long(), NEVER)

@@ -56,11 +56,12 @@ class MemoryStats:
     """What one prompt's cache cost, or those of all prompts of a document.
 
     All bytes are bytes of pages really held, except `kv_bytes_full`, which counts sliding-window layers at their
-    window. Over several ranks every count is their total; of the peak, the total of each one's own. Seconds of prefill
-    and decode are shared among the documents of a pass or step: summed over documents they are the time the engine
-    spent. `evicted_attention_mass` is, of all the attention of the queries that voted (the window at the end of an
-    exact prefill, every query of a streaming one, every decoded token), the share that lay on entries which were then
-    evicted, counted since they were last found important, mean over layers and heads.
+    window. What is asked over a shared reading counts its own alone; a reading and all that was asked over it are one
+    piece of a document (`beside`). Over several ranks every count is their total; of the peak, the total of each one's
+    own. Seconds of prefill and decode are shared among the documents of a pass or step: summed over documents they are
+    the time the engine spent. `evicted_attention_mass` is, of all the attention of the queries that voted (the window
+    at the end of an exact prefill, every query of a streaming one, every decoded token), the share that lay on entries
+    which were then evicted, counted since they were last found important, mean over layers and heads.
     """
 
     prompt_tokens: int = _figure(0, "tokens of all prompts", "tokens", _sum)

@@ -16,4 +16,7 @@ def test_total_sums_and_weighs_and_takes_the_bytes_of_the_largest_piece():
     assert both.evicted_attention_mass == pytest.approx((0.1 * 10 + 0.3 * 30) / 40)
     assert both.kept_per_layer == (9, 13)
     assert MemoryStats.total([]) == MemoryStats()
+    assert MemoryStats.total([one, replace(two, read_apart="why")]).read_apart == "why"
+    beside = MemoryStats.beside([one, two])  # what is asked over a reading is held at the same time
+    assert (beside.kv_bytes_full, beside.kv_bytes_peak, beside.kept_ratio) == (400, 170, both.kept_ratio)
     assert MemoryStats.total([one, replace(two, evicted_attention_mass=None)]).evicted_attention_mass is None

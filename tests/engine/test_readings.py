@@ -111,7 +111,7 @@ def test_where_nobody_votes_answers_are_those_of_the_whole_prompt(policy, prefil
         assert seen == [list(head) for layer in whole[name].kept_positions for head in layer]
 
 
-def test_a_layer_with_a_window_of_its_own_and_one_whose_tokens_have_left_see_what_they_should(tmp_path):
+def test_layers_with_a_window_of_their_own_keep_to_it(tmp_path):
     from transformers import MistralConfig
 
     config = llama_config(num_hidden_layers=3).to_dict() | {"sliding_window": 9, "model_type": "mistral"}
@@ -121,6 +121,21 @@ def test_a_layer_with_a_window_of_its_own_and_one_whose_tokens_have_left_see_wha
     ask(engine).close()
     assert {name: completion.token_ids for name, completion in finish(engine).items()} == whole
     assert_nothing_is_held(engine)
+
+
+@pytest.mark.parametrize("prefill", ["exact", "streaming"])
+def test_tokens_of_a_reading_leave_later_layers_and_those_of_a_question_all_go_on(prefill, tiny_llama):
+    leaving = {"name": "attention", "share": 0.4, "pooling": 3, "window": 6, "first": 2, "recent": 5}
+    fields = {"prefill": prefill, "propagation": leaving}
+    alone = answers_alone(tiny_llama, {"name": "full"}, **fields)
+    engine = make_engine(tiny_llama, {"name": "full"}, chunk_size=16, **fields)
+    reading, done = ask(engine), finish(engine)
+    first, second = reading.memory.kept_per_layer
+    assert first == 2 * len(DOCUMENT) > 1.5 * second
+    for name, ids in QUESTIONS.items():
+        assert done[name].token_ids == alone[name].token_ids
+        assert done[name].kept_positions == alone[name].kept_positions
+        assert done[name].memory.kept_per_layer == (2 * (len(ids) + 7),) * 2
 
 
 def test_what_a_reading_and_its_answers_hold_adds_up_to_what_is_held(tiny_llama):
