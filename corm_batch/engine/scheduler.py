@@ -244,7 +244,8 @@ class Scheduler:
         if not sequence.stores:
             return 0
         if sequence.num_shared:  # and what it copies of pages that are not full
-            return int(self.cache.num_lists * (self.most_entries(sequence) // self.cache.pool.page_size + 2))
+            own = min(sequence.max_len - sequence.num_shared, self.most_entries(sequence))
+            return int(self.cache.num_lists * (own // self.cache.pool.page_size + 2))
         ratio = 1.0
         if self.kept_ratio is not None and not sequence.keeps_all:
             ratio = min(1.0, self.kept_ratio * _HEADROOM)

@@ -232,6 +232,23 @@ def test_a_pool_that_is_dry_moves_readings_that_nobody_runs_over_and_fails_nobod
     assert_nothing_is_held(engine)
 
 
+def test_what_a_reading_holds_counts_once_for_all_that_is_asked_over_it(tiny_llama):
+    """A pool that holds two prompts as they are takes eight questions over one of them at a time."""
+    engine, apart = (make_engine(tiny_llama, {"name": "full"}, pages=240, max_sequences=9) for _ in range(2))
+    document, sampling = DOCUMENT * 2, SamplingParams(max_new_tokens=3, ignore_eos=True)
+    reading = engine.read(document)
+    for number in range(8):
+        engine.add(Request(str(number), [number] * 5, sampling, reading=reading))
+        apart.add(Request(str(number), document + [number] * 5, sampling))
+    done, whole = finish(engine), finish(apart)
+    assert {name: one.token_ids for name, one in whole.items()} == {name: one.token_ids for name, one in done.items()}
+    assert [one.memory.preemptions for one in done.values()] == [0] * 8
+    assert (engine.stats.most_in_flight, apart.stats.most_in_flight) == (8, 2)
+    assert engine.stats.prompt_tokens == len(document) + 8 * 5
+    reading.close()
+    assert_nothing_is_held(engine)
+
+
 def test_a_reading_that_is_closed_early_stays_for_what_has_been_asked(tiny_llama):
     engine = make_engine(tiny_llama, CORM)
     reading = ask(engine)
