@@ -7,22 +7,25 @@ nothing of a file format.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any, ClassVar
+from uuid import UUID
 
 from pydantic import Field
 
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import blame, list_files, reason
-from corm_batch.data.listing import would_list
+from corm_batch.data.listing import glob_parts, would_list
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri
 from corm_batch.errors import ColumnsError, FileError, SourceError, SpecError
 
 _LOOK_AT_ONCE = 16
 _NAMED_AT_MOST = 20
+_USUAL_ID = "doc_id"
 
 
 class FileSource(Source):
@@ -31,7 +34,12 @@ class FileSource(Source):
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     uri: Uri = Field(description="a file, a folder or a glob; a relative path counts from the current directory")
-    id_column: str = Field("doc_id", min_length=1, description="unique for every document; text or whole numbers")
+    id_column: str | None = Field(
+        None,
+        min_length=1,
+        description="unique for every document: text, whole numbers or UUIDs; default: doc_id where there is one, else "
+        "ids are made of a file's name and the row's place in it",
+    )
     text_column: str = Field("text", min_length=1, description="the document")
 
     @abstractmethod
@@ -95,9 +103,13 @@ class FileSource(Source):
                 last = document.origin.removeprefix(f"{split.uri}#")
                 yield document
 
-    def wanted(self, columns: Sequence[str]) -> list[str]:
-        """Every column to read, each once."""
-        return list(dict.fromkeys([self.id_column, self.text_column, *columns]))
+    def id_in(self, found: Container[str]) -> str | None:
+        """The column that holds ids where these columns are; None where ids are made."""
+        return self.id_column or (_USUAL_ID if _USUAL_ID in found else None)
+
+    def wanted(self, columns: Sequence[str], found: Container[str]) -> list[str]:
+        """Every column to read where these columns are found, each once."""
+        return list(dict.fromkeys([*filter(None, [self.id_in(found)]), self.text_column, *columns]))
 
     def _looked_at(self, uri: str, columns: Sequence[str]) -> list[Split] | FileError:
         """The splits of one file, at least one, or what is wrong with it."""
@@ -113,9 +125,10 @@ class FileSource(Source):
         A row without a usable id gets `origin` for one.
         """
         problems = []
-        doc_id = _usable_id(row[self.id_column])
+        id_column = self.id_in(row)
+        doc_id = self._made_id(origin) if id_column is None else _usable_id(row[id_column])
         if doc_id is None:
-            problems.append(f"column {self.id_column!r} holds no usable id")
+            problems.append(f"column {id_column!r} holds no usable id")
         text = row[self.text_column]
         if problem := _text_problem(text):
             problems.append(f"column {self.text_column!r} {problem}")
@@ -134,6 +147,13 @@ class FileSource(Source):
             problem=f"{origin}: {'; '.join(problems)}" if problems else None,
             origin=origin,
         )
+
+    def _made_id(self, origin: str) -> str:
+        """Where a row stands below the folder that is read: the same wherever that folder is moved to."""
+        root = glob_parts(self.uri)[0]
+        if origin.startswith(f"{root}#"):  # the file itself was named
+            root = root.rpartition("/")[0]
+        return origin.removeprefix(f"{root.rstrip('/')}/")
 
 
 @contextmanager
@@ -159,7 +179,11 @@ def _listed(title: str, errors: Sequence[FileError]) -> str:
 
 def _usable_id(value: Any) -> str | None:
     """`value` as a document id; None when it cannot be one."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, whole numbers share a float
+        value = int(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return str(int(value)) if value == value.to_integral_value() else str(value)
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value and not _lone_surrogate(value) else None
 

@@ -23,9 +23,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class JsonlSource(FileSource, name="jsonl"):
-    """Lines of JSON Lines files (.jsonl, .jsonl.gz, .jsonl.zst), one JSON object and document a line."""
+    """Lines of JSON Lines files (.jsonl, .ndjson, .json; also .gz or .zst), one JSON object and document a line."""
 
-    suffixes = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+    suffixes = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst"))
 
     def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
         """The file as a split when it holds lines. A column that no line of its beginning has is the file's error.
@@ -54,7 +54,7 @@ class JsonlSource(FileSource, name="jsonl"):
         if not found:
             which = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
             raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
-        if missing := [name for name in self.wanted(columns) if name not in found]:
+        if missing := [name for name in self.wanted(columns, found) if name not in found]:
             raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
         return [Split(uri, 0)]
 
@@ -65,7 +65,7 @@ class JsonlSource(FileSource, name="jsonl"):
                 origin = f"{split.uri}#{number}"
                 row = _parse(line)
                 if isinstance(row, dict):
-                    values = {name: row.get(name) for name in self.wanted(columns)}
+                    values = {name: row.get(name) for name in self.wanted(columns, row)}
                     yield self.document(values, columns, origin)
                 else:
                     yield Document(doc_id=origin, text=None, problem=f"{origin}: {row}", origin=origin)

@@ -29,15 +29,14 @@ class ParquetSource(FileSource, name="parquet"):
             parquet = pq.ParquetFile(file)
             counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
             if any(counts):
-                self._check_columns(uri, parquet.schema_arrow, self.wanted(columns))
+                self._check_columns(uri, parquet.schema_arrow, columns)
             return [Split(uri, index, num_rows) for index, num_rows in enumerate(counts) if num_rows]
 
     def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
         """The documents of one row group, a few rows in memory at a time."""
-        wanted = self.wanted(columns)
         with open_file(split.uri) as file:
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, page_checksum_verification=True)
-            self._check_columns(split.uri, parquet.schema_arrow, wanted)
+            wanted = self._check_columns(split.uri, parquet.schema_arrow, columns)
             row, rows_at_once = 0, _rows_at_once(parquet.metadata.row_group(split.index))
             for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=wanted):
                 for cells in zip(*(batch.column(name) for name in wanted), strict=True):
@@ -45,17 +44,20 @@ class ParquetSource(FileSource, name="parquet"):
                     yield self.document(values, columns, f"{split.uri}#{split.index}:{row}")
                     row += 1
 
-    def _check_columns(self, uri: str, schema: pa.Schema, wanted: Sequence[str]) -> None:
-        """Refuse a file that lacks a wanted column or holds something else than text in it."""
+    def _check_columns(self, uri: str, schema: pa.Schema, columns: Sequence[str]) -> list[str]:
+        """The columns to read; a file that lacks one, or holds no text there, is refused."""
+        id_column, wanted = self.id_in(schema.names), self.wanted(columns, schema.names)
         for name in wanted:
             if schema.names.count(name) != 1:
                 found = ", ".join(f"{field.name} ({field.type})" for field in schema)
                 raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found or 'none'}")
-        text, doc_id = schema.field(self.text_column).type, schema.field(self.id_column).type
+        text = schema.field(self.text_column).type
         if not _is_text(text):
             raise ColumnsError(uri, f"column {self.text_column!r} (text_column) must hold text, not {text}")
-        if not _is_text(doc_id) and not pa.types.is_integer(doc_id):
-            raise ColumnsError(uri, f"column {self.id_column!r} (id_column) must hold text or integers, not {doc_id}")
+        if id_column is not None and not _may_be_ids(doc_id := schema.field(id_column).type):
+            allowed = "text, whole numbers or UUIDs"
+            raise ColumnsError(uri, f"column {id_column!r} (id_column) must hold {allowed}, not {doc_id}")
+        return wanted
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:
@@ -78,6 +80,12 @@ def _is_text(kind: pa.DataType) -> bool:
         pa.types.is_large_binary,
     )
     return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
+
+
+def _may_be_ids(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text or UUIDs, or numbers, of which whole ones are ids."""
+    checks = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(check(kind) for check in checks) or kind == pa.uuid()
 
 
 def _value(cell: pa.Scalar) -> Any:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 from botocore.exceptions import NoCredentialsError
@@ -144,7 +146,51 @@ def test_a_store_without_credentials_ends_the_job_and_a_deleted_object_does_not(
 
 
 def test_each_column_is_wanted_once(source):
-    assert source().wanted(["text", "question", "question"]) == ["doc_id", "text", "question"]
+    assert source().wanted(["text", "question", "question"], ["doc_id"]) == ["doc_id", "text", "question"]
+    assert source().wanted([], ["id"]) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("value", "doc_id"),
+    [
+        (7, "7"),
+        (7.0, "7"),
+        (-0.0, "0"),
+        (7.5, None),
+        (2.0**53, None),  # so is one more than that
+        (float("nan"), None),
+        (float("inf"), None),
+        (Decimal("12.00"), "12"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("12.50"), "12.50"),
+        (Decimal("NaN"), None),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (True, None),
+        ("", None),
+        ("\ud800", None),
+        (["a"], None),
+    ],
+    ids=str,
+)
+def test_what_may_be_an_id(value, doc_id, source):
+    document = source().document({"doc_id": value, "text": "x"}, (), "file#3")
+    assert (document.doc_id, document.problem is None) == (doc_id or "file#3", doc_id is not None)
+
+
+@pytest.mark.parametrize("uri", ["{}", "{}/", "{}/*.jsonl", "{}/deep/../*"])
+def test_ids_are_made_of_file_and_row_where_none_is_named(uri, tmp_path):
+    made = Scripted(uri=uri.format(tmp_path)).document({"text": "x"}, (), f"{tmp_path}/deep/a.jsonl#3")
+    assert (made.doc_id, made.problem) == ("deep/a.jsonl#3", None)
+
+
+def test_a_file_that_is_named_itself_makes_ids_too_and_a_column_that_is_named_has_to_be_there(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n{"text": "y", "doc_id": null}\n{"text": "z", "doc_id": 5}\n')
+    source = JsonlSource(uri=str(path))
+    found = [(one.doc_id, one.problem is None) for split in source.splits() for one in source.read(split, ())]
+    assert found == [("a.jsonl#0", True), (f"{path}#1", False), ("5", True)]
+    with pytest.raises(SpecError, match="no line has a column 'id'; there are: doc_id, text"):
+        JsonlSource(uri=str(path), id_column="id").splits()
 
 
 def test_several_problems_of_a_row_are_all_named(source):

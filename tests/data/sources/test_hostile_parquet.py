@@ -69,7 +69,7 @@ def test_a_damaged_file_gives_documents_or_a_source_error(tmp_path_factory, cont
         {"doc_id": ["x"], "body": ["x"]},
         {"doc_id": ["x"], "text": [{"nested": "x"}]},
         {"doc_id": [["x"]], "text": ["x"]},
-        {"doc_id": [1.5], "text": ["x"]},
+        {"doc_id": [True], "text": ["x"]},
     ],
 )
 def test_the_one_file_of_many_with_another_schema_is_named_before_anything_is_read(other, tmp_path):

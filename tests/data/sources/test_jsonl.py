@@ -22,11 +22,13 @@ def test_plain_and_compressed_files_in_order(place):
     two_lines = b'{"doc_id": 1, "text": "one"}\n\n \n{"doc_id": 2, "text": "two"}'
     write_whole(f"{place}/a.jsonl.gz", gzip.compress(two_lines))
     write_whole(f"{place}/d.jsonl.zst", zstandard.compress('{"doc_id": "4", "text": "f\u00fcnf"}'.encode()))
+    write_whole(f"{place}/e.ndjson", b'{"doc_id": "5", "text": "five"}')
+    write_whole(f"{place}/f.json.gz", gzip.compress(b'{"doc_id": "6", "text": "six"}'))
     write_whole(f"{place}/notes.txt", b"not a document")
     source = JsonlSource(uri=place)
-    assert [split.num_rows for split in source.splits()] == [-1, -1, -1]
+    assert [split.num_rows for split in source.splits()] == [-1] * 5
     found = [(document.doc_id, document.text) for document in read_all(source)]
-    assert found == [("1", "one"), ("2", "two"), ("3", "three"), ("4", "f\u00fcnf")]
+    assert found == [("1", "one"), ("2", "two"), ("3", "three"), ("4", "f\u00fcnf"), ("5", "five"), ("6", "six")]
 
 
 def test_broken_lines_are_documents_with_a_problem(tmp_path):

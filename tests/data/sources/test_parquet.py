@@ -1,4 +1,6 @@
 import itertools
+from decimal import Decimal
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,7 +109,8 @@ def test_invalid_utf8_in_another_column_is_the_rows_problem(tmp_path):
 def test_a_missing_column_is_its_files_fault_and_the_specs_when_no_file_has_it(tmp_path):
     put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]})
     put(f"{tmp_path}/b.parquet", {"id": ["b"], "text": ["x"]})
-    source = ParquetSource(uri=str(tmp_path))
+    assert [one.doc_id for one in read_good(ParquetSource(uri=str(tmp_path)))] == ["a", "b.parquet#0:0"]
+    source = ParquetSource(uri=str(tmp_path), id_column="doc_id")
     good, bad = source.splits()
     assert (good.num_rows, good.error) == (1, None)
     assert (bad.num_rows, bad.error) == (0, "one column 'doc_id' is wanted; the file has: id (string), text (string)")
@@ -118,7 +121,7 @@ def test_a_missing_column_is_its_files_fault_and_the_specs_when_no_file_has_it(t
     assert len(source.splits()) == 2
 
 
-@pytest.mark.parametrize("other", [{"text": [1]}, {"doc_id": [1.5]}, {"doc_id": [True]}, {"text": [["x"]]}])
+@pytest.mark.parametrize("other", [{"text": [1]}, {"doc_id": [["x"]]}, {"doc_id": [True]}, {"text": [["x"]]}])
 def test_columns_of_another_type_are_the_files_fault(other, tmp_path):
     (name,) = other
     put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]} | other)
@@ -126,6 +129,20 @@ def test_columns_of_another_type_are_the_files_fault(other, tmp_path):
         ParquetSource(uri=str(tmp_path)).splits()
     put(f"{tmp_path}/b.parquet", {"doc_id": ["b"], "text": ["x"]})
     assert [document.doc_id for document in read_good(ParquetSource(uri=str(tmp_path)))] == ["b"]
+
+
+def test_ids_are_text_whole_numbers_or_uuids(tmp_path):
+    one = UUID(int=1)
+    for name, ids in {
+        "decimal": pa.array([Decimal("7.00"), None], pa.decimal128(9, 2)),
+        "float": pa.array([7.0, 7.5]),
+        "uuid": pa.array([one.bytes, None], pa.uuid()),
+        "words": pa.array(["a", None]).dictionary_encode(),
+    }.items():
+        pq.write_table(pa.table({"doc_id": ids, "text": ["x", "y"]}), tmp_path / f"{name}.parquet")
+    documents = read_good(ParquetSource(uri=str(tmp_path)))
+    assert [document.doc_id for document in documents if document.problem is None] == ["7", "7", str(one), "a"]
+    assert len(documents) == 8
 
 
 def read_good(source):
