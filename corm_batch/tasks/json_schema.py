@@ -220,9 +220,14 @@ def _compiled(pattern: str) -> SchemaValidator:
     return SchemaValidator(core_schema.str_schema(pattern=pattern))
 
 
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern, of pydantic's dialect, matches anywhere in a text."""
+    return _compiled(pattern).isinstance_python(text)
+
+
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
     """The keyword `pattern`."""
-    if isinstance(instance, str) and not _compiled(pattern).isinstance_python(instance):
+    if isinstance(instance, str) and not matches(pattern, instance):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
@@ -231,7 +236,7 @@ def _pattern_properties(checker: Any, patterns: Any, instance: Any, _: Any) -> I
     if isinstance(instance, dict):
         for pattern, schema in patterns.items():
             for name, value in instance.items():
-                if _compiled(pattern).isinstance_python(name):
+                if matches(pattern, name):
                     yield from checker.descend(value, schema, path=name, schema_path=pattern)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from corm_batch.data.document import Document
 from corm_batch.data.schema import column
-from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.errors import AnswerError, DocumentError, GrammarError
 from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
 from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
+from corm_batch.tasks.plain_form import PlainForm
 from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty, says_something
 
 _PLACES = "question", "question_column", "questions", "questions_column"
@@ -48,6 +50,8 @@ class QuestionAnswer(Task, name="question_answer"):
     `question_number` and the columns of one question, failed where it has no answer; what the document took stands in
     the first of them.
 
+    With `choices` or a `pattern` an answer is one of these, or "Not stated."; one that was cut off is none.
+
     With `overflow: map_reduce` every window of a long document is asked, and of the answers that are not "Not stated."
     the one the model was most certain of wins (highest mean log-probability: "map-rerank"). No prompt combines the
     answers: a fact stands in one window, the others can only guess, and a model that reads ten guesses beside one
@@ -64,6 +68,32 @@ class QuestionAnswer(Task, name="question_answer"):
         "document", description="document: one row with lists of answers; question: one row for each"
     )
     instruction: QuestionInstruction = Field(ANSWER_FROM_DOCUMENT, description="{question} stands for the question")
+    choices: tuple[str, ...] = Field((), description='answers that there are, beside "Not stated."')
+    pattern: str | None = Field(
+        None, min_length=1, description='regular expression that a whole answer matches, if it is not "Not stated."'
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        """Answers have at most one form, which a grammar can be made of."""
+        if self.choices and self.pattern is not None:
+            raise ValueError("choices and pattern: one of them says what answers there are")
+        for place, choice in enumerate(self.choices):
+            if not choice or choice != choice.strip() or choice in self.choices[:place]:
+                raise ValueError(
+                    f"choices: entry {place}, {choice!r}, is blank, has blanks around it or is there twice"
+                )
+        if (form := self._form) is not None:
+            try:
+                form.grammar.compiled()
+            except GrammarError as error:
+                raise ValueError(f"pattern: {error}") from error
+        return self
+
+    @property
+    def _form(self) -> PlainForm | None:
+        """What answers are held to."""
+        return PlainForm(self.choices, self.pattern) if self.choices or self.pattern else None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -168,7 +198,10 @@ class QuestionAnswer(Task, name="question_answer"):
                 raise
             prompts = [prompt for place, prompt in enumerate(prompts) if place not in refused]
             texts = pieces(self, asker, text, *prompts)
-        given = await ask_any(self, asker, [prompt(piece) for piece in texts for prompt in prompts])
+        form, all_prompts = self._form, [prompt(piece) for piece in texts for prompt in prompts]
+        given = await ask_any(self, asker, all_prompts, repeat(form and form.grammar))
+        if form is not None:
+            given = [form.checked(one) if isinstance(one, Answer) else one for one in given]
         best = iter([_best_of(given[place :: len(prompts)]) for place in range(len(prompts))])
         return [refused.get(place) or next(best) for place in range(len(questions))], len(given)
 

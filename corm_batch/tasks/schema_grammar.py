@@ -16,7 +16,7 @@ from typing import Any
 from corm_batch.errors import GrammarError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.tasks.json_schema import only_values, resolved, target_of, types_of, validator
-from corm_batch.tasks.questions import NO_ANSWER
+from corm_batch.tasks.plain_form import PlainForm
 from corm_batch.tasks.schema_merge import merged
 
 _CHARS_PER_TOKEN = 3
@@ -83,7 +83,7 @@ def plain_form(schema: Any, root: Mapping[str, Any]) -> Grammar | None:
     if values is None:
         return None
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
-    return Grammar.of_choices([*texts, NO_ANSWER])
+    return PlainForm(tuple(texts)).grammar
 
 
 @dataclass

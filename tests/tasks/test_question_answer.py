@@ -171,3 +171,31 @@ def test_a_window_that_was_not_answered_may_hold_the_answer(fake_asker, answer):
         answer(task, asker, "c" * 20 + "b" * 20)
     with pytest.raises(AnswerError, match="no end"):
         answer(task, asker, "b" * 20)
+
+
+def test_answers_are_held_to_choices_or_a_pattern(fake_asker, answer):
+    asker = fake_asker(lambda prompt: ("yes", -2.0) if "a" in prompt.text else ("Not stated.", -0.1), context=190)
+    spec = {"name": "question_answer", "question": "?", "instruction": "{question}", "max_new_tokens": 20}
+    task = Task.from_spec({**spec, "choices": ["yes", "no"]})
+    assert answer(task, asker, "b" * 100 + "a" * 100).output == "yes"
+    assert {one.text for one in asker.grammars} == {'["yes", "no", "Not stated."]'}
+    task = Task.from_spec({"name": "question_answer", "question": "?", "pattern": "[0-9]{4}"})
+    asker = fake_asker(lambda prompt: "1999!")
+    with pytest.raises(AnswerError, match="the answer '1999!' does not match pattern"):
+        answer(task, asker, "text")
+    assert asker.grammars[0].kind == "regex"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"choices": ["a"], "pattern": "a"}, "one of them"),
+        ({"choices": ["a", "b", "a"]}, "entry 2, 'a', is blank, in blanks, or there twice"),
+        ({"choices": [" a"]}, "entry 0"),
+        ({"pattern": "a("}, "pattern: no grammar can be made"),
+        ({"pattern": "a(?!b)"}, "look-ahead"),
+    ],
+)
+def test_forms_that_are_none_are_refused(fields, said):
+    with pytest.raises(SpecError, match=said):
+        Task.from_spec({"name": "question_answer", "question": "?", **fields})
