@@ -1,8 +1,10 @@
 """Verification on a model: what is flagged is what an uncompressed cache answers otherwise, and rerun answers as it."""
 
 import asyncio
+import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.data.document import Document
@@ -28,6 +30,7 @@ def answer(tmp_path_factory):
     tokenizer = PromptTokenizer.from_pretrained(MODEL, document_role="document")
     config = llama_config(vocab_size=tokenizer.highest_token_id + 1, max_position_embeddings=400)
     folder = save_random_model(config, tmp_path_factory.mktemp("model"))
+    AutoTokenizer.from_pretrained(MODEL).save_pretrained(folder)  # for answers that are held to a form
 
     def call(rows, policy, on_difference=None, **task):
         def load():
@@ -76,3 +79,12 @@ def test_sampled_answers_are_less_likely_to_the_full_cache_and_have_no_verdict(a
     assert {row.result["agreement"] for row in found.values()} == {None}
     losses = [row.result["logprob_kept"] - row.result["logprob_full"] for row in found.values()]
     assert sum(losses) > 0
+
+
+def test_answers_held_to_a_form_are_verified_by_what_they_were_chosen_from(answer, rows):
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "boolean"}}, "required": ["b"]}
+    form = {"name": "extract", "schema": schema, "max_new_tokens": 30, "retries": 0, "overflow": "truncate"}
+    found = answer(rows, {"name": "full"}, "flag", **form)
+    assert {row.result["agreement"] for row in found.values()} == {1.0}
+    assert max(row.result["largest_gap"] for row in found.values()) < 1e-3
+    assert all(json.loads(row.result["output"])["b"] in (True, False) for row in found.values())
