@@ -47,9 +47,9 @@ def evidence_columns(names: Iterable[str]) -> list[pa.Field]:
     for field in names:
         quote, start, end = _columns_of(field)
         found += [
-            column(quote, pa.string(), f"the words of the document that {field} was taken from"),
-            column(start, pa.int64(), f"where {quote} begins in the document, in characters from 0"),
-            column(end, pa.int64(), "where it ends: behind its last character"),
+            column(quote, pa.string(), f"the words of the document that {field} was taken from", detail="yes"),
+            column(start, pa.int64(), f"where {quote} begins in the document, in characters from 0", detail="yes"),
+            column(end, pa.int64(), "where it ends: behind its last character", detail="yes"),
         ]
     return found
 

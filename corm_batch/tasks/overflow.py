@@ -16,6 +16,7 @@ from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.tasks.base import Answer, Ask, Asker, Prompt, Task
 
+_BEGINNING = 256  # characters by which prompts about one text are told from those about another
 T = TypeVar("T")
 MakePrompt = Callable[[str], Prompt]
 """Puts a text, or a window of it, into a prompt."""
@@ -82,12 +83,14 @@ async def ask_any(
 async def ask_each_text(asker: Asker, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
     """Answers and errors in the order of `asks`, all in flight at once; those about one text go to the asker together.
 
+    Of prompts that have the text in their instruction, as templates make them, those are that begin alike.
+
     Raises:
         BrokenEngineError: the engine failed as a whole.
     """
     places: dict[str, list[int]] = {}
     for place, ask in enumerate(asks):
-        places.setdefault(ask.prompt.text, []).append(place)
+        places.setdefault(ask.prompt.text or ask.prompt.instruction[:_BEGINNING], []).append(place)
     groups = await at_once(asker.ask_all([asks[place] for place in group]) for group in places.values())
     found = dict(zip(chain.from_iterable(places.values()), chain.from_iterable(groups), strict=True))
     return [found[place] for place in range(len(asks))]

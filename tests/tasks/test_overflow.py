@@ -41,3 +41,12 @@ def test_the_first_failure_is_raised_as_it_is_once_all_are_asked(error, fake_ask
     with pytest.raises(type(error), match=str(error)):
         asyncio.run(ask_all(Summarize(), asker, [prompt(letter) for letter in "abc"]))
     assert asker.finished == 2
+
+
+def test_those_about_one_text_are_asked_together_also_where_a_template_has_put_it_into_the_instruction(fake_asker):
+    texts = ["a" * 300, "b" * 300]
+    rendered = [Prompt("", f"Read: {text}\n\n{question}") for text in texts for question in "?!"]
+    asker = fake_asker(lambda prompt: prompt.instruction[-1])
+    answers = asyncio.run(ask_all(Summarize(), asker, [*rendered, *(Prompt(text, "sum") for text in texts)]))
+    assert [answer.text for answer in answers] == [*"?!?!", "m", "m"]
+    assert sorted(asker.asked_together) == [1, 1, 2, 2]
