@@ -32,6 +32,7 @@ from corm_batch.data.yaml_text import load_yaml, overridden
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.defaults import with_name
 from corm_batch.registry import SAME_ANSWERS, describe, shown
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.several import Several
@@ -172,7 +173,7 @@ class JobSpec(Section):
     source: Annotated[Source, SAME_ANSWERS]
     task: Task
     tasks: dict[str, Task] | None = Field(None, description="several in place of one, by the names of their columns")
-    policy: KVPolicy = Field(default={"name": "corm"}, validate_default=True)
+    policy: KVPolicy = Field({}, validate_default=True, description="unnamed: as `question`, known or unknown, says")
     engine: EngineConfig = EngineConfig()
     cluster: Annotated[ClusterSection, SAME_ANSWERS] = ClusterSection()
     verify: Annotated[VerifyConfig | None, SAME_ANSWERS] = None
@@ -193,6 +194,8 @@ class JobSpec(Section):
     @classmethod
     def _select_plugin(cls, value: Any, info: Any) -> Any:
         """The plug-in that the section's name selects."""
+        if info.field_name == "policy":
+            value = with_name(value, asks_several=getattr(info.data.get("task"), "asks_several", False))
         return _PLUGINS[info.field_name].from_spec(value)
 
     @field_validator("verify")

@@ -21,6 +21,7 @@ MINIMAL = {
     "task": {"name": "summarize"},
     "output": {"uri": "s3://bucket/summaries/"},
 }
+TWO_FIELDS = {"type": "object", "properties": {"year": {"type": "integer"}, "place": {"type": "string"}}}
 
 
 @pytest.fixture
@@ -58,6 +59,33 @@ def test_defaults_of_a_minimal_spec(write):
     assert (job.model.dtype, job.model.device, job.model.document_role) == ("bfloat16", "auto", "user")
     assert (job.cluster.replicas, job.cluster.gpus_per_replica, job.cluster.address) == (1, None, None)
     assert (job.output.format, job.engine.prefill) == ("parquet", "exact")
+
+
+@pytest.mark.parametrize(
+    ("task", "several"),
+    [
+        ({"name": "question_answer", "question": "Who?"}, False),
+        ({"name": "question_answer", "questions": ["Who?"]}, False),
+        ({"name": "question_answer", "questions": ["Who?", "When?"]}, True),
+        ({"name": "question_answer", "questions_column": "asked", "rows": "question"}, True),
+        ({"name": "extract", "schema": TWO_FIELDS}, False),
+        ({"name": "extract", "schema": TWO_FIELDS, "ask": "each"}, True),
+        ({"name": "extract", "schema": {"type": "array", "items": TWO_FIELDS}, "ask": "each"}, True),
+        ({"name": "extract", "schema": TWO_FIELDS, "ask": "auto"}, True),
+        ({"name": "summarize"}, False),
+        ({"one": {"name": "summarize"}}, False),
+        ({"one": {"name": "summarize"}, "two": {"name": "question_answer", "question": "Who?"}}, True),
+        ({"one": {"name": "question_answer", "questions": ["Who?", "When?"]}}, True),
+    ],
+)
+def test_the_default_policy_judges_without_the_question_where_several_are_asked_over_one_reading(task, several, write):
+    tasks = {"task": task} if "name" in task else {"task": None, "tasks": task}
+    job = spec(**tasks)
+    assert (job.task.asks_several, job.policy.name) == (several, "kvzip" if several else "corm")
+    assert JobSpec.load(write(job.to_yaml())) == job
+    assert spec(**tasks, policy={"name": "snapkv"}).policy.name == "snapkv"
+    assert spec(**tasks, policy={"question": "known"}).policy == spec(**tasks, policy={"name": "corm"}).policy
+    assert spec(**tasks, policy={"question": "unknown"}).policy.name == "kvzip"
 
 
 def test_complete_spec_survives_yaml_and_pickle(write):

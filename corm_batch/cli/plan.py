@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,19 +38,20 @@ def plan(
 ) -> None:
     """Show what a job would read, what its caches would cost and what fits at once; runs nothing."""
     from corm_batch.pipeline.plan import plan_job
+    from corm_batch.pipeline.question import about_question
     from corm_batch.spec import JobSpec
 
     job = JobSpec.load(spec, overrides or ())
     planned = plan_job(job, gpu)
     if as_json:
-        found = {"name": job.name, "output": job.output.uri, **asdict(planned)}
+        found = {"name": job.name, "output": job.output.uri, "about": list(about_question(job)), **asdict(planned)}
         if not show_prompt:
             del found["first_prompt"]
         print_json(found)
         return
     console = output_console()
     print_broken_files(console, [(file.uri, file.error) for file in planned.failed_files], planned.empty_files)
-    _print_documents(console, job, planned)
+    _print_documents(console, job, planned, about_question(job))
     _print_histogram(console, planned)
     _print_memory(console, job, planned)
     if planned.gpu is not None:
@@ -59,7 +61,7 @@ def plan(
         console.print(whole_text(planned.first_prompt or "(no document can be asked about)"), soft_wrap=True)
 
 
-def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
+def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: Iterable[str]) -> None:
     documents = planned.measured if planned.documents is None else planned.documents
     rows = [
         (
@@ -72,6 +74,7 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan) -> None:
     ]
     rows += [("in the output", line) for line in planned.earlier]
     rows.append(("policy", policy_text(json.dumps(job.policy.to_spec()))))
+    rows += [("", line) for line in about]
     rows.append(("prompts", _prompts_text(planned)))
     if planned.from_answers:
         rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))

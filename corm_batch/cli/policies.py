@@ -25,6 +25,7 @@ def policies(
     known = [plugin for kind in kinds for plugin in kind.registered().values()]
     described: list[dict[str, Any]] = [
         {"kind": plugin.kind, "name": plugin.name, "summary": plugin.summary(), "fields": _fields(plugin)}
+        | _judges(plugin)
         for plugin in known
     ]
     if as_json:
@@ -33,12 +34,19 @@ def policies(
     console = output_console()
     for plugin in described:
         prefix = "" if plugin["kind"] == "policy" else f"{plugin['kind']} "
-        title = f"{prefix}{plugin['name']}: {plugin['summary']}"
+        blind = " Judges without the question." if plugin.get("looks_for_question") is False else ""
+        title = f"{prefix}{plugin['name']}: {plugin['summary']}{blind}"
         if plugin["fields"]:
             columns = [label("field"), label("type"), label("default"), prose("meaning")]
             print_table(console, title, columns, [list(field.values()) for field in plugin["fields"]])
         else:
             console.print(f"{title} No fields.\n", style="bold", soft_wrap=True)
+
+
+def _judges(plugin: type[Plugin]) -> dict[str, bool]:
+    """Whether a policy looks for the question, where it can tell without the fields that it has to be given."""
+    looks = getattr(plugin.model_construct(), "looks_for_question", None)
+    return {} if looks is None else {"looks_for_question": looks}
 
 
 def _fields(plugin: type[Plugin]) -> list[dict[str, str]]:

@@ -66,13 +66,14 @@ def read_policies(job: JobSpec, given: Sequence[str]) -> list[GivenPolicy]:
         SpecError: one is wrong, or two have one label.
     """
     from corm_batch.policies.base import KVPolicy
+    from corm_batch.policies.defaults import with_name
     from corm_batch.report.evaluation import policy_label
 
     asked: list[tuple[str | None, Mapping[str, Any]]] = [(None, job.policy.to_spec())]
     asked += [read_labelled("--policy", one) for one in given]
     found: dict[str, GivenPolicy] = {}
     for own, fields in asked:
-        policy = KVPolicy.from_spec(fields)
+        policy = KVPolicy.from_spec(with_name(fields))
         if policy.name == "full" or any(policy == other.policy for other in found.values()):
             continue
         label = own or policy_label(policy)

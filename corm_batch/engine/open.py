@@ -16,6 +16,7 @@ from corm_batch.engine.parallel import ParallelEngine
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import SpecError
 from corm_batch.policies.base import KVPolicy
+from corm_batch.policies.defaults import with_name
 
 
 class Engine(EngineCore):
@@ -51,7 +52,7 @@ class Engine(EngineCore):
                 another model.
             ModelLoadError, UnsupportedModelError, RankError: see `load_model` and `ParallelEngine.start`.
         """
-        chosen = KVPolicy.from_spec(policy)
+        chosen = KVPolicy.from_spec(with_name(policy))
         settings = EngineConfig.parse(config)
         if dtype not in ("float32", "bfloat16", "float16"):
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")

@@ -19,6 +19,7 @@ from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import ModelLoadError, SourceError, SpecError, UnsupportedModelError
+from corm_batch.pipeline.question import about_question
 from corm_batch.pipeline.worker import LoadModel, Model
 from corm_batch.registry import INITIAL_VERSION, shown
 from corm_batch.spec import JobSpec, ModelSection
@@ -129,6 +130,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
             "task.stop_token_ids"
         )
     about = [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(spec, config, checkpoint, rules)]
+    about += about_question(spec)
     return CheckedModel(about, _version(task, checkpoint, config, ends, rules))
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from corm_batch.budgets.base import Budget, BudgetField
 from corm_batch.errors import SpecError
 from corm_batch.ops.pages import NEVER, Column, Entries
+from corm_batch.ops.reduction import ALL_ROWS
 from corm_batch.policies.model import Model
 from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import ExtraPass, Reading
@@ -54,6 +55,11 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
     def needs(self) -> Needs:
         """What `rank` reads; nothing else is there to be read."""
         return Needs()
+
+    @property
+    def looks_for_question(self) -> bool:
+        """Whether what stays is what a prompt's last tokens look at: the question, where it is known by then."""
+        return self.needs.reduction is not None and self.needs.reduction.window < ALL_ROWS
 
     @classmethod
     def candidates(cls, num_tokens: int) -> tuple[Self, ...]:
@@ -215,14 +221,6 @@ def recent_stay(rank: Tensor, entries: Seen, step: int | Tensor, recent: int) ->
     """`rank`, with the newest `recent` entries of each head at the top."""
     top = torch.inf if rank.is_floating_point() else NEVER
     return rank.masked_fill(entries.position > step - recent, top)
-
-
-def answer_score(position: Tensor) -> Tensor:
-    """Scores of an answer's own entries under a policy that scores prompts: above any of theirs, the newest highest.
-
-    Not infinite: heads that share a budget take equal ranks in their order, and the last ones would be left none.
-    """
-    return position.float() * 1e20
 
 
 class EvictingPolicy(KVPolicy):

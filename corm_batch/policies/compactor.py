@@ -11,9 +11,9 @@ from torch.nn.functional import avg_pool1d
 
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import Rotary
-from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
+from corm_batch.policies.base import ScoringPolicy, Seen
 from corm_batch.policies.needs import Needs
-from corm_batch.policies.reading import Reading
+from corm_batch.policies.reading import Reading, answer_score
 from corm_batch.policies.with_budgets import with_budgets
 
 _JITTER = 1e-2

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.rotary import turn_moments
-from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
+from corm_batch.policies.base import ScoringPolicy, Seen
 from corm_batch.policies.needs import Needs
-from corm_batch.policies.reading import Reading
+from corm_batch.policies.reading import Reading, answer_score
 from corm_batch.policies.with_budgets import with_budgets
 
 _TILE = 2048

@@ -14,10 +14,10 @@ from corm_batch.budgets.base import BudgetField
 from corm_batch.errors import DocumentError
 from corm_batch.ops.dense import attention_scores, row_tiles
 from corm_batch.ops.pages import Column, Entries
-from corm_batch.policies.base import ScoringPolicy, Seen, answer_score
+from corm_batch.policies.base import ScoringPolicy, Seen
 from corm_batch.policies.model import Model
 from corm_batch.policies.needs import Needs
-from corm_batch.policies.reading import ExtraPass, Reading
+from corm_batch.policies.reading import ExtraPass, Reading, answer_score
 
 _FIRST = "Repeat the previous context exactly."
 _LATER = "Repeat the part of the previous context exactly, starting with"

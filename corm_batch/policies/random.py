@@ -35,6 +35,11 @@ class Random(EvictingPolicy, name="random"):
         """No votes, only the attention of the last `recent` queries, so that it is known how much of it was lost."""
         return Needs(reduction=Reduction(self.recent))
 
+    @property
+    def looks_for_question(self) -> bool:
+        """Chance alone decides."""
+        return False
+
     def expiry(self, layer: int, position: Tensor) -> Tensor:
         """Never for those drawn to stay, `recent` steps after birth for the others."""
         heads = torch.arange(position.shape[-2], device=position.device)[:, None]

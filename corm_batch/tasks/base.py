@@ -168,6 +168,11 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         return True
 
     @property
+    def asks_several(self) -> bool:
+        """Whether it asks several things about one text, which is then read before any of them is known."""
+        return False
+
+    @property
     def source_columns(self) -> Sequence[str]:
         """Columns of the source this task reads beside the text."""
         return ()

@@ -134,6 +134,12 @@ class Extract(Task, name="extract"):
         return with_quotes(self.json_schema) if self.evidence else self.json_schema
 
     @property
+    def asks_several(self) -> bool:
+        """Where every field is asked by itself, and there are several."""
+        fields = self._fields
+        return self._asks_each and len((fields.of_item or fields).properties) > 1
+
+    @property
     def result_fields(self) -> Sequence[pa.Field]:
         """One column for each field, of its JSON type, and three for its quotation."""
         fields = self._fields

@@ -109,6 +109,11 @@ class QuestionAnswer(Task, name="question_answer"):
         return self.questions is not None or self.questions_column is not None
 
     @property
+    def asks_several(self) -> bool:
+        """With more than one question, or nobody knows how many."""
+        return self._are_several and (self.questions is None or len(self.questions) > 1)
+
+    @property
     def source_columns(self) -> Sequence[str]:
         """The column of questions, if there is one."""
         return tuple(filter(None, (self.question_column, self.questions_column)))

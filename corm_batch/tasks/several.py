@@ -53,6 +53,11 @@ class Several(Task):
         return tuple(self.tasks.values())
 
     @property
+    def asks_several(self) -> bool:
+        """With more than one task, or if the one does."""
+        return len(self.tasks) > 1 or any(task.asks_several for task in self.parts)
+
+    @property
     def source_columns(self) -> Sequence[str]:
         """Those that any of them reads."""
         return tuple(dict.fromkeys(name for task in self.parts for name in task.source_columns))

@@ -68,6 +68,20 @@ def test_documents_that_would_fail_are_named_with_the_reason(corm_batch, write_j
     )
 
 
+def test_a_policy_that_looks_for_a_question_nobody_has_asked_yet_is_named(corm_batch, write_job):
+    task = {"name": "question_answer", "questions": ["Who?", "When?"]}
+    job = write_job(ROWS, task=task, policy={"name": "snapkv"})
+    (said,) = json.loads(corm_batch("plan", job, "--json").out)["about"]
+    assert said.startswith("policy snapkv keeps what the last tokens before an answer look at")
+    assert "compressed before any" in " ".join(corm_batch("plan", job).out.replace("|", "").split())
+    assert (
+        json.loads(corm_batch("plan", write_job(ROWS, task=task, policy={"question": "unknown"}), "--json").out)[
+            "about"
+        ]
+        == []
+    )
+
+
 def test_on_a_card(corm_batch, write_job):
     printed = corm_batch("plan", write_job(ROWS), "--gpu", "L40S").out
     assert "On 1 replica of 1 l40s: 73.9 MiB of weights, a pool of " in printed

@@ -12,6 +12,7 @@ def test_every_policy_with_its_fields(corm_batch):
     assert result.code == 0
     for name, policy in KVPolicy.registered().items():
         assert f"{name}: {policy.summary()}" in result.out
+    assert result.out.count(" Judges without the question.") == len(KVPolicy.registered()) - 3
     for name, budget in Budget.registered().items():
         assert f"budget {name}: {budget.summary()}" in result.out
     for name, propagation in Propagation.registered().items():
@@ -34,3 +35,4 @@ def test_json(corm_batch):
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
     assert (tau["type"], tau["default"]) == ("number", "64.0")
     assert described["full"]["fields"] == []
+    assert [described[name].get("looks_for_question") for name in ("corm", "kvzip", "uniform")] == [True, False, None]
