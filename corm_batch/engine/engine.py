@@ -21,7 +21,7 @@ from corm_batch.engine.fp8 import refuse_old_gpu
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.pins import find_pin_problem
-from corm_batch.engine.policy_check import check_policy
+from corm_batch.engine.policy_check import check_policy, least_room
 from corm_batch.engine.profile_run import measure_pool_bytes
 from corm_batch.engine.propagating import propagating
 from corm_batch.engine.request import Completion, Request, SamplingParams, Scores, find_problem
@@ -75,6 +75,7 @@ class EngineCore:
         shape, ranks = model.shard, model.ranks
         policy = serving(policy, model)
         self.max_model_len = shape.context(config.max_model_len)
+        self.least_room = least_room(policy, self.max_model_len)
         self.policies, full = by_layer(policy, model), by_layer(Full(), model)
         if config.storage.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")

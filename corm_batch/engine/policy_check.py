@@ -11,7 +11,7 @@ from torch import Tensor
 
 from corm_batch.budgets.base import Place
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import SpecError
+from corm_batch.errors import DocumentError, SpecError
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.rotary import Rotary
 from corm_batch.policies.base import KVPolicy, Seen
@@ -44,6 +44,26 @@ def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> Non
             _check_observation(policy, layer, shape, dtype)
         for extra in passes:
             _check_observation(policy, layer, shape, dtype, extra)
+
+
+def least_room(policy: KVPolicy, max_model_len: int) -> int:
+    """Tokens of the context that a prompt has to leave free for what the policy has the model read behind it.
+
+    Args:
+        policy: as it serves a model.
+        max_model_len: tokens of the context.
+    """
+    if not policy.needs.extra_passes:
+        return 0
+    prompt = np.zeros(max_model_len, np.int64)
+
+    def suffices(room: int) -> bool:
+        try:
+            return bool(policy.extra_passes(prompt, room))
+        except DocumentError:
+            return False
+
+    return next(filter(suffices, range(1, max_model_len)), max_model_len)
 
 
 def _check_layer(policy: KVPolicy, place: Place, key: Tensor, position: Tensor) -> None:

@@ -52,6 +52,7 @@ class EngineAsker:
         engine: answers.
         max_model_len: tokens of prompt and answer at most.
         pins_instruction: the policy pins instructions, so that requests have to say which tokens these are.
+        least_room: tokens behind a prompt that the policy needs, whatever its answer: texts are cut to leave as many.
 
     Attributes:
         doc_id: the document's.
@@ -68,12 +69,13 @@ class EngineAsker:
         max_model_len: int,
         *,
         pins_instruction: bool = False,
+        least_room: int = 0,
     ) -> None:
         self.doc_id = doc_id
         self._tokenizer = tokenizer
         self._engine = engine
         self._max_model_len = max_model_len
-        self._pins_instruction = pins_instruction
+        self._pins_instruction, self._least_room = pins_instruction, least_room
         self._uncompressed = False
         self._asked = 0
         self._answered: dict[str, tuple[Request, Completion]] = {}
@@ -154,7 +156,7 @@ class EngineAsker:
             DocumentError: it does not fit.
         """
         token_ids = self._tokenizer.encode(ask.prompt)
-        if self._room(token_ids, ask.sampling.max_new_tokens) < 0:
+        if room_left(len(token_ids), ask.sampling.max_new_tokens, self._max_model_len) < 0:
             raise DocumentError(
                 f"{len(token_ids)} prompt tokens and {ask.sampling.max_new_tokens} for the answer do not fit "
                 f"the model's context of {self._max_model_len}"
@@ -261,8 +263,8 @@ class EngineAsker:
         return room, lambda piece: all(self.fits(prompt(piece), max_new_tokens) for prompt in longest)
 
     def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
-        """Tokens of the context that are left beside this prompt and its answer."""
-        return room_left(len(token_ids), max_new_tokens, self._max_model_len)
+        """Tokens of the context that are left beside this prompt and its answer, or what is read behind it."""
+        return room_left(len(token_ids), max(max_new_tokens, self._least_room), self._max_model_len)
 
 
 def _why_apart(num_alike: int, lengths: Sequence[int]) -> str | None:

@@ -60,8 +60,8 @@ def _load(spec: JobSpec) -> Model:
         **spec.engine.model_dump() | ({"room_for_scoring": True} if spec.verify and spec.verify.share else {}),
     )
     tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
-    bytes_per_token = engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
-    return Model(engine, tokenizer, engine.pool_bytes // bytes_per_token, spec.policy.pins_instruction)
+    pool_tokens = engine.pool_bytes // engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
+    return Model(engine, tokenizer, pool_tokens, spec.policy.pins_instruction, engine.least_room)
 
 
 def _device(model: ModelSection) -> str:

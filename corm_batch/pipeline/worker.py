@@ -43,12 +43,14 @@ class Model:
         engine, tokenizer: ready to use, of the same model.
         pool_tokens: tokens the engine's page pool would hold without compression.
         pins_instruction: the engine's policy pins instructions, which requests have to name.
+        least_room: tokens that a prompt has to leave free behind it, whatever its answer, for that policy.
     """
 
     engine: ReplicaEngine
     tokenizer: PromptTokenizer
     pool_tokens: int
     pins_instruction: bool = False
+    least_room: int = 0
 
 
 LoadModel = Callable[[], Model]
@@ -106,7 +108,8 @@ class EngineActor:
             ModelLoadError, UnsupportedModelError, SpecError: it can never be loaded; the message says why.
         """
         model = self._settings.load_model()
-        self._tokenizer, self._pins_instruction = model.tokenizer, model.pins_instruction
+        self._tokenizer, self._least_room = model.tokenizer, model.least_room
+        self._pins_instruction = model.pins_instruction
         self._engine = EngineThread(model.engine, asyncio.get_running_loop())
         shape = model.engine.shape
         self._max_model_len = model.engine.max_model_len
@@ -132,7 +135,12 @@ class EngineActor:
             BrokenEngineError: the engine failed as a whole, or hangs.
         """
         asker = EngineAsker(
-            document.doc_id, self._tokenizer, self._engine, self._max_model_len, pins_instruction=self._pins_instruction
+            document.doc_id,
+            self._tokenizer,
+            self._engine,
+            self._max_model_len,
+            pins_instruction=self._pins_instruction,
+            least_room=self._least_room,
         )
         row, in_time = await self._answer(document, asker)
         if self._verifier is None or not asker.answered or not in_time:

@@ -227,6 +227,29 @@ def test_long_texts_are_cut_to_fit():
     asked(test)
 
 
+def test_texts_are_cut_to_leave_the_room_that_a_policy_reads_behind_them():
+    """A document as long as the context, and a short answer: kvzip reads more behind a prompt than the answer takes."""
+    kvzip = {"name": "kvzip", "budget": {"name": "adakv", "max_kept": 0.5, "floor": 0.0}}
+    limits = {"max_model_len": 256, "kv_memory": 1 << 26}
+    engine = Engine.from_pretrained(MODEL, policy=kvzip, dtype="float32", device="cpu", **limits)
+    assert 4 < engine.least_room < 128
+
+    async def main(least_room):
+        thread = EngineThread(engine, asyncio.get_running_loop())
+        asker = EngineAsker("doc", TOKENIZER, thread, engine.max_model_len, least_room=least_room)
+        prompts = [lambda piece, question=question: Prompt(piece, question) for question in QUESTIONS[:2]]
+        text = asker.truncate("A sentence of six words, again. " * 100, prompts, 4)
+        found = await asker.ask_all([Ask(one(text), SamplingParams(max_new_tokens=4)) for one in prompts])
+        await thread.check(5)
+        return found, asker.spent().kept_ratio
+
+    found, kept = asyncio.run(main(engine.least_room))
+    assert not [one for one in found if isinstance(one, DocumentError)]
+    assert kept < 0.7
+    failed, _ = asyncio.run(main(0))
+    assert "policy kvzip has a prompt repeated behind it" in str(failed[0])
+
+
 def test_windows_fit_every_prompt_that_is_put_to_them():
     text = "A sentence of six words, again. " * 30
     prompts = [prompt, lambda piece: Prompt(piece, "Summarize, and say who the king was.")]
