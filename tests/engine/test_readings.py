@@ -12,15 +12,14 @@ from corm_batch.errors import CapacityError, DocumentError
 from tests.conftest import llama_config, save_random_model
 from tests.engine.test_scheduler import KVZIP, make_engine
 
-ANSWER = SamplingParams(max_new_tokens=8, ignore_eos=True)
+ANSWER = SamplingParams(max_new_tokens=6, ignore_eos=True)
 DOCUMENT = [(i * i * 7 + 3 * i) % 199 for i in range(43)]  # no whole number of pages
 QUESTIONS = {str(i): [(i * 5 + j * j) % 199 for j in range(1 + 7 * i)] for i in range(3)}
 SNAPKV = {"name": "snapkv", "window": 4, "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}
 CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
 CASES = [
-    ({"name": "full"}, "exact", "fp8"),
-    (CORM, "exact", "model"),
-    (CORM, "streaming", "fp8"),
+    ({"name": "full"}, "exact", "model"),
+    (CORM, "exact", "fp8"),
     (CORM | {"window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}}, "streaming", "model"),
     ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "model"),
     (SNAPKV, "exact", "model"),
@@ -81,7 +80,7 @@ def test_answers_over_a_shared_reading_are_those_of_a_reading_of_ones_own(policy
             engine.scheduler.preempt()
         if steps % 3 == 0:
             engine.scheduler.resting.rest()
-    assert sum(done[name].memory.preemptions for name in QUESTIONS) > 4
+    assert sum(done[name].memory.preemptions for name in QUESTIONS) > 2
     for name, expected in alone.items():
         assert done[name].token_ids == expected.token_ids
         assert done[name].kept_positions == expected.kept_positions
@@ -123,10 +122,9 @@ def test_layers_with_a_window_of_their_own_keep_to_it(tmp_path):
     assert_nothing_is_held(engine)
 
 
-@pytest.mark.parametrize("prefill", ["exact", "streaming"])
-def test_tokens_of_a_reading_leave_later_layers_and_those_of_a_question_all_go_on(prefill, tiny_llama):
+def test_tokens_of_a_reading_leave_later_layers_and_those_of_a_question_all_go_on(tiny_llama):
     leaving = {"name": "attention", "share": 0.4, "pooling": 3, "window": 6, "first": 2, "recent": 5}
-    fields = {"prefill": prefill, "propagation": leaving}
+    fields = {"prefill": "streaming", "propagation": leaving}
     alone = answers_alone(tiny_llama, {"name": "full"}, **fields)
     engine = make_engine(tiny_llama, {"name": "full"}, chunk_size=16, **fields)
     reading, done = ask(engine), finish(engine)
@@ -135,7 +133,7 @@ def test_tokens_of_a_reading_leave_later_layers_and_those_of_a_question_all_go_o
     for name, ids in QUESTIONS.items():
         assert done[name].token_ids == alone[name].token_ids
         assert done[name].kept_positions == alone[name].kept_positions
-        assert done[name].memory.kept_per_layer == (2 * (len(ids) + 7),) * 2
+        assert done[name].memory.kept_per_layer == (2 * (len(ids) + 5),) * 2
 
 
 def test_what_a_reading_and_its_answers_hold_adds_up_to_what_is_held(tiny_llama):
@@ -150,7 +148,7 @@ def test_what_a_reading_and_its_answers_hold_adds_up_to_what_is_held(tiny_llama)
         peaks.append(engine.pool_bytes_used)
         for completion in done:
             memory, num_cached = completion.memory, len(QUESTIONS[completion.id]) + len(completion.token_ids) - 1
-            assert (memory.prompt_tokens, memory.output_tokens) == (len(QUESTIONS[completion.id]), 8)
+            assert (memory.prompt_tokens, memory.output_tokens) == (len(QUESTIONS[completion.id]), 6)
             assert memory.kv_bytes_full == num_cached * 2 * 2 * 2 * 16 * 4  # layers, heads, key and value, floats
             assert sum(memory.kept_per_layer) + memory.evicted_entries == num_cached * 2 * 2
     assert engine.pool_bytes_used == reading.memory.kv_bytes_final == reading.memory.kv_bytes_after_prefill
@@ -182,7 +180,7 @@ def test_what_cannot_be_asked_over_a_reading_says_why(tiny_llama):
     good = engine.read(DOCUMENT)
     assert "uncompressed=True" in asked(good, uncompressed=True)
     assert "the prompt is empty" in asked(good, token_ids=[])
-    assert "513 prompt tokens and up to 8 new ones make 521" in asked(good, token_ids=[1] * 470)
+    assert "513 prompt tokens and up to 6 new ones make 519" in asked(good, token_ids=[1] * 470)
     large = engine.read([5] * 300, uncompressed=True, id="large")
     with pytest.raises(ValueError, match="'large' is still open"):
         engine.read([5], id="large")
@@ -202,17 +200,17 @@ def test_a_score_over_a_reading_is_what_the_answer_said_of_itself(prefill, tiny_
     done = finish(engine)["2"]
     as_written = engine.score(QUESTIONS["2"], done.token_ids, uncompressed=False, reading=reading)
     assert as_written.logprobs == as_written.best_logprobs
-    assert sum(as_written.logprobs) / 8 == pytest.approx(done.mean_logprob)
+    assert sum(as_written.logprobs) / 6 == pytest.approx(done.mean_logprob)
     whole = engine.score(DOCUMENT + QUESTIONS["2"], done.token_ids)
     assert engine.score(QUESTIONS["2"], done.token_ids, reading=reading) == whole
     assert whole.logprobs != as_written.logprobs
 
 
 def test_a_pool_that_is_dry_moves_readings_that_nobody_runs_over_and_fails_nobody(tiny_llama):
-    """Room for one reading and its questions: of three, two are in host memory at any time."""
+    """Room for one reading and its questions: the other one is in host memory."""
     roomy = answers_alone(tiny_llama, CORM)
-    engine = make_engine(tiny_llama, CORM, pages=70, max_sequences=2)
-    readings = [engine.read(DOCUMENT) for _ in range(3)]
+    engine = make_engine(tiny_llama, CORM, pages=60, max_sequences=2)
+    readings = [engine.read(DOCUMENT) for _ in range(2)]
     for turn in range(2):
         for number, reading in enumerate(readings):
             for name, ids in QUESTIONS.items():
@@ -220,15 +218,15 @@ def test_a_pool_that_is_dry_moves_readings_that_nobody_runs_over_and_fails_nobod
     engine.add(Request("alone", DOCUMENT, ANSWER))
     done = finish(engine)
     assert {completion.error for completion in done.values()} == {None}
-    assert len(done) == 2 * 3 * len(QUESTIONS) + 1
+    assert len(done) == 2 * 2 * len(QUESTIONS) + 1
     for turn in range(2):
-        for number in range(3):
+        for number in range(2):
             assert [done[f"{turn}{number}{name}"].token_ids for name in QUESTIONS] == [
                 roomy[name].token_ids for name in QUESTIONS
             ]
     for reading in readings:
         reading.close()
-    assert sum(reading.memory.preemptions for reading in readings) >= 3
+    assert sum(reading.memory.preemptions for reading in readings) >= 2
     assert_nothing_is_held(engine)
 
 
