@@ -7,6 +7,7 @@ the pool replaces the actor.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -118,6 +119,8 @@ class EngineActor:
         self._rows = self._settings.rows.with_constants(
             num_layers=shape.num_layers, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim, actor=self._actor
         )
+        gc.collect()
+        gc.freeze()  # a model and what was imported stay: looking through a million objects now and then stalls a step
         return ReplicaInfo(host=socket.gethostname(), pid=os.getpid(), pool_tokens=model.pool_tokens)
 
     async def live(self) -> None:
