@@ -204,7 +204,7 @@ class QuestionAnswer(Task, name="question_answer"):
             prompts = [prompt for place, prompt in enumerate(prompts) if place not in refused]
             texts = pieces(self, asker, text, *prompts)
         form, all_prompts = self._form, [prompt(piece) for piece in texts for prompt in prompts]
-        given = await ask_any(self, asker, all_prompts, repeat(form and form.grammar))
+        given = await ask_any(self, asker, all_prompts, repeat(form.grammar if form else None))
         if form is not None:
             given = [form.checked(one) if isinstance(one, Answer) else one for one in given]
         best = iter([_best_of(given[place :: len(prompts)]) for place in range(len(prompts))])
