@@ -18,10 +18,10 @@ from corm_batch.grammar.grammar import Grammar
 from corm_batch.tasks.json_schema import only_values, resolved, target_of, types_of, validator
 from corm_batch.tasks.plain_form import PlainForm
 from corm_batch.tasks.schema_merge import merged
+from corm_batch.tasks.schema_room import SHORT, Room
 
 _CHARS_PER_TOKEN = 3
-_PLAIN_TEXT = 200  # characters that one text may have where half of the answer has room for them
-_MOST_ITEMS = 100
+_MOST_OF_ANYTHING = 8  # entries of lists and objects whose values are not said
 _LONGEST_NAME = 60  # of a property that the schema does not name
 _DEEPEST = 3  # times that a schema may stand inside itself
 _MOST_PARTS = 2_000
@@ -93,26 +93,24 @@ class _Holder:
     Attributes:
         root: the schema.
         num_chars: of an answer, about.
-        slack, longest: see `whole`; the characters of a text that need not end by the schema.
-        num_texts: how many of these have been met.
+        slack: see `whole`.
+        share: characters of a text or list, where the holder is now, that need not end by the schema.
         parts: what references stand for, by how one came there, each with its name.
     """
 
     root: Mapping[str, Any]
     num_chars: int
     slack: int = 0
-    longest: int = 0
-    num_texts: int = 0
-    parts: dict[tuple[str, ...], tuple[str, Any]] = field(default_factory=dict)
+    share: int = 0
+    parts: dict[tuple[Any, ...], tuple[str, Any]] = field(default_factory=dict)
 
     def whole(self, slack: int) -> Any:
         """The form, `slack` characters and items shorter where only an answer's end bounds it."""
-        self.slack = slack
-        room = max(16, self.num_chars - _size(self.root, self.root, 4))
-        for _ in range(2):  # how many texts there are is known once all has been seen
-            self.longest = max(room // max(1, self.num_texts), min(_PLAIN_TEXT, room // 2))
-            self.num_texts, self.parts = 0, {}
-            found = self.hold(self.root, ())
+        self.slack, self.parts = slack, {}
+        self.share = self.num_chars  # of a list at the root
+        if resolved(self.root, self.root).get("type") != "array":
+            self.share = Room.of(self.root, self.root).share(self.num_chars)
+        found = self.hold(self.root, ())
         if found is False or not self.parts:
             return found
         return {**found, "$defs": {name: part for name, part in self.parts.values() if part is not False}}
@@ -152,7 +150,7 @@ class _Holder:
         """A reference to a part of its own, which is made once for each way that leads there."""
         if active.count(ref) >= _DEEPEST:
             return False
-        key = (*sorted((*active, ref)), ref)
+        key = (*sorted((*active, ref)), ref, self.share)
         if key not in self.parts:
             if len(self.parts) == _MOST_PARTS:
                 raise ValueError(f"$ref {ref!r}: its references make more than {_MOST_PARTS:,} schemas")
@@ -169,7 +167,7 @@ class _Holder:
         return {
             "anyOf": [
                 *plain,
-                {"type": "array", "items": inner, "maxItems": self.most(0, 8)},
+                {"type": "array", "items": inner, "maxItems": _MOST_OF_ANYTHING - self.slack},
                 self.mapping({}, inner),
             ]
         }
@@ -184,9 +182,8 @@ class _Holder:
         """A text of bounded length."""
         found = {"type": "string"} | {key: part[key] for key in _STRING if key in part}
         found |= {key: part[key] for key in ("pattern", "format") if key in part and _can_hold(key, part[key])}
-        longest = max(self.longest, 2 * part.get("minLength", 0), 4)
-        if part.get("maxLength", longest + 1) > longest:
-            self.num_texts += "format" not in found
+        longest = max(self.share, 2 * part.get("minLength", 0))
+        if "maxLength" not in part or part["maxLength"] > max(longest, SHORT):
             found["maxLength"] = longest - self.slack
         return found
 
@@ -209,10 +206,13 @@ class _Holder:
         fixed = [self.hold(one, active) for one in part.get("prefixItems", ())]
         if fixed:
             found["prefixItems"] = fixed
-        found["items"] = self.hold(part.get("items", not fixed), active)
-        most = self.most(part.get("minItems", 0), _size(part.get("items", True), self.root, 2))
+        item = Room.of(part.get("items", not fixed), self.root)
+        most, share = max(item.items(self.share), 2 * part.get("minItems", 0)), self.share
         if part.get("maxItems", most + 1) > most:
-            found["maxItems"] = most
+            found["maxItems"] = most - self.slack
+        self.share = item.share(share // min(most, part.get("maxItems", most) or 1))
+        found["items"] = self.hold(part.get("items", not fixed), active)
+        self.share = share
         impossible = False in fixed or (found["items"] is False and part.get("minItems", 0) > len(fixed))
         return False if impossible else found
 
@@ -240,12 +240,8 @@ class _Holder:
             held = {f"^.{{0,{_LONGEST_NAME}}}$": value}
         return {
             "type": "object", "patternProperties": held, "additionalProperties": False,
-            "maxProperties": self.most(0, 8) if held else 0,
+            "maxProperties": _MOST_OF_ANYTHING - self.slack if held else 0,
         }  # fmt: skip
-
-    def most(self, fewest: int, size: int) -> int:
-        """How many of so many characters there may be, that need not end by the schema."""
-        return max(2 * fewest, 4, min(_MOST_ITEMS, self.num_chars // (size + 2))) - self.slack
 
 
 def _any_of(parts: Iterable[Any]) -> Any:
@@ -264,16 +260,6 @@ def _bounded(part: dict[str, Any], most: int) -> dict[str, Any]:
         if part.keys().isdisjoint(("maximum", "exclusiveMaximum")):
             part["maximum"] = most
     return part
-
-
-def _size(part: Any, root: Any, depth: int) -> int:
-    """About the fewest characters of a value with something in it."""
-    if not isinstance(part, dict) or not depth:
-        return 4
-    part = resolved(part, root)
-    if "properties" in part:
-        return 2 + sum(len(name) + 6 + _size(one, root, depth - 1) for name, one in part["properties"].items())
-    return 8 if part.get("type") == "string" else 4
 
 
 @lru_cache(maxsize=1024)

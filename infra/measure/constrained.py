@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--words", type=int, default=50, help="of a document, beside its facts")
+    parser.add_argument("--words", type=int, default=25, help="of a document, beside its facts")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin nothing after so many")
     parser.add_argument("--kept", type=Path, default=Path("constrained-answers.json"), help="answers that are there")
