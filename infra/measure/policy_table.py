@@ -3,9 +3,10 @@
     python -m infra.measure.policy_table jobs/quickstart/job.yaml --output out/policies --record RECORD.json
 
 One `corm-batch eval` with every policy that takes a budget at each share of a document's entries, beside the job's own
-policy and `preset: paper`; run again, it goes on. The record holds the figures over all lengths. Everything behind `--`
-is handed to `corm-batch eval`. With --document FILE the tables of the records given are written between the markers of
-that file instead.
+policy and `preset: paper`, the question behind the document or, with `--position hidden`, asked once that is
+compressed; run again, it goes on. The record holds the figures over all lengths. Everything behind `--` is handed to
+`corm-batch eval`. With --document FILE the tables of the records given are written between the markers of that file
+instead.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ SUITES = (
     f"books={{name: likelihood, documents: {DATA}/books.parquet}}",
     f"meetings={{name: likelihood, documents: {DATA}/meetings.parquet}}",
 )
+POSITIONS = ("after", "before", "hidden")
 SCORES = {"needles": "said", "books": "logprob", "meetings": "logprob"}
+
+
+def suites(position: str) -> Iterator[str]:
+    """What `corm-batch eval --suite` takes: `SUITES` with the question there."""
+    for suite in SUITES:
+        yield suite if position == POSITIONS[0] else f"{suite[:-1]}, position: {position}}}"
 
 
 def policies(shares: Iterable[float]) -> Iterator[str]:
@@ -64,7 +72,7 @@ def evaluate(options: argparse.Namespace) -> Evaluation:
     """
     shares = [float(share) for share in options.shares.split(",")]
     given = [argument for policy in policies(shares) for argument in ("--policy", policy)]
-    given += [argument for suite in SUITES for argument in ("--suite", suite)]
+    given += [argument for suite in suites(options.position) for argument in ("--suite", suite)]
     command = ["eval", options.job, *given, "--output", options.output, *options.rest]
     ended = subprocess.run([sys.executable, "-m", "corm_batch.cli", *command], check=False)
     if ended.returncode not in (0, 3):
@@ -78,7 +86,7 @@ def compact(result: Evaluation) -> dict[str, Any]:
     wanted = [one for one in result.figures if one.group == ALL and one.score == SCORES[one.suite]]
     rows = [one.model_dump(mode="json", exclude={"model", "group", "position"}) for one in wanted]
     return {"command": "python -m infra.measure.policy_table " + " ".join(sys.argv[1:]), **asked,
-            "failed": len(result.failures), "rows": rows}  # fmt: skip
+            "position": wanted[0].position, "failed": len(result.failures), "rows": rows}  # fmt: skip
 
 
 def table(record: Mapping[str, Any], reference: str = "full", rows: str = "policy") -> str:
@@ -98,7 +106,8 @@ def table(record: Mapping[str, Any], reference: str = "full", rows: str = "polic
     model, first = record["model"], [next(one for one in figures if (one.suite, one.task) == task) for task in tasks]
     lines = [
         f"{model['name']}, {model['dtype']}, {record['device']}; {record['cases']} cases of each task and of each of "
-        f"{', '.join(f'{length:,}' for length in record['lengths'])} tokens.",
+        f"{', '.join(f'{length:,}' for length in record['lengths'])} tokens; "
+        f"{record.get('position', 'question after the document')}.",
         "",
         table_line([rows, "kept", "peak/full", *heads]),
         "|---" * (len(heads) + 3) + "|",
@@ -128,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("job", nargs="?", help="whose model, engine and own policy are measured")
     parser.add_argument("--output", default="out/policies", help="where answers are kept, local")
     parser.add_argument("--shares", default=SHARES)
+    parser.add_argument("--position", choices=POSITIONS, default=POSITIONS[0], help="where the question stands")
     parser.add_argument("--record", type=Path, action="append", required=True)
     parser.add_argument("--document", type=Path)
     options = split_arguments(parser, arguments)

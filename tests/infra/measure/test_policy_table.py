@@ -8,7 +8,7 @@ from corm_batch.cli.policy_option import read_labelled
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.paired import paired_means, paired_shares
 from corm_batch.policies.base import KVPolicy
-from infra.measure.policy_table import SUITES, main, policies
+from infra.measure.policy_table import SUITES, main, policies, suites
 
 BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 
@@ -18,8 +18,10 @@ def test_every_policy_and_suite_can_be_asked_for():
     made = {label: KVPolicy.from_spec(fields) for label, fields in found}
     assert len(made) == len(found) == 1 + 2 * 12
     assert {one.budget.max_kept for one in made.values() if one.budget} == {0.5, 0.15}
-    for given in SUITES:
-        Suite.from_spec(read_labelled("--suite", given)[1])
+    for position in ("after", "hidden"):
+        made = [Suite.from_spec(read_labelled("--suite", given)[1]) for given in suites(position)]
+        assert [one.position for one in made] == [position] * 3
+    assert tuple(suites("after")) == SUITES
 
 
 def test_a_record_becomes_a_table(tmp_path):
@@ -41,9 +43,13 @@ def test_a_record_becomes_a_table(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(record | {"rows": rows}))
     document = tmp_path / "d.md"
     document.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
-    main(["--record", str(tmp_path / "r.json"), "--document", str(document)])
+    (tmp_path / "hidden.json").write_text(json.dumps(record | {"rows": rows, "position": "question hidden"}))
+    records = [part for name in ("r", "hidden") for part in ("--record", str(tmp_path / f"{name}.json"))]
+    main([*records, "--document", str(document)])
     lines = document.read_text().splitlines()
     assert (lines[0], lines[-1], "old" in lines) == ("above", "below", False)
+    asked = "jobs/x, float32, CPU; 2 cases of each task and of each of 1,024, 2,048 tokens; question"
+    assert [line for line in lines if line.startswith("jobs/x")] == [f"{asked} after the document.", f"{asked} hidden."]
     assert "| policy | kept | peak/full | pass_key | books, nats |" in lines
     assert "| full, score | | | 75.0% | 0.750 |" in lines
     large, small = (
