@@ -1,5 +1,6 @@
 """The table of a small job's answers."""
 
+import pyarrow as pa
 import pytest
 
 from corm_batch.cli.answers import Expected, print_answers
@@ -51,6 +52,19 @@ def test_answer_beside_what_is_expected(capsys):
         ("exact", "17"),
         ("ok", "-"),
     ]
+
+
+def test_each_of_several_answers_beside_its_own_right_one(capsys):
+    expected = Expected({"a": ["Oslo", None, "17"]})
+    lists = ["Oslo", "x", "18"], ["Oslo ", None, "17"], ["Oslo"]
+    rows = [ANSWERED | {"output": "[...]", "answers": answers} for answers in lists]
+    rows += [ANSWERED | {"output": said, "question_number": place} for place, said in enumerate(lists[0])]
+    drawn = cells(capsys, rows, expected)
+    assert [row[4] for row in drawn] == ["1 of 2 exact", "exact", "differs", "exact", "ok", "differs"]
+    assert [row[6] for row in drawn] == ['["Oslo", "-", "17"]'] * 3 + ["Oslo", "-", "17"]
+    assert [row[0] for row in drawn[3:]] == ["a #0", "a #1", "a #2"]
+    assert expected.verdict(pa.Table.from_pylist(rows[3:])) == "1 of 2 equal what is expected"
+    assert Expected({"a": ["Oslo"]}).matches(rows[2]) == [True]
 
 
 def test_expected_is_read_from_the_source(write_job):
