@@ -116,13 +116,13 @@ def ask_nobody(
         tokenizer, shape: of its model.
         limit_s: seconds.
     """
-    max_model_len = shape.context(spec.engine.max_model_len)
+    max_model_len, task = shape.context(spec.engine.max_model_len), spec.task.asking_once()
 
     async def ask(document: Document) -> Asked:
         engine = _CountingEngine(spec.policy, shape)
         asker = _WatchingAsker(document, tokenizer, engine, max_model_len, pins=spec.policy.pins_instruction)
         try:
-            await spec.task.run(document, asker)
+            await task.run(document, asker)
         except AnswerError:
             pass  # most often the answer is not what it should be
         except (DocumentError, ModelError) as error:

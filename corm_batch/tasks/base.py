@@ -203,6 +203,10 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         """
         return {}
 
+    def asking_once(self) -> Task:
+        """The same without asking again where an answer is not right, to count what it asks."""
+        return self
+
     @abstractmethod
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Answer one document.

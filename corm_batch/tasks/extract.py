@@ -145,6 +145,10 @@ class Extract(Task, name="extract"):
         fields = self._fields
         return [*fields.columns, *(evidence_columns(fields.properties) if self.evidence else ())]
 
+    def asking_once(self) -> Extract:
+        """Without retries."""
+        return self.model_copy(update={"retries": 0})
+
     def prompts(self, document: Document) -> Sequence[MakePrompt]:
         """One for each field where they are asked so, else one."""
         fields = self._fields

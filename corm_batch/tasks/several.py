@@ -71,6 +71,10 @@ class Several(Task):
         """Each task's section, by name."""
         return {name: task.to_spec() for name, task in self.tasks.items()}
 
+    def asking_once(self) -> Several:
+        """Each of them so."""
+        return self.model_copy(update={"tasks": {name: task.asking_once() for name, task in self.tasks.items()}})
+
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Run all tasks on one document.
 

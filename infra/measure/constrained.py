@@ -17,10 +17,10 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corm_batch import Engine
 from corm_batch.data.document import Document
@@ -43,19 +43,19 @@ class Owner(BaseModel):
     """Whose it is."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str
-    city: str
+    name: Annotated[str, Field(max_length=40)]
+    city: Annotated[str, Field(max_length=30)]
 
 
 class Thing(BaseModel):
     """What a document says of one thing."""
 
     model_config = ConfigDict(extra="forbid")
-    item: str
+    item: Annotated[str, Field(max_length=40)]
     owner: Owner
     year: int
     state: Literal["on loan", "in store", "sold"]
-    kept_with: list[str]
+    kept_with: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=3)]
 
 
 def plain(schema: Any) -> Any:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.extract import Extract
+from corm_batch.tasks.several import Several
 
 PROPERTIES = {"year": {"type": "integer"}, "city": {"type": "string"}, "open": {"type": "boolean"}}
 SCHEMA = {"type": "object", "properties": PROPERTIES, "required": ["year"]}
@@ -420,3 +421,13 @@ def test_a_quotation_that_cannot_be_found_is_asked_for_again(fake_asker, answer)
 def test_what_cannot_be_asked_is_refused_when_the_spec_is_read(fields, said):
     with pytest.raises(SpecError, match=said):
         together(**fields)
+
+
+def test_what_a_job_asks_is_counted_without_second_answers(fake_asker, answer):
+    asker = fake_asker(lambda prompt: "no JSON")
+    several = Several.from_sections({"a": together(retries=2).to_spec(), "b": {"name": "summarize"}})
+    for task, count in ((together(retries=2), 3), (together(retries=2).asking_once(), 1), (several.asking_once(), 2)):
+        asker.prompts.clear()
+        with suppress(AnswerError):
+            answer(task, asker, "text")
+        assert len(asker.prompts) == count
