@@ -60,6 +60,7 @@ def policies(shares: Iterable[float]) -> Iterator[str]:
             "expected_attention": f"name: expected_attention, {budget}",
             "compactor": f"name: compactor, {budget}",
             "kvzip": f"name: kvzip, budget: {{name: adakv, max_kept: {share}, floor: 0}}",
+            "kvzip 256": f"name: kvzip, chunk: 256, budget: {{name: adakv, max_kept: {share}, floor: 0}}",
         }.items():
             yield f"{label.replace(' ', '-')}-{percent}={{{fields}}}"
 

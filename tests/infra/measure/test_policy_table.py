@@ -16,7 +16,7 @@ BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 def test_every_policy_and_suite_can_be_asked_for():
     found = [read_labelled("--policy", given) for given in policies([0.5, 0.15])]
     made = {label: KVPolicy.from_spec(fields) for label, fields in found}
-    assert len(made) == len(found) == 1 + 2 * 12
+    assert len(made) == len(found) == 1 + 2 * 13
     assert {one.budget.max_kept for one in made.values() if one.budget} == {0.5, 0.15}
     for position in ("after", "hidden"):
         made = [Suite.from_spec(read_labelled("--suite", given)[1]) for given in suites(position)]
