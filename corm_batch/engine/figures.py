@@ -18,7 +18,7 @@ def _sum(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
 
 def _largest(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
     """Prompts are answered as there is room, some beside each other and others when those are gone: a sum would be
-    bytes that nobody held."""
+    bytes that nobody held, or time that nobody waited."""
     return max(values)
 
 
@@ -88,7 +88,10 @@ class MemoryStats:
         _weighted_by("evicted_entries", 0.0),
     )  # fmt: skip
     preemptions: int = _figure(0, "times the pages were moved to host memory to make room", None, _sum)
-    queue_s: float = _figure(0.0, "waiting for room in the engine", "seconds", _sum)
+    queue_s: float = _figure(
+        0.0, "waiting for room in the engine: the longest of its prompts, which may wait beside each other", "seconds",
+        _largest,
+    )  # fmt: skip
     prefill_s: float = _figure(0.0, "its share, by tokens, of the passes that read prompts", "seconds", _sum)
     decode_s: float = _figure(0.0, "its share of the steps that write answers", "seconds", _sum)
     elapsed_s: float = _figure(0.0, "from when a replica took the document to its answer", "seconds", _largest)

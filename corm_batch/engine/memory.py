@@ -42,7 +42,7 @@ def memory_stats(
         prompt_tokens=sequence.num_prompt_tokens - sequence.num_shared,
         output_tokens=len(sequence.output),
         preemptions=sequence.preemptions,
-        queue_s=(sequence.started_at or now) - sequence.arrived_at,
+        queue_s=max(0.0, (sequence.started_at or now) - sequence.ready_at),
         prefill_s=sequence.prefill_s,
         decode_s=sequence.decode_s,
         elapsed_s=now - sequence.arrived_at,

@@ -5,6 +5,7 @@ Page counts and queues, no tensors; who runs is the scheduler's to say.
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections import abc
 
@@ -36,6 +37,8 @@ class Resting:
         """One that has been read; the questions that have waited for it."""
         insort(self.readings, reading, key=lambda one: one.arrival)
         ready = [one for one in self.pending if one.source is reading]
+        for question in ready:
+            question.ready_at = time.monotonic()
         self.pending[:] = [one for one in self.pending if one.source is not reading]
         return ready
 

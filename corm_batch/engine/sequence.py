@@ -77,6 +77,7 @@ class Sequence:
         self.peak_pages = 0
         self.pages_after_prefill = 0
         self.arrived_at = time.monotonic()
+        self.ready_at = self.arrived_at  # from here on only room is lacking: of a question, once its reading is there
         self.started_at: float | None = None
         self.prefill_s = 0.0
         self.decode_s = 0.0
