@@ -100,7 +100,7 @@ MADE = [
     errors.ColumnsError("/in/b.parquet", "no id"),
     errors.CapacityError("too large", bytes_needed=9, bytes_available=8),
     errors.AnswerError("no number", output="x", columns={"a": 1}),
-    errors.CutOffError("no end", output="x"),
+    errors.CutOffError("no end", begun="{"),
     errors.OutOfPages(3),
 ]
 

@@ -89,7 +89,7 @@ SCHEMA = {"type": "object", "properties": {"key": {"type": "string"}, "year": {"
 TASKS = {
     "summarize": {"name": "summarize", "overflow": "truncate"},
     "question_answer": {"name": "question_answer", "question_column": "question", "overflow": "map_reduce"},
-    "together": {"name": "extract", "schema": SCHEMA, "overflow": "map_reduce"},
+    "together": {"name": "extract", "schema": SCHEMA, "overflow": "map_reduce", "retries": 0},
     "each": {
         "name": "extract",
         "schema": SCHEMA,
