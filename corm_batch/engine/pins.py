@@ -29,11 +29,9 @@ _REMEMBERED = 4096
 def pinned_spans(policy: KVPolicy, request: Request) -> tuple[range, ...]:
     """The tokens that are pinned, as indices from 0: in order, no two spans touching. What a reading that the prompt
     begins with has pinned is its own, and not named again."""
-    instruction = (request.instruction if policy.pins_instruction else None) or ()
-    if request.reading is None:
-        return _joined((range(policy.num_first), *instruction), len(request.token_ids))
-    behind = len(request.reading.token_ids)
-    return _joined(tuple(range(behind + a.start, behind + a.stop) for a in instruction), request.num_prompt_tokens)
+    first = (range(policy.num_first),) if request.reading is None else ()
+    instruction = (request.own_instruction if policy.pins_instruction else None) or ()
+    return _joined((*first, *instruction), request.num_prompt_tokens)
 
 
 def num_pins(policy: KVPolicy, request: Request) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from uuid import uuid4
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -84,12 +85,30 @@ class Request:
         """The same request, which reads its whole prompt itself."""
         if self.reading is None:
             return self
-        behind, instruction = len(self.reading.token_ids), None
-        if self.instruction is not None and self.reading.instruction is not None:
-            own = (range(behind + span.start, behind + span.stop) for span in self.instruction)
+        instruction, own = None, self.own_instruction
+        if own is not None and self.reading.instruction is not None:
             instruction = (*self.reading.instruction, *own)
         token_ids = (*self.reading.token_ids, *self.token_ids)
         return replace(self, token_ids=token_ids, instruction=instruction, reading=None)
+
+    @property
+    def own_instruction(self) -> tuple[range, ...] | None:
+        """`instruction`, counted from the beginning of the whole prompt."""
+        if self.instruction is None or self.reading is None:
+            return self.instruction
+        behind = len(self.reading.token_ids)
+        return tuple(range(behind + span.start, behind + span.stop) for span in self.instruction)
+
+    def beginning(self, num_tokens: int) -> SharedReading:
+        """What is to be read of the prompt's first tokens, for this request and others that begin with them."""
+        before = None if self.instruction is None else cut_spans(self.instruction, num_tokens)[0]
+        return SharedReading(uuid4().hex, self.token_ids[:num_tokens], before, self.uncompressed)
+
+    def over(self, reading: SharedReading) -> Request:
+        """The same request over a reading of what its prompt begins with; `alone` is the way back."""
+        num_tokens = len(reading.token_ids)
+        behind = None if self.instruction is None else cut_spans(self.instruction, num_tokens)[1]
+        return replace(self, token_ids=self.token_ids[num_tokens:], instruction=behind, reading=reading)
 
     @property
     def most_new_tokens(self) -> int:
@@ -138,6 +157,13 @@ class Completion:
     memory: MemoryStats = field(default_factory=MemoryStats)
     kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     scores: Scores | None = None
+
+
+def cut_spans(spans: Sequence[range], at: int) -> tuple[tuple[range, ...], tuple[range, ...]]:
+    """Spans before and behind a place, these counted from there."""
+    before = tuple(range(span.start, min(span.stop, at)) for span in spans if span.start < at)
+    behind = tuple(range(max(0, span.start - at), span.stop - at) for span in spans if span.stop > at)
+    return before, behind
 
 
 def room_left(num_prompt_tokens: int, max_new_tokens: int, max_model_len: int) -> int:

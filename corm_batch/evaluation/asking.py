@@ -16,7 +16,7 @@ from corm_batch.evaluation.answers import Answered, case_key
 from corm_batch.evaluation.base import Case, Encoding, Suite
 from corm_batch.tasks.base import ANOTHER_TEXT, Prompt
 from corm_batch.text.instruction import instruction_spans
-from corm_batch.text.spans import common_beginning, cut_spans
+from corm_batch.text.spans import common_beginning
 from corm_batch.text.tokenize import PromptTokenizer
 
 _OTHER_QUESTIONS = ("x", "0")
@@ -163,10 +163,9 @@ def _request(
     )
     if not asked.num_read_first:
         return request
-    before, behind = cut_spans(asked.instruction, asked.num_read_first)
-    reading = engine.read(asked.prompt[: asked.num_read_first], instruction=before)
-    readings[asked.key] = reading
-    return replace(request, token_ids=asked.prompt[asked.num_read_first :], instruction=behind, reading=reading)
+    readings[asked.key] = reading = request.beginning(asked.num_read_first)
+    engine.open_reading(reading)
+    return request.over(reading)
 
 
 def _answered(done: Completion, tokenizer: PromptTokenizer) -> Answered:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
-from uuid import uuid4
 
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request, SamplingParams, room_left
@@ -21,7 +20,7 @@ from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import Answer, Ask, Prompt
 from corm_batch.tasks.overflow import at_once
 from corm_batch.text.instruction import instruction_spans
-from corm_batch.text.spans import common_beginning, cut_spans
+from corm_batch.text.spans import common_beginning
 from corm_batch.text.tokenize import PromptTokenizer
 from corm_batch.text.windows import cut_beginning, cut_windows
 
@@ -129,7 +128,8 @@ class EngineAsker:
             prompts = [one.token_ids for one in requests.values()]
             num_alike = common_beginning(prompts)
             if (apart := _why_apart(num_alike, list(map(len, prompts)))) is None:
-                reading, requests = self._shared(num_alike, requests)
+                reading = next(iter(requests.values())).beginning(num_alike)
+                requests = {place: request.over(reading) for place, request in requests.items()}
                 self._engine.read(reading)
 
         async def one(place: int, request: Request) -> Answer | DocumentError:
@@ -184,18 +184,6 @@ class EngineAsker:
             instruction=instruction,
             grammar=grammar,
         )
-
-    def _shared(self, num_alike: int, requests: dict[int, Request]) -> tuple[SharedReading, dict[int, Request]]:
-        """One reading of so many tokens, and the requests over it."""
-        first = next(iter(requests.values()))
-        before = None if first.instruction is None else cut_spans(first.instruction, num_alike)[0]
-        reading = SharedReading(uuid4().hex, first.token_ids[:num_alike], before, self._uncompressed)
-        over = {}
-        for place, request in requests.items():
-            behind = None if request.instruction is None else cut_spans(request.instruction, num_alike)[1]
-            own = request.token_ids[num_alike:]
-            over[place] = replace(request, token_ids=own, instruction=behind, reading=reading)
-        return reading, over
 
     async def _answer(self, ask: Ask, request: Request, spent: list[MemoryStats]) -> Answer:
         """What the engine says, taken note of; what it took goes to `spent`.

@@ -31,10 +31,3 @@ def common_beginning(lists: Sequence[Sequence[int]]) -> int:
     shortest = min(map(len, lists))
     columns = enumerate(zip(*(ids[: shortest - 1] for ids in lists), strict=True))
     return next((i for i, column in columns if len(set(column)) > 1), max(0, shortest - 1))
-
-
-def cut_spans(spans: Sequence[range], at: int) -> tuple[tuple[range, ...], tuple[range, ...]]:
-    """Spans before and behind a place, these counted from there."""
-    before = tuple(range(span.start, min(span.stop, at)) for span in spans if span.start < at)
-    behind = tuple(range(max(0, span.start - at), span.stop - at) for span in spans if span.stop > at)
-    return before, behind

@@ -1,6 +1,6 @@
 """Where lists of token ids differ."""
 
-from corm_batch.text.spans import changed_span, common_beginning, cut_spans, unchanged_ends
+from corm_batch.text.spans import changed_span, common_beginning, unchanged_ends
 
 
 def test_a_changed_span_is_what_the_other_lacks():
@@ -25,9 +25,3 @@ def test_what_lists_begin_with_alike_leaves_each_a_token():
     assert common_beginning([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3]]) == 2
     assert common_beginning([[1, 2], [1, 2, 3]]) == 1
     assert common_beginning([[1], [1]]) == common_beginning([[], [1]]) == common_beginning([[2, 1], [1, 1]]) == 0
-
-
-def test_spans_are_cut_at_a_place_and_counted_from_there():
-    assert cut_spans((range(2), range(4, 8)), 6) == ((range(2), range(4, 6)), (range(2),))
-    assert cut_spans((range(3),), 3) == ((range(3),), ())
-    assert cut_spans((range(3, 5),), 3) == ((), (range(2),))
