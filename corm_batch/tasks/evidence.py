@@ -65,27 +65,30 @@ def evidence(quotes: Mapping[str, str | None], text: str) -> tuple[dict[str, Any
     failed: dict[str, str] = {}
     for field, quote in quotes.items():
         name, start, stop = _columns_of(field)
-        if problem := quote_problem(quote, text):
-            failed[name] = problem
+        if (found := find_quote(quote, text)) is None:
+            failed[name] = _why_not(quote)
         else:
-            assert quote is not None
-            found = find_quote(quote, text)
-            assert found is not None
             columns |= {name: text[found.start : found.stop], start: found.start, stop: found.stop}
     return columns, failed
 
 
 def quote_problem(quote: str | None, text: str) -> str:
     """What is wrong with a quotation from a text; "" for nothing."""
+    return "" if find_quote(quote, text) is not None else _why_not(quote)
+
+
+def find_quote(quote: str | None, text: str) -> range | None:
+    """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others."""
+    words = (quote or "").split()
+    found = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
+    return range(*found.span()) if found else None
+
+
+def _why_not(quote: str | None) -> str:
+    """Why a quotation was not found."""
     if quote is None or not quote.strip():
         return "no quotation was given"
-    return "" if find_quote(quote, text) is not None else f"{quote[:200]!r} does not stand in the document"
-
-
-def find_quote(quote: str, text: str) -> range | None:
-    """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others."""
-    found = re.search(r"\s+".join(map(re.escape, quote.split())), text)
-    return range(*found.span()) if found else None
+    return f"{quote[:200]!r} does not stand in the document"
 
 
 def _columns_of(field: str) -> tuple[str, str, str]:

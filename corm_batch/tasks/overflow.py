@@ -6,7 +6,8 @@ Knows nothing of what the answers mean or how they become one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
 from typing import Any, TypeVar
@@ -96,13 +97,20 @@ async def ask_each_text(asker: Asker, asks: Sequence[Ask]) -> list[Answer | Docu
     return [found[place] for place in range(len(asks))]
 
 
-async def at_once(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What the coroutines return, in their order; the first exception of one is raised as it is and ends the others."""
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Coroutines side by side: the first exception of one is raised as it is and ends the others."""
     try:
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(one) for one in coroutines]
+            yield group
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+async def at_once(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What the coroutines return, in their order; see `task_group`."""
+    async with task_group() as group:
+        running = [group.create_task(one) for one in coroutines]
     return [one.result() for one in running]
 
 

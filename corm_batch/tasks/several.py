@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from corm_batch.data.schema import column
 from corm_batch.errors import AnswerError, DocumentError, EngineError, ModelError, SpecError
 from corm_batch.registry import shown
 from corm_batch.tasks.base import Asker, Task, TaskResult
-from corm_batch.tasks.overflow import MakePrompt, text_of
+from corm_batch.tasks.overflow import MakePrompt, task_group, text_of
 from corm_batch.tasks.together import Seat, Together
 
 _Outcome = TaskResult | DocumentError
@@ -123,13 +122,10 @@ class Several(Task):
                     reason = str(error) if isinstance(error, DocumentError) else f"{type(error).__name__}: {error}"
                     return AnswerError(reason, output=seat.written)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                together = Together(asker, group, text_of(document), prompts, self.max_new_tokens)
-                seats = [together.seat() for _ in self.tasks]
-                running = [group.create_task(outcome(*pair)) for pair in zip(seats, self.parts, strict=True)]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        async with task_group() as group:
+            together = Together(asker, group, text_of(document), prompts, self.max_new_tokens)
+            seats = [together.seat() for _ in self.tasks]
+            running = [group.create_task(outcome(*pair)) for pair in zip(seats, self.parts, strict=True)]
         return {name: one.result() for name, one in zip(self.tasks, running, strict=True)}
 
 
