@@ -42,7 +42,7 @@ def memory_stats(
         prompt_tokens=sequence.num_prompt_tokens - sequence.num_shared,
         output_tokens=len(sequence.output),
         preemptions=sequence.preemptions,
-        queue_s=max(0.0, (sequence.started_at or now) - sequence.ready_at),
+        queue_s=(sequence.started_at or now) - sequence.ready_at,
         prefill_s=sequence.prefill_s,
         decode_s=sequence.decode_s,
         elapsed_s=now - sequence.arrived_at,
@@ -65,7 +65,7 @@ def memory_stats(
             sequence.pages_after_prefill,
             max(sequence.peak_pages, int(cache.peak_pages[sequence.slot])),
             cache.pages_held(sequence.slot),
-            *(cache.table.lengths - cache.table.shared)[sequence.slot].sum(axis=1).tolist(),
+            *(cache.table.lengths[sequence.slot] - cache.table.shared[sequence.slot]).sum(axis=1).tolist(),
         ],
     )
     share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction)))
