@@ -76,7 +76,7 @@ def joined(rows: pa.Table) -> pa.Table:
     if "output" in rows.column_names:
         outputs = np.split(np.array(rows["output"].to_pylist(), dtype=object), begins[1:])
         texts = ["\n".join(filter(None, one)) or None for one in outputs]
-        found = _with(found, "output", pa.array(texts, pa.string()))
+        found = with_column(found, "output", pa.array(texts, pa.string()))
     if "status" not in rows.column_names:
         return found
     failed = pc.equal(rows["status"].cast(pa.string()), "failed").to_numpy().astype(np.int64)
@@ -84,10 +84,11 @@ def joined(rows: pa.Table) -> pa.Table:
     partly = pa.array((failures > 0) & (failures < sizes))
     for name, value in (("status", "ok"), ("error_type", None), ("error_message", None)):
         texts = pc.if_else(partly, pa.scalar(value, pa.string()), found[name].cast(pa.string()))
-        found = _with(found, name, texts.cast(found[name].type))
+        found = with_column(found, name, texts.cast(found[name].type))
     counts = pc.if_else(partly, pa.array(failures), found["failed_fields"].cast(pa.int64()))
-    return _with(found, "failed_fields", counts.cast(found["failed_fields"].type))
+    return with_column(found, "failed_fields", counts.cast(found["failed_fields"].type))
 
 
-def _with(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Rows with other values, perhaps of another type, in a column."""
     return rows.set_column(rows.column_names.index(name), rows.field(name).with_type(values.type), values)

@@ -18,7 +18,7 @@ from corm_batch.data.filesystem import list_files
 from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, STATUS, memory_schema, result_schema
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
-from corm_batch.output.exploded import is_first, newest_of
+from corm_batch.output.exploded import is_first, newest_of, with_column
 from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
 
 
@@ -107,8 +107,7 @@ def _joined(parts: list[pa.Table]) -> pa.Table:
         if len({column.type for column in columns}) == 1:
             continue
         for place, column in zip(places, _of_one_type(columns), strict=True):
-            index = parts[place].column_names.index(name)
-            parts[place] = parts[place].set_column(index, parts[place].field(name).with_type(column.type), column)
+            parts[place] = with_column(parts[place], name, column)
     return pa.concat_tables(parts, promote_options="default")
 
 
