@@ -33,8 +33,8 @@ install() {
     echo "Installing corm-batch and what it needs into .venv (a few minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         --constraint infra/constraints.txt --editable ".${extra:+[$extra]}"
-    # pip compiles on one core, and what hardly anybody imports too: a third of all that is left out here is compiled when
-    # it is imported. Templates that are no Python cannot be compiled.
+    # pip compiles on one core, and what hardly anybody imports too: what is left out here is compiled when it is first
+    # imported. Templates that are no Python cannot be compiled.
     .venv/bin/python -m compileall -qq -j 0 \
         -x '/tests?/|/transformers/models/|/ray/(data|rllib|serve|train|tune)/|/moto/|/torch/testing/' .venv/lib || true
     echo "$wanted" >"$stamp"

@@ -65,6 +65,12 @@ def plain(schema: Any) -> Any:
     return {key: plain(value) for key, value in schema.items() if key not in ("title", "description")}
 
 
+def quick_start_words() -> list[str]:
+    """Those of its texts, one after the other."""
+    texts = pq.read_table(ROOT / "jobs/quickstart/documents.parquet", columns=["text"]).column("text").to_pylist()
+    return " ".join(texts).split()
+
+
 def planted(number: int, words: Sequence[str], length: int) -> tuple[str, Thing]:
     """A document of about `length` words in which a thing's facts stand, and these."""
     chance = random.Random(number)
@@ -135,9 +141,7 @@ async def answer_some(arguments: argparse.Namespace, known: dict[str, Any]) -> N
         arguments.model, policy={"name": "full"}, dtype="float32", device=arguments.device, kv_memory="2GiB",
         max_sequences=arguments.batch,
     )  # fmt: skip
-    thread = EngineThread(engine, asyncio.get_running_loop())
-    texts = pq.read_table(ROOT / "jobs/quickstart/documents.parquet", columns=["text"]).column("text").to_pylist()
-    words = " ".join(texts).split()
+    thread, words = EngineThread(engine, asyncio.get_running_loop()), quick_start_words()
     every = [(way, number) for way in WAYS for number in range(arguments.documents)]
     open_ones = [(way, number) for way, number in every if f"{way} {number}" not in known]
     ends = time.monotonic() + arguments.seconds
@@ -164,8 +168,7 @@ async def answer_some(arguments: argparse.Namespace, known: dict[str, Any]) -> N
 
 def summary(arguments: argparse.Namespace, known: Mapping[str, Any]) -> dict[str, Any]:
     """Of either way: valid records, right fields, and tokens an answer; over documents that both have answered."""
-    texts = pq.read_table(ROOT / "jobs/quickstart/documents.parquet", columns=["text"]).column("text").to_pylist()
-    words = " ".join(texts).split()
+    words = quick_start_words()
     done = {way: [n for n in range(arguments.documents) if f"{way} {n}" in known] for way in WAYS}
     things = {number: planted(number, words, arguments.words)[1] for numbers in done.values() for number in numbers}
     right = {
