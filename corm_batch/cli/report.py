@@ -14,6 +14,7 @@ from corm_batch.cli.options import AsJson
 from corm_batch.errors import SpecError
 from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
+    FIELD_HEADS,
     answer_text,
     compared_rows,
     field_cells,
@@ -149,9 +150,10 @@ def print_totals(console: Console, title: str, figures: JobReport, more: Sequenc
 
 def print_fields(console: Console, fields: Sequence[FieldFigures]) -> None:
     """How often each column of the tasks, and each question, has an answer; nothing where there are none."""
-    columns = [prose("field or question"), *map(number, ("documents", "answered", "not stated", "failed"))]
+    what, *counts, why = FIELD_HEADS
+    columns = [prose(what), *map(number, counts)]
     if any(field.failed for field in fields):
-        columns.append(excerpt("most often because"))
+        columns.append(excerpt(why))
     rows = [[*cells[:5], one_line(cells[5], _REASON)][: len(columns)] for cells in map(field_cells, fields)]
     if rows:
         print_table(console, "Answers by field", columns, rows)

@@ -65,8 +65,11 @@ def job_rows(figures: JobReport) -> list[tuple[str, str]]:
     return [(name, one_line(values_text(values), _NAMES)) for name, values in named.items() if values]
 
 
+FIELD_HEADS = ("field or question", "documents", "answered", "not stated", "failed", "most often because")
+
+
 def field_cells(field: FieldFigures) -> list[str]:
-    """One column or question: its name, documents, answers, what is not stated, failures, and why most of them."""
+    """The texts under `FIELD_HEADS`."""
     answered = f"{field.answered:,} ({percent_text(field.fill_rate)})"
     name, reason = one_line(field.name, _NAMES), one_line(field.reason, _NAMES)
     return [name, f"{field.asked:,}", answered, f"{field.not_stated:,}", f"{field.failed:,}", reason or NONE]

@@ -11,6 +11,7 @@ from corm_batch.report.page.frame import Cell, Grid, render
 from corm_batch.report.page.svg import stacked_bar
 from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
+    FIELD_HEADS,
     answer_text,
     compared_rows,
     field_cells,
@@ -112,8 +113,7 @@ def _answers(answers: Sequence[Mapping[str, Any]], documents: int) -> Grid:
 
 
 def _fields(fields: Sequence[FieldFigures]) -> Grid:
-    names = ("field or question", "documents", "answered", "not stated", "failed", "most often because")
-    columns = [(name, place not in (0, 5)) for place, name in enumerate(names)]
+    columns = [(head, place not in (0, 5)) for place, head in enumerate(FIELD_HEADS)]
     return Grid("", tuple(columns), [[Cell(cell) for cell in field_cells(field)] for field in fields])
 
 
