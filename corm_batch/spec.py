@@ -7,14 +7,13 @@ spec's, and are absolute once loaded. Secrets have no place in a spec: a URI tha
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from corm_batch.audit.config import VerifyConfig
+from corm_batch.cluster_section import ClusterSection, Section
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
@@ -37,6 +37,7 @@ from corm_batch.registry import SAME_ANSWERS, describe, shown
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.several import Several
 
+STANDARD_INPUT = "-"
 _PLUGINS: dict[str, Any] = {"source": Source, "task": Task, "policy": KVPolicy}
 
 
@@ -44,12 +45,6 @@ def _resolve_model(name: str) -> str:
     """A local folder or S3 folder in full; anything else is a hub id and stays as it is."""
     local = os.path.isdir(name) or name.startswith(("/", "./", "../", "~"))
     return valid_uri(name) if local or "://" in name else name
-
-
-class Section(BaseModel):
-    """One section of the spec: a frozen value that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSection(Section):
@@ -77,77 +72,6 @@ class ModelSection(Section):
     def is_hub_id(self) -> bool:
         """Whether `name` is an id on the model hub rather than a folder."""
         return not is_s3(self.name) and not os.path.isabs(self.name)
-
-
-class ReplicaRange(Section):
-    """Copies of the model on a cluster whose nodes come and go."""
-
-    min: int = Field(1, ge=1, description="replicas that have to be ready before the first document is given")
-    max: int = Field(ge=1, description="replicas asked for while there are documents; never waited for")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        """Refuse a minimum above the maximum."""
-        if self.min > self.max:
-            raise ValueError(f"min is {self.min}, more than max, which is {self.max}")
-        return self
-
-
-class ClusterSection(Section):
-    """How many replicas answer, what each gets, and how much is in flight."""
-
-    address: str | None = Field(
-        None,
-        pattern=r"^(auto|(ray://)?[^/@\s]+:\d+)$",
-        description="auto, host:port or ray://host:port of a running cluster; default: one of this job's own",
-    )
-    replicas: int | ReplicaRange = Field(
-        1, description="copies of the model that answer side by side; {min, max} for a cluster that scales"
-    )
-    gpus_per_replica: float | None = Field(None, ge=0, description="default: engine.tensor_parallel on cuda, else 0")
-    cpus_per_replica: float | None = Field(
-        None, gt=0, description="default: 1; without a GPU, on a cluster of this job's own, an even share of the cores"
-    )
-    look_ahead: int = Field(256, ge=1, description="documents read ahead, of which the longest go first")
-    token_budget: int | None = Field(
-        None, ge=1, description="prompt tokens in flight on one replica; default: decided from its memory"
-    )
-    document_timeout_s: float = Field(3600.0, gt=0, description="seconds after which a document fails")
-    max_actor_restarts: int = Field(
-        10, ge=0, description="replicas lost in a row, without an answer in between, that are replaced"
-    )
-
-    @field_validator("replicas", mode="before")
-    @classmethod
-    def _number_or_range(cls, value: Any) -> Any:
-        """One of the two, so that what is wrong with it is said once."""
-        if isinstance(value, Mapping):
-            try:
-                return ReplicaRange.model_validate(value)
-            except ValidationError as error:
-                raise SpecError(describe(error, "cluster.replicas", ReplicaRange)) from error
-        if isinstance(value, ReplicaRange):
-            return value
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("Input should be a whole number or {min, max}")
-        if value < 1:
-            raise ValueError("Input should be greater than or equal to 1")
-        return value
-
-    @property
-    def scales(self) -> bool:
-        """Whether replicas come and go with the cluster's nodes."""
-        return isinstance(self.replicas, ReplicaRange)
-
-    @property
-    def min_replicas(self) -> int:
-        """Replicas that there has to be room for."""
-        return self.replicas.min if isinstance(self.replicas, ReplicaRange) else self.replicas
-
-    @property
-    def max_replicas(self) -> int:
-        """Replicas asked for at most."""
-        return self.replicas.max if isinstance(self.replicas, ReplicaRange) else self.replicas
 
 
 class OutputSection(Section):
@@ -251,20 +175,22 @@ class JobSpec(Section):
 
     @classmethod
     def load(cls, path: str, overrides: Sequence[str] = ()) -> JobSpec:
-        """Read the YAML file at `path` (local or s3://), then set each `a.b=value` of `overrides` (value as YAML).
+        """Read the YAML file at `path` (local or s3://; - is standard input), then set each `a.b=value` of `overrides`.
 
         Raises:
             SpecError: no such file, no YAML, or anything in it that is unknown, of the wrong type or impossible; one
                 line for each, with the field's path, what was given and what is allowed.
         """
+        origin = "standard input" if path == STANDARD_INPUT else path
         try:
-            text = read_whole(resolve_uri(path)).decode("utf-8")
+            content = sys.stdin.buffer.read() if path == STANDARD_INPUT else read_whole(resolve_uri(path))
+            text = content.decode("utf-8")
         except (SourceError, SpecError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path}: cannot read the spec: {error}") from error
-        data = load_yaml(text, path)
+            raise SpecError(f"{origin}: cannot read the spec: {error}") from error
+        data = load_yaml(text, origin)
         for override in overrides:
             data = overridden(data, override)
-        return cls.from_mapping(data, path)
+        return cls.from_mapping(data, origin)
 
     @classmethod
     def from_mapping(cls, data: Any, origin: str = "spec") -> JobSpec:

@@ -32,6 +32,7 @@ LAYERS = [
     "data",
     "tasks",
     "text",
+    "cluster_section",
     "spec",
     "output",
     "evaluation",

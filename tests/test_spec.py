@@ -1,3 +1,4 @@
+import io
 import pickle
 import string
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_tokens_do_not_leave_under_a_policy_that_needs_them_all():
     assert spec(engine=leaving).engine.propagation.share == 0.3
     with pytest.raises(SpecError, match=r"engine.propagation: attention, but under policy.name: kvzip the model reads"):
         spec(policy=kvzip, engine=leaving)
+
+
+def test_a_spec_comes_from_standard_input(write, monkeypatch):
+    def pipe(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    pipe(yaml.safe_dump(MINIMAL).encode())
+    assert JobSpec.load("-", ["task.max_new_tokens=7"]) == spec(task={"name": "summarize", "max_new_tokens": 7})
+    for content, problem in ((b"", "expected sections"), (b"a: [", "no valid YAML"), (b"\xff", "cannot read the spec")):
+        pipe(content)
+        with pytest.raises(SpecError, match=f"^standard input: {problem}"):
+            JobSpec.load("-")
 
 
 def test_defaults_of_a_minimal_spec(write):

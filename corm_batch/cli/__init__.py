@@ -6,6 +6,9 @@ or an argument is wrong, 1 the job itself failed, 130 interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
 import typer
 
 from corm_batch.cli import (
@@ -22,7 +25,8 @@ from corm_batch.cli import (
     status,
     submit,
 )
-from corm_batch.cli.console import error_console
+from corm_batch.cli.console import error_console, output_console
+from corm_batch.cli.examples import examples_of
 from corm_batch.errors import CormBatchError, ModelError, SpecError
 from corm_batch.exit_codes import ExitCode
 
@@ -31,18 +35,34 @@ _WRONG_SPEC = (SpecError, ModelError)  # a model that cannot be loaded is the sp
 app = typer.Typer(
     help="Ask a language model about every document of an archive, with CORM-compressed key-value caches.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help and errors, on a terminal and off it
 )
-for verb in (
-    *(run.run, plan.plan, report.report, policies.policies, bench.bench),
-    *(submit.submit, status.status, logs.logs, cancel.cancel),
-):
-    app.command()(verb)
-app.command("eval")(evaluation.evaluate)
-app.command()(calibrate.calibrate)
+_VERBS: Mapping[str, Callable[..., None]] = {
+    **{"run": run.run, "plan": plan.plan, "report": report.report, "policies": policies.policies},
+    **{"bench": bench.bench, "submit": submit.submit, "status": status.status, "logs": logs.logs},
+    **{"cancel": cancel.cancel, "eval": evaluation.evaluate, "calibrate": calibrate.calibrate},
+}
+for name, verb in _VERBS.items():
+    app.command(name, epilog=examples_of(name))(verb)
 app.add_typer(schedule.app, name="schedule")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        output_console().print(f"corm-batch {version('corm-batch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_a_verb(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before every verb."""
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.console import error_console, label, number, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath, output_folder
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath, output_folder, refuse_standard_input
 from corm_batch.cli.policy_option import Policies, read_policies
 from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import counted, seconds_text
@@ -73,12 +73,12 @@ def calibrate(
     the last ones are confirmed on documents that had no part in the choice, and what is promised is an upper bound for
     all. Interrupted, it keeps what it measured: the same command goes on. Exit codes: 0 a policy meets the limit, 5
     none does, 2 the spec or an argument is wrong, 130 interrupted.
-
-    Example: corm-batch calibrate jobs/quickstart/job.yaml --max-loss 1%
     """
     started = time.monotonic()
     from corm_batch.spec import JobSpec
 
+    if write:
+        refuse_standard_input(spec, "--write changes a file")
     job = JobSpec.load(spec, overrides or ())
     given = read_policies(job, policy or ())
 

@@ -64,8 +64,6 @@ def evaluate(
     The full cache answers twice, with other cases beside each: what differs then is noise, and stands beside every
     figure. Run again, it answers what is not there yet. Exit codes: 0 all cases answered, 3 some were not, 2 the spec
     or an argument is wrong, 130 interrupted.
-
-    Example: corm-batch eval jobs/quickstart/job.yaml --policy snapkv --cases 4 --lengths 1024
     """
     from corm_batch.spec import JobSpec
 

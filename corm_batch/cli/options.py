@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
 
 SpecPath = Annotated[
-    str, typer.Argument(metavar="SPEC", help="The job's YAML file, local or s3://.", show_default=False)
+    str,
+    typer.Argument(metavar="SPEC", help="The job's YAML file, local or s3://; -: standard input.", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -39,6 +40,16 @@ Plugins = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, one object a line.")]
+
+
+def refuse_standard_input(spec: str, why: str) -> None:
+    """For a verb that needs the spec as a file.
+
+    Raises:
+        SpecError: it is to be read from standard input.
+    """
+    if spec == "-":
+        raise SpecError(f"SPEC: -, the standard input: {why}")
 
 
 def output_folder(given: str | None, job: JobSpec, name: str) -> str:

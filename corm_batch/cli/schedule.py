@@ -10,7 +10,8 @@ import typer
 
 from corm_batch.cli.cluster_options import checked_address
 from corm_batch.cli.console import error_console, label, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
+from corm_batch.cli.examples import examples_of
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath, refuse_standard_input
 from corm_batch.cli.schedule_options import ClusterAddress, Registry, ScheduleName, open_registry
 from corm_batch.cli.schedule_render import render
 from corm_batch.errors import LeaseError, SpecError
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(epilog=examples_of("schedule add"))
 def add(
     name: ScheduleName,
     spec: SpecPath,
@@ -43,6 +44,7 @@ def add(
     from corm_batch.schedule.schedule import Schedule
     from corm_batch.schedule.server import utc_now
 
+    refuse_standard_input(spec, "what is run later has to be in a file")
     fields = {
         "name": name,
         "spec": spec,
@@ -63,7 +65,7 @@ def add(
     output_console().print(f"{name}: {schedule.cron} {time_zone}, next {due}", soft_wrap=True)
 
 
-@app.command("list")
+@app.command("list", epilog=examples_of("schedule list"))
 def list_(registry: Registry = None, as_json: AsJson = False) -> None:
     """Show every schedule: when it is due next, when it ran last, and what came of that."""
     kept = open_registry(registry)
@@ -121,14 +123,14 @@ def _time_text(time: datetime | None) -> str:
     return "-" if time is None else f"{time:%Y-%m-%d %H:%M %Z}"
 
 
-@app.command()
+@app.command(epilog=examples_of("schedule remove"))
 def remove(name: ScheduleName, registry: Registry = None) -> None:
     """Forget a schedule; a run that goes on is not ended."""
     open_registry(registry).remove(name)
     output_console().print(f"{name}: removed")
 
 
-@app.command()
+@app.command(epilog=examples_of("schedule serve"))
 def serve(registry: Registry = None, address: ClusterAddress = None) -> None:
     """Run what is due, in the foreground, until SIGTERM or Ctrl-C.
 
@@ -158,4 +160,4 @@ def serve(registry: Registry = None, address: ClusterAddress = None) -> None:
         raise LeaseError(f"another `schedule serve` runs these schedules: {error}") from error
 
 
-app.command()(render)
+app.command(epilog=examples_of("schedule render"))(render)

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from corm_batch.cluster.address import DashboardAddress
+from corm_batch.cluster_section import Section
 from corm_batch.data.uri import Uri
 from corm_batch.errors import SpecError
 from corm_batch.exit_codes import End, end_of
 from corm_batch.registry import describe, load_plugin
 from corm_batch.schedule.cron import valid_cron, valid_time_zone
-from corm_batch.spec import JobSpec, Section
+from corm_batch.spec import JobSpec
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,34}[a-z0-9])?$"  # a RayCronJob, the narrowest of all, takes 36 characters
 

@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -39,6 +40,35 @@ def test_wrong_arguments_exit_2_with_one_message(corm_batch, arguments, message)
     assert result.code == 2
     assert message in result.err
     assert result.out == ""
+
+
+def test_version_is_that_of_the_package(corm_batch):
+    assert corm_batch("--version").out == f"corm-batch {version('corm-batch')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("corm-batch re", ["report"]), ("corm-batch run --retry", ["--retry-failed"])]
+)
+def test_a_shell_completes_verbs_and_options(corm_batch, monkeypatch, words, found):
+    monkeypatch.setenv("_CORM_BATCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert corm_batch().out.split() == found
+
+
+def test_completion_can_be_shown_and_installed(corm_batch, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert "complete_bash" in corm_batch("--show-completion", "bash").out
+    corm_batch("--install-completion", "bash")
+    assert [path.name for path in (tmp_path / ".bash_completions").iterdir()] == ["corm-batch.sh"]
+
+
+def test_verbs_that_need_a_file_refuse_standard_input(corm_batch):
+    for arguments in (["schedule", "add", "x", "-", "--cron", "0 2 * * *"], ["calibrate", "-", "--write"]):
+        result = corm_batch(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert "SPEC: -, the standard input" in result.err
 
 
 @pytest.mark.parametrize(("error", "code"), [(SpecError("engine: wrong"), 2), (LeaseError("held by process 7"), 1)])

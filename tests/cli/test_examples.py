@@ -1,0 +1,36 @@
+"""Every verb's --help ends with examples, which the command line takes."""
+
+import shlex
+
+import pytest
+from typer.main import get_command
+
+from corm_batch.cli import app
+from corm_batch.cli.examples import EXAMPLES
+
+LINES = [line for lines in EXAMPLES.values() for line in lines]
+
+
+def verbs(command, words=()):
+    if not hasattr(command, "commands"):
+        yield " ".join(words), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, (*words, name))
+
+
+def test_every_verb_has_examples_in_its_help(corm_batch):
+    assert set(EXAMPLES) == {verb for verb, _ in verbs(get_command(app))}
+    for verb, lines in EXAMPLES.items():
+        shown = corm_batch(*verb.split(), "--help").out.splitlines()
+        assert lines
+        for line in lines:
+            assert line.startswith(verb)
+            assert f"    corm-batch {line}" in shown
+            assert len(f"    corm-batch {line}") <= 80
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_examples_are_taken(line):
+    words = shlex.split(line.partition(" < ")[0])
+    verb, command = next(one for one in verbs(get_command(app)) if line.startswith(one[0]))
+    assert command.make_context(verb, words[len(verb.split()) :]).params
