@@ -10,12 +10,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from decimal import Decimal
 from typing import Any, ClassVar
-from uuid import UUID
 
 from pydantic import Field
 
+from corm_batch.data.cells import is_half_a_pair, text_of, usable_id
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import blame, list_files, reason
 from corm_batch.data.listing import glob_parts, would_list
@@ -40,7 +39,12 @@ class FileSource(Source):
         description="unique for every document: text, whole numbers or UUIDs; default: doc_id where there is one, else "
         "ids are made of a file's name and the row's place in it",
     )
-    text_column: str = Field("text", min_length=1, description="the document")
+    text_column: str = Field(
+        "text",
+        min_length=1,
+        description="the document: text, a list of texts or a chat's messages; dots lead into objects (doc.body)",
+    )
+    text_separator: str = Field("\n\n", description="between the entries of a text_column that holds lists")
 
     @abstractmethod
     def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
@@ -126,15 +130,17 @@ class FileSource(Source):
         """
         problems = []
         id_column = self.id_in(row)
-        doc_id = self._made_id(origin) if id_column is None else _usable_id(row[id_column])
+        doc_id = self._made_id(origin) if id_column is None else usable_id(row[id_column])
         if doc_id is None:
             problems.append(f"column {id_column!r} holds no usable id")
-        text = row[self.text_column]
-        if problem := _text_problem(text):
-            problems.append(f"column {self.text_column!r} {problem}")
+        text = None
+        try:
+            text = text_of(row[self.text_column], self.text_separator)
+        except ValueError as error:
+            problems.append(f"column {self.text_column!r} {error}")
         extra = {name: row[name] for name in columns}
         for name, value in extra.items():
-            if isinstance(value, UnicodeError) or (isinstance(value, str) and _lone_surrogate(value)):
+            if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
                 problems.append(f"column {name!r} holds invalid UTF-8")
                 extra[name] = None
             elif isinstance(value, Exception):
@@ -175,38 +181,3 @@ def _listed(title: str, errors: Sequence[FileError]) -> str:
     lines = [str(error) for error in sorted(errors, key=lambda error: not isinstance(error, ColumnsError))]
     more = [f"... and {len(lines) - _NAMED_AT_MOST} more files"] if len(lines) > _NAMED_AT_MOST else []
     return "\n".join([f"{title}:", *lines[:_NAMED_AT_MOST], *more])
-
-
-def _usable_id(value: Any) -> str | None:
-    """`value` as a document id; None when it cannot be one."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, whole numbers share a float
-        value = int(value)
-    if isinstance(value, Decimal) and value.is_finite():
-        return str(int(value)) if value == value.to_integral_value() else str(value)
-    if isinstance(value, int | UUID) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value and not _lone_surrogate(value) else None
-
-
-def _text_problem(text: Any) -> str | None:
-    """Why `text` cannot be asked about; None when it can."""
-    if text is None:
-        return "is null"
-    if isinstance(text, UnicodeError):
-        return f"holds invalid UTF-8 ({text})"
-    if isinstance(text, Exception):
-        return f"cannot be read ({reason(text)})"
-    if not isinstance(text, str):
-        return f"holds no text but {type(text).__name__}"
-    if not text.strip():
-        return "is empty"
-    return "holds invalid UTF-8 (half a surrogate pair)" if _lone_surrogate(text) else None
-
-
-def _lone_surrogate(text: str) -> bool:
-    """Whether `text` holds half a surrogate pair, which JSON can spell but no UTF-8 can."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False

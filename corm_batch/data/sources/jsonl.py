@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
+from corm_batch.data.columns import folder_columns, is_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
@@ -34,6 +35,8 @@ class JsonlSource(FileSource, name="jsonl"):
         """
         head: list[bytes] = []
         found: set[str] = set()
+        asked = [self.text_column, *filter(None, [self.id_column]), *columns]
+        led_to = set(folder_columns(uri))  # names asked for that the file's own columns are not
         num_lines = 0
         try:
             with _lines(uri) as lines:
@@ -42,6 +45,7 @@ class JsonlSource(FileSource, name="jsonl"):
                         head.append(line)
                     if isinstance(row := _parse(line), dict):
                         found.update(row)
+                        led_to.update(name for name in asked if is_in(row, name))
                     if num_lines >= _LINES_LOOKED_AT and found:
                         break
         except Exception:
@@ -54,18 +58,20 @@ class JsonlSource(FileSource, name="jsonl"):
         if not found:
             which = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
             raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
-        if missing := [name for name in self.wanted(columns, found) if name not in found]:
+        if missing := [name for name in self.wanted(columns, found) if name not in found | led_to]:
             raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
         return [Split(uri, 0)]
 
     def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
         """The documents of one file; a line that is no JSON object, or lacks id or text, becomes one with a problem."""
+        folders = folder_columns(split.uri)
         with _lines(split.uri) as lines:
             for number, line in enumerate(lines):
                 origin = f"{split.uri}#{number}"
                 row = _parse(line)
                 if isinstance(row, dict):
-                    values = {name: row.get(name) for name in self.wanted(columns, row)}
+                    row = {**folders, **row}
+                    values = {name: value_in(row, name) for name in self.wanted(columns, row)}
                     yield self.document(values, columns, origin)
                 else:
                     yield Document(doc_id=origin, text=None, problem=f"{origin}: {row}", origin=origin)

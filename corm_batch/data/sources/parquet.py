@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corm_batch.data.cells import may_be_ids, may_be_text
+from corm_batch.data.columns import Place, folder_columns, place_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.base import Split
@@ -36,28 +38,45 @@ class ParquetSource(FileSource, name="parquet"):
         """The documents of one row group, a few rows in memory at a time."""
         with open_file(split.uri) as file:
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, page_checksum_verification=True)
-            wanted = self._check_columns(split.uri, parquet.schema_arrow, columns)
+            places = self._check_columns(split.uri, parquet.schema_arrow, columns)
+            folders = folder_columns(split.uri)
+            held = list(dict.fromkeys(place.column for place in places.values() if place))
+            paths = list(dict.fromkeys(place.path for place in places.values() if place))
             row, rows_at_once = 0, _rows_at_once(parquet.metadata.row_group(split.index))
-            for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=wanted):
-                for cells in zip(*(batch.column(name) for name in wanted), strict=True):
-                    values = dict(zip(wanted, map(_value, cells), strict=True))
+            for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=paths):
+                cells = zip(*(batch.column(name) for name in held), strict=True) if held else [()] * batch.num_rows
+                for one in cells:
+                    found = dict(zip(held, map(_value, one), strict=True))
+                    values = {name: value_in(found, name) if place else folders[name] for name, place in places.items()}
                     yield self.document(values, columns, f"{split.uri}#{split.index}:{row}")
                     row += 1
 
-    def _check_columns(self, uri: str, schema: pa.Schema, columns: Sequence[str]) -> list[str]:
-        """The columns to read; a file that lacks one, or holds no text there, is refused."""
-        id_column, wanted = self.id_in(schema.names), self.wanted(columns, schema.names)
-        for name in wanted:
-            if schema.names.count(name) != 1:
-                found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-                raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found or 'none'}")
-        text = schema.field(self.text_column).type
-        if not _is_text(text):
-            raise ColumnsError(uri, f"column {self.text_column!r} (text_column) must hold text, not {text}")
-        if id_column is not None and not _may_be_ids(doc_id := schema.field(id_column).type):
+    def _check_columns(self, uri: str, schema: pa.Schema, columns: Sequence[str]) -> dict[str, Place | None]:
+        """Where each column to read is, None for one of its folders; a file that lacks one, or text, is refused."""
+        names = [*schema.names, *folder_columns(uri)]
+        places = {name: _place(uri, schema, name) for name in self.wanted(columns, names)}
+        if (text := places[self.text_column]) and not may_be_text(text.kind):
+            what = f"column {self.text_column!r} (text_column) must hold text, lists of texts or a chat's messages"
+            fields = f" (a field in it is {self.text_column}.NAME)" if pa.types.is_struct(text.kind) else ""
+            raise ColumnsError(uri, f"{what}, not {text.kind}{fields}")
+        id_column = self.id_in(names)
+        doc_id = places[id_column] if id_column is not None else None
+        if doc_id and not may_be_ids(doc_id.kind):
             allowed = "text, whole numbers or UUIDs"
-            raise ColumnsError(uri, f"column {id_column!r} (id_column) must hold {allowed}, not {doc_id}")
-        return wanted
+            raise ColumnsError(uri, f"column {id_column!r} (id_column) must hold {allowed}, not {doc_id.kind}")
+        return places
+
+
+def _place(uri: str, schema: pa.Schema, name: str) -> Place | None:
+    """Where a column of a file is; None where its folders say it."""
+    try:
+        return place_in(schema, name)
+    except KeyError:
+        folders = folder_columns(uri)
+        if name in folders and name not in schema.names:
+            return None
+        found = [f"{field.name} ({field.type})" for field in schema] + [f"{one} (its folder's)" for one in folders]
+        raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {', '.join(found) or 'none'}") from None
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:
@@ -66,26 +85,6 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
     Nothing is asked of a single column: where a damaged footer contradicts itself there, pyarrow ends the process.
     """
     return max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, int(group.total_byte_size))))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    """Whether cells of this type are text, bytes that may be text, or all null."""
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    checks = (
-        pa.types.is_null,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-    )
-    return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
-
-
-def _may_be_ids(kind: pa.DataType) -> bool:
-    """Whether cells of this type are text or UUIDs, or numbers, of which whole ones are ids."""
-    checks = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    return any(check(kind) for check in checks) or kind == pa.uuid()
 
 
 def _value(cell: pa.Scalar) -> Any:

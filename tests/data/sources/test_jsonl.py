@@ -223,3 +223,21 @@ def test_nothing_to_read_says_where_it_looked(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\n\n")
     with pytest.raises(SourceError, match=f"no documents in the 1 files found at {tmp_path}"):
         JsonlSource(uri=str(tmp_path)).splits()
+
+
+def test_folders_dots_lists_and_messages(tmp_path):
+    lines = [
+        {"doc_id": "a", "doc": None, "messages": [{"role": "user", "content": "hi"}]},
+        {"doc_id": "b", "doc": {"body": ["one", "two"], "n": 1}, "messages": None, "lang": "fr"},
+        {"doc_id": "c", "doc": "a text"},
+    ]
+    (tmp_path / "lang=en").mkdir()
+    (tmp_path / "lang=en/a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = JsonlSource(uri=str(tmp_path), text_column="doc.body")
+    null, good, none = read_all(source, "lang", "doc.n", "messages.content")
+    assert (good.text, dict(good.columns)) == ("one\n\ntwo", {"lang": "fr", "doc.n": 1, "messages.content": None})
+    assert null.columns == {"lang": "en", "doc.n": None, "messages.content": ["hi"]}
+    assert [one.problem.partition(": ")[2] for one in (null, none)] == ["column 'doc.body' is null"] * 2
+    with pytest.raises(SpecError, match=r"no line has a column 'doc\.x'; there are: doc, doc_id, lang, messages"):
+        source.splits(["doc.x"])
+    assert read_all(JsonlSource(uri=str(tmp_path), text_column="messages"))[0].text == "user: hi"

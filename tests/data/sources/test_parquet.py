@@ -121,7 +121,7 @@ def test_a_missing_column_is_its_files_fault_and_the_specs_when_no_file_has_it(t
     assert len(source.splits()) == 2
 
 
-@pytest.mark.parametrize("other", [{"text": [1]}, {"doc_id": [["x"]]}, {"doc_id": [True]}, {"text": [["x"]]}])
+@pytest.mark.parametrize("other", [{"text": [1]}, {"doc_id": [["x"]]}, {"doc_id": [True]}, {"text": [[1]]}])
 def test_columns_of_another_type_are_the_files_fault(other, tmp_path):
     (name,) = other
     put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"]} | other)
@@ -143,6 +143,61 @@ def test_ids_are_text_whole_numbers_or_uuids(tmp_path):
     documents = read_good(ParquetSource(uri=str(tmp_path)))
     assert [document.doc_id for document in documents if document.problem is None] == ["7", "7", str(one), "a"]
     assert len(documents) == 8
+
+
+def test_folders_name_columns_that_a_file_does_not_have_itself(place):
+    put(f"{place}/year=2020/lang=__HIVE_DEFAULT_PARTITION__/a.parquet", {"doc_id": ["a"], "text": ["x"]})
+    put(f"{place}/year=2021/lang=en/b.parquet", {"doc_id": ["b"], "text": ["y"], "lang": ["fr"]})
+    put(f"{place}/_year=2022/year=2022/lang=de/c.parquet", {"doc_id": ["c"], "text": ["z"]})
+    put(f"{place}/_temporary/year=2023/lang=de/d.parquet", {"doc_id": ["d"], "text": ["z"]})
+    documents = read_all(ParquetSource(uri=place), "lang", "year")
+    assert {document.doc_id: dict(document.columns) for document in documents} == {
+        "a": {"lang": None, "year": "2020"},
+        "b": {"lang": "fr", "year": "2021"},
+        "c": {"lang": "de", "year": "2022"},
+    }
+    with pytest.raises(
+        SpecError, match=r"one column 'month' is wanted; .* year \(its folder's\), lang \(its folder's\)"
+    ):
+        ParquetSource(uri=f"{place}/year=2020").splits(["month"])
+    (only,) = read_all(ParquetSource(uri=f"{place}/year=2020", text_column="year"), "year")
+    assert only.text == "2020"
+
+
+def test_dotted_names_lead_into_columns(tmp_path):
+    rows = [
+        {"doc_id": "a", "doc": {"body": "first", "n": {"x": 1}}, "m": [{"role": "user", "content": "hi"}]},
+        {"doc_id": "b", "doc": None, "m": None},
+        {"doc_id": "c", "doc": {"body": None, "n": None}, "m": []},
+    ]
+    table = pa.Table.from_pylist(rows)
+    put(f"{tmp_path}/a.parquet", table.append_column("plain.name", pa.array([1, 2, 3])))
+    source = ParquetSource(uri=str(tmp_path), text_column="doc.body")
+    good, bad, worse = read_all(source, "doc.n.x", "m.content", "plain.name", "doc")
+    assert (good.text, good.columns["doc.n.x"], good.columns["m.content"], good.columns["plain.name"]) == (
+        "first",
+        1,
+        ["hi"],
+        1,
+    )
+    assert good.columns["doc"] == rows[0]["doc"]
+    assert (bad.columns["doc.n.x"], worse.columns["m.content"]) == (None, [])
+    assert [one.problem.partition("#0:")[2] for one in (bad, worse)] == [
+        "1: column 'doc.body' is null",
+        "2: column 'doc.body' is null",
+    ]
+    with pytest.raises(SpecError, match=r"not struct<.* \(a field in it is doc\.NAME\)"):
+        ParquetSource(uri=str(tmp_path), text_column="doc").splits()
+    messages = ParquetSource(uri=str(tmp_path), text_column="m")
+    assert [document.text for document in read_all(messages)] == ["user: hi", None, None]
+
+
+def test_lists_of_texts_are_joined(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a", "b", "c"], "text": [["one", None, "two"], [], None]})
+    documents = read_all(ParquetSource(uri=str(tmp_path)))
+    assert documents[0].text == "one\n\ntwo"
+    assert ["is empty" in documents[1].problem, "is null" in documents[2].problem] == [True, True]
+    assert read_all(ParquetSource(uri=str(tmp_path), text_separator=" "))[0].text == "one two"
 
 
 def read_good(source):

@@ -1,0 +1,117 @@
+"""What a cell of a source says as an id or as a text. Knows nothing of files or columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from corm_batch.data.columns import is_list
+from corm_batch.data.filesystem import reason
+
+_MESSAGES = ("role", "content"), ("from", "value")  # as chat models take them, and as ShareGPT has them
+_PARTS = "text", "input_text", "output_text"
+
+
+def usable_id(value: Any) -> str | None:
+    """`value` as a document id; None when it cannot be one."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, whole numbers share a float
+        value = int(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        return str(int(value)) if value == value.to_integral_value() else str(value)
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value and not is_half_a_pair(value) else None
+
+
+def text_of(value: Any, separator: str) -> str:
+    """`value` as a document: a text, a list of texts, or the messages of a chat, each as `role: content`.
+
+    Args:
+        value: the cell, or the exception that reading it raised.
+        separator: stands between the entries of a list; entries that are null are passed over.
+
+    Raises:
+        ValueError: it cannot be asked about, and why.
+    """
+    text = _said(value, separator)
+    if not text.strip():
+        raise ValueError("is empty")
+    if is_half_a_pair(text):
+        raise ValueError("holds invalid UTF-8 (half a surrogate pair)")
+    return text
+
+
+def _said(value: Any, separator: str) -> str:
+    if value is None:
+        raise ValueError("is null")
+    if isinstance(value, UnicodeError):
+        raise ValueError(f"holds invalid UTF-8 ({value})")
+    if isinstance(value, Exception):
+        raise ValueError(f"cannot be read ({reason(value)})")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        entries = [_said(entry, separator) for entry in value if entry is not None]
+        return separator.join(entries) if any(map(str.strip, entries)) else ""  # a separator alone says nothing
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"holds invalid UTF-8 ({error})") from error
+    if isinstance(value, Mapping):
+        return _message(value, separator)
+    raise ValueError(f"holds no text but {type(value).__name__}")
+
+
+def _message(value: Mapping[str, Any], separator: str) -> str:
+    """What a message says, or a part of one."""
+    for role, content in _MESSAGES:
+        if isinstance(value.get(role), str) and content in value:
+            said = value[content]
+            return f"{value[role]}: {'' if said is None else _said(said, separator)}"
+    if value.get("type") in _PARTS and isinstance(value.get("text"), str):
+        return str(value["text"])
+    kind = f"a part of type {value['type']!r}" if isinstance(value.get("type"), str) else "an object"
+    raise ValueError(f"holds no text but {kind} (with {', '.join(map(repr, value)) or 'nothing'})")
+
+
+def is_half_a_pair(text: str) -> bool:
+    """Whether `text` holds half a surrogate pair, which JSON can spell but no UTF-8 can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def may_be_text(kind: pa.DataType) -> bool:
+    """Whether cells of this type may be what `text_of` takes, or are all null."""
+    if is_list(kind):
+        return may_be_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(all(kind.get_field_index(name) >= 0 for name in names) for names in (*_MESSAGES, ("type", "text")))
+    return is_plain_text(kind)
+
+
+def is_plain_text(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text, bytes that may be text, or all null."""
+    if pa.types.is_dictionary(kind):
+        return is_plain_text(kind.value_type)
+    checks = (
+        pa.types.is_null,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
+    return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
+
+
+def may_be_ids(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text or UUIDs, or numbers, of which whole ones are ids."""
+    checks = (is_plain_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(check(kind) for check in checks) or kind == pa.uuid()
