@@ -46,8 +46,10 @@ def read_results(folder: Path) -> dict[str, BenchResult]:
 
 
 def read_vllm(folder: Path) -> dict[str, dict[str, Any]]:
-    """What infra/measure/vllm.py wrote, by file name."""
-    return read_records(folder, "engine", "vllm")
+    """What infra/measure/vllm.py wrote of documents that are one prompt each, by file name."""
+    records = read_records(folder, "engine", "vllm").items()
+    plain = {name: [row for row in record["rows"] if "questions" not in row] for name, record in records}
+    return {name: {**record, "rows": plain[name]} for name, record in records if plain[name]}
 
 
 def newest_rows(results: Iterable[BenchResult]) -> dict[tuple[str, str, str], tuple[BenchResult, Row]]:

@@ -13,16 +13,19 @@ from infra.measure.vllm import GRAPH_SIZES, MOST, hf_config, main, step_ms
 
 
 class Counting:
-    """One token a step for every request; a prompt's first token takes a step of its own."""
+    """One token a step for every request. A prompt's whole blocks are found again where they are cached."""
 
     def __init__(self, blocks=41, block_size=16):
         self.vllm_config = SimpleNamespace(cache_config=SimpleNamespace(num_gpu_blocks=blocks, block_size=block_size))
-        self.live, self.most, self.added = {}, 0, []
+        self.live, self.cached, self.added = {}, {}, []
 
     def add_request(self, name, prompt, sampling):
-        self.added.append((len(prompt["prompt_token_ids"]), sampling.max_tokens))
+        ids, size = prompt["prompt_token_ids"], self.vllm_config.cache_config.block_size
+        self.added.append((len(ids), sampling.max_tokens))
         self.live[name] = sampling.max_tokens
-        self.most = max(self.most, len(self.live))
+        whole = [tuple(ids[:stop]) for stop in range(size, len(ids) + 1, size)]
+        self.cached[name] = size * sum(beginning in self.known for beginning in whole)
+        self.known |= set(whole if self.caching else ())
 
     def step(self):
         time.sleep(0.001)
@@ -30,7 +33,8 @@ class Counting:
         for name in list(self.live):
             self.live[name] -= 1
             finished = self.live[name] == 0
-            outputs.append(SimpleNamespace(finished=finished, outputs=[SimpleNamespace(token_ids=[7])]))
+            found = {"request_id": name, "num_cached_tokens": self.cached[name]}
+            outputs.append(SimpleNamespace(finished=finished, outputs=[SimpleNamespace(token_ids=[7])], **found))
             if finished:
                 del self.live[name]
         return outputs
@@ -43,6 +47,7 @@ def vllm(monkeypatch):
 
     def llm(folder, **options):
         made.options = options
+        made.engine.known, made.engine.caching = set(), options["enable_prefix_caching"]
         with open(f"{folder}/config.json") as file:
             made.config = json.load(file)
         return SimpleNamespace(llm_engine=made.engine)
@@ -92,9 +97,61 @@ def test_rows_of_another_device_are_not_kept(vllm, tmp_path):
     assert [row["documents"] for row in json.loads(output.read_text())["rows"]] == [4]
 
 
+def test_questions_of_a_document_stand_together_and_its_blocks_count_once(vllm, tmp_path):
+    """16 blocks of a document and 5 of each question's own: 40 hold one document, 57 would hold two apart."""
+    command = ["--workload", "tiny-256:16", "--questions", "3", "--question-tokens", "50", "--quantization", "fp8"]
+    vllm.engine.vllm_config.cache_config.num_gpu_blocks = 2 * (16 + 3 * 5) + 1
+    main([*command, "--output", str(tmp_path / "a.json")])
+    record = json.loads((tmp_path / "a.json").read_text())
+    (row,) = record["rows"]
+    assert vllm.options["enable_prefix_caching"]
+    assert vllm.options["max_model_len"] == 256 + 50 + 16
+    assert vllm.engine.added[-12:] == [(306, 16)] * 12
+    assert (row["documents"], row["documents_in_flight"], row["pool_documents"], row["pool_tokens"]) == (4, 2, 2, 992)
+    assert (row["prompts_in_flight"], row["questions"], row["answer_tokens"]) == (6, 3, 16)
+    assert (row["tokens_cached"], row["tokens_read"]) == (4 * 2 * 256, 4 * (256 + 3 * 50))
+    assert row["documents_per_hour"] == pytest.approx(3600 * 4 / row["wall_s"], rel=0.05)
+    assert row["workload"] == "tiny-256:16"
+    assert read_vllm(tmp_path) == {}  # no row of a document that is one prompt
+
+    main(["--workload", "tiny-256", "--output", str(tmp_path / "a.json")])
+    assert not vllm.options["enable_prefix_caching"]
+    assert [row["workload"] for row in read_vllm(tmp_path)["a.json"]["rows"]] == ["tiny-256"]
+
+
+def test_several_shapes_of_one_start_share_no_document(vllm, tmp_path):
+    command = ["--workload", "tiny-256:4", "--workload", "tiny-256:8", "--questions", "2", "--documents", "3"]
+    main([*command, "--output", str(tmp_path / "a.json")])
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [(row["workload"], row["tokens_cached"]) for row in rows] == [("tiny-256:4", 768), ("tiny-256:8", 768)]
+
+
+def test_documents_that_the_cache_has_seen_before_are_an_error(vllm, tmp_path, monkeypatch):
+    monkeypatch.setattr("infra.measure.vllm.random_prompts", lambda *_: [[7] * 256] * 3)
+    with pytest.raises(RuntimeError, match="more than a document's prompts share"):
+        main(["--workload", "tiny-256:4", "--questions", "2", "--output", str(tmp_path / "a.json")])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        (["--workload", "tiny-256:x"], "expected a number of answer tokens behind the colon, got 'x'"),
+        (["--workload", "tiny-256:0"], "got '0'"),
+        (["--workload", "tiny-256:"], "got ''"),
+        (["--workload", "small"], "there is no 'small'"),
+        (["--workload", "tiny-256", "--questions", "1"], "--questions: two or more"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(vllm, tmp_path, capsys, changed, problem):
+    with pytest.raises(SystemExit):
+        main([*changed, "--output", str(tmp_path / "a.json")])
+    assert problem in capsys.readouterr().err
+
+
 def test_tokens_that_do_not_come_are_an_error(vllm, tmp_path):
     vllm.engine.step = lambda: [
-        SimpleNamespace(finished=True, outputs=[SimpleNamespace(token_ids=[])]) for _ in range(len(vllm.engine.live))
+        SimpleNamespace(finished=True, request_id=name, num_cached_tokens=0, outputs=[SimpleNamespace(token_ids=[])])
+        for name in [f"{place}:0" for place in range(len(vllm.engine.live))]
     ]
     with pytest.raises(RuntimeError, match="0 tokens came, 8 were asked for"):
         main(["--workload", "tiny-256", "--output", str(tmp_path / "a.json")])
