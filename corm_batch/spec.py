@@ -146,7 +146,7 @@ class JobSpec(Section):
         parts = (f"{self.output.uri.rstrip('/')}/{table}/part.{self.output.format}" for table in ("results", "memory"))
         if any(map(self.source.would_read, parts)):
             problems.append(
-                f"output.uri: the source at {getattr(self.source, 'uri', self.source.name)} would read what is written "
+                f"output.uri: the source at {self.source.place} would read what is written "
                 f"to {self.output.uri}: choose a folder that is not below it"
             )
         if self.policy.pins_instruction and not all(part.tells_text for part in self.task.parts):

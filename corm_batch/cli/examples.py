@@ -8,6 +8,8 @@ from typing import Final
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "run": (
         "run job.yaml",
+        "run job.yaml --limit 3",
+        "run job.yaml --sample 20 --seed 1",
         "run job.yaml --set policy.tau=2 --retry-failed",
         "run jobs/quickstart/job.yaml --expect expected",
         "run - --json < job.yaml",

@@ -69,6 +69,8 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
             f"{counted(documents, 'document')} in {counted(planned.splits, 'split')} of "
             f"{counted(planned.files, job.source.name + ' file')}",
         ),
+        ("from", job.source.place),
+        ("model", job.model.name),
         ("writes", job.output.uri),
         ("answered before", f"{planned.done} ok, {planned.failed_before} failed; {planned.todo} to do"),
     ]

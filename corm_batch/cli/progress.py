@@ -86,8 +86,8 @@ class _Lines:
 
 def _live_lines(name: str, live: Live) -> OnEvent:
     def show(event: Event) -> None:
-        if event.kind in ("loss", "notice"):
-            live.console.print(_told(event), soft_wrap=True)
+        if told := _told(name, event):
+            live.console.print(told, soft_wrap=True)
         live.update(_Lines(name, event))
 
     return show
@@ -99,8 +99,9 @@ def _plain_lines(name: str, console: Console) -> OnEvent:
     def show(event: Event) -> None:
         nonlocal shown
         progress = event.progress
+        if told := _told(name, event):
+            console.print(told, soft_wrap=True)
         if event.kind in ("loss", "notice"):
-            console.print(_told(event), soft_wrap=True)
             return
         if event.kind == "stage":
             console.print(f"{name}: {event.message}, {seconds_text(progress.seconds)}", soft_wrap=True)
@@ -119,11 +120,13 @@ def before_text(progress: Progress) -> str:
     return f"{progress.skipped} done before{failed}"
 
 
-def _told(event: Event) -> str:
-    """What is said at once, on a line of its own."""
+def _told(name: str, event: Event) -> str:
+    """What is said at once, on a line of its own; empty for nothing."""
     if event.kind == "notice":
         return one_line(event.message, 1000)
-    return f"a replica was lost and is replaced: {one_line(event.message, 300)}"
+    if event.kind == "loss":
+        return f"a replica was lost and is replaced: {one_line(event.message, 300)}"
+    return f"{name}: {one_line(event.message, 1000)}" if event.kind == "start" and event.message else ""
 
 
 def _counts(progress: Progress) -> str:

@@ -19,6 +19,7 @@ from corm_batch.exit_codes import ExitCode
 from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
+    from corm_batch.data.selection import Selection
     from corm_batch.pipeline.progress import JobSummary
 
 _SMALL_JOB = 50
@@ -33,9 +34,21 @@ def run(
         str | None,
         typer.Option(metavar="COLUMN", help="Column of the source with the right answers, to compare with."),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Look at the first N documents of the source alone.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Look at N documents of the source alone, drawn at random.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the draw of --sample: another seed, others. Default: 0.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer every document that is not done yet.
+
+    With --limit or --sample it does so for a few, the same ones every time: of these, what is done is not answered
+    again. The next run without them goes on from what is there.
 
     Exit codes: 0 every document ok, 3 finished with failed documents, of this run or of an earlier one, or with files
     that cannot be read, 4 stopped by verify.stop_above after what was finished is committed, 2 the spec or an argument
@@ -43,17 +56,35 @@ def run(
     """
     from corm_batch.spec import JobSpec
 
+    selection = _selection(limit, sample, seed)
     job = JobSpec.load(spec, overrides or ())
     expected = Expected.read(job.source, expect) if expect is not None else None
     from corm_batch.pipeline.driver import run_job  # Ray, which a wrong spec need not wait for
 
     with show_progress(job.name, error_console(), as_json=as_json) as on_event:
-        summary = run_job(job, retry_failed=retry_failed, on_event=on_event)
+        summary = run_job(job, retry_failed=retry_failed, selection=selection, on_event=on_event)
     if as_json:
         print_json({"event": "summary", **progress_json(summary)})
     else:
         _print_results(output_console(), summary, expected)
     raise typer.Exit(_exit_code(summary))
+
+
+def _selection(limit: int | None, sample: int | None, seed: int | None) -> Selection | None:
+    """What the options limit a run to.
+
+    Raises:
+        typer.BadParameter: they do not go together.
+    """
+    from corm_batch.data.selection import Selection
+
+    if limit is not None and sample is not None:
+        raise typer.BadParameter("--limit and --sample: only one of them may be given")
+    if seed is not None and sample is None:
+        raise typer.BadParameter("--seed: it is of the draw of --sample, which is not given")
+    if sample is not None:
+        return Selection(sample, seed or 0)
+    return None if limit is None else Selection(limit)
 
 
 def _exit_code(summary: JobSummary) -> ExitCode:
@@ -116,6 +147,8 @@ def _print_summary(console: Console, summary: JobSummary) -> None:
         f"{ended} {seconds_text(summary.seconds)}{_left(summary)}{_marks(summary)}",
         soft_wrap=True,
     )
+    if summary.selection:
+        console.print(f"Limited to {summary.selection}; a run without --limit and --sample goes on.", soft_wrap=True)
     if said := summary.verification:
         console.print(f"Verification: {said}", soft_wrap=True)
     if summary.stopped:

@@ -96,12 +96,14 @@ class RunRecord:
         documents: rows that it wrote, answered or failed.
         seconds: wall time from the first document to the end, start of the replicas included.
         failed_files: (URI, error) of files that it could not read, or not to their end.
+        selection: what it was limited to, in words; empty for the whole source.
     """
 
     run_id: str
     documents: int
     seconds: float
     failed_files: tuple[tuple[str, str], ...] = ()
+    selection: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def _record(uri: str) -> RunRecord:
             documents=int(run["ok"]) + int(run["failed"]),
             seconds=float(run["seconds"]),
             failed_files=tuple((str(file["uri"]), str(file["error"])) for file in run.get("failed_files", ())),
+            selection=str(run.get("selection", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{uri}: no record of a run: {error}. Delete it: only its figures are lost") from error

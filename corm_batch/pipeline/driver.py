@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,19 +20,20 @@ from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
-from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.data.selection import Selection
 from corm_batch.output import clock
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import Ledger
-from corm_batch.output.rows import DocumentRow, RowBuilder
+from corm_batch.output.rows import DocumentRow
 from corm_batch.output.run_id import start_run
-from corm_batch.output.settings import SETTINGS, AnswerSettings
+from corm_batch.output.settings import AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.model import check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
+from corm_batch.pipeline.row_builder import row_builder, versions
 from corm_batch.pipeline.signals import StopSignals
 from corm_batch.pipeline.stages import Stages, before_the_cluster
 from corm_batch.pipeline.telemetry import JobMetrics
@@ -41,13 +41,13 @@ from corm_batch.pipeline.worker import LoadModel, WorkerSettings
 from corm_batch.spec import JobSpec
 
 _POLL_S = 0.2
-_PACKAGES = ("corm-batch", "torch", "transformers", "ray", "pyarrow")
 
 
 def run_job(
     spec: JobSpec,
     *,
     retry_failed: bool = False,
+    selection: Selection | None = None,
     on_event: OnEvent | None = None,
     load_model: LoadModel | None = None,
     patience_s: float = 60.0,
@@ -60,6 +60,7 @@ def run_job(
     Args:
         spec: the job.
         retry_failed: answer those again that failed in an earlier run.
+        selection: look at no other documents; a later run without it goes on from what is there.
         on_event: called, in this thread, for everything that happens.
         load_model: called in every replica; by default it loads the model of the spec.
         patience_s: seconds an engine may take to end a step once one of its documents is over its time limit.
@@ -73,7 +74,7 @@ def run_job(
     answer_settings = AnswerSettings.of(spec, model_hash, model.version)
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
-        rows = _row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))
+        rows = row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))
         settings = WorkerSettings(
             load_model=load_model or model_loader(spec),
             task=spec.task,
@@ -83,33 +84,11 @@ def run_job(
             verify=spec.verify,
         )
         ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify)
-        intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed)
+        intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed, selection=selection)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
         run.tell(model.about, ledger)
         return run.main(cluster)
-
-
-def _row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings, run_id: str) -> RowBuilder:
-    """What makes the rows of this run, with everything about the run that readers may ask the files for."""
-    metadata = {
-        "corm_batch.job": spec.name,
-        "corm_batch.run_id": run_id,
-        **dict(zip(SETTINGS, (answer_settings.to_metadata(), spec.to_yaml(), model_hash), strict=True)),
-        "corm_batch.fingerprint": answer_settings.fingerprint,
-        "corm_batch.versions": json.dumps(_versions()),
-    }
-    constants = {
-        "policy": json.dumps(spec.policy.to_spec()),
-        "dtype": spec.model.dtype if spec.engine.storage.name == "model" else spec.engine.storage.name,
-        "page_size": spec.engine.page_size,
-    }
-    results, memory = result_schema(spec.task.result_fields, metadata), memory_schema(metadata)
-    return RowBuilder(run_id, answer_settings.fingerprint, results, memory, constants, spec.task.exploded)
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}
 
 
 class _Run:
@@ -152,7 +131,8 @@ class _Run:
         """From the first document to the record of the run; the cluster is entered when there is something to do."""
         started_at = clock.now()
         self._write_job_file("spec.yaml", self._spec.to_yaml())
-        self._emit("start")
+        places = self._spec.model.name, self._spec.source.place, self._spec.output.uri
+        self._emit("start", message="model {}, reads {}, writes {}".format(*places))
         try:
             first = None
             while first is None and not self._read_all and not self._stop.requested:
@@ -169,7 +149,7 @@ class _Run:
             "started_at": started_at.isoformat(),
             "ended_at": clock.now().isoformat(),
             "fingerprint": self._settings.rows.fingerprint,
-            "versions": _versions(),
+            "versions": versions(),
         }
         self._write_job_file(f"runs/{summary.run_id}.json", json.dumps(record, indent=1))
         return summary
@@ -279,6 +259,7 @@ class _Run:
             output_uri=self._spec.output.uri,
             interrupted=self._stop.requested,
             stopped=self._guard.reason,
+            selection=self._intake.selection,
             failed_files=self._intake.failed_files,
             empty_files=self._intake.empty_files,
         )

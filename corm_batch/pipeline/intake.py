@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from corm_batch.data.document import Document, digest
+from corm_batch.data.selection import Selection
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.errors import FileError
 from corm_batch.output.ledger import Ledger
@@ -57,9 +59,20 @@ class Intake:
     """Reads a source once, split after split; a file that is broken costs no other file's documents."""
 
     def __init__(
-        self, source: Source, task: Task, splits: list[Split], ledger: Ledger, rows: RowBuilder, *, retry_failed: bool
+        self,
+        source: Source,
+        task: Task,
+        splits: list[Split],
+        ledger: Ledger,
+        rows: RowBuilder,
+        *,
+        retry_failed: bool,
+        selection: Selection | None = None,
     ) -> None:
-        """What is in `splits` and not done according to `ledger`; failed is done unless `retry_failed`."""
+        """What is in `splits` and not done according to `ledger`; failed is done unless `retry_failed`.
+
+        Of a `selection` nothing else is read, and no failed row of an earlier run counts as gone.
+        """
         self._source = source
         self._columns = task.source_columns
         self._splits = splits
@@ -69,12 +82,22 @@ class Intake:
         self._ids = DocumentIds(splits)
         self._placed: set[str] = set()
         self._failed: dict[str, FailedFile] = {}
+        self._selection = selection
+        self._drawn = None if selection is None else selection.drawn(source, splits, self._columns)
 
     @property
     def total(self) -> int | None:
-        """Rows in the source, when it can say."""
+        """Rows to look at, when the source can say."""
+        if self._drawn is not None:
+            return sum(map(len, self._drawn))
         counts = [split.num_rows for split in self._splits]
-        return None if any(count < 0 for count in counts) else sum(counts)
+        total = None if any(count < 0 for count in counts) else sum(counts)
+        return total if self._selection is None else self._selection.total(total)
+
+    @property
+    def selection(self) -> str:
+        """What it is limited to, in words; empty where it is not."""
+        return "" if self._selection is None else self._selection.text
 
     @property
     def failed_files(self) -> tuple[FailedFile, ...]:
@@ -87,23 +110,34 @@ class Intake:
         return tuple(split.uri for split in self._splits if split.num_rows == 0 and split.error is None)
 
     def __iter__(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
-        """For each row of the source: a document to answer, its failed row, or how an earlier run has ended it.
+        """For each row to look at: a document to answer, its failed row, or how an earlier run has ended it.
 
         And for each row of an earlier run that is no more: the row that says so.
 
         Raises:
             SourceError: the place where the files lie cannot be read any more.
         """
+        yield from islice(self._items(), None if self._selection is None else self._selection.documents)
+
+    def _items(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
         last = {split.uri: index for index, split in enumerate(self._splits)}
         for index, split in enumerate(self._splits):
             try:
-                for number, document in enumerate(self._source.read(split, self._columns)):
+                for number, document in self._read(index, split):
                     yield self._sort(document, split, number)
             except FileError as error:
                 self._failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
-            if index == last[split.uri] and split.uri not in self._failed:
+            if self._selection is None and index == last[split.uri] and split.uri not in self._failed:
                 for doc_id in sorted(self._ledger.failed_places(split.uri) - self._placed):
                     yield self._rows.gone(doc_id)
+
+    def _read(self, index: int, split: Split) -> Iterator[tuple[int, Document]]:
+        """The rows of a split that are to be looked at, with their numbers in it."""
+        if self._drawn is None:
+            yield from enumerate(self._source.read(split, self._columns))
+        elif wanted := self._drawn[index]:
+            rows = enumerate(self._source.read(split, self._columns))
+            yield from (row for row in islice(rows, max(wanted) + 1) if row[0] in wanted)
 
     def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
         document, problem = self._ids.settle(document, split, number)

@@ -115,6 +115,7 @@ class JobSummary(Progress):
         output_uri: where they are.
         interrupted: it was told to stop (SIGTERM, SIGINT) before every document was done; the rest is for the next run.
         stopped: why it has ended by itself before every document was done (verify.stop_above); empty if it has not.
+        selection: what it was limited to, in words; empty for the whole source.
         failed_files: files that cannot be read, or not to their end; what could be read of them was.
         empty_files: URIs of files without rows, which were passed over.
     """
@@ -123,6 +124,7 @@ class JobSummary(Progress):
     output_uri: str = ""
     interrupted: bool = False
     stopped: str = ""
+    selection: str = ""
     failed_files: tuple[FailedFile, ...] = ()
     empty_files: tuple[str, ...] = ()
 
@@ -138,8 +140,8 @@ class Event:
             safe, "tick" now and then while nothing happens.
         progress: the counts after it.
         row: the document's, of kind "document".
-        message: of kind "notice": all of it; of kind "loss": why; of kind "commit": how many documents; of kind
-            "stage": what is waited for.
+        message: of kind "notice": all of it; of kind "start": the places, relative paths in full; of kind "loss": why;
+            of kind "commit": how many documents; of kind "stage": what is waited for.
         details: of kind "notice" about rows: how many, and what was set otherwise, as JSON.
         stage: what the run waits for, of every kind; empty before that and from the first answer on.
     """

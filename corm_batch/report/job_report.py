@@ -71,6 +71,7 @@ class JobReport:
         logprob_loss: nats a token, mean over verified documents, by which an uncompressed cache finds the answers less
             likely than the cache that gave them; None where none was verified.
         failed_files: (URI, error) of files that the newest recorded run could not read, or not to their end.
+        selection: what the newest recorded run was limited to, in words; empty for the whole source.
         runs: how many runs wrote these rows.
         jobs: who wrote them, most rows first.
         pace: documents and tokens by time.
@@ -109,6 +110,7 @@ class JobReport:
     differing_at_most: float | None
     logprob_loss: float | None
     failed_files: tuple[tuple[str, str], ...]
+    selection: str
     runs: int
     jobs: tuple[JobSettings, ...]
     pace: Pace
@@ -156,6 +158,7 @@ def build_report(committed: Committed) -> JobReport:
     rows = committed.rows
     ok, failed = (rows.filter(pc.equal(rows["status"], status)) for status in ("ok", "failed"))
     groups = _audited(rows)
+    newest = max(committed.records, key=lambda run: run.run_id, default=None)
     unknown = ok.num_rows and ok["evicted_attention_mass"].null_count == ok.num_rows
     return JobReport(
         documents=rows.num_rows,
@@ -165,7 +168,8 @@ def build_report(committed: Committed) -> JobReport:
         verification=statement(groups),
         differing_at_most=bound_of(groups) if sum(group.verified for group in groups) else None,
         logprob_loss=pc.mean(pc.subtract(rows["logprob_kept"], rows["logprob_full"])).as_py(),
-        failed_files=max(committed.records, key=lambda run: run.run_id).failed_files if committed.records else (),
+        failed_files=newest.failed_files if newest is not None else (),
+        selection=newest.selection if newest is not None else "",
         runs=len(rows["run_id"].unique()),
         jobs=committed.jobs,
         pace=_pace(rows, committed.records),

@@ -29,6 +29,7 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
     return [
         *job_rows(figures),
         ("documents", f"{figures.ok:,} ok, {figures.failed:,} failed, written by {counted(figures.runs, 'run')}"),
+        *([("limited", f"the newest run, to {figures.selection}; others may be left")] if figures.selection else []),
         *warning_rows(figures),
         *verification_rows(figures),
         *(("policy", policy_text(policy)) for policy in figures.policies[:_POLICIES]),

@@ -68,6 +68,14 @@ def test_what_is_found_at_the_output_is_told_at_once(terminal):
     assert "27 rows here are under [2Jother settings" in lines[0]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_places_are_told_before_the_first_count(terminal):
+    start = Event("start", Progress(total=30), message="model org/m, reads /in\n/x, writes /out")
+    lines = shown([start], terminal=terminal).splitlines()
+    assert "papers: model org/m, reads /in /x, writes /out" in lines[0]
+    assert any("0 of 30 documents" in line for line in lines[1:])
+
+
 def test_ok_and_failed_of_earlier_runs_are_counted_apart():
     progress = Progress(total=30, ok=9, failed=1, skipped=10, skipped_failed=3, seconds=20.0)
     assert "10 of 20 documents, 1 failed, 10 done before (7 ok, 3 failed), ETA 20.0s" in shown(

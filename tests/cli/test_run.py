@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from corm_batch.data.selection import Selection
 from corm_batch.errors import LeaseError
 from corm_batch.pipeline import driver
 from corm_batch.pipeline.intake import FailedFile
@@ -21,12 +22,13 @@ def fake_job(monkeypatch, write_output):
     """A run_job that commits two answers and a failure; the arguments of its calls."""
     calls = []
 
-    def run_job(spec, *, retry_failed, on_event):
-        calls.append((spec, retry_failed))
+    def run_job(spec, *, retry_failed, selection, on_event):
+        calls.append((spec, retry_failed, selection))
         uri = str(write_output())
         progress = Progress(total=3, ok=2, failed=1, seconds=12.0)
         on_event(Event("start", Progress(total=3)))
-        return JobSummary(**vars(progress), run_id="run-1", output_uri=uri)
+        said = "" if selection is None else selection.text
+        return JobSummary(**vars(progress), run_id="run-1", output_uri=uri, selection=said)
 
     monkeypatch.setattr(driver, "run_job", run_job)
     return calls
@@ -47,9 +49,39 @@ def test_answers_totals_and_where_they_are(corm_batch, write_job, fake_job, tmp_
 
 def test_options_reach_the_job(corm_batch, write_job, fake_job):
     corm_batch("run", write_job(ROWS), "--retry-failed", "--set", "policy.window=7", "--set", "policy.recent=8")
-    ((spec, retry_failed),) = fake_job
+    ((spec, retry_failed, selection),) = fake_job
     assert retry_failed
+    assert selection is None
     assert (spec.policy.window, spec.policy.recent) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "selection"),
+    [
+        (["--limit", "3"], Selection(3)),
+        (["--sample", "3"], Selection(3, 0)),
+        (["--sample", "3", "--seed", "5"], Selection(3, 5)),
+    ],
+)
+def test_a_run_may_be_limited_and_says_so(corm_batch, write_job, fake_job, options, selection):
+    result = corm_batch("run", write_job(ROWS), *options)
+    assert fake_job[0][2] == selection
+    assert f"Limited to {selection.text}; a run without --limit and --sample goes on." in result.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--limit", "3", "--sample", "3"], "--limit and --sample: only one of them"),
+        (["--seed", "3"], "--seed: it is of the draw of --sample"),
+        (["--limit", "3", "--seed", "3"], "--seed: it is of the draw of --sample"),
+        (["--limit", "0"], "--limit"),
+    ],
+)
+def test_limits_that_make_no_sense(corm_batch, write_job, fake_job, options, problem):
+    result = corm_batch("run", write_job(ROWS), *options)
+    assert (result.code, result.out, fake_job) == (2, "", [])
+    assert problem in result.err
 
 
 def test_totals_alone_for_a_large_job(corm_batch, write_job, fake_job, monkeypatch):

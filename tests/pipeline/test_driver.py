@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from corm_batch.data.filesystem import read_whole
+from corm_batch.data.selection import Selection
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
 from corm_batch.output import clock, lease
 from corm_batch.output.lease import Lease
@@ -19,8 +20,9 @@ from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.model import CheckedModel
+from corm_batch.report.job_report import read_report
 from corm_batch.spec import JobSpec
-from tests.conftest import write_documents
+from tests.conftest import REFERENCE_MODEL, write_documents
 from tests.fakes import scripted
 
 KEPT = Path(__file__).parents[1] / "output" / "data"  # outputs that were written before parts told their settings
@@ -108,6 +110,23 @@ def test_nothing_to_do_starts_no_cluster(job, tmp_path, monkeypatch):
     assert (summary.ok, summary.failed) == (0, 2)
     again = run_job(job({"a": None, "b": "  "}), load_model=scripted())
     assert (again.skipped, again.skipped_ok, again.skipped_failed, again.left) == (2, 0, 2, 0)
+
+
+def test_a_limited_run_is_taken_up_by_the_next_one_and_recorded(job, tmp_path):
+    spec, events = job(dict.fromkeys("abcde")), []
+    first = run_job(spec, load_model=scripted(), selection=Selection(2), on_event=events.append)
+    assert (first.failed, first.total, first.left, first.selection) == (2, 2, 0, "the first 2 documents of the source")
+    (start,) = (event for event in events if event.kind == "start")
+    assert start.message == f"model {REFERENCE_MODEL}, reads {tmp_path}/documents.parquet, writes {tmp_path}/out"
+    assert set(rows_of(tmp_path / "out")) == {"a", "b"}
+    assert read_report(str(tmp_path / "out")).selection == first.selection
+
+    again = run_job(spec, load_model=scripted(), selection=Selection(3))
+    assert (again.failed, again.skipped) == (1, 2)
+    whole = run_job(spec, load_model=scripted())
+    assert (whole.failed, whole.skipped, whole.total, whole.selection) == (2, 3, 5, "")
+    assert set(rows_of(tmp_path / "out")) == set("abcde")
+    assert read_report(str(tmp_path / "out")).selection == ""
 
 
 def test_an_edited_spec_and_a_damaged_part_are_told_before_any_work(job, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.data.selection import Selection
 from corm_batch.data.sources.base import Split
 from corm_batch.errors import FileError, SourceError
 from corm_batch.output.ledger import Ledger
@@ -138,3 +139,58 @@ def test_failed_rows_without_an_id_are_gone_once_their_file_is_read_to_the_end_w
         ("a#1:7", "gone"),
         ("cut#0:0", "failed"),
     ]
+
+
+class Counted(Memory):
+    """Two pieces of three rows; what was read of them."""
+
+    splits = (Split("a", 0, 3), Split("b", 0, 3))
+
+    def __init__(self):
+        super().__init__([])
+        self.was_read = []
+
+    def read(self, split, columns):
+        for number in range(3):
+            self.was_read.append(f"{split.uri}{number}")
+            yield Document(f"{split.uri}{number}", "text", origin=f"{split.uri}#{number}")
+
+
+def selected(rows, selection, ledger=None, source=None):
+    source = source or Counted()
+    task = Task.from_spec({"name": "summarize"})
+    options = {"retry_failed": False, "selection": selection}
+    return source, Intake(source, task, list(source.splits), ledger or Known(), rows, **options)
+
+
+def test_of_the_first_documents_no_more_is_read_and_done_ones_count(rows):
+    source, intake = selected(rows, Selection(4), Known(a1="ok"))
+    assert intake.total == 4
+    assert [summary(item) for item in intake] == ["a0", "ok", "a2", "b0"]
+    assert source.was_read == ["a0", "a1", "a2", "b0"]
+    assert intake.selection == "the first 4 documents of the source"
+    assert selected(rows, Selection(9))[1].total == 6
+    assert selected(rows, None)[1].selection == ""
+
+
+def test_of_drawn_documents_only_their_pieces_are_read(rows):
+    source, intake = selected(rows, Selection(2, seed=0))
+    found = [summary(item) for item in intake]
+    assert intake.total == len(found) == 2
+    pieces = {doc_id[0] for doc_id in found}
+    assert {place[0] for place in source.was_read} == pieces
+    assert [summary(item) for item in selected(rows, Selection(2, seed=0))[1]] == found
+    larger = [summary(item) for item in selected(rows, Selection(5, seed=0))[1]]
+    assert set(found) < set(larger)
+    assert larger == sorted(larger)
+
+
+@pytest.mark.parametrize("selection", [Selection(3), Selection(6), Selection(2, 0), Selection(6, 0)])
+def test_nothing_is_gone_because_it_was_not_looked_at(rows, selection):
+    class Placed(Known):
+        def failed_places(self, file):
+            return frozenset({f"{file}#2"})
+
+    items = list(selected(rows, selection, Placed())[1])
+    assert len(items) == selection.documents
+    assert all(isinstance(item, Document) for item in items)

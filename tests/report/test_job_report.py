@@ -85,6 +85,15 @@ def test_all_failed_is_a_pace_too():
     assert "evicted attention" not in shown
 
 
+def test_a_report_says_that_the_newest_run_was_limited():
+    limited = RunRecord("run-1", 1, 1.0, selection="the first 3 documents of the source")
+    whole = RunRecord("run-2", 1, 1.0)
+    shown = dict(totals_rows(report(answered("a"), records=[limited])))
+    assert shown["limited"] == "the newest run, to the first 3 documents of the source; others may be left"
+    assert "limited" not in dict(totals_rows(report(answered("a"), records=[limited, whole])))
+    assert "limited" not in dict(totals_rows(report(answered("a"))))
+
+
 def test_answers_that_were_cut_off_and_files_that_were_not_read_are_said():
     older, newer = (RunRecord(f"run-{number}", 1, 1.0, ((f"{number}.gz", "cut"),)) for number in (1, 2))
     rows = [answered("a", finish_reason="length", failed_fields=2), answered("b", finish_reason="stop", repetition=0.1)]

@@ -30,6 +30,11 @@ class Split:
 class Source(Plugin, kind="source", package="corm_batch.data.sources"):
     """Where documents come from."""
 
+    @property
+    def place(self) -> str:
+        """What it reads, for messages: its `uri`, where it has one, else its name."""
+        return str(getattr(self, "uri", self.name))
+
     @abstractmethod
     def splits(self, columns: Sequence[str] = ()) -> list[Split]:
         """Every unit of reading, in a fixed order; that of a file which cannot be read, or lacks a column, says so.
