@@ -16,6 +16,7 @@ from corm_batch.cli import (
     calibrate,
     cancel,
     evaluation,
+    init,
     logs,
     plan,
     policies,
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help and errors, on a terminal and off it
 )
 _VERBS: Mapping[str, Callable[..., None]] = {
-    **{"run": run.run, "plan": plan.plan, "report": report.report, "policies": policies.policies},
+    **{"init": init.init, "run": run.run, "plan": plan.plan, "report": report.report, "policies": policies.policies},
     **{"bench": bench.bench, "submit": submit.submit, "status": status.status, "logs": logs.logs},
     **{"cancel": cancel.cancel, "eval": evaluation.evaluate, "calibrate": calibrate.calibrate},
 }

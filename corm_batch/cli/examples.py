@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "init": (
+        "init",
+        "init job.yaml --documents docs.parquet --ask '' --model org/model",
+    ),
     "run": (
         "run job.yaml",
         "run job.yaml --limit 3",
