@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.chunk_pass import as_voted, attend_chunk, votes
+from corm_batch.engine.chunk_pass import as_voted, votes
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.extra_pass import attend_behind
 from corm_batch.engine.pins import never_expiring
+from corm_batch.engine.question_pass import QuestionPass
 from corm_batch.engine.rows import PackedRows, Part
 from corm_batch.engine.work import Span
 from corm_batch.ops.causal import packed_causal_attention
@@ -56,6 +57,7 @@ class PrefillBatch:
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         self._num_votes: list[list[int]] = [[] for _ in spans]  # likewise: queries that voted
         self._made: Tensor | None = None
+        self.questions = QuestionPass(spans, self.cache)
         stored = [span for span in spans if span.stores]
         num_pages = sum(evictions.of(span.sequence).pages(span.sequence, span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
@@ -78,6 +80,8 @@ class PrefillBatch:
             if spans[0].extra is not None:
                 tokens = part.step_R, self.input_ids[part.rows]
                 out_HRD = attend_behind(spans[0], layer, *packed, *tokens, features, self.evictions, self.rotary)
+            elif spans[0].asks:
+                out_HRD = self._attend_questions(spans, layer, *packed, part, features)
             elif spans[0].stores:
                 out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features)
                 self.keep(spans, layer, entries, part)
@@ -92,7 +96,8 @@ class PrefillBatch:
 
     def _together(self, layer: int) -> list[tuple[int, list[Span]]]:
         """Neighbours that one policy looks at, with the number of the first: those that leave entries behind, or that
-        leave none. A policy that looks at prompts itself sees one at a time, as does what is read behind them."""
+        leave none, or that ask over readings. A policy that looks at prompts itself sees one at a time, as does what is
+        read behind them."""
         runs: list[tuple[int, list[Span]]] = []
         before: object = None
         for number, span in enumerate(self.spans):
@@ -106,13 +111,15 @@ class PrefillBatch:
 
     def _kind(self, span: Span, layer: int) -> object:
         """What spans have in common that go together; None for what goes alone."""
-        if span.extra is not None or self._policy(span, layer).needs.prompt or self.follows(span):
+        if span.asks:
+            return self.questions.kind(span, layer)
+        if span.extra is not None or self.policy_of(span, layer).needs.prompt or self.follows(span):
             return None
         return span.stores, span.sequence.keeps_all
 
     def follows(self, span: Span) -> bool:
         """Whether what the span stores comes behind entries that its sequence has stored."""
-        return span.stores and span.start > 0
+        return span.asks
 
     def _stay(
         self,
@@ -133,14 +140,25 @@ class PrefillBatch:
             stay.append(self.evictions.keep_rows(span, one, lse, features, mine))
         return torch.cat(stay)
 
-    def keep(self, spans: abc.Sequence[Span], layer: int, entries: Entries, part: Part) -> None:
-        """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran."""
+    def keep(
+        self,
+        spans: abc.Sequence[Span],
+        layer: int,
+        entries: Entries,
+        part: Part,
+        where: Packing | None = None,
+    ) -> None:
+        """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran.
+
+        Args:
+            spans, layer, entries, part: as said.
+            where: where the entries of each stand; None where several have those of their rows alone.
+        """
         eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
-        if sequences[0].num_shared:
-            entries = self.cache.behind_shared(sequences[0].slot, layer, entries, len(part.step_R))
-        alone = Packing.alone(entries.position.shape[-1], self.cache.device)
-        where, stops = part.packing if len(spans) > 1 else alone, [span.stop for span in spans]
-        lost_SK = eviction.store(self.stage, sequences, layer, entries, stops, where)
+        if where is None:
+            alone = Packing.alone(entries.position.shape[-1], self.cache.device)
+            where = part.packing if len(spans) > 1 else alone
+        lost_SK = eviction.store(self.stage, sequences, layer, entries, [span.stop for span in spans], where)
         reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
         for number, (lost_K, size) in enumerate(zip(lost_SK, part.packing.sizes.tolist(), strict=True), first):
             self._lost[number].append(lost_K)
@@ -168,18 +186,18 @@ class PrefillBatch:
         """How many of a span's tokens vote: in chunks all of them, or the newest of those that score."""
         return num_rows if reduction.accumulate and self.follows(span) else min(reduction.window, num_rows)
 
-    def _policy(self, span: Span, layer: int) -> KVPolicy:
+    def policy_of(self, span: Span, layer: int) -> KVPolicy:
         """Whose rules hold for the span's entries."""
         return self.evictions.of(span.sequence).policies[layer]
 
-    def _born(self, spans: abc.Sequence[Span], layer: int, key_KRD: Tensor, value_KRD: Tensor, part: Part) -> Entries:
+    def born(self, spans: abc.Sequence[Span], layer: int, key_KRD: Tensor, value_KRD: Tensor, part: Part) -> Entries:
         """The spans' own entries; those that are pinned never expire."""
-        policy, owner = self._policy(spans[0], layer), self.evictions.policies[layer]
+        policy, owner = self.policy_of(spans[0], layer), self.evictions.policies[layer]
         counted = part.count_R if votes(policy) and not part.all_there else None
         entries = new_entries(self.cache, owner, layer, key_KRD, value_KRD, part.step_R, policy, counted)
         return never_expiring(policy, [span.sequence for span in spans], entries, part.packing)
 
-    def _observed(
+    def observed(
         self,
         span: Span,
         layer: int,
@@ -190,8 +208,8 @@ class PrefillBatch:
         part: Part,
     ) -> Entries:
         """What the policy's own look at the span makes of the entries."""
-        policy, notes = self._policy(span, layer), span.sequence.notes
-        if not policy.needs.prompt or span.sequence.num_shared:  # a question's tokens count as an answer's
+        policy, notes = self.policy_of(span, layer), span.sequence.notes
+        if not policy.needs.prompt:
             return entries
         if not span.start:  # a pass may be run again
             notes[layer] = {}
@@ -203,6 +221,24 @@ class PrefillBatch:
         )  # fmt: skip
         return never_expiring(policy, [span.sequence], policy.observe(layer, entries, reading))
 
+    def _attend_questions(
+        self,
+        spans: abc.Sequence[Span],
+        layer: int,
+        query_HRD: Tensor,
+        key_KRD: Tensor,
+        value_KRD: Tensor,
+        part: Part,
+        features: AttentionFeatures,
+    ) -> Tensor:
+        """Attention of questions, [H, R, D]; of their own entries only the survivors outlive the layer."""
+        policy = self.policy_of(spans[0], layer)
+        questions = self.questions.of(spans, layer, policy.needs.reduction)
+        born = self.born(spans, layer, key_KRD, value_KRD, part)
+        out, entries = questions.attend(layer, query_HRD, born, part.step_R, features, policy)
+        self.keep(spans, layer, entries, part, questions.where)
+        return out
+
     def attend_spans(
         self,
         spans: abc.Sequence[Span],
@@ -213,17 +249,11 @@ class PrefillBatch:
         part: Part,
         features: AttentionFeatures,
     ) -> tuple[Tensor, Tensor, Entries]:
-        """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it; of
-        what comes behind stored entries, see `attend_chunk`.
+        """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
 
         Returns:
             out [H, R, D], its log-sum-exp [H, R], and the entries as the policy sees them then.
         """
-        if self.follows(spans[0]):
-            (span,) = spans
-            policy, born = self._policy(span, layer), self._born(spans, layer, key_KRD, value_KRD, part)
-            out, lse, entries = attend_chunk(span, layer, query_HRD, born, part, features, policy, self.cache)
-            return out, lse, self._observed(span, layer, query_HRD, lse, entries, features, part)
         out, lse = self.attend_causally(query_HRD, key_KRD, value_KRD, part, features)
         return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
 
@@ -248,8 +278,8 @@ class PrefillBatch:
         features: AttentionFeatures,
     ) -> Entries:
         """The entries of whole prompts, [K, R], as the policy sees them once their queries have voted."""
-        policy = self._policy(spans[0], layer)
-        entries, reduction = self._born(spans, layer, key_KRD, value_KRD, part), policy.needs.reduction
+        policy = self.policy_of(spans[0], layer)
+        entries, reduction = self.born(spans, layer, key_KRD, value_KRD, part), policy.needs.reduction
         if reduction is not None:
             voted = self.cache.ops.reduce_columns(
                 reduction, query_HRD, lse_HR, part.count_R,
@@ -258,7 +288,7 @@ class PrefillBatch:
                 packing=(part.newest(reduction.window), part.packing),
             )  # fmt: skip
             entries = as_voted(policy, entries, voted)
-        return self._observed(spans[0], layer, query_HRD, lse_HR, entries, features, part)
+        return self.observed(spans[0], layer, query_HRD, lse_HR, entries, features, part)
 
     def _never(self, like_KN: Tensor) -> Tensor:
         """NEVER throughout; made once for all layers of one shape."""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections import abc
+
+from torch import Tensor
+
+from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.batch import PrefillBatch
+from corm_batch.engine.chunk_pass import attend_chunk
+from corm_batch.engine.rows import Part
 from corm_batch.engine.work import Span
+from corm_batch.ops.pages import Entries
 
 
 class ChunkBatch(PrefillBatch):
@@ -12,3 +20,19 @@ class ChunkBatch(PrefillBatch):
     def follows(self, span: Span) -> bool:
         """Whether the span stores something: a first chunk comes behind nothing and is treated as the others."""
         return span.stores
+
+    def attend_spans(
+        self,
+        spans: abc.Sequence[Span],
+        layer: int,
+        query_HRD: Tensor,
+        key_KRD: Tensor,
+        value_KRD: Tensor,
+        part: Part,
+        features: AttentionFeatures,
+    ) -> tuple[Tensor, Tensor, Entries]:
+        """As `PrefillBatch.attend_spans`, of one chunk; see `attend_chunk`."""
+        (span,) = spans
+        policy, born = self.policy_of(span, layer), self.born(spans, layer, key_KRD, value_KRD, part)
+        out, lse, entries = attend_chunk(span, layer, query_HRD, born, part, features, policy, self.cache)
+        return out, lse, self.observed(span, layer, query_HRD, lse, entries, features, part)

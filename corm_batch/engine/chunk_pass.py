@@ -1,5 +1,4 @@
-"""attend_chunk(): tokens that see what their sequence has stored, and each other: of a chunk, or of a question over a
-document that has been read.
+"""attend_chunk(): tokens of a chunk see what their sequence has stored, and each other.
 
 All of them vote, under the gap rule, or the newest of those that score.
 """

@@ -13,7 +13,7 @@ from corm_batch.engine.chunk_pass import votes
 from corm_batch.engine.eviction import Eviction
 from corm_batch.engine.propagating import Propagating
 from corm_batch.engine.ranks import Ranks
-from corm_batch.engine.sequence import Sequence
+from corm_batch.engine.sequence import Sequence, Settled
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.pages import NEVER, Entries
@@ -43,7 +43,7 @@ class Evictions:
         propagating: Propagating | None = None,
     ) -> None:
         self.cache, self.policies, self.compact_every = cache, policies, compact_every
-        self.propagating = propagating
+        self.propagating, self.ranks = propagating, ranks
         self._of = {False: Eviction(cache, policies, ranks), True: Eviction(cache, full, ranks)}
 
     def of(self, sequence: Sequence) -> Eviction:
@@ -118,3 +118,17 @@ class Evictions:
         if voting:
             ids = torch.from_numpy(np.concatenate(voting)).to(self.cache.device)
             self.cache.pool.pages.expiry.index_fill_(0, ids.long(), NEVER)
+        reading.settled = self._settled(reading.slot)
+
+    def _settled(self, slot: int) -> Settled:
+        """What a reading that nothing changes any more holds, as all ranks have to know it."""
+        cache = self.cache
+        ids, lengths, _ = cache.table.ends(np.array([slot]), None)
+        page_size = cache.pool.page_size
+        live = lengths[..., None] - np.arange(ids.shape[-1]) * page_size
+        table, live_LKP = (torch.from_numpy(array).to(cache.device) for array in (ids, live))
+        expires = cache.pool.pages.expiry[table.long()] < NEVER
+        expires &= torch.arange(page_size, device=cache.device) < live_LKP[..., None]
+        own = lengths.max(axis=(1, 2)), ~expires.flatten(1).any(dim=1).cpu().numpy()
+        longest, lasting = zip(*self.ranks.gather(own), strict=True)
+        return Settled(np.max(longest, axis=0), np.all(lasting, axis=0))

@@ -128,7 +128,7 @@ class Scheduler:
             spans.append(self.open(self.waiting.popleft()))
             room -= _most_tokens(span)
             spare -= pages
-        return spans
+        return sorted(spans, key=_reading)
 
     def _first_answer_is_due(self, spare: int) -> bool:
         """Whether to decode the engine's first group rather than to fill the pool, which has `spare` pages for more."""
@@ -279,6 +279,11 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
+
+
+def _reading(span: Span) -> int:
+    """What brings questions over one reading side by side, for a pass that looks at it once for all of them."""
+    return -1 if span.sequence.source is None else span.sequence.source.arrival
 
 
 def _most_tokens(span: Span) -> int:

@@ -32,6 +32,18 @@ class Chosen(NamedTuple):
         return Chosen(self.tokens[start:stop], self.logprobs[start:stop], self.best_logprobs[start:stop])
 
 
+class Settled(NamedTuple):
+    """What a reading holds once it is read, on all ranks: nothing of it changes any more.
+
+    Attributes:
+        longest: [L] entries of the longest list of each layer.
+        lasting: [L] bool, whether no entry of the layer ever expires.
+    """
+
+    longest: np.ndarray
+    lasting: np.ndarray
+
+
 class Sequence:
     """A request on its way through the engine.
 
@@ -57,6 +69,7 @@ class Sequence:
         self.arrival = arrival
         self.source, self.is_reading = source, is_reading
         self.num_questions = 0  # over a reading, unfinished
+        self.settled: Settled | None = None  # of a reading that is read
         self.output: list[int] = []
         self.num_prefilled = self.num_shared
         self.extra_passes: abc.Sequence[ExtraPass] = ()  # what the model reads behind the prompt

@@ -47,9 +47,14 @@ class Span:
         return self.extra is None and self.sequence.stores
 
     @property
+    def asks(self) -> bool:
+        """Whether what it stores comes behind entries of a reading."""
+        return self.stores and self.sequence.source is not None
+
+    @property
     def leaves_tokens(self) -> bool:
         """Whether some of these may be left behind on the way through the model's layers."""
-        return self.stores and not self.sequence.keeps_all and not self.sequence.num_shared
+        return self.stores and not self.sequence.keeps_all and not self.asks
 
     @property
     def ends_prompt(self) -> bool:

@@ -17,10 +17,10 @@ from torch import Tensor
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
-from corm_batch.kv.stage import Stage, SwappedCache
+from corm_batch.kv.stage import Ends, Stage, SwappedCache
 from corm_batch.ops.form import Form
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Column, Entries, Lists, read_pages
+from corm_batch.ops.pages import Column, Entries, Lists, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
 
@@ -107,27 +107,28 @@ class KVCache:
 
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
-        return self.ops.gather_entries(self.pool.pages, *self.table.row(slot, layer), born)
-
-    def behind_shared(self, slot: int, layer: int, entries: Entries, num_born: int) -> Entries:
-        """Of what `read_before` gives, [K, N], the last `num_born` entries of each head not stored yet, those behind
-        the pages that the sequence shares, all that it stores: [K, M], padded at position NEVER before the new ones."""
-        device, lists = self.device, self.table.lists(layer, torch.empty(0))
-        size, shared = self.pool.page_size, self.table.num_shared(slot)[layer]
-        longest = int((self.table.lengths[slot, layer] - shared * size).max())
-        index = lists.shared[slot][:, None] // size * size + torch.arange(longest, device=device)
-        index = index.where(index < lists.length[slot][:, None], -1)
-        newest = torch.arange(-num_born, 0, device=device) + entries.position.shape[-1]
-        place = torch.cat((index, newest.expand(len(shared), -1)), dim=-1)
-        head = torch.arange(len(shared), device=device)[:, None]
-        own = entries.map(lambda column: column[head, place])
-        return own._replace(position=own.position.masked_fill(place < 0, NEVER))
+        table, length = self.table.row(slot, layer)
+        return self.ops.gather_entries(self.pool.pages, table[None], length[None], born)
 
     def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
         """Where what `read_before` gives stands, and where the padding in between."""
         table, length = self.table.row(slot, layer)
         num_held = table.shape[-1] * self.pool.page_size
         return Packing.behind(num_held, num_born, length[None])
+
+    def ends(self, slots: Sequence[int], most_before: int | None = 0) -> Ends:
+        """What the lists of sequences hold behind the pages that they share, and in so many of these; None for all.
+
+        Asked for once for all layers of a pass: a copy to the device in every layer would have it wait.
+        """
+        table, lengths, others = self.table.ends(np.array(slots, np.int64), most_before)
+        widths = -(-lengths.max(axis=2, initial=0) // self.pool.page_size) * self.pool.page_size
+        uploaded = [torch.from_numpy(array).to(self.device) for array in (table, lengths, others)]
+        return Ends(uploaded[0], uploaded[1], uploaded[2], widths)
+
+    def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
+        """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
+        return self.ops.gather_entries(self.pool.pages, ends.table[layer], ends.length[layer], born, packing)
 
     def revise(self, slot: int, layer: int, entries: Entries) -> None:
         """Change expiries and policies' own columns of one layer's entries in place.

@@ -85,6 +85,27 @@ class PageTable:
         head = torch.arange(first.shape[1], device=self._device)[:, None]
         return lists.table[slot_S[:, None, None], head, index].masked_fill(~held, 0).long(), length
 
+    def ends(self, slots: np.ndarray, most_before: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What lists of every layer hold from a page of their own on, or from one before it.
+
+        Args:
+            slots: whose.
+            most_before: how many of the pages that a list shares are told, too, the last ones; None for all.
+
+        Returns:
+            Page ids [L, S, K, P], padded with 0; entries in these pages, [L, S, K]; and how many of them, in the first
+            ones, are in pages that are shared, [L, S, K].
+        """
+        shared, every = (np.moveaxis(one, 0, 1).copy() for one in (self.num_shared(slots), self.lengths[slots]))
+        before = shared if most_before is None else np.minimum(shared, most_before)
+        first, (layer, slot, head) = shared - before, np.ogrid[: len(shared), : len(slots), : shared.shape[2]]
+        lengths = every - first * self.page_size
+        place = np.arange(-(-int(lengths.max(initial=0)) // self.page_size))
+        held = place * self.page_size < lengths[..., None]
+        number = np.where(held, first[..., None] + place, 0)
+        ids = self._pages[slots[slot][..., None], layer[..., None], head[..., None], number]
+        return np.where(held, ids, 0), lengths, before * self.page_size
+
     def get_lists(self, slot: int) -> np.ndarray:
         """The ids of the pages a sequence has a hold of, lists one behind the other."""
         return self._between(slot, np.zeros_like(self.num_pages[slot]))

@@ -1,11 +1,28 @@
-"""Stage and SwappedCache: pages on their way: free ones that a forward pass may fill, and those in host memory."""
+"""Stage, Ends and SwappedCache: pages that a forward pass may fill, those that it reads, and those in host memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+
+class Ends(NamedTuple):
+    """What S sequences hold in every layer, from some page of each list on, as a forward pass reads it.
+
+    Attributes:
+        table: [L, S, K, P] int32 page ids, padded with 0.
+        length: [L, S, K] int32 entries in these pages.
+        others: [L, S, K] int32 how many of them, the first ones, stand in pages that other sequences have, too.
+        widths: [L, S] on the host: entries that the pages of a sequence's longest list there have room for.
+    """
+
+    table: Tensor
+    length: Tensor
+    others: Tensor
+    widths: np.ndarray
 
 
 @dataclass(frozen=True)

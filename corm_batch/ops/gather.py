@@ -1,4 +1,4 @@
-"""Gathering entries: what a sequence's lists hold, copied out, with new entries behind it."""
+"""Gathering entries: what lists of sequences hold, copied out, with new entries behind them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Entries, Pages, read_pages
+from corm_batch.ops.packing import Packing
+from corm_batch.ops.pages import NEVER, Entries, Pages, read_pages
 
 
-def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entries, *, form: Form) -> Entries:
-    """The entries of K lists and, behind each list's pages, those just born.
+def gather_entries(
+    pages: Pages,
+    table_SKP: Tensor,
+    length_SK: Tensor,
+    born: Entries,
+    packing: tuple[Packing, Packing] | None = None,
+    *,
+    form: Form,
+) -> Entries:
+    """The entries of S times K lists and, behind each list's pages, those just born.
 
     Args:
         pages: the pool.
-        table_KP: int32 page ids of each list, padded with 0; a width of the lists' longest will do.
-        length_K: int32 entries in each list.
-        born: [K, N], in any strides whose last one is 1 for keys and values.
+        table_SKP: page ids of each list, padded with 0; a width of the longest list will do.
+        length_SK: int32 entries in each list.
+        born: [K, M], in any strides whose last one is 1 for keys and values.
+        packing: where those just born, and where all entries, of each sequence stand: what is left of the latter's size
+            is for its lists, all of whose pages fit. None: all are of one, and its lists get the table's width.
         form: in which those of the lists are stored.
 
     Returns:
-        [K, P * C + N], contiguous and no views, keys and values in the type of those just born; beyond a list's length
-        the position is NEVER and the rest is whatever the page held.
+        [K, N], contiguous and no views, keys and values in the type of those just born; N is P * C + M for one
+        sequence. Beyond a list's length the position is NEVER, the statistic 0 and the rest whatever the page held.
     """
-    held = read_pages(pages, table_KP, length_K, form)
-    both = zip(held.tensors, born.tensors, strict=True)
-    return Entries.of(torch.cat((old.to(new.dtype), new), dim=1) for old, new in both)
+    held = read_pages(pages, table_SKP, length_SK, form)
+    held = held._replace(statistic=held.statistic.masked_fill(held.position == NEVER, 0.0))
+    num_held, num_born = held.position.shape[-1], born.position.shape[-1]
+    newer, every = packing or (Packing.alone(count, born.key.device) for count in (num_born, num_held + num_born))
+    widths, parts = every.sizes - newer.sizes, newer.slices
+
+    def joined(old_SKN: Tensor, new_KM: Tensor) -> Tensor:
+        each = zip(old_SKN.to(new_KM.dtype), widths.tolist(), parts, strict=True)
+        return torch.cat([one for old, width, part in each for one in (old[:, :width], new_KM[:, part])], dim=1)
+
+    return Entries.of(map(joined, held.tensors, born.tensors))

@@ -141,9 +141,9 @@ def store(ops: Ops, K: int, N: int, kept: int, storage: str = "model") -> Call:
 def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
     """What a sequence holds and a chunk of new entries."""
     pages, lists = make_lists(1, K, N, spread=0.0, storage=storage)
-    table, new = lists.table[0, :, : -(-N // C)], make_entries(K, born)
+    table, new = lists.table[:1, :, : -(-N // C)], make_entries(K, born)
     amount = K * (N * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * born * entry_bytes(3))
-    return Call(lambda: ops.gather_entries(pages, table, lists.length[0], new), amount)
+    return Call(lambda: ops.gather_entries(pages, table, lists.length[:1], new), amount)
 
 
 def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int, storage: str = "model") -> Call:

@@ -61,8 +61,39 @@ def test_prompts_read_together_keep_what_each_keeps_alone(policy, lengths, tiny_
 @pytest.mark.parametrize(("policy", "calls"), [(POLICIES[1], 1), (POLICIES[5], 4)], ids=["together", "one-by-one"])
 def test_what_a_layer_launches_does_not_grow_with_the_prompts(policy, calls, tiny_llama):
     """But under a policy that looks at prompts itself, which sees one at a time."""
-    engine, launches = make_engine(tiny_llama, policy), Counter()
-    cache = engine.evictions.cache
+    engine = make_engine(tiny_llama, policy)
+    launches = count_launches(engine)
+    read(engine, LENGTHS[0], at_once=True)
+    assert launches["store_entries"] == calls * engine.model.shape.num_layers
+    assert launches["reduce_columns"] <= calls * engine.model.shape.num_layers
+
+
+@pytest.mark.parametrize("policy", [*POLICIES[:4], POLICIES[5]], ids=lambda policy: policy["name"])
+def test_what_a_layer_launches_does_not_grow_with_the_questions_nor_with_the_readings(policy, tiny_llama):
+    """Each reading is copied out of its pages once in a layer, and what is a question's own once for all."""
+    engine = make_engine(tiny_llama, policy, step_token_budget=300, max_sequences=20)
+    readings, found = [engine.read(list(range(length))) for length in (50, 33)], []
+    engine.step()
+    for asked in (1, 7):
+        for number in range(asked):
+            ids = [(number + j * j) % 199 for j in range(13 + 3 * number)]
+            request = Request(f"{asked}-{number}", ids, SamplingParams(max_new_tokens=1), reading=readings[number % 2])
+            engine.add(request)
+        launches = count_launches(engine)
+        engine.step()
+        assert not engine.has_work
+        assert launches.pop("top_entries", 0) <= engine.model.shape.num_layers  # none where few entries fit the budget
+        found.append(dict(launches))
+    layers = engine.model.shape.num_layers
+    assert found[0] == found[1]
+    assert (found[0]["dense_attention"], found[0]["gather_entries"], found[0]["store_entries"]) == (
+        layers, 2 * layers, layers,
+    )  # fmt: skip
+
+
+def count_launches(engine):
+    """How often each operation is called from now on."""
+    launches, cache = Counter(), engine.evictions.cache
 
     def counted(name, operation):
         def run(*args, **kwargs):
@@ -72,6 +103,4 @@ def test_what_a_layer_launches_does_not_grow_with_the_prompts(policy, calls, tin
         return run
 
     cache.ops = cache.ops._replace(**{name: counted(name, getattr(cache.ops, name)) for name in cache.ops._fields})
-    read(engine, LENGTHS[0], at_once=True)
-    assert launches["store_entries"] == calls * engine.model.shape.num_layers
-    assert launches["reduce_columns"] <= calls * engine.model.shape.num_layers
+    return launches

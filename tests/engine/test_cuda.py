@@ -86,3 +86,24 @@ def test_half_precision_runs_and_frees_its_pages(dtype, storage, reference_model
     assert [answer.error for answer in answers] == [None, None]
     assert all(answer.memory.kept_ratio < 0.9 for answer in answers)
     assert engine.pool_bytes_used == 0
+
+
+def test_questions_over_readings_are_answered_as_on_the_cpu(reference_model):
+    """Those over two readings in one pass, beside a prompt."""
+    whole, found = make_requests(reference_model, (2900, 1111, 700), return_kept_positions=True), []
+    for device in ("cpu", "cuda"):
+        engine = Engine.from_pretrained(
+            reference_model, policy=CORM | {"reach": 20}, dtype="float32", device=device, kv_memory="400MiB"
+        )
+        for number, request in enumerate(whole[:2]):
+            reading = engine.read(request.token_ids)
+            for length in (1, 48, 130):
+                question = replace(request, id=f"{number}:{length}", token_ids=whole[2].token_ids[:length])
+                engine.add(replace(question, reading=reading))
+            reading.close()
+        found.append({completion.id: completion for completion in engine.run(whole[2:])})
+        assert engine.pool_bytes_used == 0
+    assert len(found[0]) == 7
+    for name, answer in found[0].items():
+        assert found[1][name].token_ids == answer.token_ids
+        assert_same_kept_but_for_rounding(found[1][name], answer)

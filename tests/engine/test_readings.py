@@ -7,7 +7,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from corm_batch.engine import question_pass
 from corm_batch.engine.request import Request, SamplingParams
+from corm_batch.engine.work import Prefill
 from corm_batch.errors import CapacityError, DocumentError
 from tests.conftest import llama_config, save_random_model
 from tests.engine.test_scheduler import KVZIP, make_engine
@@ -26,6 +28,9 @@ CASES = [
     ({"name": "expected_attention", "ahead": 8, "budget": {"name": "uniform", "max_kept": 0.5}}, "streaming", "model"),
     ({"name": "keydiff", "recent": 3, "budget": {"name": "uniform", "max_kept": 10}}, "exact", "model"),
     (KVZIP, "exact", "model"),
+    (CORM | {"reach": 7}, "exact", "model"),
+    (CORM | {"reach": 2, "threshold": "cache"}, "streaming", "model"),
+    ({"name": "random", "keep_ratio": 0.5, "recent": 5}, "exact", "model"),
 ]
 POLICIES = [policy for policy, *_ in CASES]
 
@@ -88,6 +93,55 @@ def test_answers_over_a_shared_reading_are_those_of_a_reading_of_ones_own(policy
     assert engine.stats.prompt_tokens == 2 * len(DOCUMENT) + sum(map(len, QUESTIONS.values()))
     reading.close()
     assert reading.memory.preemptions > 1
+    assert_nothing_is_held(engine)
+
+
+def spans_of_passes(engine):
+    """What each pass over prompts reads from now on, noted as it is scheduled."""
+    passes, schedule = [], engine.scheduler.schedule
+
+    def noted(num_steps):
+        work = schedule(num_steps)
+        if isinstance(work, Prefill):
+            passes.append([(span.sequence.request.id, span.start) for span in work.spans])
+        return work
+
+    engine.scheduler.schedule = noted
+    return passes
+
+
+@pytest.mark.parametrize("at_a_time", [1 << 19, 1])
+@pytest.mark.parametrize("policy", [CORM, SNAPKV, CASES[3][0]], ids=lambda policy: policy["name"])
+def test_questions_over_several_readings_share_a_pass_with_prompts(policy, at_a_time, tiny_llama, monkeypatch):
+    """However few entries are copied at a time, and in whatever order they came."""
+    monkeypatch.setattr(question_pass, "_GATHERED_ENTRIES", at_a_time)
+    documents, alone = {"a": DOCUMENT, "b": DOCUMENT[7::-1], "c": DOCUMENT[::2]}, {}
+    engine = make_engine(tiny_llama, policy)
+    for label, document in documents.items():
+        reading = engine.read(document)
+        for name, ids in QUESTIONS.items():
+            engine.add(Request(label + name, ids, ANSWER, return_kept_positions=True, reading=reading))
+            alone |= finish(engine)
+    alone |= {one.id: one for one in engine.run([Request("prompt", DOCUMENT[3:], ANSWER)])}
+    engine = make_engine(tiny_llama, policy, step_token_budget=300, max_sequences=12)
+    readings = {label: engine.read(document) for label, document in documents.items()}
+    engine.step()
+    passes = spans_of_passes(engine)
+    for name, ids in QUESTIONS.items():
+        for label, reading in readings.items():
+            engine.add(Request(label + name, ids, ANSWER, return_kept_positions=True, reading=reading))
+    engine.add(Request("prompt", DOCUMENT[3:], ANSWER))
+    done = finish(engine)
+    starts = {label: len(document) for label, document in documents.items()}
+    expected = [(label + name, starts[label]) for label in documents for name in QUESTIONS]
+    assert passes == [[("prompt", 0), *expected]]
+    for name, completion in alone.items():
+        assert done[name].token_ids == completion.token_ids
+        assert done[name].kept_positions == completion.kept_positions
+        lost = [one.memory.evicted_attention_mass or 0.0 for one in (done[name], completion)]
+        assert lost[0] == pytest.approx(lost[1], rel=1e-3, abs=1e-6)
+    for reading in readings.values():
+        reading.close()
     assert_nothing_is_held(engine)
 
 

@@ -10,9 +10,11 @@ from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.pool import PagePool, page_bytes
 from corm_batch.ops.append import append_entries
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
 from tests.ops.forms import FORMS, FP8, MODEL, decoded, encoded
 
+CPU = torch.device("cpu")
 OWN = (Column("norm"), Column("level", torch.int32))
 
 
@@ -235,6 +237,13 @@ def assert_same_columns(found, expected):
     )
 
 
+def read_own(cache, slot, layer, born):
+    """A sequence's own entries, with new ones behind them."""
+    ends, num_born = cache.ends([slot]), born.position.shape[1]
+    (width,) = ends.widths[layer].tolist()
+    return cache.read_ends(ends, layer, born, tuple(Packing.alone(n, CPU) for n in (num_born, width + num_born)))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_begins_with_another_sequence_shares_its_whole_pages_and_writes_none_of_them(form):
     """Three heads of 9, 4 and 0 entries in pages of 4: two pages and one are shared, the ninth entry is copied."""
@@ -250,9 +259,9 @@ def test_what_begins_with_another_sequence_shares_its_whole_pages_and_writes_non
         stage = cache.stage([fork], 50)
         for layer in range(2):
             born = random_entries(3, num_born)
-            own = cache.behind_shared(fork, layer, cache.read_before(fork, layer, born), num_born)
-            assert own.position.shape == (3, 1 + num_born)
-            assert (own.position[1:, 0] == NEVER).all()
+            own = read_own(cache, fork, layer, born)
+            assert own.position.shape == (3, 4 + num_born)
+            assert (own.position[:, :4] == NEVER).tolist() == [[False] + [True] * 3, [True] * 4, [True] * 4]
             cache.store(stage, [fork], layer, own, own.position != NEVER)
         cache.commit(stage)
         read = cache.read(fork, 1)
@@ -289,7 +298,7 @@ def test_a_first_pass_that_fails_leaves_what_is_shared_as_it_was():
     before, fork = columns_of(cache.read(reading, 0), (0, 6), (2, 6)), cache.fork(reading)
     born = random_entries(3, 2)
     for _ in range(2):
-        own = cache.behind_shared(fork, 0, cache.read_before(fork, 0, born), 2)
+        own = read_own(cache, fork, 0, born)
         with pytest.raises(OutOfPages) as caught:
             store(cache, fork, [(own, own.position != NEVER)])
         assert caught.value.num_missing == 1

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from corm_batch.ops.kernels.packed import bounds_of
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER
 
@@ -99,15 +100,6 @@ def dense_attention(
 
 
 @triton.jit
-def _bounds(bounds: tl.tensor | None, s: int, num_sequences: int, total: int) -> tuple[int, int]:
-    """Where sequence s begins and how many it has; all of them where there are no bounds."""
-    start, count = 0, total
-    if bounds is not None:
-        start, count = tl.load(bounds + s), tl.load(bounds + num_sequences + s)
-    return start, count
-
-
-@triton.jit
 def _list_tiles(
     lists: tl.tensor, step: tl.tensor, first: tl.tensor, last: tl.tensor, first_k: int, last_k: int,
     row_bounds: tl.tensor | None, entry_bounds: tl.tensor | None, num_rows: int, num_entries: int, num_tiles: int,
@@ -115,8 +107,8 @@ def _list_tiles(
 ) -> None:  # fmt: skip
     """Which tiles of kv head k every row of block b of sequence s sees, and which only some do."""
     k, b, s = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    row_start, num_rows = _bounds(row_bounds, s, tl.num_programs(2), num_rows)
-    entry_start, num_entries = _bounds(entry_bounds, s, tl.num_programs(2), num_entries)
+    row_start, num_rows = bounds_of(row_bounds, s, tl.num_programs(2), num_rows)
+    entry_start, num_entries = bounds_of(entry_bounds, s, tl.num_programs(2), num_entries)
     lists += ((s * tl.num_programs(0) + k) * tl.num_programs(1) + b).to(tl.int64) * (_HEADER + num_tiles + 1)
     there = b * BLOCK_R < num_rows
     oldest = tl.load(step + row_start + b * BLOCK_R, mask=there, other=0)
@@ -149,8 +141,8 @@ def _attend(
     """One block of rows of one query head; heads next to each other share their keys, the longest rows go first."""
     num_blocks, s = tl.num_programs(0) // num_heads, tl.program_id(1)
     h, b = tl.program_id(0) % num_heads, num_blocks - 1 - tl.program_id(0) // num_heads
-    row_start, num_rows = _bounds(row_bounds, s, tl.num_programs(1), all_rows)
-    entry_start, num_entries = _bounds(entry_bounds, s, tl.num_programs(1), num_entries)
+    row_start, num_rows = bounds_of(row_bounds, s, tl.num_programs(1), all_rows)
+    entry_start, num_entries = bounds_of(entry_bounds, s, tl.num_programs(1), num_entries)
     if b * BLOCK_R >= num_rows:
         return
     k = h // group

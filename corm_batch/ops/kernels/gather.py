@@ -1,4 +1,5 @@
-"""Gathering entries on a GPU: one kernel copies lists of pages, and what is born behind them, column by column."""
+"""Gathering entries on a GPU: one kernel copies lists of pages, and what is born behind them, column by column, for all
+sequences of a pass."""
 
 from __future__ import annotations
 
@@ -8,46 +9,64 @@ import triton.language as tl
 from torch import Tensor
 
 from corm_batch.ops.form import Form
+from corm_batch.ops.kernels.packed import bounds_of
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries, Pages
 
 _NEVER = tl.constexpr(NEVER)
 
 
-def gather_entries(pages: Pages, table_KP: Tensor, length_K: Tensor, born: Entries, *, form: Form) -> Entries:
-    """`ops.gather.gather_entries` for pages whose columns are contiguous and a table whose rows are."""
-    (num_heads, num_pages), num_born = table_KP.shape, born.position.shape[1]
+def gather_entries(
+    pages: Pages,
+    table_SKP: Tensor,
+    length_SK: Tensor,
+    born: Entries,
+    packing: tuple[Packing, Packing] | None = None,
+    *,
+    form: Form,
+) -> Entries:
+    """`ops.gather.gather_entries` for pages whose columns are contiguous, and a table whose rows and lengths are."""
+    (num_sequences, num_heads, num_pages), num_born = table_SKP.shape, born.position.shape[1]
     page_size, head_dim = pages.position.shape[1], born.key.shape[-1]
-    num_held = num_pages * page_size
-    shape = num_heads, num_held + num_born
+    newer, every = packing or (None, None)
+    bounds = (None, None) if newer is None or every is None else (newer.bounds, every.bounds)
+    total = num_pages * page_size + num_born if every is None else int(every.sizes.sum())
+    longest = total if every is None else every.longest
     gathered = Entries.of(
-        torch.empty(*shape, *column.shape[2:], dtype=column.dtype, device=column.device) for column in born.tensors
+        torch.empty(num_heads, total, *column.shape[2:], dtype=column.dtype, device=column.device)
+        for column in born.tensors
     )
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
-    _gather_kernel[(triton.cdiv(shape[1], tile), num_heads)](
+    _gather_kernel[(triton.cdiv(longest, tile), num_heads, num_sequences)](
         pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
-        gathered, table_KP, table_KP.stride(0), length_K, num_held,
+        gathered, table_SKP, *table_SKP.stride()[:2], length_SK, *bounds, total,
         num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, LOAD=form.kernels().load, num_warps=4,
     )  # fmt: skip
     return gathered
 
 
-@triton.jit(do_not_specialize=["table_stride", "num_held", "num_born"],
+@triton.jit(do_not_specialize=["table_s", "table_k", "all_entries", "all_born"],
             do_not_specialize_on_alignment=["table", "lengths"])  # fmt: skip
 def _gather_kernel(
     pages: Pages, born: Entries, head_stride: Strides, entry_stride: Strides,
     own_head: tl.tuple, own_entry: tl.tuple, gathered: Entries,
-    table: tl.tensor, table_stride: int, lengths: tl.tensor, num_held: int, num_born: int,
+    table: tl.tensor, table_s: int, table_k: int, lengths: tl.tensor,
+    born_bounds: tl.tensor | None, bounds: tl.tensor | None, all_entries: int, all_born: int,
     D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One tile of a head; programs: tile, head."""
-    index, head = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64)
-    total = num_held + num_born
-    held, inside = index < num_held, index < total
+    """One tile of a head of a sequence; programs: tile, head, sequence."""
+    index, head, s = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    start, count = bounds_of(bounds, s, tl.num_programs(2), all_entries)
+    born_start, num_born = bounds_of(born_bounds, s, tl.num_programs(2), all_born)
+    num_held = count - num_born
+    held, inside = index < num_held, index < count
     new = inside & (index >= num_held)
-    page = tl.load(table + head * table_stride + index // C, mask=held, other=0).to(tl.int64)  # [TILE]
-    place, row, to = page * C + index % C, (index - num_held).to(tl.int64), head * total + index
+    ids = table + s.to(tl.int64) * table_s + head * table_k
+    page = tl.load(ids + index // C, mask=held, other=0).to(tl.int64)  # [TILE]
+    place, row = page * C + index % C, (index - num_held + born_start).to(tl.int64)
+    to = head * all_entries + start + index
     column = tl.arange(0, PADDED_D)[None, :]
     old, young = held[:, None] & (column < D), new[:, None] & (column < D)
     to_at = to[:, None] * D + column
@@ -59,14 +78,15 @@ def _gather_kernel(
     numbers, factor = LOAD(pages.value, pages.scales, 1, place, held, D, PADDED_D)
     tl.store(gathered.value + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)
     tl.store(gathered.value + to_at, tl.load(born.value + value_at, mask=young), mask=young)
-    live = held & (index < tl.load(lengths + head))
+    live = held & (index < tl.load(lengths + s * tl.num_programs(1) + head))
     position_at = head * head_stride.position + row * entry_stride.position
     expiry_at = head * head_stride.expiry + row * entry_stride.expiry
     statistic_at = head * head_stride.statistic + row * entry_stride.statistic
     tl.store(gathered.position + to, _NEVER, mask=held & ~live)
+    tl.store(gathered.statistic + to, 0.0, mask=held & ~live)
     _copy(pages.position + place, live, born.position + position_at, new, gathered.position + to)
     _copy(pages.expiry + place, held, born.expiry + expiry_at, new, gathered.expiry + to)
-    _copy(pages.statistic + place, held, born.statistic + statistic_at, new, gathered.statistic + to)
+    _copy(pages.statistic + place, live, born.statistic + statistic_at, new, gathered.statistic + to)
     for i in tl.static_range(len(pages.own)):
         own_at = head * own_head[i] + row * own_entry[i]
         _copy(pages.own[i] + place, held, born.own[i] + own_at, new, gathered.own[i] + to)

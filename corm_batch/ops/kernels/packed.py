@@ -1,4 +1,4 @@
-"""Where a block of entries stands among those of packed sequences, and which rows see it."""
+"""Where sequences stand among packed ones, and a block of entries among a sequence's, and which rows see it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import triton.language as tl
 from corm_batch.ops.pages import NEVER
 
 _NEVER = tl.constexpr(NEVER)
+
+
+@triton.jit
+def bounds_of(bounds: tl.tensor | None, s: int, num_sequences: int, total: int) -> tuple[int, int]:
+    """Where sequence s begins and how many it has; all of them where there are no bounds."""
+    start, count = 0, total
+    if bounds is not None:
+        start, count = tl.load(bounds + s), tl.load(bounds + num_sequences + s)
+    return start, count
 
 
 @triton.jit
