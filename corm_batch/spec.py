@@ -24,6 +24,7 @@ from pydantic import (
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.cluster_section import ClusterSection, Section
+from corm_batch.data.carried import clash
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
@@ -38,6 +39,7 @@ from corm_batch.tasks.base import Task
 from corm_batch.tasks.several import Several
 
 STANDARD_INPUT = "-"
+ColumnName = Annotated[str, Field(min_length=1)]
 _PLUGINS: dict[str, Any] = {"source": Source, "task": Task, "policy": KVPolicy}
 
 
@@ -79,6 +81,9 @@ class OutputSection(Section):
 
     uri: Uri = Field(description="a folder, local or s3://")
     format: Literal["parquet", "arrow"] = Field("parquet", description="arrow: Arrow IPC files")
+    columns: tuple[ColumnName, ...] = Field(
+        (), description="columns of the source that every row of the results has too"
+    )
     part_documents: int = Field(1000, ge=1, description="documents of a part at most")
     part_seconds: float = Field(60.0, gt=0, description="seconds between parts at most")
 
@@ -141,6 +146,8 @@ class JobSpec(Section):
     def _sections_agree(self) -> Self:
         """Refuse sections that are right alone but impossible together."""
         problems = list(filter(None, [self.engine.find_problem(self.policy)]))
+        if problem := clash(self.output.columns, self.task.result_fields):
+            problems.append(f"output.columns: {problem}")
         if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
         parts = (f"{self.output.uri.rstrip('/')}/{table}/part.{self.output.format}" for table in ("results", "memory"))
@@ -207,13 +214,13 @@ class JobSpec(Section):
             raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
 
     def splits(self) -> list[Split]:
-        """What there is to read, with the columns that the task asks for.
+        """What there is to read, with the columns that the task asks for and those that are carried over.
 
         Raises:
             SourceError: nothing there, or the place cannot be read.
             SpecError: no file has the columns, or a link leads from the source to this job's own output.
         """
-        splits = self.source.splits(self.task.source_columns)
+        splits = self.source.splits(list(dict.fromkeys([*self.task.source_columns, *self.output.columns])))
         if not is_s3(self.output.uri):
             parts = tuple(f"{os.path.realpath(self.output.uri)}/{table}/" for table in ("results", "memory"))
             for uri in dict.fromkeys(split.uri for split in splits if not is_s3(split.uri)):

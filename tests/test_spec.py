@@ -234,6 +234,9 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
             {"task": {"name": "extract", "schema": {"type": "object", "properties": {"status": {"type": "string"}}}}},
             "task: status: every results table has a column of that name",
         ),
+        ({"output": {"uri": "x", "columns": ["a", "output"]}}, "output.columns: output: every results table has a"),
+        ({"output": {"uri": "x", "columns": ["a", "a"]}}, "output.columns: a: named twice"),
+        ({"output": {"uri": "x", "columns": [""]}}, "output.columns.0: String should have at least 1 character"),
     ],
 )
 def test_what_is_wrong_is_said_with_path_value_and_what_is_allowed(sections, line):

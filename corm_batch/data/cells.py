@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from corm_batch.data.columns import is_list
 from corm_batch.data.filesystem import reason
+from corm_batch.data.kinds import Moment, spelled
 
 _MESSAGES = ("role", "content"), ("from", "value")  # as chat models take them, and as ShareGPT has them
 _PARTS = "text", "input_text", "output_text"
@@ -25,6 +26,17 @@ def usable_id(value: Any) -> str | None:
     if isinstance(value, int | UUID) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value and not is_half_a_pair(value) else None
+
+
+def as_text(value: Any) -> Any:
+    """`value`; bytes and a `Moment` as the text they are, or the exception when they are none."""
+    if isinstance(value, Moment):
+        text = str(spelled(value))
+        return text if ":" in text and "<" not in text else ValueError(f"{value.units} as {value.kind}")
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        return error
 
 
 def text_of(value: Any, separator: str) -> str:
@@ -46,6 +58,7 @@ def text_of(value: Any, separator: str) -> str:
 
 
 def _said(value: Any, separator: str) -> str:
+    value = as_text(value)
     if value is None:
         raise ValueError("is null")
     if isinstance(value, UnicodeError):
@@ -57,11 +70,6 @@ def _said(value: Any, separator: str) -> str:
     if isinstance(value, list):
         entries = [_said(entry, separator) for entry in value if entry is not None]
         return separator.join(entries) if any(map(str.strip, entries)) else ""  # a separator alone says nothing
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"holds invalid UTF-8 ({error})") from error
     if isinstance(value, Mapping):
         return _message(value, separator)
     raise ValueError(f"holds no text but {type(value).__name__}")

@@ -18,8 +18,10 @@ class Document:
         doc_id: unique in the job.
         text: the document; None when the row holds no readable text, and `problem` says why.
         columns: every other column the task asked for (a question, say).
+        carried: columns that the job carries over to its results, as the source has them; no answer depends on them.
         problem: why this row cannot be answered; None when it can.
         origin: where the row stands, for messages: file, row group and row.
+        file, row: the file it is in, and which of the file's rows it is, 0 first; filled in by whoever reads splits.
     """
 
     doc_id: str
@@ -27,6 +29,9 @@ class Document:
     columns: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
     origin: str = ""
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    row: int | None = None
 
     @cached_property
     def content_sha256(self) -> str:

@@ -35,6 +35,8 @@ STATUS = column(
     "ok, failed, or gone: a row that had no id of its own and is no more, or is right now",
     nullable=False,
 )
+SOURCE_FILE = column("_source_file", pa.string(), "the file that the document is in")
+SOURCE_ROW = column("_source_row", pa.int64(), "which of its file's rows it is, 0 first; null where nothing tells")
 QUESTION_NUMBER = column(
     "question_number",
     pa.int64(),
@@ -65,6 +67,8 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     _RUN_ID,
     STATUS,
     QUESTION_NUMBER,
+    SOURCE_FILE,
+    SOURCE_ROW,
     column("output", pa.string(), "the answer; when failed, everything the model wrote, null where it wrote nothing"),
     column("error_type", pa.string(), "kind of failure; null when ok"),
     column("error_message", pa.string(), "why it failed; null when ok"),
@@ -99,6 +103,7 @@ MEMORY_FIELDS: tuple[pa.Field, ...] = (
 )
 
 RESULT_NAMES = frozenset(field.name for field in RESULT_FIELDS)
+MEMORY_NAMES = frozenset(field.name for field in MEMORY_FIELDS)
 
 
 def result_schema(task_fields: Iterable[pa.Field], metadata: Mapping[str, str]) -> pa.Schema:

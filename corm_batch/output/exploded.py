@@ -6,24 +6,27 @@ document; the others say what is theirs, and nothing that would count twice. Kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.schema import QUESTION_NUMBER
+from corm_batch.data.schema import QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW
 
-_OF_EACH = "doc_id", "content_sha256", "fingerprint", "run_id", "truncated"
+_OF_EACH = "doc_id", "content_sha256", "fingerprint", "run_id", "truncated", SOURCE_FILE.name, SOURCE_ROW.name
 
 
-def exploded(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Mapping[str, Any]]:
+def exploded(
+    row: Mapping[str, Any], columns: Mapping[str, str], of_each: Collection[str] = ()
+) -> list[Mapping[str, Any]]:
     """The rows that a document's row makes, one for each entry of its list `columns`; it alone where it has no lists.
 
     Args:
         row: of the results table.
         columns: of a list, the name of its entry in a row of its own; one whose `output` is null failed.
+        of_each: columns of the document that every row of it has, besides those that all documents have.
     """
     if not columns or row.get(next(iter(columns))) is None:
         return [row]
@@ -32,7 +35,9 @@ def exploded(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Mapping
     rows = list[Mapping[str, Any]]()
     for number in range(len(row[output])):
         found = {entry: row[name][number] for name, entry in columns.items()}
-        whole = {**row, "failed_fields": None} if number == 0 else {name: row.get(name) for name in _OF_EACH}
+        whole = (
+            {**row, "failed_fields": None} if number == 0 else {name: row.get(name) for name in (*_OF_EACH, *of_each)}
+        )
         state: dict[str, Any] = {"status": "ok"}
         if found["output"] is None:
             reason = reasons.get(f"{output}[{number}]", row.get("error_message"))

@@ -8,11 +8,12 @@ that, is not done. A part that is damaged says nothing: its documents are answer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
+import yaml
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.selection import is_chosen
@@ -32,11 +33,13 @@ _MARK_BYTES = 4
 
 @dataclass(frozen=True)
 class _Writer:
-    """Who wrote rows: the job's name and settings, None where no metadata tells, and whether its rows stand."""
+    """Who wrote rows: the job's name and settings, None where no metadata tells, whether its rows stand, and which
+    columns of the source they have."""
 
     job: str | None
     settings: AnswerSettings | None
     done: bool
+    columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,18 @@ class Ledger:
         ]
         return tuple(sorted(found, key=lambda rows: -(rows.ok + rows.failed)))
 
+    def without(self, columns: Sequence[str]) -> str | None:
+        """What is said of rows that stand and do not have these columns of the source; None where there are none."""
+        rows = Counter(number for number, _, _ in map(_mark, self._newest.values()))
+        lacking = {
+            number: set(columns) - self._writers[number].columns for number in rows if self._writers[number].done
+        }
+        count = sum(rows[number] for number, names in lacking.items() if names)
+        if not count:
+            return None
+        names = ", ".join(name for name in columns if any(name in one for one in lacking.values()))
+        return f"{count} row{'s' * (count > 1)} here, not answered again, without {names} (output.columns): null there"
+
     def _add(self, part: pa.Table) -> None:
         columns = part.to_pydict()
         numbers: dict[str, int] = {}
@@ -167,7 +182,8 @@ class Ledger:
             self._numbers[key] = len(self._writers)
             settings = AnswerSettings.of_part(metadata)
             stands = self._settings.fingerprint == fingerprint if settings is None else self._settings.same_as(settings)
-            self._writers.append(_Writer(key[1].decode() or None, settings, stands))
+            columns = _columns(metadata.get(b"corm_batch.spec", b""))
+            self._writers.append(_Writer(key[1].decode() or None, settings, stands, columns))
         return self._numbers[key]
 
 
@@ -176,6 +192,14 @@ def _read(uri: str) -> pa.Table | DamagedPartError:
         return read_fields(uri, [field for field in RESULT_FIELDS if field.name in _COLUMNS])
     except DamagedPartError as error:
         return error
+
+
+def _columns(spec: bytes) -> frozenset[str]:
+    """What a spec in a part's metadata has carried over; none where it does not tell."""
+    try:
+        return frozenset(yaml.safe_load(spec)["output"]["columns"])
+    except (KeyError, TypeError, ValueError, yaml.YAMLError):
+        return frozenset()
 
 
 def _mark(newest: bytes) -> tuple[int, bool, bool]:

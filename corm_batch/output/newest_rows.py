@@ -6,15 +6,14 @@ that the row is gone, none.
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.data.filesystem import list_files
+from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, STATUS, memory_schema, result_schema
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
@@ -114,14 +113,10 @@ def _joined(parts: list[pa.Table]) -> pa.Table:
 def _of_one_type(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
     """`columns` in one type that holds the values of all that have any."""
     columns = [pa.chunked_array([pa.nulls(len(one))]) if one.null_count == len(one) else one for one in columns]
-    try:
-        fields = [pa.schema([pa.field("column", column.type)]) for column in columns]
-        kind = pa.unify_schemas(fields, promote_options="permissive").field(0).type
-        return [column.cast(kind) for column in columns]
-    except (pa.ArrowException, NotImplementedError):
-        return [pa.chunked_array([[_text(value) for value in column.to_pylist()]], pa.string()) for column in columns]
-
-
-def _text(value: Any) -> str | None:
-    """A value as text, as JSON where it is none."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    kind = unified(column.type for column in columns)
+    if kind is not None:
+        try:
+            return [column.cast(kind) for column in columns]
+        except (pa.ArrowException, NotImplementedError):
+            pass
+    return [pa.chunked_array([list(map(spelled, column.to_pylist()))], pa.string()) for column in columns]

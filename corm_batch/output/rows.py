@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
-from corm_batch.data.schema import RESULT_NAMES
+from corm_batch.data.schema import RESULT_NAMES, SOURCE_FILE, SOURCE_ROW
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
 from corm_batch.output.exploded import exploded
@@ -59,6 +59,7 @@ class RowBuilder:
         run_id, fingerprint: columns of every row.
         result_schema, memory_schema: the tables' columns.
         constants: columns of the memory table that are the same for every document a replica answers.
+        carried: columns of the source that every row has too, which the part's writer stores.
         exploded: list columns of which each entry has a row of its own; see `corm_batch.tasks.base.Task`.
     """
 
@@ -68,10 +69,11 @@ class RowBuilder:
     memory_schema: pa.Schema
     constants: Mapping[str, Any]
     exploded: Mapping[str, str] = field(default_factory=dict)
+    carried: tuple[pa.Field, ...] = ()
 
     def stored(self, row: DocumentRow) -> list[Mapping[str, Any]]:
         """The document's rows of the results table, one but where each entry of its lists has its own."""
-        return exploded(row.result, self.exploded)
+        return exploded(row.result, self.exploded, [field.name for field in self.carried])
 
     def with_constants(self, **constants: Any) -> RowBuilder:
         """The builder of one replica, whose `constants` join those of the run."""
@@ -165,6 +167,9 @@ class RowBuilder:
             "fingerprint": self.fingerprint,
             "run_id": self.run_id,
             "status": status,
+            SOURCE_FILE.name: None if document.file is None else _clean(document.file),
+            SOURCE_ROW.name: document.row,
+            **document.carried,
         }
 
     def _row(self, document: Document, values: Mapping[str, Any], memory: MemoryStats | None) -> DocumentRow:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.kinds import array_of
 from corm_batch.output import clock
 from corm_batch.output.lease import Lease
 from corm_batch.output.parts import Table, encode_part, folder, part_name
@@ -56,14 +57,23 @@ class PartWriter:
         self._lease.check()
         now = clock.now()
         results = [{**one, "committed_at": now} for row in self._rows for one in self._builder.stored(row)]
-        self._publish("memory", [row.memory for row in self._rows], self._builder.memory_schema)
-        self._publish("results", results, self._builder.result_schema)
+        memory = [row.memory for row in self._rows]
+        self._publish("memory", pa.Table.from_pylist(memory, schema=self._builder.memory_schema))
+        self._publish("results", self._results(results))
         count = len(self._rows)
         self._rows = []
         self._number += 1
         return count
 
-    def _publish(self, table: Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    def _results(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Rows with what they carry over: of its type, or where a value is of another, this part's column is."""
+        table = pa.Table.from_pylist(rows, schema=self._builder.result_schema)
+        for field in self._builder.carried:
+            values = array_of([row.get(field.name) for row in rows], field.type)
+            table = table.append_column(field.with_type(values.type), values)
+        return table
+
+    def _publish(self, table: Table, rows: pa.Table) -> None:
         name = part_name(self._builder.run_id, self._number, self._output.format)
-        content = encode_part(pa.Table.from_pylist(rows, schema=schema), self._output.format)
+        content = encode_part(rows, self._output.format)
         write_whole(f"{folder(self._output.uri, table)}/{name}", content)

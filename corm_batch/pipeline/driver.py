@@ -74,7 +74,7 @@ def run_job(
     answer_settings = AnswerSettings.of(spec, model_hash, model.version)
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
-        rows = row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri))
+        rows = row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri), splits)
         settings = WorkerSettings(
             load_model=load_model or model_loader(spec),
             task=spec.task,
@@ -126,6 +126,8 @@ class _Run:
             self._emit("notice", message=f"{damaged}, as this one does")
         for rows in ledger.earlier():
             self._emit("notice", message=rows.text, details=asdict(rows))
+        if lacking := ledger.without(self._spec.output.columns):
+            self._emit("notice", message=lacking)
 
     def main(self, cluster: ExitStack) -> JobSummary:
         """From the first document to the record of the run; the cluster is entered when there is something to do."""

@@ -75,7 +75,9 @@ class Intake:
         """
         self._source = source
         self._columns = task.source_columns
+        self._carried = [field.name for field in rows.carried]
         self._splits = splits
+        self._before = _rows_before(splits)
         self._ledger = ledger
         self._rows = rows
         self._done = ("ok",) if retry_failed else ("ok", "failed")
@@ -133,11 +135,17 @@ class Intake:
 
     def _read(self, index: int, split: Split) -> Iterator[tuple[int, Document]]:
         """The rows of a split that are to be looked at, with their numbers in it."""
-        if self._drawn is None:
-            yield from enumerate(self._source.read(split, self._columns))
-        elif wanted := self._drawn[index]:
-            rows = enumerate(self._source.read(split, self._columns))
-            yield from (row for row in islice(rows, max(wanted) + 1) if row[0] in wanted)
+        wanted = None if self._drawn is None else self._drawn[index]
+        if wanted is not None and not wanted:
+            return
+        before, columns = self._before[index], self._columns
+        if self._carried:
+            documents = self._source.read_carrying(split, columns, self._carried)
+        else:
+            documents = self._source.read(split, columns)
+        for number, document in enumerate(documents if wanted is None else islice(documents, max(wanted) + 1)):
+            if wanted is None or number in wanted:
+                yield number, replace(document, file=split.uri, row=None if before is None else before + number)
 
     def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
         document, problem = self._ids.settle(document, split, number)
@@ -147,6 +155,17 @@ class Intake:
         if state != "new" and state in self._done:
             return state
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
+
+
+def _rows_before(splits: Iterable[Split]) -> list[int | None]:
+    """For each split how many rows of its file lie in the splits before it; None where nothing tells."""
+    ends: dict[str, int | None] = {}
+    found = []
+    for split in splits:
+        before = ends.get(split.uri, 0)
+        found.append(before)
+        ends[split.uri] = None if before is None or split.num_rows < 0 else before + split.num_rows
+    return found
 
 
 def _place(document: Document, split: Split, number: int) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 
+from corm_batch.data.carried import carried_fields
 from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.data.sources.base import Split
 from corm_batch.output.rows import RowBuilder
 from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.spec import JobSpec
@@ -13,8 +16,10 @@ from corm_batch.spec import JobSpec
 _PACKAGES = ("corm-batch", "torch", "transformers", "ray", "pyarrow")
 
 
-def row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings, run_id: str) -> RowBuilder:
-    """That of a run of this job, by the run's name."""
+def row_builder(
+    spec: JobSpec, model_hash: str, answer_settings: AnswerSettings, run_id: str, splits: Sequence[Split]
+) -> RowBuilder:
+    """That of a run of this job, by the run's name, over what it has to read."""
     metadata = {
         "corm_batch.job": spec.name,
         "corm_batch.run_id": run_id,
@@ -28,7 +33,8 @@ def row_builder(spec: JobSpec, model_hash: str, answer_settings: AnswerSettings,
         "page_size": spec.engine.page_size,
     }
     results, memory = result_schema(spec.task.result_fields, metadata), memory_schema(metadata)
-    return RowBuilder(run_id, answer_settings.fingerprint, results, memory, constants, spec.task.exploded)
+    carried = carried_fields(spec.output.columns, splits)
+    return RowBuilder(run_id, answer_settings.fingerprint, results, memory, constants, spec.task.exploded, carried)
 
 
 def versions() -> dict[str, str]:

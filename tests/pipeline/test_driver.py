@@ -7,12 +7,14 @@ import zlib
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.selection import Selection
-from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError
+from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError, SpecError
 from corm_batch.output import clock, lease
 from corm_batch.output.lease import Lease
 from corm_batch.output.newest_rows import read_results
@@ -366,3 +368,46 @@ def test_model_that_cannot_load_gives_its_reason_and_the_lease_back(job, without
         run_job(spec, load_model=scripted(failure=ModelLoadError("no weights")))
     with Lease(str(tmp_path / "out")):
         pass
+
+
+def test_columns_of_the_source_and_the_place_of_a_row_are_in_every_row(job, without_a_cluster, tmp_path):
+    def write(number, rows):
+        table = pa.Table.from_pylist([{"doc_id": name, "text": text, "meta": meta} for name, text, meta in rows])
+        pq.write_table(table, tmp_path / f"in/{number}.parquet", row_group_size=2)
+
+    def meta(number):
+        return {"url": f"http://x/{number}", "tags": ["a", None]}
+
+    (tmp_path / "in").mkdir()
+    write(1, [("a", "A document.", meta(1)), ("b", None, meta(2)), ("c", "@error", meta(3))])
+    write(2, [("d", "Another.", None), ("a", "the same id", meta(5))])
+    questions = {"name": "question_answer", "questions": ["Who?", "When?"], "rows": "question"}
+    source, columns = {"uri": str(tmp_path / "in")}, ["meta", "meta.url"]
+    spec = job({}, source=source, task=questions, output={"columns": columns})
+    summary = run_job(spec, load_model=scripted())
+    assert (summary.ok, summary.failed) == (2, 3)
+    found = read_results(str(tmp_path / "out"))
+    assert found.schema.field("meta").type == pa.struct([("url", pa.string()), ("tags", pa.list_(pa.string()))])
+    place = [("_source_file", "ascending"), ("_source_row", "ascending"), ("question_number", "ascending")]
+    rows = [
+        (Path(row["_source_file"]).name, row["_source_row"], row["question_number"], row["meta.url"], row["meta"])
+        for row in found.sort_by(place).to_pylist()
+    ]
+    assert rows == [
+        *(("1.parquet", 0, number, "http://x/1", meta(1)) for number in (0, 1)),
+        ("1.parquet", 1, None, "http://x/2", meta(2)),
+        ("1.parquet", 2, None, "http://x/3", meta(3)),
+        *(("2.parquet", 0, number, None, None) for number in (0, 1)),
+        ("2.parquet", 1, None, "http://x/5", meta(5)),
+    ]
+
+    write(3, [("e", "One more.", meta(6))])
+    events = []
+    other = job({}, source=source, task=questions, output={"columns": ["meta", "text"]})
+    assert run_job(other, load_model=scripted(), on_event=events.append).ok == 1
+    told = [event.message for event in events if event.kind == "notice"]
+    assert told == ["5 rows here, not answered again, without text (output.columns): null there"]
+    found = {(row["doc_id"], row["question_number"]): row for row in read_results(str(tmp_path / "out")).to_pylist()}
+    assert (found["e", 1]["text"], found["e", 1]["meta.url"], found["a", 0]["text"]) == ("One more.", None, None)
+    with pytest.raises(SpecError, match="one column 'link' is wanted; the file has: doc_id"):
+        run_job(job({}, source=source, output={"columns": ["link"]}), load_model=scripted())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
 
 from corm_batch.data.document import Document
 from corm_batch.registry import Plugin
@@ -19,12 +21,14 @@ class Split:
         index: which piece of the file.
         num_rows: rows in it; -1 when unknown without reading; 0 when there are none, or none can be read.
         error: why nothing of the file can be read; `read` raises it.
+        kinds: Arrow types of the columns asked for, by name, where the file tells them; one mapping for all its splits.
     """
 
     uri: str
     index: int
     num_rows: int = -1
     error: str | None = None
+    kinds: Mapping[str, pa.DataType] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Source(Plugin, kind="source", package="corm_batch.data.sources"):
@@ -58,3 +62,14 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
             FileError: the file cannot be read, or not beyond what was yielded; splits of other files can.
             SourceError: the place it lies in cannot be read any more.
         """
+
+    def read_carrying(self, split: Split, columns: Sequence[str], carried: Sequence[str]) -> Iterator[Document]:
+        """As `read`, with the columns that are carried over to the results apart from those the task is given.
+
+        Raises:
+            FileError, SourceError: as `read`.
+        """
+        for document in self.read(split, list(dict.fromkeys([*columns, *carried]))):
+            found = document.columns
+            own, kept = ({name: found[name] for name in names} for names in (columns, carried))
+            yield replace(document, columns=own, carried=kept)

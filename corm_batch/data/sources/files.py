@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from corm_batch.data.cells import is_half_a_pair, text_of, usable_id
+from corm_batch.data.cells import as_text, is_half_a_pair, text_of, usable_id
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import blame, list_files, reason
 from corm_batch.data.listing import glob_parts, would_list
@@ -56,8 +56,8 @@ class FileSource(Source):
         """
 
     @abstractmethod
-    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
-        """The documents of one split of a file that could be looked at, as `read`.
+    def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
+        """The documents of one split of a file that could be looked at, as `read_carrying`.
 
         Raises:
             Exception: it cannot be read any further.
@@ -97,13 +97,17 @@ class FileSource(Source):
 
     def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
         """The documents of one split."""
+        return self.read_carrying(split, columns, ())
+
+    def read_carrying(self, split: Split, columns: Sequence[str], carried: Sequence[str]) -> Iterator[Document]:
+        """The documents of one split, with what is carried over as the file has it."""
         if split.error is not None:
             raise FileError(split.uri, split.error)
         if not split.num_rows:
             return
         last = ""
         with _one_file(split.uri, lambda: f" beyond row {last}" if last else ""):
-            for document in self.documents(split, columns):
+            for document in self.documents(split, columns, carried):
                 last = document.origin.removeprefix(f"{split.uri}#")
                 yield document
 
@@ -123,14 +127,16 @@ class FileSource(Source):
         except FileError as error:
             return error
 
-    def document(self, row: Mapping[str, Any], columns: Sequence[str], origin: str) -> Document:
+    def document(
+        self, row: Mapping[str, Any], columns: Sequence[str], origin: str, carried: Sequence[str] = ()
+    ) -> Document:
         """The document of one row: column name to value, or to the exception that reading it raised.
 
         A row without a usable id gets `origin` for one.
         """
         problems = []
         id_column = self.id_in(row)
-        doc_id = self._made_id(origin) if id_column is None else usable_id(row[id_column])
+        doc_id = self._made_id(origin) if id_column is None else usable_id(as_text(row[id_column]))
         if doc_id is None:
             problems.append(f"column {id_column!r} holds no usable id")
         text = None
@@ -138,20 +144,22 @@ class FileSource(Source):
             text = text_of(row[self.text_column], self.text_separator)
         except ValueError as error:
             problems.append(f"column {self.text_column!r} {error}")
-        extra = {name: row[name] for name in columns}
-        for name, value in extra.items():
-            if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
-                problems.append(f"column {name!r} holds invalid UTF-8")
-                extra[name] = None
-            elif isinstance(value, Exception):
-                problems.append(f"column {name!r} cannot be read ({reason(value)})")
-                extra[name] = None
+        extra, kept = {name: as_text(row[name]) for name in columns}, {name: row[name] for name in carried}
+        for values in (extra, kept):
+            for name, value in values.items():
+                if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
+                    problems.append(f"column {name!r} holds invalid UTF-8")
+                    values[name] = None
+                elif isinstance(value, Exception):
+                    problems.append(f"column {name!r} cannot be read ({reason(value)})")
+                    values[name] = None
         return Document(
             doc_id=doc_id or origin,
             text=None if problems else text,
             columns=extra,
-            problem=f"{origin}: {'; '.join(problems)}" if problems else None,
+            problem=f"{origin}: {'; '.join(dict.fromkeys(problems))}" if problems else None,
             origin=origin,
+            carried=kept,
         )
 
     def _made_id(self, origin: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 from corm_batch.data.columns import folder_columns, is_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
+from corm_batch.data.kinds import kind_of
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.files import FileSource
 from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
@@ -36,7 +37,8 @@ class JsonlSource(FileSource, name="jsonl"):
         head: list[bytes] = []
         found: set[str] = set()
         asked = [self.text_column, *filter(None, [self.id_column]), *columns]
-        led_to = set(folder_columns(uri))  # names asked for that the file's own columns are not
+        folders, rows = folder_columns(uri), list[dict[str, Any]]()
+        led_to = set(folders)  # names asked for that the file's own columns are not
         num_lines = 0
         try:
             with _lines(uri) as lines:
@@ -45,6 +47,7 @@ class JsonlSource(FileSource, name="jsonl"):
                         head.append(line)
                     if isinstance(row := _parse(line), dict):
                         found.update(row)
+                        rows.append({name: value_in({**folders, **row}, name) for name in columns})
                         led_to.update(name for name in asked if is_in(row, name))
                     if num_lines >= _LINES_LOOKED_AT and found:
                         break
@@ -60,9 +63,9 @@ class JsonlSource(FileSource, name="jsonl"):
             raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
         if missing := [name for name in self.wanted(columns, found) if name not in found | led_to]:
             raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
-        return [Split(uri, 0)]
+        return [Split(uri, 0, kinds={name: kind_of([row[name] for row in rows]) for name in columns})]
 
-    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+    def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
         """The documents of one file; a line that is no JSON object, or lacks id or text, becomes one with a problem."""
         folders = folder_columns(split.uri)
         with _lines(split.uri) as lines:
@@ -71,8 +74,8 @@ class JsonlSource(FileSource, name="jsonl"):
                 row = _parse(line)
                 if isinstance(row, dict):
                     row = {**folders, **row}
-                    values = {name: value_in(row, name) for name in self.wanted(columns, row)}
-                    yield self.document(values, columns, origin)
+                    values = {name: value_in(row, name) for name in self.wanted([*columns, *carried], row)}
+                    yield self.document(values, columns, origin, carried)
                 else:
                     yield Document(doc_id=origin, text=None, problem=f"{origin}: {row}", origin=origin)
 

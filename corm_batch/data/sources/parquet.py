@@ -12,6 +12,7 @@ from corm_batch.data.cells import may_be_ids, may_be_text
 from corm_batch.data.columns import Place, folder_columns, place_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
+from corm_batch.data.kinds import Moment
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.files import FileSource
 from corm_batch.errors import ColumnsError
@@ -30,15 +31,17 @@ class ParquetSource(FileSource, name="parquet"):
         with open_file(uri) as file:
             parquet = pq.ParquetFile(file)
             counts = [parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)]
+            kinds = dict[str, pa.DataType]()
             if any(counts):
-                self._check_columns(uri, parquet.schema_arrow, columns)
-            return [Split(uri, index, num_rows) for index, num_rows in enumerate(counts) if num_rows]
+                places = self._check_columns(uri, parquet.schema_arrow, columns)
+                kinds = {name: place.kind if (place := places[name]) else pa.string() for name in columns}
+            return [Split(uri, index, num_rows, kinds=kinds) for index, num_rows in enumerate(counts) if num_rows]
 
-    def documents(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+    def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
         """The documents of one row group, a few rows in memory at a time."""
         with open_file(split.uri) as file:
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, page_checksum_verification=True)
-            places = self._check_columns(split.uri, parquet.schema_arrow, columns)
+            places = self._check_columns(split.uri, parquet.schema_arrow, [*columns, *carried])
             folders = folder_columns(split.uri)
             held = list(dict.fromkeys(place.column for place in places.values() if place))
             paths = list(dict.fromkeys(place.path for place in places.values() if place))
@@ -48,7 +51,7 @@ class ParquetSource(FileSource, name="parquet"):
                 for one in cells:
                     found = dict(zip(held, map(_value, one), strict=True))
                     values = {name: value_in(found, name) if place else folders[name] for name, place in places.items()}
-                    yield self.document(values, columns, f"{split.uri}#{split.index}:{row}")
+                    yield self.document(values, columns, f"{split.uri}#{split.index}:{row}", carried)
                     row += 1
 
     def _check_columns(self, uri: str, schema: pa.Schema, columns: Sequence[str]) -> dict[str, Place | None]:
@@ -88,9 +91,8 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
 
 
 def _value(cell: pa.Scalar) -> Any:
-    """The cell as a Python value, bytes as text; the exception when it is none, which Parquet lets happen."""
+    """The cell as a Python value; the exception when it is none, which Parquet lets happen."""
     try:
-        value = cell.as_py()
-        return value.decode("utf-8") if isinstance(value, bytes) else value
-    except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a date of no calendar
-        return error
+        return cell.as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a time of no calendar
+        return Moment(cell.value, cell.type) if pa.types.is_temporal(cell.type) else error

@@ -27,7 +27,7 @@ class Scripted(JsonlSource):
             return []
         return [Split(uri, 0, 1), Split(uri, 1, 1)]
 
-    def documents(self, split, columns):
+    def documents(self, split, columns, carried=()):
         origin = f"{split.uri}#{split.index}"
         yield self.document({"doc_id": origin, "text": "x"}, columns, origin)
         if "damaged" in split.uri:
@@ -97,7 +97,7 @@ def test_a_file_that_alone_cannot_be_read_is_its_own_fault(error, source, monkey
     monkeypatch.setattr("corm_batch.data.patience.PATIENCE_S", 0.0)
     readable = source("a", "b")
 
-    def documents(self, split, columns):
+    def documents(self, split, columns, carried=()):
         raise error
 
     monkeypatch.setattr(Scripted, "documents", documents)

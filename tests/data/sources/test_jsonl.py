@@ -5,6 +5,7 @@ import re
 import subprocess
 import zlib
 
+import pyarrow as pa
 import pytest
 import zstandard
 
@@ -241,3 +242,16 @@ def test_folders_dots_lists_and_messages(tmp_path):
     with pytest.raises(SpecError, match=r"no line has a column 'doc\.x'; there are: doc, doc_id, lang, messages"):
         source.splits(["doc.x"])
     assert read_all(JsonlSource(uri=str(tmp_path), text_column="messages"))[0].text == "user: hi"
+
+
+def test_types_of_what_is_carried_over_are_told_by_the_first_lines(tmp_path):
+    lines = [{"text": "x", "n": 1, "mixed": 1, "meta": {"a": 1}}, {"text": "y", "mixed": "b", "meta": {"b": [True]}}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"text": "z"}])))
+    source, names = JsonlSource(uri=str(tmp_path)), ["n", "mixed", "meta", "meta.a"]
+    (split,) = source.splits(names)
+    meta = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.bool_()))])
+    assert [split.kinds[name] for name in names] == [pa.int64(), pa.string(), meta, pa.int64()]
+    documents = list(source.read_carrying(split, [], names))
+    assert [document.carried["meta.a"] for document in documents] == [1, None, None]
+    assert documents[1].carried == {"n": None, "mixed": "b", "meta": {"b": [True]}, "meta.a": None}
+    assert documents[0].columns == {}

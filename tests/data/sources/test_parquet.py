@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.kinds import Moment
 from corm_batch.data.sources.base import Source
 from corm_batch.data.sources.parquet import ParquetSource
 from corm_batch.errors import FileError, SourceError, SpecError
@@ -200,6 +201,38 @@ def test_lists_of_texts_are_joined(tmp_path):
     assert read_all(ParquetSource(uri=str(tmp_path), text_separator=" "))[0].text == "one two"
 
 
+def test_what_is_carried_over_is_as_the_file_has_it(tmp_path):
+    when = pa.array([1_001, None], pa.timestamp("ns"))
+    blob = pa.array([b"\xff\x00", b"text"], pa.binary())
+    meta = [{"url": "u", "tags": ["x"]}, None]
+    put(
+        f"{tmp_path}/y=1/a.parquet",
+        {"doc_id": ["a", "b"], "text": ["x", "y"], "when": when, "blob": blob, "meta": meta},
+    )
+    source, names = ParquetSource(uri=str(tmp_path)), ["when", "blob", "meta.url", "y", "text", "meta"]
+    (split,) = source.splits(names)
+    kinds = [pa.timestamp("ns"), pa.binary(), pa.string(), pa.string(), pa.string()]
+    assert [split.kinds[name] for name in names[:5]] == kinds
+    first, second = source.read_carrying(split, ["blob", "when"], names)
+    assert first.carried == {
+        **{"when": Moment(1_001, kinds[0]), "blob": b"\xff\x00", "meta.url": "u", "y": "1", "text": "x"},
+        "meta": meta[0],
+    }
+    assert "column 'blob' holds invalid UTF-8" in first.problem
+    assert (second.text, second.columns, second.carried["blob"]) == ("y", {"blob": "text", "when": None}, b"text")
+    first, _ = source.read_carrying(split, ["when"], ["blob"])
+    assert (first.problem, first.columns["when"]) == (None, "1970-01-01 00:00:00.000001001")
+    with pytest.raises(SpecError, match="one column 'link' is wanted"):
+        source.splits(["link"])
+
+
+def test_a_carried_text_that_is_no_utf8_is_its_rows_problem(tmp_path):
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], "url": invalid_utf8([b"\xff"], pa.string())})
+    source = ParquetSource(uri=str(tmp_path))
+    (only,) = source.read_carrying(*source.splits(), [], ["url"])
+    assert (only.text, only.carried, "column 'url' holds invalid UTF-8" in only.problem) == (None, {"url": None}, True)
+
+
 def read_good(source):
     """The documents of every file that can be read."""
     return [document for split in source.splits() if split.error is None for document in source.read(split, ())]
@@ -294,7 +327,7 @@ def test_a_cell_that_is_no_value_is_its_rows_problem(tmp_path):
     when = pa.array([2**55, 0], pa.timestamp("ms"))
     put(f"{tmp_path}/a.parquet", {"doc_id": ["a", "b"], "text": ["x", "y"], "when": when})
     bad, good = read_all(ParquetSource(uri=str(tmp_path)), "when")
-    assert "column 'when' cannot be read (" in bad.problem
+    assert "column 'when' cannot be read (36028797018963968 as timestamp[ms])" in bad.problem
     assert good.problem is None
 
 

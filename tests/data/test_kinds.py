@@ -1,0 +1,81 @@
+import datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pyarrow as pa
+import pytest
+
+from corm_batch.data.kinds import Moment, array_of, kind_of, spelled, unified
+
+UTC = datetime.UTC
+
+
+def test_one_type_for_several():
+    struct = pa.struct([("a", pa.int64())])
+    wider = pa.struct([("a", pa.float64()), ("b", pa.string())])
+    assert unified([pa.int32(), pa.null(), pa.int64()]) == pa.int64()
+    assert unified([struct, wider]) == wider
+    assert unified([pa.dictionary(pa.int8(), pa.string()), pa.string()]) == pa.string()
+    assert unified([pa.int64(), pa.string()]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, None], pa.int8()),
+        ([1, 2.5, float("nan")], pa.float64()),
+        ([True, None], pa.bool_()),
+        (["a", None], pa.large_string()),
+        ([b"\xff\x00", None], pa.binary()),
+        (["caf\u00e9"], pa.binary()),
+        ([Decimal("1.50")], pa.decimal128(9, 2)),
+        ([datetime.date(2020, 1, 2)], pa.date32()),
+        ([datetime.datetime(2020, 1, 2, tzinfo=UTC), None], pa.timestamp("us", "UTC")),
+        ([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        ([{"a": [1, None], "b": {"c": "x"}}, {"a": None}], None),
+        ([], pa.int32()),
+    ],
+)
+def test_values_keep_their_type(values, kind):
+    found = array_of(values, kind or kind_of(values))
+    assert found.type == (kind or pa.array(values).type)
+    assert kind is None or found.equals(pa.array(values, kind)) or "nan" in str(values)
+
+
+def test_times_to_the_nanosecond_and_of_no_calendar_and_uuids_are_exact():
+    kind, far = pa.timestamp("ns", "UTC"), pa.timestamp("ms")
+    found = array_of([Moment(1_500, kind), None, datetime.datetime(1970, 1, 1, tzinfo=UTC)], kind)
+    assert (found.type, found.cast(pa.int64()).to_pylist()) == (kind, [1_500, None, 0])
+    assert array_of([Moment(2**55, far)], far).cast(pa.int64()).to_pylist() == [2**55]
+    assert array_of([Moment(7, pa.timestamp("us"))], pa.timestamp("ns")).cast(pa.int64()).to_pylist() == [7_000]
+    one = UUID(int=1)
+    assert array_of([one, None], pa.uuid()).to_pylist() == [one, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "held", "now"),
+    [
+        ([1, 2.5], pa.int64(), [1.0, 2.5], pa.float64()),
+        ([1, True], pa.int64(), ["1", "true"], pa.string()),
+        ([1, "a", None], pa.int64(), ["1", "a", None], pa.string()),
+        ([2**70], pa.int64(), [str(2**70)], pa.string()),
+        ([2**53 + 1, 0], pa.float64(), [2**53 + 1, 0], pa.int64()),
+        ([{"a": 1, "b": 2}], pa.struct([("a", pa.int64())]), [{"a": 1, "b": 2}], None),
+        ([{"a": 1}, [1]], pa.struct([("a", pa.int64())]), ['{"a": 1}', "[1]"], pa.string()),
+        ([["\ud800", b"\xff"]], pa.list_(pa.string()), None, pa.string()),
+    ],
+)
+def test_a_value_of_another_type_is_not_changed(values, kind, held, now):
+    found = array_of(values, kind)
+    assert now is None or found.type == now
+    assert held is None or found.to_pylist() == held
+    found.validate(full=True)
+
+
+def test_values_as_text():
+    assert [spelled(value) for value in (None, "a\ud800", b"\xff", [1, None], {"a": UTC})] == [
+        *(None, "a?", "\ufffd", "[1, null]", '{"a": "UTC"}')
+    ]
+    assert spelled(Moment(1, pa.timestamp("ns"))) == "1970-01-01 00:00:00.000000001"
+    assert kind_of([1, "a"]) == pa.string()
+    assert kind_of([None]) == pa.null()
