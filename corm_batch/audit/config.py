@@ -20,7 +20,7 @@ def _share(value: Any) -> Any:
     return value
 
 
-Share = Annotated[float, BeforeValidator(_share)]
+Share = Annotated[float, BeforeValidator(_share, json_schema_input_type=float | str)]
 
 
 class VerifyConfig(BaseModel):

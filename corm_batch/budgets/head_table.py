@@ -82,7 +82,9 @@ def _check(scores: Scores) -> Scores:
     return scores
 
 
-HeadScores = Annotated[Scores, AfterValidator(_check), Field(min_length=1), WrapValidator(_read)]
+HeadScores = Annotated[
+    Scores, AfterValidator(_check), Field(min_length=1), WrapValidator(_read, json_schema_input_type=Scores | str)
+]
 """The type of a field of scores, [layer][head], or the path of a file that has them."""
 
 

@@ -58,6 +58,12 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def print_text(text: str) -> None:
+    """A document, as it is, on standard output."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def number(header: str) -> Column:
     """A column of numbers: to the right, never cut."""
     return Column(header, justify="right", no_wrap=True)

@@ -21,6 +21,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "plan": ("plan job.yaml --show-prompt", "plan job.yaml --gpu h100"),
     "report": ("report out/quickstart", "report out/quickstart --html page.html --compare out/other"),
     "policies": ("policies", "policies --json"),
+    "schema": ("schema > job.schema.json", "schema --markdown"),
     "bench": ("bench --workload tiny-256 --engine corm --engine full",),
     "submit": ("submit job.yaml --address http://127.0.0.1:8265 --follow",),
     "status": ("status", "status ID --json"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from corm_batch.spec import JobSpec
 
 _NOTES = {
-    "name": "what reports and schedules call the job",
+    "name": "every field, with its default: corm-batch schema --markdown",
     "model": "a hub id, a local folder or an s3:// folder; relative paths count from where corm-batch is started",
     "source": "what is asked about",
     "task": "summarize | question_answer | extract | prompt; or several of them, as tasks:",
@@ -53,7 +53,7 @@ def init(
     documents = _asked("--documents", documents, "Documents (a file, a folder or a glob; local or s3://)")
     ask = _asked("--ask", ask, "What to ask of every document (nothing: a summary of each)", may_be_empty=True)
     model = _asked("--model", model, "Model (a hub id, a local folder or an s3:// folder)")
-    sections = {
+    sections: dict[str, Any] = {
         "name": name,
         "model": {"name": model},
         "source": _source(documents, text_column),

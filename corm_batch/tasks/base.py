@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from corm_batch.data.document import Document
 from corm_batch.engine.request import SamplingParams
@@ -22,6 +22,19 @@ from corm_batch.registry import Plugin
 
 StopText = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, strict=True)]
+
+
+def _one_or_several(value: Any) -> Any:
+    """One alone stands for a list of one."""
+    return (value,) if isinstance(value, str | int) else value
+
+
+StopTexts = Annotated[
+    tuple[StopText, ...], BeforeValidator(_one_or_several, json_schema_input_type=StopText | tuple[StopText, ...])
+]
+TokenIds = Annotated[
+    tuple[TokenId, ...], BeforeValidator(_one_or_several, json_schema_input_type=TokenId | tuple[TokenId, ...])
+]
 Overflow = Literal["map_reduce", "truncate", "error"]
 
 
@@ -141,18 +154,10 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="below 1 it goes before the one of the model's generation_config.json"
     )
-    seed: int = Field(0, ge=0)
-    stop: tuple[StopText, ...] = Field(
-        (), description="end the answer where one of these texts, or special tokens, would begin"
-    )
-    stop_token_ids: tuple[TokenId, ...] = Field((), description="end the answer before one of these tokens, too")
+    seed: int = Field(0, ge=0, description="of the draws, where temperature is above 0")
+    stop: StopTexts = Field((), description="end the answer where one of these texts, or special tokens, would begin")
+    stop_token_ids: TokenIds = Field((), description="end the answer before one of these tokens, too")
     overflow: Overflow = Field("map_reduce", description="what to do with a document longer than the context")
-
-    @field_validator("stop", "stop_token_ids", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        """One alone stands for a list of one."""
-        return (value,) if isinstance(value, str | int) else value
 
     @property
     def sampling(self) -> SamplingParams:

@@ -67,7 +67,9 @@ class Extract(Task, name="extract"):
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
         alias="schema", description="a JSON Schema; each property of an object becomes a column, an array one of lists"
     )
-    ask: Literal["together", "each", "auto"] = "together"
+    ask: Literal["together", "each", "auto"] = Field(
+        "together", description="all fields in one JSON object, or each by itself; auto: as the schema is better served"
+    )
     questions: dict[str, str] = Field({}, description="field to question, for ask: each and auto")
     instruction: Annotated[str, AfterValidator(_with_schema)] = Field(
         _TOGETHER,

@@ -35,7 +35,9 @@ def _different(questions: tuple[str, ...]) -> tuple[str, ...]:
 
 Questions = Annotated[
     tuple[str, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
     Field(min_length=1),
     AfterValidator(_different),
 ]

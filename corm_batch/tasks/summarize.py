@@ -23,6 +23,7 @@ class Summarize(Task, name="summarize"):
         "Summarise the document above in one paragraph. Keep the facts, names and numbers that matter most, and state "
         "only what the document says.",
         min_length=1,
+        description="what is asked of the document, or of each window of a long one",
     )
     reduce_instruction: str = Field(
         "Above are summaries of consecutive parts of one document. Combine them into one summary of the whole document "

@@ -1,5 +1,6 @@
 """Every verb's --help ends with examples, which the command line takes."""
 
+import re
 import shlex
 
 import pytest
@@ -31,6 +32,6 @@ def test_every_verb_has_examples_in_its_help(corm_batch):
 
 @pytest.mark.parametrize("line", LINES)
 def test_examples_are_taken(line):
-    words = shlex.split(line.partition(" < ")[0])
+    words = shlex.split(re.split(" [<>] ", line)[0])
     verb, command = next(one for one in verbs(get_command(app)) if line.startswith(one[0]))
     assert command.make_context(verb, words[len(verb.split()) :]).params
