@@ -110,9 +110,10 @@ class Scheduler:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
         spans = [self._span(sequence) for sequence in self.partial]
-        room = self.token_budget - sum(map(_most_tokens, spans))
-        promised = sum(self._growth(sequence) for sequence in self.partial + self.running) if self.waiting else 0
+        room = self.token_budget - sum(span.most_tokens for span in spans)
+        promised = self._growth(self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
+        self._read_first(spare)
         held_back = self._first_answer_is_due(spare)
         while not held_back and self.waiting and not self.swapped and self._find_place(self.waiting[0].source):
             sequence = self.waiting[0]
@@ -121,14 +122,23 @@ class Scheduler:
                 spare = self.cache.spare(promised)
             # A prompt beyond the budget has a pass of its own. An idle engine admits whatever comes: only trying shows
             # whether it fits.
-            fits = (_most_tokens(span) <= room or not spans) and pages <= spare
+            fits = (span.most_tokens <= room or not spans) and pages <= spare
             busy = bool(self.running or self.partial)
             if (busy and (self._one_prompt_only or not fits)) or not self.resting.wake(sequence.source):
                 break
             spans.append(self.open(self.waiting.popleft()))
-            room -= _most_tokens(span)
+            room -= span.most_tokens
             spare -= pages
-        return sorted(spans, key=_reading)
+        return sorted(spans, key=lambda span: span.reading)  # questions over one side by side
+
+    def _read_first(self, spare: int) -> None:
+        """Have a reading go before the few questions in front of it where all of them fit."""
+        first = self.resting.goes_first(self.waiting, int(self.token_budget * _FIRST_GROUP))
+        places = min(self.max_running - self.num_open, self.cache.num_free_slots)
+        fits = len(first) <= places and sum(map(self._pages, first)) <= spare
+        if first and fits and not self._one_prompt_only:
+            self.waiting.remove(first[0])
+            self.waiting.appendleft(first[0])
 
     def _first_answer_is_due(self, spare: int) -> bool:
         """Whether to decode the engine's first group rather than to fill the pool, which has `spare` pages for more."""
@@ -252,9 +262,10 @@ class Scheduler:
         entries = min(ratio * sequence.max_len, self.most_entries(sequence))
         return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
 
-    def _growth(self, sequence: Sequence) -> int:
-        """Pages a sequence is still to take."""
-        return max(0, self._pages(sequence) - self.cache.pages_held(sequence.slot))
+    def _growth(self, sequences: abc.Sequence[Sequence]) -> int:
+        """Pages that sequences with a slot are still to take."""
+        held = self.cache.table.num_own(_slots(sequences))
+        return int((np.array([self._pages(one) for one in sequences], np.int64) - held).clip(min=0).sum())
 
     def _starved(self, num_steps: int) -> bool:
         """Whether the running sequences' next tokens do not fit the pool."""
@@ -279,16 +290,6 @@ class Scheduler:
 
 def _arrival(sequence: Sequence) -> int:
     return sequence.arrival
-
-
-def _reading(span: Span) -> int:
-    """What brings questions over one reading side by side, for a pass that looks at it once for all of them."""
-    return -1 if span.sequence.source is None else span.sequence.source.arrival
-
-
-def _most_tokens(span: Span) -> int:
-    """Tokens that its sequence takes of this pass, or of one to come."""
-    return max(span.num_tokens, span.sequence.longest_extra_pass)
 
 
 def _slots(sequences: abc.Sequence[Sequence]) -> np.ndarray:

@@ -37,6 +37,16 @@ class Span:
         return self.stop - self.start
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens that its sequence takes of this pass, or of one to come."""
+        return max(self.num_tokens, self.sequence.longest_extra_pass)
+
+    @property
+    def reading(self) -> int:
+        """When the reading arrived that its sequence begins with; -1 for none."""
+        return -1 if self.sequence.source is None else self.sequence.source.arrival
+
+    @property
     def token_ids(self) -> np.ndarray:
         """[T] int64, these tokens."""
         return self.sequence.to_prefill[self.start : self.stop] if self.extra is None else self.extra.token_ids

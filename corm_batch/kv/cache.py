@@ -95,7 +95,7 @@ class KVCache:
 
     def pages_held(self, slot: int) -> int:
         """Pages the sequence has now, without those it shares with the one it begins with."""
-        return self.table.num_own(slot)
+        return int(self.table.num_own(slot))
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""

@@ -124,9 +124,10 @@ class PageTable:
         pages: np.ndarray = self.shared[slots] // self.page_size
         return pages
 
-    def num_own(self, slot: int) -> int:
-        """How many pages are a sequence's alone."""
-        return int((self.num_pages[slot] - self.num_shared(slot)).sum())
+    def num_own(self, slots: Index) -> np.ndarray:
+        """How many pages are each sequence's alone: [...]."""
+        own: np.ndarray = (self.num_pages[slots] - self.num_shared(slots)).sum(axis=(-2, -1))
+        return own
 
     def set_lists(self, slot: int, ids: np.ndarray, lengths_LK: np.ndarray) -> None:
         """Replace what every list of a sequence has behind its shared pages.

@@ -145,6 +145,25 @@ def test_questions_over_several_readings_share_a_pass_with_prompts(policy, at_a_
     assert_nothing_is_held(engine)
 
 
+def test_few_questions_wait_for_those_over_the_readings_behind_them(tiny_llama):
+    """Readings that fill a pass: questions over three share the next. In a pool without room for that they do not."""
+    answers, passes = [], []
+    for pages in (10_000, 110):
+        engine = make_engine(tiny_llama, {"name": "full"}, pages, step_token_budget=43, max_sequences=40)
+        passes.append(spans_of_passes(engine))
+        for number in range(4):
+            reading = engine.read(DOCUMENT[number:] + DOCUMENT[:number], id=str(number))
+            for name in "ab":
+                engine.add(Request(f"{number}{name}", [number], ANSWER, reading=reading))
+            reading.close()
+        answers.append({name: done.token_ids for name, done in finish(engine).items()})
+        assert_nothing_is_held(engine)
+    assert answers[0] == answers[1]
+    names = [[name for name, _ in spans] for spans in passes[0]]
+    assert names == [["0"], ["1"], ["2"], ["0a", "0b", "1a", "1b", "2a", "2b"], ["3"], ["3a", "3b"]]
+    assert [name for name, _ in passes[1][1]] == ["0a", "0b"]
+
+
 @pytest.mark.parametrize(
     ("policy", "prefill"),
     [({"name": "full"}, "exact"), ({"name": "streaming_llm", "pin_first": 2, "recent": 19}, "streaming")],
