@@ -26,6 +26,7 @@ from corm_batch.audit.config import VerifyConfig
 from corm_batch.cluster_section import ClusterSection, Section
 from corm_batch.data.carried import clash
 from corm_batch.data.filesystem import read_whole
+from corm_batch.data.formats.base import Format, FormatName
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
@@ -80,12 +81,33 @@ class OutputSection(Section):
     """Where the two tables go, and how often a part is committed."""
 
     uri: Uri = Field(description="a folder, local or s3://")
-    format: Literal["parquet", "arrow"] = Field("parquet", description="arrow: Arrow IPC files")
+    format: FormatName = Field(
+        "parquet",
+        description="parquet, arrow (IPC); jsonl, csv: in Parquet, and at the end all rows in one file beside",
+    )
     columns: tuple[ColumnName, ...] = Field(
         (), description="columns of the source that every row of the results has too"
     )
     part_documents: int = Field(1000, ge=1, description="documents of a part at most")
     part_seconds: float = Field(60.0, gt=0, description="seconds between parts at most")
+
+    @property
+    def part_format(self) -> str:
+        """Of what is committed: a format that keeps all."""
+        return self.format if Format.registered()[self.format].keeps_all else "parquet"
+
+    @property
+    def whole_file(self) -> str | None:
+        """The one file that all rows are written to at the end of a run; None where their parts are what is wanted."""
+        if self.part_format == self.format:
+            return None
+        return f"{self.uri.rstrip('/')}/results{Format.registered()[self.format].suffixes[0]}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names like those of the files that are written."""
+        parts = (f"{self.uri.rstrip('/')}/{table}/part.{self.part_format}" for table in ("results", "memory"))
+        return (*parts, *filter(None, [self.whole_file]))
 
 
 class JobSpec(Section):
@@ -150,8 +172,7 @@ class JobSpec(Section):
             problems.append(f"output.columns: {problem}")
         if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
-        parts = (f"{self.output.uri.rstrip('/')}/{table}/part.{self.output.format}" for table in ("results", "memory"))
-        if any(map(self.source.would_read, parts)):
+        if any(map(self.source.would_read, self.output.files)):
             problems.append(
                 f"output.uri: the source at {self.source.place} would read what is written "
                 f"to {self.output.uri}: choose a folder that is not below it"

@@ -206,7 +206,10 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"cluster": {"replicas": {"max": 1, "most": 2}}}, "cluster.replicas.most: unknown key; known here: min, max"),
         ({"cluster": {"address": "http://user:pw@host"}}, "cluster.address: String should match pattern"),
         ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
-        ({"output": {"uri": "x", "format": "csv"}}, "output.format: Input should be 'parquet' or 'arrow', got 'csv'"),
+        (
+            {"output": {"uri": "x", "format": "xml"}},
+            "output.format: expected one of arrow, csv, jsonl, parquet, got 'xml'",
+        ),
         (
             {"extra": 1},
             "extra: unknown key; known here: name, model, source, task, tasks, policy, engine, cluster, ",
@@ -294,6 +297,15 @@ def test_an_output_that_the_source_would_read_is_refused(source, output, refused
     assert output in str(caught.value)
     assert source in str(caught.value)
     assert JobSpec.from_mapping({**sections, "source": {"name": "jsonl", "uri": source}})
+
+
+def test_the_one_file_of_all_rows_is_none_that_the_source_would_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sections = {**MINIMAL, "source": {"name": "jsonl", "uri": "data"}}
+    found = JobSpec.from_mapping({**sections, "output": {"uri": "data/out", "format": "csv"}}).output
+    assert (found.part_format, found.whole_file) == ("parquet", f"{tmp_path}/data/out/results.csv")
+    with pytest.raises(SpecError, match=r"would read what is written to .*data/out"):
+        JobSpec.from_mapping({**sections, "output": {"uri": "data/out", "format": "jsonl"}})
 
 
 def test_a_link_from_the_source_to_its_own_output_is_refused_before_it_is_read(tmp_path):

@@ -16,6 +16,7 @@ from corm_batch.cli import (
     calibrate,
     cancel,
     evaluation,
+    export,
     init,
     logs,
     plan,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 _VERBS: Mapping[str, Callable[..., None]] = {
     **{"init": init.init, "run": run.run, "plan": plan.plan, "report": report.report, "policies": policies.policies},
-    **{"schema": schema.schema},
+    **{"export": export.export, "schema": schema.schema},
     **{"bench": bench.bench, "submit": submit.submit, "status": status.status, "logs": logs.logs},
     **{"cancel": cancel.cancel, "eval": evaluation.evaluate, "calibrate": calibrate.calibrate},
 }

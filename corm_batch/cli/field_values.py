@@ -52,6 +52,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "revision": "main",
     "system": "You are a librarian.",
     "address": "auto",
+    "columns": ["url", "meta.title"],
     "gpus_per_replica": 1,
     "cpus_per_replica": 4,
     "token_budget": 200000,

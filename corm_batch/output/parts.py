@@ -17,10 +17,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from corm_batch.data.filesystem import list_files, open_file, read_whole, reading
+from corm_batch.data.formats.base import Format
 from corm_batch.errors import DamagedPartError, SourceError
 
 T = TypeVar("T")
-PartFormat = Literal["parquet", "arrow"]
 Table = Literal["results", "memory"]
 _REMEDIES: dict[Table, str] = {
     "results": "Delete it: the next run of the job answers its documents again",
@@ -35,22 +35,16 @@ def folder(output_uri: str, name: Table | Literal["_job"]) -> str:
     return f"{output_uri.rstrip('/')}/{name}"
 
 
-def part_name(run_id: str, number: int, part_format: PartFormat) -> str:
+def part_name(run_id: str, number: int, part_format: str) -> str:
     """Names sort by run, then by number."""
     return f"part-{run_id}-{number:06d}.{part_format}"
 
 
-def encode_part(table: pa.Table, part_format: PartFormat) -> bytes:
+def encode_part(table: pa.Table, part_format: str) -> bytes:
     """The whole file in memory, zstd-compressed."""
-    sink = pa.BufferOutputStream()
-    if part_format == "parquet":
-        parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    else:
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-            writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    sink = io.BytesIO()
+    Format.registered()[part_format]().write([table], table.schema, sink)
+    return sink.getvalue()
 
 
 def list_parts(folder_uri: str) -> list[str]:
@@ -81,6 +75,16 @@ def read_part(uri: str, columns: list[str] | None = None, *, without: Collection
         remedy = _REMEDIES["memory" if uri.rpartition("/")[0].endswith("/memory") else "results"]
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DamagedPartError(f"{uri}: damaged: {reason}. {remedy}") from error
+
+
+def part_schema(uri: str) -> pa.Schema:
+    """The columns of one part, and what it says of its run.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    with reading(uri), open_file(uri) as file:
+        return parquet.read_schema(file) if uri.endswith(".parquet") else pa.ipc.open_file(file).schema
 
 
 def _decode(uri: str, file: BinaryIO, columns: list[str] | None, without: Collection[str]) -> pa.Table:

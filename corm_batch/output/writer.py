@@ -74,6 +74,6 @@ class PartWriter:
         return table
 
     def _publish(self, table: Table, rows: pa.Table) -> None:
-        name = part_name(self._builder.run_id, self._number, self._output.format)
-        content = encode_part(rows, self._output.format)
+        name = part_name(self._builder.run_id, self._number, self._output.part_format)
+        content = encode_part(rows, self._output.part_format)
         write_whole(f"{folder(self._output.uri, table)}/{name}", content)

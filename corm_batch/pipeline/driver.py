@@ -19,11 +19,13 @@ from corm_batch.audit.guard import Guard
 from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import write_whole
+from corm_batch.data.filesystem import list_files, write_whole
 from corm_batch.data.selection import Selection
 from corm_batch.output import clock
+from corm_batch.output.export import export_rows, format_of
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import Ledger
+from corm_batch.output.parts import folder, list_parts
 from corm_batch.output.rows import DocumentRow
 from corm_batch.output.run_id import start_run
 from corm_batch.output.settings import AnswerSettings
@@ -112,7 +114,7 @@ class _Run:
         self._stop = stop
         self._on_event = on_event
         self._items: Iterator[Document | DocumentRow | Literal["ok", "failed"]] = iter(intake)
-        self._read_all, self._stage = False, ""
+        self._read_all, self._stage, self._committed = False, "", 0
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
@@ -154,6 +156,7 @@ class _Run:
             "versions": versions(),
         }
         self._write_job_file(f"runs/{summary.run_id}.json", json.dumps(record, indent=1))
+        self._gather()
         return summary
 
     def _answer(self, cluster: ExitStack) -> None:
@@ -230,9 +233,20 @@ class _Run:
     def _commit(self) -> None:
         started = time.monotonic()
         count = self._writer.commit()
+        self._committed += count
         if count:
             self._metrics.committed(count, time.monotonic() - started)
             self._emit("commit", message=str(count))
+
+    def _gather(self) -> None:
+        """Write all rows to one file, where that is wanted and something is new."""
+        uri, target = self._spec.output.uri, self._spec.output.whole_file
+        if target is None or not list_parts(folder(uri, "results")):
+            return
+        if self._stop.requested:
+            self._emit("notice", message=f"{target} is as it was: corm-batch export {uri} {target} writes it")
+        elif self._committed or not list_files(target):
+            self._emit("notice", message=f"{target} holds {export_rows(uri, target, format_of(target))} rows")
 
     def _enter(self, stage: str) -> None:
         """Tell what is waited for from now on; empty: nothing any more."""

@@ -132,8 +132,8 @@ def commit_history(spec: JobSpec, documents: int) -> None:
             for number in numbers
         ]
         for table, schema in schemas.items():
-            name = part_name(EARLIER_RUN, part, spec.output.format)
-            content = encode_part(pa.Table.from_pylist(rows, schema=schema), spec.output.format)
+            name = part_name(EARLIER_RUN, part, spec.output.part_format)
+            content = encode_part(pa.Table.from_pylist(rows, schema=schema), spec.output.part_format)
             write_whole(f"{folder(spec.output.uri, table)}/{name}", content)
 
 

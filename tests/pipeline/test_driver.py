@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from pyarrow import csv
 
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.selection import Selection
@@ -411,3 +412,31 @@ def test_columns_of_the_source_and_the_place_of_a_row_are_in_every_row(job, with
     assert (found["e", 1]["text"], found["e", 1]["meta.url"], found["a", 0]["text"]) == ("One more.", None, None)
     with pytest.raises(SpecError, match="one column 'link' is wanted; the file has: doc_id"):
         run_job(job({}, source=source, output={"columns": ["link"]}), load_model=scripted())
+
+
+def test_all_rows_are_in_one_file_at_the_end_of_a_run(job, without_a_cluster, tmp_path):
+    target, events = tmp_path / "out/results.csv", []
+
+    def ids():
+        return csv.read_csv(target)["doc_id"].to_pylist()
+
+    def run(documents, content=None):
+        spec = job(documents, output={"format": "csv"})
+        if content is not None:
+            (tmp_path / "documents.parquet").write_bytes(content)
+        run_job(spec, load_model=scripted(), on_event=events.append)
+
+    run({}, b"no Parquet")
+    assert not target.exists()
+    run({"b": "One.", "a": None})
+    assert ids() == ["b", "a"]
+    assert [event.message for event in events if event.kind == "notice"] == [f"{target} holds 2 rows"]
+    assert all(part.endswith(".parquet") for part in list_parts(f"{tmp_path}/out/results"))
+    written = target.stat().st_mtime_ns
+    run({"b": "One.", "a": None})
+    assert target.stat().st_mtime_ns == written
+    run({"c": "A new one, which is longer.", "b": "Another text."})
+    assert ids() == ["c", "a", "b"]  # what was at their rows before has its row still
+    target.unlink()
+    run({"c": "A new one, which is longer."})
+    assert ids() == ["c", "a", "b"]  # what was at their rows before has its row still

@@ -1,0 +1,1 @@
+"""Kinds of files that rows are written to, one a file."""
