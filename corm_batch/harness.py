@@ -25,7 +25,9 @@ from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 
 _LOGGER = logging.getLogger(__name__)
-_KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p")
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+_DRAWS = ("temperature", "top_k", "top_p", "min_p")
+_KNOWN = ("until", "max_gen_toks", "do_sample", *_DRAWS, *_PENALTIES)
 _MAX_GEN_TOKS = 256
 Scored = tuple[float, bool]
 """Log-probability of a text, and whether every token of it is the likeliest."""
@@ -170,12 +172,11 @@ def _sampling(asked: Mapping[str, Any]) -> SamplingParams:
     """A task's generation_kwargs; greedy where they ask for no sampling."""
     if unknown := sorted(set(asked) - set(_KNOWN)):
         raise SpecError(f"generation_kwargs: unknown key {unknown[0]}; known here: {', '.join(_KNOWN)}")
-    sampling = {"max_new_tokens": int(asked.get("max_gen_toks", _MAX_GEN_TOKS))}
-    if not asked.get("do_sample", False):
-        return SamplingParams(**sampling)
-    return SamplingParams(
-        **sampling, temperature=float(asked.get("temperature", 1.0)), top_p=float(asked.get("top_p", 1.0))
-    )
+    named = (*_PENALTIES, *_DRAWS) if asked.get("do_sample", False) else _PENALTIES
+    sampling = {name: asked[name] for name in named if name in asked}
+    if asked.get("do_sample", False):
+        sampling.setdefault("temperature", 1.0)
+    return SamplingParams(max_new_tokens=int(asked.get("max_gen_toks", _MAX_GEN_TOKS)), **sampling)
 
 
 if __name__ == "__main__":

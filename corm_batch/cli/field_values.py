@@ -10,13 +10,13 @@ from typing import Any, Final
 
 UNITS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("max_new_tokens", "max_model_len", "step_token_budget", "chunk_size", "token_budget"), "tokens"),
-    **dict.fromkeys(("reach", "chunk", "ahead", "first", "pooling"), "tokens"),
+    **dict.fromkeys(("top_k", "reach", "chunk", "ahead", "first", "pooling"), "tokens"),
     **dict.fromkeys(("pin_first", "recent", "sinks", "page_size", "max_kept"), "entries"),
     **dict.fromkeys(("part_seconds", "document_timeout_s"), "seconds"),
     **dict.fromkeys(("gpus_per_replica", "tensor_parallel"), "GPUs"),
     **dict.fromkeys(("look_ahead", "part_documents", "max_sequences"), "documents"),
     **dict.fromkeys(("memory_fraction", "share", "stop_above", "top_p", "full_share", "keep_ratio"), "share of 1"),
-    **dict.fromkeys(("recovery", "frequency", "local", "floor", "blending"), "share of 1"),
+    **dict.fromkeys(("min_p", "recovery", "frequency", "local", "floor", "blending"), "share of 1"),
     **dict.fromkeys(("min", "max", "replicas"), "replicas"),
     "cpus_per_replica": "cores",
     "max_actor_restarts": "restarts",
@@ -32,6 +32,7 @@ UNITS: Final[Mapping[str, str]] = {
     "block": "tokens",
     **dict.fromkeys(("special_ids", "punctuation_ids", "first_ids", "later_ids", "closing_ids"), "token ids"),
     "stop_token_ids": "token ids",
+    **dict.fromkeys(("repetition_penalty", "presence_penalty", "frequency_penalty"), "plain number"),
     **dict.fromkeys(("seed", "temperature", "tau", "beta", "epsilon", "scores"), "plain number"),
 }
 """By field; one that is not here is no number."""

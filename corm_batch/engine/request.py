@@ -22,7 +22,11 @@ FinishReason = Literal["stop", "length", "error", "cancelled"]
 
 
 class SamplingParams(BaseModel):
-    """How tokens are chosen and when to stop."""
+    """How tokens are chosen and when to stop.
+
+    `top_k`, `top_p`, `min_p` and `repetition_penalty` go before those of the model's generation_config.json where they
+    say something. The penalties count for greedy answers and for scores, too (`corm_batch.engine.penalties`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,6 +34,19 @@ class SamplingParams(BaseModel):
     temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token; above 0 samples")
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="sample among the likeliest tokens that hold this much probability"
+    )
+    top_k: int = Field(0, ge=0, description="sample among so many likeliest tokens; 0 for all")
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="sample among tokens at least so many times as likely as the likeliest"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0.0, description="divides the positive and multiplies the negative logits of tokens in prompt or answer"
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, description="taken from the logits of tokens that the answer has"
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, description="taken from the logits of tokens for each time that the answer has them"
     )
     seed: int = Field(0, ge=0, description="with the request's id this fixes every draw, whatever runs beside it")
     stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer beside the model's own")
@@ -47,8 +64,8 @@ class Request:
         return_kept_positions: ask for `Completion.kept_positions`.
         stop: called with the output ids after every token; True ends the answer (stop strings live in the caller,
             who has the tokenizer).
-        answer_ids: score this answer, whole, instead of writing one; of `sampling` only what the model's rules ask
-            for matters then, and `stop` is never called. An empty answer has empty scores.
+        answer_ids: score this answer, whole, instead of writing one; of `sampling` the penalties count then, and
+            `stop` is never called. An empty answer has empty scores.
         uncompressed: keep every entry of this request, whatever the policy. With `answer_ids` one exact pass over
             prompt and answer is all, and nothing is stored.
         instruction: spans of `token_ids` that are not the document's but say what is wanted of it, for a policy that
@@ -121,8 +138,9 @@ class Scores:
     """What a model makes of an answer, token by token.
 
     Attributes:
-        logprobs: natural-log probability of every token under the model's rules and the request's grammar, as at the
-            step at which the request's own answer would choose it (temperature 1, no top-p); -inf where one forbids it.
+        logprobs: natural-log probability of every token under the model's rules, the request's penalties and its
+            grammar, as at the step at which the request's own answer would choose it (temperature 1, no top-p); -inf
+            where one forbids it.
         best_logprobs: of the likeliest token at each place; `best - logprob` is the gap in nats, exactly 0.0 where a
             greedy answer would go on with the token itself.
     """
@@ -141,8 +159,8 @@ class Completion:
         finish_reason: "stop" (end of sequence, of `Request.grammar`, or `Request.stop`), "length", "cancelled" or
             "error".
         error: why it failed; None unless `finish_reason` is "error".
-        mean_logprob: mean natural-log probability of the chosen tokens under the model, its rules and the grammar
-            (temperature 1, no top-p); 0.0 when there are none.
+        mean_logprob: mean natural-log probability of the chosen tokens under the model, its rules, the penalties and
+            the grammar (temperature 1, no top-p); 0.0 when there are none.
         memory: what it cost.
         kept_positions: [layer][kv head] -> sorted token indices (0 is the first prompt token) still stored at the end;
             None unless asked for.

@@ -5,17 +5,18 @@ Draws come from the sequence's own generator, whatever runs beside it.
 
 from __future__ import annotations
 
+import math
 from collections import abc
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from corm_batch.engine.constraint import Constraint
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.penalties import Penalties
 from corm_batch.engine.rules import Rules
-from corm_batch.engine.sequence import Row, Sequence
+from corm_batch.engine.sequence import Row
 
 Edits = tuple[Tensor, Tensor, Tensor]
 """Rows [E] and tokens [E] of logits, and what is added to each, [E] float32."""
@@ -41,19 +42,15 @@ class Draws:
 
 @dataclass(frozen=True)
 class Changes:
-    """What the model's rules do to the logits of S rows in some steps, on the device.
+    """What the model's rules do to the logits of S rows in some steps, on the device, whatever tokens came before.
 
     Attributes:
         always: [V] float32, added to every row; None for nothing.
         steps: one a step; None for nothing.
-        seen: [S, V] bool: tokens in prompt or answer so far, kept up by `note`; None without a repetition penalty.
-        penalty: divides or multiplies the logits of these.
     """
 
     always: Tensor | None
     steps: abc.Sequence[Edits | None]
-    seen: Tensor | None
-    penalty: float
 
     def apply(self, logits_SV: Tensor, step: int) -> Tensor:
         """The logits [S, V] float32 that tokens are chosen by."""
@@ -62,9 +59,6 @@ class Changes:
         if (edits := self.steps[step]) is not None:
             rows, tokens, added = edits
             logits_SV = logits_SV.index_put((rows, tokens), added, accumulate=True)
-        if self.seen is not None:
-            damped = torch.where(logits_SV < 0, logits_SV * self.penalty, logits_SV / self.penalty)
-            logits_SV = torch.where(self.seen, damped, logits_SV)
         return logits_SV
 
 
@@ -84,17 +78,18 @@ class Given:
 @dataclass(frozen=True)
 class Choice:
     """How tokens are chosen: `draws` is None where no row samples, `given` where none is scored, `changes` where the
-    model has no rules, `constraint` where no answer has a grammar."""
+    model has no rules, `penalties` where no row has one, `constraint` where no answer has a grammar."""
 
     draws: Draws | None
     given: Given | None
     changes: Changes | None
+    penalties: Penalties | None
     constraint: Constraint | None
 
     def note(self, tokens_S: Tensor) -> None:
         """Take note of the tokens that were chosen, before the next step."""
-        if self.changes is not None and self.changes.seen is not None:
-            self.changes.seen.scatter_(1, tokens_S[:, None], True)
+        if self.penalties is not None:
+            self.penalties.note(tokens_S)
         if self.constraint is not None:
             self.constraint.note(tokens_S)
 
@@ -105,6 +100,7 @@ def prepare(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Choi
         _draw(rows, num_steps, model.rules, model.device),
         _give(rows, num_steps, model.device),
         _change(model, rows, num_steps),
+        Penalties.of(rows, model.rules, model.shape.vocab_size, model.device),
         Constraint.of(rows, model.device),
     )
 
@@ -118,13 +114,15 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
         step: which of its steps.
 
     Returns:
-        [S] int64 token ids, and [2, S] float32 natural-log probabilities under the model, its rules and the grammars
+        [S] int64 token ids, and [2, S] float32 natural-log probabilities under model, rules, penalties and grammars
         (temperature 1, no top-p): those of these tokens, and of the likeliest ones. NaN where a row's logits are not
         finite, -inf for the likeliest one too where no token is allowed.
     """
     ruled = logits_SV.float()
     if choice.changes is not None:
         ruled = choice.changes.apply(ruled, step)
+    if choice.penalties is not None:
+        ruled = choice.penalties.apply(ruled)
     if choice.constraint is not None:
         ruled = choice.constraint.apply(ruled)
     likeliest = ruled.argmax(dim=-1)
@@ -163,7 +161,12 @@ def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.d
     drawing = [rows[i].sequence for i in found]
     settings = [sequence.request.sampling for sequence in drawing]
     limits = [
-        (one.temperature, rules.top_k or np.inf, one.top_p if one.top_p < 1 else rules.top_p, rules.min_p)
+        (
+            one.temperature,
+            one.top_k or rules.top_k or math.inf,
+            one.top_p if one.top_p < 1 else rules.top_p,
+            one.min_p or rules.min_p,
+        )
         for one in settings
     ]
     temperature, top_k, top_p, min_p = torch.tensor(limits, dtype=torch.float32).to(device).split(1, dim=1)
@@ -186,20 +189,15 @@ def _inverse_transform(logits_SV: Tensor, draws: Draws, uniform_S1: Tensor) -> T
 
 def _change(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Changes | None:
     """What the rules do in the next steps; None where they do nothing."""
-    rules, vocab_size, device = model.rules, model.shape.vocab_size, model.device
-    always, seen = None, None
+    rules, device, always = model.rules, model.device, None
     if rules.always:
-        always = torch.zeros(vocab_size)
+        always = torch.zeros(model.shape.vocab_size)
         always[list(rules.always)] = torch.tensor(list(rules.always.values()))
         always = always.to(device)
     steps: list[Edits | None] = [None] * num_steps
     if rules.changes_steps:
         steps = [_edits(rows, rules, step, device) for step in range(num_steps)]
-    if rules.repetition_penalty != 1.0:
-        seen = _seen(rows, vocab_size, device)
-    if always is None and seen is None and not any(steps):
-        return None
-    return Changes(always, steps, seen, rules.repetition_penalty)
+    return None if always is None and not any(steps) else Changes(always, steps)
 
 
 def _edits(rows: abc.Sequence[Row], rules: Rules, step: int, device: torch.device) -> Edits | None:
@@ -213,23 +211,3 @@ def _edits(rows: abc.Sequence[Row], rules: Rules, step: int, device: torch.devic
         return None
     index, tokens, values = zip(*found, strict=True)
     return torch.tensor(index).to(device), torch.tensor(tokens).to(device), torch.tensor(values).to(device)
-
-
-def _seen(rows: abc.Sequence[Row], vocab_size: int, device: torch.device) -> Tensor:
-    """Which tokens come before each row: [S, V] bool, made anew, so that a step that fails leaves no trace."""
-    seen = torch.stack([_prompt_seen(row.sequence, vocab_size, device) for row in rows])
-    lengths = [row.num_new for row in rows]
-    if any(lengths):
-        index = np.repeat(np.arange(len(rows)), lengths)
-        tokens = np.concatenate([np.array(row.sequence.answer[: row.num_new], dtype=np.int64) for row in rows])
-        seen[torch.from_numpy(index).to(device), torch.from_numpy(tokens).to(device)] = True
-    return seen
-
-
-def _prompt_seen(sequence: Sequence, vocab_size: int, device: torch.device) -> Tensor:
-    """Which tokens the prompt has, [V] bool; remembered."""
-    if sequence.prompt_tokens_seen is None:
-        ids = torch.from_numpy(sequence.to_prefill[: sequence.num_prompt_tokens]).to(device)
-        seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        sequence.prompt_tokens_seen = seen.index_fill_(0, ids, True)
-    return sequence.prompt_tokens_seen

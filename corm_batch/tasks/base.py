@@ -154,6 +154,26 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="below 1 it goes before the one of the model's generation_config.json"
     )
+    top_k: int = Field(0, ge=0, description="sample among so many likeliest tokens; 0: as generation_config.json says")
+    min_p: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="sample among tokens at least so many times as likely as the likeliest; 0: as "
+        "generation_config.json says",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0.0,
+        description="divides the positive and multiplies the negative logits of tokens in prompt or answer, greedy "
+        "answers' too; 1: as generation_config.json says",
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, description="taken from the logits of tokens that the answer has, greedy answers' too"
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2.0, le=2.0, description="the same for each time that the answer has a token"
+    )
     seed: int = Field(0, ge=0, description="of the draws, where temperature is above 0")
     stop: StopTexts = Field((), description="end the answer where one of these texts, or special tokens, would begin")
     stop_token_ids: TokenIds = Field((), description="end the answer before one of these tokens, too")
@@ -163,9 +183,8 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     def sampling(self) -> SamplingParams:
         """The engine's view of the sampling fields."""
         return SamplingParams(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed,
-            stop_token_ids=self.stop_token_ids,
-        )  # fmt: skip
+            **{name: getattr(self, name) for name in SamplingParams.model_fields.keys() - {"ignore_eos"}}
+        )
 
     @property
     def tells_text(self) -> bool:
