@@ -54,11 +54,11 @@ def folder(tmp_path_factory, tokenizer):
     return folder
 
 
-def make(folder, pages=4000, policy="full", **config):
+def make(folder, pages=4000, policy="full", device="cpu", **config):
     fields = {"page_size": 4, "kv_memory": pages * 560, "step_token_budget": 150, "max_sequences": 8, **config}
     end = byte_level()[0].eos_token_id
     return Engine.from_pretrained(
-        folder, policy={"name": policy}, dtype="float32", device="cpu", end_token_ids=[end], **fields
+        folder, policy={"name": policy}, dtype="float32", device=device, end_token_ids=[end], **fields
     )
 
 
@@ -109,6 +109,7 @@ def fits(text, grammar):
 
 
 STREAMING = {"prefill": "streaming", "chunk_size": 16}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize(("steps", "settings"), [(1, {}), (5, STREAMING), (5, {"max_sequences": 2})])
@@ -117,6 +118,17 @@ def test_greedy_answers_are_the_definitions_beside_free_ones(steps, settings, fo
     engine.decoder._fewest_steps = engine.decoder.most_steps = steps  # as on a GPU
     done = answers(engine, requests())
     assert [list(done[str(i)].token_ids) for i in range(len(PROMPTS))] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, STREAMING, {"max_sequences": 3}])
+def test_greedy_answers_on_a_gpu_are_the_definitions_beside_free_ones(settings, folder, expected):
+    """Masks and tokens pass through pinned memory while captured steps run; the second time none is captured anew."""
+    engine = make(folder, device="cuda", **settings)
+    assert engine.decoder.most_steps > 1
+    for _ in range(2):
+        done = answers(engine, requests())
+        assert [list(done[str(i)].token_ids) for i in range(len(PROMPTS))] == expected
 
 
 def test_a_step_taken_again_and_an_answer_put_aside_change_none(folder, expected, monkeypatch):
@@ -138,8 +150,9 @@ def test_a_step_taken_again_and_an_answer_put_aside_change_none(folder, expected
     assert [list(done[str(i)].token_ids) for i in range(len(PROMPTS))] == expected
 
 
-def test_what_is_drawn_fits_whatever_the_seed(folder, tokenizer):
-    engine, ended = make(folder), 0
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_drawn_fits_whatever_the_seed(device, folder, tokenizer):
+    engine, ended = make(folder, device=device), 0
     for seed in range(2):
         for one in answers(engine, requests(temperature=1.5, seed=seed)).values():
             grammar, ids = GRAMMARS[int(one.id)], list(one.token_ids)
@@ -150,9 +163,10 @@ def test_what_is_drawn_fits_whatever_the_seed(folder, tokenizer):
     assert ended > 4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("uncompressed", [True, False])
-def test_answers_are_scored_by_what_they_were_chosen_from(uncompressed, folder):
-    engine = make(folder)
+def test_answers_are_scored_by_what_they_were_chosen_from(uncompressed, device, folder):
+    engine = make(folder, device=device)
     asked = requests()
     done = answers(engine, asked)
     for one in (done[place] for place in "0137"):
