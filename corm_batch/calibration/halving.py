@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 from statistics import fmean
 
 from corm_batch.calibration.bound import CONFIDENCE, Interval, interval
@@ -83,8 +84,17 @@ def finalists(standings: Mapping[str, Standing], limit: float) -> list[str]:
         return [min(standings, key=lambda label: standings[label].mean)]
     first = [label for label in within[: FINALISTS - 1] if interval(standings[label].losses).high <= limit][:1]
     count = within.index(first[0]) + 1 if first else FINALISTS - 1
-    between = within[count:-1] if count < FINALISTS - 1 else []
-    return list(dict.fromkeys([*within[:count], *between[len(between) // 2 :][:1], within[-1]]))
+    between = _between(within[count - 1 :], standings) if count < FINALISTS - 1 else []
+    return list(dict.fromkeys([*within[:count], *between, within[-1]]))
+
+
+def _between(ordered: Sequence[str], standings: Mapping[str, Standing]) -> list[str]:
+    """Of labels by bytes, fewest first, the one whose bytes are the nearest to as many times the first's as the last's
+    are times its own; none where there are no others."""
+    if len(ordered) < 3:
+        return []
+    ratios = [standings[label].peak_ratio for label in ordered]
+    return [min(ordered[1:-1], key=lambda label: abs(log(standings[label].peak_ratio ** 2 / (ratios[0] * ratios[-1]))))]
 
 
 def _within(standings: Mapping[str, Standing], limit: float) -> list[str]:

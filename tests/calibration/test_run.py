@@ -116,7 +116,7 @@ def now(monkeypatch):
 def test_it_ends_in_its_time_and_the_final_has_half_of_it(job, tmp_path, now):
     table = Table(lose, {"good": 0.3, "safe": 0.6}, now, seconds=2.0)
     result, *_ = calibrated(job, tmp_path, table, 96, minutes=1)
-    assert 50 < now[0] == result.seconds <= 60
+    assert 50 < now[0] == result.seconds <= 57  # a little is left for documents that take longer
     assert 10 <= result.chosen_on <= 15
     assert 10 <= result.held_out <= 18
 
