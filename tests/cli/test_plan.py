@@ -36,7 +36,7 @@ def test_tables(corm_batch, write_job):
     said = dict(line.split("  ", 1) for line in result.out.partition("\n\n")[0].splitlines()[1:])
     assert said["prompts"].strip().startswith("20 prompts of ")
     assert said["prompts"].endswith(" tokens to read, instruction and template included")
-    assert said["policy"].strip().startswith("corm recent=16 window=128")
+    assert said["policy"].strip().startswith("corm recent=64 window=128")
     assert "Documents by prompt tokens" in result.out
     assert "in a pool of 16.0 MiB" in result.out
     assert result.out.isascii()
