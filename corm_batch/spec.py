@@ -15,6 +15,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     Field,
+    JsonValue,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
@@ -67,6 +68,11 @@ class ModelSection(Section):
         "user", description="chat role of the document; user: in one message with the instruction"
     )
     system: str | None = Field(None, description="system prompt")
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        {},
+        description="what the model's chat template is told besides, as whether to think before an answer; what is "
+        "thought is no part of an answer",
+    )
     generation_config: Literal["apply", "ignore"] = Field(
         "apply", description="generation_config.json: apply all it says of choosing tokens, or end tokens only"
     )

@@ -52,6 +52,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "model.name": "meta-llama/Llama-3.1-8B-Instruct",
     "revision": "main",
     "system": "You are a librarian.",
+    "chat_template_kwargs": {"enable_thinking": False},
     "address": "auto",
     "columns": ["url", "meta.title"],
     "gpus_per_replica": 1,

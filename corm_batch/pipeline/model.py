@@ -85,6 +85,7 @@ def load_tokenizer(model: ModelSection, path: str) -> PromptTokenizer:
         trust_remote_code=model.trust_remote_code,
         document_role=model.document_role,
         system=model.system,
+        template_arguments=model.chat_template_kwargs,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from corm_batch.engine.checkpoint import one_line
 from corm_batch.errors import ModelLoadError
 from corm_batch.tasks.base import Prompt
+from corm_batch.text.chat_template import check_arguments, end_tokens
 from corm_batch.text.reasoning import ReasoningMarks, reasoning_marks
 
 DocumentRole = Literal["user", "document"]
@@ -33,7 +34,14 @@ class PromptTokenizer:
         stop_strings: texts that end every answer of this model.
     """
 
-    def __init__(self, tokenizer: Any, *, document_role: DocumentRole = "user", system: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        document_role: DocumentRole = "user",
+        system: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         """Wrap a transformers tokenizer.
 
         Args:
@@ -41,15 +49,18 @@ class PromptTokenizer:
             document_role: "user": one user message holds text and instruction; "document": the text is a message of
                 its own, with the role `document`.
             system: what the model is told before everything else.
+            template_arguments: what the chat template is told besides, by name.
 
         Raises:
-            ModelLoadError: the chat template refuses messages of these roles, or leaves them out; or there is none,
-                and a role of its own is asked for.
+            ModelLoadError: the chat template refuses messages of these roles, or leaves them out, or knows nothing of
+                an argument; or there is none, and a role of its own is asked for.
         """
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # a text that holds special tokens is encoded under a setting of the tokenizer's
         self._document_role = document_role
         self._system = system
+        self._arguments = dict(template_arguments or {})
+        check_arguments(self._arguments, tokenizer.chat_template)
         added = tokenizer.added_tokens_decoder
         self._special = {token.content: (id_, token) for id_, token in added.items() if token.special and token.content}
         longest_first = sorted(self._special, key=len, reverse=True)
@@ -60,7 +71,8 @@ class PromptTokenizer:
         self.stop_strings: tuple[str, ...] = ()
         if tokenizer.chat_template:
             self._check_template()
-            self.end_token_ids |= self._template_end()
+            asked = self._messages(Prompt(text="(text)", instruction="(instruction)"))
+            self.end_token_ids |= end_tokens(tokenizer, asked, self._arguments)
         elif document_role != "user":
             raise ModelLoadError(
                 f"model.document_role: {document_role}: the tokenizer has no chat template, which alone knows roles: "
@@ -89,22 +101,6 @@ class PromptTokenizer:
                     "see model.document_role and model.system"
                 )
 
-    def _template_end(self) -> set[int]:
-        """The token of its own that the chat template puts behind an assistant's message; none where it puts none."""
-        content = "\ue000answer\ue000"
-        asked = self._messages(Prompt(text="(text)", instruction="(instruction)"))
-        try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                [*asked, {"role": "assistant", "content": content}], tokenize=False
-            )
-        except Exception:  # a template for questions alone says nothing of an answer's end
-            return set()
-        _, found, behind = rendered.rpartition(content)
-        behind = behind.lstrip()
-        added = {token.content: id_ for id_, token in self._tokenizer.added_tokens_decoder.items() if token.content}
-        ends = [name for name in added if behind.startswith(name)]
-        return {added[max(ends, key=len)]} if found and ends else set()
-
     @property
     def has_template(self) -> bool:
         """Whether the model's own chat template lays prompts out."""
@@ -124,6 +120,7 @@ class PromptTokenizer:
         trust_remote_code: bool = False,
         document_role: DocumentRole = "user",
         system: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> PromptTokenizer:
         """Load the tokenizer of a local folder or hub id.
 
@@ -135,7 +132,7 @@ class PromptTokenizer:
         except Exception as error:  # somebody else's files can fail in any way
             raise ModelLoadError(f"model.name: cannot load the tokenizer of {path!r}: {one_line(error)}") from error
         tokenizer.model_max_length = 2**31  # the engine owns the limit; no warning for a text that gets cut anyway
-        return cls(tokenizer, document_role=document_role, system=system)
+        return cls(tokenizer, document_role=document_role, system=system, template_arguments=template_arguments)
 
     def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
         """The chat the model sees."""
@@ -165,7 +162,7 @@ class PromptTokenizer:
     def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """A chat as the model's template lays it out, up to where the answer starts."""
         rendered: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self._arguments
         )
         return rendered
 

@@ -1,0 +1,66 @@
+"""A model's chat template: what a spec tells it besides the messages, and what it puts behind an answer.
+
+Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from corm_batch.errors import ModelLoadError
+
+_FIELD = "model.chat_template_kwargs"
+_TAKEN = {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding", "truncation"}
+_TAKEN |= {"max_length", "add_generation_prompt", "continue_final_message", "tokenizer_kwargs", "processor_kwargs"}
+_TAKEN |= {"return_dict", "return_tensors", "return_assistant_tokens_mask", "bos_token", "eos_token", "pad_token"}
+"""Names that say what is asked, or how it is encoded: a job's, not a spec's."""
+
+
+def check_arguments(given: Mapping[str, Any], template: str | Mapping[str, str] | None) -> None:
+    """Make sure that a chat template makes something of every argument.
+
+    Args:
+        given: by name.
+        template: of the tokenizer, or several by name; None where it has none.
+
+    Raises:
+        ModelLoadError: it does not know one of the names, which would change nothing in silence; or one is taken.
+    """
+    if given and not template:
+        raise ModelLoadError(f"{_FIELD}: the tokenizer has no chat template, which alone knows them: leave them out")
+    text = " ".join(template.values()) if isinstance(template, Mapping) else template or ""
+    for name in given:
+        if name in _TAKEN:
+            raise ModelLoadError(f"{_FIELD}: {name!r} is not for a spec to say: the messages are the task's")
+        if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text):
+            raise ModelLoadError(f"{_FIELD}: the chat template says nothing of {name!r}{_others(text)}")
+
+
+def _others(template: str) -> str:
+    """Names that the template asks about by itself, which may have been meant."""
+    found = re.findall(r"(?<![\w.])([A-Za-z_]\w*) is (?:not )?defined", template)
+    names = sorted({*found} - _TAKEN)
+    return f"; it asks for {', '.join(names)}" if names else ""
+
+
+def end_tokens(tokenizer: Any, asked: Sequence[Mapping[str, str]], arguments: Mapping[str, Any]) -> set[int]:
+    """The token of its own that the template puts behind an assistant's message; none where it puts none.
+
+    Args:
+        tokenizer: a transformers tokenizer with a template.
+        asked: the messages before the answer.
+        arguments: what else the template is told.
+    """
+    content = "\ue000answer\ue000"
+    chat = [*asked, {"role": "assistant", "content": content}]
+    try:
+        rendered: str = tokenizer.apply_chat_template(chat, tokenize=False, **arguments)
+    except Exception:  # a template for questions alone says nothing of an answer's end
+        return set()
+    _, found, behind = rendered.rpartition(content)
+    behind = behind.lstrip()
+    added = {token.content: id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.content}
+    ends = [name for name in added if behind.startswith(name)]
+    return {added[max(ends, key=len)]} if found and ends else set()
