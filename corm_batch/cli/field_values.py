@@ -55,6 +55,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "chat_template_kwargs": {"enable_thinking": False},
     "address": "auto",
     "columns": ["url", "meta.title"],
+    "delimiter": ";",
     "gpus_per_replica": 1,
     "cpus_per_replica": 4,
     "token_budget": 200000,

@@ -27,9 +27,9 @@ def clash(names: Sequence[str], task_fields: Iterable[pa.Field]) -> str | None:
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         return f"{', '.join(twice)}: named twice"
     taken = {
-        **dict.fromkeys(MEMORY_NAMES, "every memory table"),
-        **dict.fromkeys(RESULT_NAMES, "every results table"),
-        **dict.fromkeys((field.name for field in task_fields), "this task's results"),
+        **dict.fromkeys(MEMORY_NAMES, "every memory table has"),
+        **dict.fromkeys(RESULT_NAMES, "every results table has"),
+        **dict.fromkeys((field.name for field in task_fields), "the results of this task have"),
     }
-    lines = [f"{name}: {taken[name]} has a column of that name" for name in names if name in taken]
+    lines = [f"{name}: {taken[name]} a column of that name" for name in names if name in taken]
     return f"{'; '.join(lines)}; rename it in the source" if lines else None

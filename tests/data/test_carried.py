@@ -23,7 +23,8 @@ def test_names_that_results_have_already_are_refused():
     assert clash(["url", "meta.title"], own) is None
     assert clash(["url", "url"], own) == "url: named twice"
     assert clash(["url", "title", "output", "kv_bytes_full", "_source_row"], own) == (
-        "title: this task's results has a column of that name; output: every results table has a column of that name; "
+        "title: the results of this task have a column of that name; "
+        "output: every results table has a column of that name; "
         "kv_bytes_full: every memory table has a column of that name; "
         "_source_row: every results table has a column of that name; rename it in the source"
     )

@@ -20,7 +20,8 @@ def encoding_problem(uri: str, head: bytes) -> str | None:
     if not head.startswith(_MARKS) and (encoding.startswith("utf-8") or head.count(0) < len(head) // 4):
         return None
     encoding = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")  # as iconv calls them
-    return f"it holds {encoding}, not UTF-8; convert it, for example: {_command(uri, f'iconv -f {encoding} -t UTF-8')}"
+    command = _command(uri, f"iconv -f {encoding} -t UTF-8", keep=True)
+    return f"it holds {encoding}, not UTF-8; convert it, for example: {command}"
 
 
 def layout_problem(uri: str, lines: Sequence[bytes]) -> str | None:
@@ -49,11 +50,13 @@ def _begins_with_json(content: bytes) -> bool:
     return True
 
 
-def _command(uri: str, convert: str) -> str:
-    """A command line that makes of the file one that can be read."""
+def _command(uri: str, convert: str, *, keep: bool = False) -> str:
+    """A command line that makes of the file one that can be read, in JSON Lines unless it is to keep what it is."""
     name = posixpath.basename(uri)
     stem, suffix = posixpath.splitext(name)
-    if suffix.lower() not in _UNPACK:
-        return f"{convert} {shlex.quote(name)} > {shlex.quote(f'{stem}-converted.jsonl')}"
-    target = f"{posixpath.splitext(stem)[0]}-converted.jsonl"
-    return f"{_UNPACK[suffix.lower()]} {shlex.quote(name)} | {convert} > {shlex.quote(target)}"
+    unpack = _UNPACK.get(suffix.lower())
+    stem, suffix = posixpath.splitext(stem) if unpack else (stem, suffix)
+    target = shlex.quote(f"{stem}-converted{suffix if keep else '.jsonl'}")
+    if unpack is None:
+        return f"{convert} {shlex.quote(name)} > {target}"
+    return f"{unpack} {shlex.quote(name)} | {convert} > {target}"

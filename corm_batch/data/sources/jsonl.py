@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from corm_batch.data.columns import folder_columns, is_in, value_in
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import open_file
 from corm_batch.data.kinds import kind_of
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import FileSource
 from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
-from corm_batch.data.sources.zstd_file import ZstdFile
+from corm_batch.data.sources.packed import PACKED, unpacked
+from corm_batch.data.sources.tables import TableSource
 from corm_batch.errors import ColumnsError, FileError
 
-_READ_BYTES = 8 << 20
 _LINES_LOOKED_AT = 100
 _BOM = b"\xef\xbb\xbf"
 
 
-class JsonlSource(FileSource, name="jsonl"):
+class JsonlSource(TableSource, name="jsonl"):
     """Lines of JSON Lines files (.jsonl, .ndjson, .json; also .gz or .zst), one JSON object and document a line."""
 
-    suffixes = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz", ".zst"))
+    suffixes = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson", "json") for packed in PACKED)
 
     def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
         """The file as a split when it holds lines. A column that no line of its beginning has is the file's error.
@@ -87,23 +83,10 @@ def _lines(uri: str) -> Iterator[Iterator[bytes]]:
     Raises:
         FileError: it holds text in another encoding, or not even the beginning of a compressed file.
     """
-    with open_file(uri) as file, io.BufferedReader(file, _READ_BYTES) as buffered:  # type: ignore[type-var]
-        plain = _uncompressed(uri, cast(io.BufferedReader, buffered))
+    with unpacked(uri) as plain:
         if problem := encoding_problem(uri, plain.peek(64)[:64]):
             raise FileError(uri, problem)
         yield (line for line in (line.removeprefix(_BOM) for line in plain) if line.strip())
-
-
-def _uncompressed(uri: str, file: io.BufferedReader) -> io.BufferedReader:
-    """The content of a file whose name says how it is compressed; what stands before damage in it can be read."""
-    name = uri.lower()
-    if not name.endswith((".gz", ".zst")):
-        return file
-    if not file.peek(1):
-        raise FileError(uri, "it has 0 bytes, and lacks even the header of a compressed file")
-    if name.endswith(".gz"):
-        return cast(io.BufferedReader, gzip.GzipFile(fileobj=cast(BinaryIO, file)))
-    return io.BufferedReader(ZstdFile(file), _READ_BYTES)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:

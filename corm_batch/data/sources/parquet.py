@@ -14,14 +14,14 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.kinds import Moment
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import FileSource
+from corm_batch.data.sources.tables import TableSource
 from corm_batch.errors import ColumnsError
 
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 32, 64 << 20  # a row group of gigabytes then takes a few times as much, and a page
 _READ_BYTES = 4 << 20
 
 
-class ParquetSource(FileSource, name="parquet"):
+class ParquetSource(TableSource, name="parquet"):
     """Rows of Parquet files, one document a row."""
 
     suffixes = (".parquet", ".pq")

@@ -1,0 +1,78 @@
+"""TableSource: what every source of rows with columns shares: which hold the id and the text, what makes a row usable.
+
+Knows nothing of a file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from corm_batch.data.cells import as_text, is_half_a_pair, text_of, usable_id
+from corm_batch.data.document import Document
+from corm_batch.data.filesystem import reason
+from corm_batch.data.sources.files import FileSource
+
+_USUAL_ID = "doc_id"
+
+
+class TableSource(FileSource):
+    """Rows of files of one format, one document a row; the columns of a row are the file's and its folders'."""
+
+    id_column: str | None = Field(
+        None,
+        min_length=1,
+        description="unique for every document: text, whole numbers or UUIDs; default: doc_id where there is one, else "
+        "ids are made of a file's name and the row's place in it",
+    )
+    text_column: str = Field(
+        "text",
+        min_length=1,
+        description="the document: text, a list of texts or a chat's messages; dots lead into objects (doc.body)",
+    )
+    text_separator: str = Field("\n\n", description="between the entries of a text_column that holds lists")
+
+    def id_in(self, found: Container[str]) -> str | None:
+        """The column that holds ids where these columns are; None where ids are made."""
+        return self.id_column or (_USUAL_ID if _USUAL_ID in found else None)
+
+    def wanted(self, columns: Sequence[str], found: Container[str]) -> list[str]:
+        """Every column to read where these columns are found, each once."""
+        return list(dict.fromkeys([*filter(None, [self.id_in(found)]), self.text_column, *columns]))
+
+    def document(
+        self, row: Mapping[str, Any], columns: Sequence[str], origin: str, carried: Sequence[str] = ()
+    ) -> Document:
+        """The document of one row: column name to value, or to the exception that reading it raised.
+
+        A row without a usable id gets `origin` for one.
+        """
+        problems = []
+        id_column = self.id_in(row)
+        doc_id = self.made_id(origin) if id_column is None else usable_id(as_text(row[id_column]))
+        if doc_id is None:
+            problems.append(f"column {id_column!r} holds no usable id")
+        text = None
+        try:
+            text = text_of(row[self.text_column], self.text_separator)
+        except ValueError as error:
+            problems.append(f"column {self.text_column!r} {error}")
+        extra, kept = {name: as_text(row[name]) for name in columns}, {name: row[name] for name in carried}
+        for values in (extra, kept):
+            for name, value in values.items():
+                if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
+                    problems.append(f"column {name!r} holds invalid UTF-8")
+                    values[name] = None
+                elif isinstance(value, Exception):
+                    problems.append(f"column {name!r} cannot be read ({reason(value)})")
+                    values[name] = None
+        return Document(
+            doc_id=doc_id or origin,
+            text=None if problems else text,
+            columns=extra,
+            problem=f"{origin}: {'; '.join(dict.fromkeys(problems))}" if problems else None,
+            origin=origin,
+            carried=kept,
+        )
