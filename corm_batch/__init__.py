@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from corm_batch.ops.reduction import Reduction
     from corm_batch.output.newest_rows import read_results
     from corm_batch.pipeline.driver import run_job
+    from corm_batch.pipeline.in_python import run
     from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
     from corm_batch.policies.needs import Needs
     from corm_batch.propagation.base import Propagation
@@ -74,6 +75,7 @@ __all__ = [
     "TaskResult",
     "load_plugin",
     "read_results",
+    "run",
     "run_job",
 ]
 
@@ -113,6 +115,7 @@ _MODULES = {
     "TaskResult": "tasks.base",
     "load_plugin": "registry",
     "read_results": "output.newest_rows",
+    "run": "pipeline.in_python",
     "run_job": "pipeline.driver",
 }
 

@@ -215,16 +215,10 @@ class JobSpec(Section):
             SpecError: no such file, no YAML, or anything in it that is unknown, of the wrong type or impossible; one
                 line for each, with the field's path, what was given and what is allowed.
         """
-        origin = "standard input" if path == STANDARD_INPUT else path
-        try:
-            content = sys.stdin.buffer.read() if path == STANDARD_INPUT else read_whole(resolve_uri(path))
-            text = content.decode("utf-8")
-        except (SourceError, SpecError, UnicodeDecodeError) as error:
-            raise SpecError(f"{origin}: cannot read the spec: {error}") from error
-        data = load_yaml(text, origin)
+        data = read_sections(path)
         for override in overrides:
             data = overridden(data, override)
-        return cls.from_mapping(data, origin)
+        return cls.from_mapping(data, _origin(path))
 
     @classmethod
     def from_mapping(cls, data: Any, origin: str = "spec") -> JobSpec:
@@ -258,3 +252,22 @@ class JobSpec(Section):
     def to_yaml(self) -> str:
         """The complete spec, every default written out; `load` reads it back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_sections(path: str) -> Any:
+    """What the YAML file at `path` says (local or s3://; - is standard input), of which nothing is checked yet.
+
+    Raises:
+        SpecError: no such file, or no YAML.
+    """
+    try:
+        content = sys.stdin.buffer.read() if path == STANDARD_INPUT else read_whole(resolve_uri(path))
+        text = content.decode("utf-8")
+    except (SourceError, SpecError, UnicodeDecodeError) as error:
+        raise SpecError(f"{_origin(path)}: cannot read the spec: {error}") from error
+    return load_yaml(text, _origin(path))
+
+
+def _origin(path: str) -> str:
+    """What messages call a spec."""
+    return "standard input" if path == STANDARD_INPUT else path

@@ -22,6 +22,14 @@ class Moment(NamedTuple):
     kind: pa.DataType
 
 
+def python_value(cell: pa.Scalar) -> Any:
+    """A cell as a Python value; the exception when it is none, which Parquet lets happen."""
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a time of no calendar
+        return Moment(cell.value, cell.type) if pa.types.is_temporal(cell.type) else error
+
+
 def unified(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
     """The narrowest type that holds the values of all; None where only text does."""
     schemas = [pa.schema([pa.field("column", _plain(kind))]) for kind in dict.fromkeys(kinds)]

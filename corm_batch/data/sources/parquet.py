@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +11,7 @@ from corm_batch.data.cells import may_be_ids, may_be_text
 from corm_batch.data.columns import Place, folder_columns, place_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
-from corm_batch.data.kinds import Moment
+from corm_batch.data.kinds import python_value
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.tables import TableSource
 from corm_batch.errors import ColumnsError
@@ -49,7 +48,7 @@ class ParquetSource(TableSource, name="parquet"):
             for batch in parquet.iter_batches(rows_at_once, row_groups=[split.index], columns=paths):
                 cells = zip(*(batch.column(name) for name in held), strict=True) if held else [()] * batch.num_rows
                 for one in cells:
-                    found = dict(zip(held, map(_value, one), strict=True))
+                    found = dict(zip(held, map(python_value, one), strict=True))
                     values = {name: value_in(found, name) if place else folders[name] for name, place in places.items()}
                     yield self.document(values, columns, f"{split.uri}#{split.index}:{row}", carried)
                     row += 1
@@ -88,11 +87,3 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
     Nothing is asked of a single column: where a damaged footer contradicts itself there, pyarrow ends the process.
     """
     return max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, int(group.total_byte_size))))
-
-
-def _value(cell: pa.Scalar) -> Any:
-    """The cell as a Python value; the exception when it is none, which Parquet lets happen."""
-    try:
-        return cell.as_py()
-    except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a time of no calendar
-        return Moment(cell.value, cell.type) if pa.types.is_temporal(cell.type) else error
