@@ -17,7 +17,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import kind_of, python_value
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.files import FileSource
+from corm_batch.data.sources.tables import TableSource
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.registry import describe
 
@@ -26,7 +26,7 @@ _LOOKED_AT = 100
 _ROWS_AT_ONCE = 256
 
 
-class GivenRows(FileSource):
+class GivenRows(TableSource):
     """Rows of one table, or rows that come one after the other and are read once."""
 
     name: ClassVar[str] = _PLACE
