@@ -189,12 +189,14 @@ class JobSpec(Section):
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
         temperature = max(part.temperature for part in self.task.parts)
-        if self.verify is not None and temperature > 0:
+        by_row = any("temperature" in part.row_values for part in self.task.parts)
+        if self.verify is not None and (temperature > 0 or by_row):
+            said = "each row's own" if by_row else f"{temperature:g}"
             for field in ("on_difference", "stop_above"):
                 if getattr(self.verify, field) not in ("flag", None):
                     problems.append(
                         f"verify.{field}: {shown(getattr(self.verify, field))}, but task.temperature is "
-                        f"{temperature:g}: what is drawn is not the likeliest, so nothing tells a difference"
+                        f"{said}: what is drawn is not the likeliest, so nothing tells a difference"
                     )
         if self.model.device == "cuda" and self.cluster.gpus_per_replica == 0:
             problems.append("cluster.gpus_per_replica: 0, but model.device is cuda: a replica would see no GPU")
@@ -241,7 +243,7 @@ class JobSpec(Section):
             SourceError: nothing there, or the place cannot be read.
             SpecError: no file has the columns, or a link leads from the source to this job's own output.
         """
-        splits = self.source.splits(list(dict.fromkeys([*self.task.source_columns, *self.output.columns])))
+        splits = self.source.splits(list(dict.fromkeys([*self.task.columns_read, *self.output.columns])))
         if not is_s3(self.output.uri):
             parts = tuple(f"{os.path.realpath(self.output.uri)}/{table}/" for table in ("results", "memory"))
             for uri in dict.fromkeys(split.uri for split in splits if not is_s3(split.uri)):

@@ -65,8 +65,8 @@ def test_defaults_of_a_minimal_spec(write):
     assert {key: policy[key] for key in ("name", "window", "recent", "tau", "threshold")} == {
         "name": "corm",
         "window": 128,
-        "recent": 16,
-        "tau": 64.0,
+        "recent": 64,
+        "tau": 72.0,
         "threshold": "step",
     }
     assert (job.model.dtype, job.model.device, job.model.document_role) == ("bfloat16", "auto", "user")
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"model": {"name": "m", "dtype": "int8"}}, "model.dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
         ({"model": "m"}, "model: Input should be a valid dictionary"),
         ({"name": "a/b"}, "name: String should match pattern"),
-        ({"source": {"name": "csv", "uri": "x"}}, "source.name: no source is called 'csv'; there are:\n  jsonl: "),
+        ({"source": {"name": "xml", "uri": "x"}}, "source.name: no source is called 'xml'; there are:\n  csv: "),
         ({"source": None}, "source: expected a mapping with a name, got None"),
         (
             {"task": {"name": "summarize", "overflow": "skip"}},
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_said_with_path_value_and_what_is_allowed(sections, lin
 
 def test_every_problem_is_named_at_once():
     with pytest.raises(SpecError) as caught:
-        spec(model={"name": "m", "dtyp": 1}, source={"name": "csv"}, cluster={"replicas": -1})
+        spec(model={"name": "m", "dtyp": 1}, source={"name": "xml"}, cluster={"replicas": -1})
     assert all(path in str(caught.value) for path in ("model.dtyp", "source.name", "cluster.replicas"))
 
 

@@ -57,7 +57,7 @@ def draw(job: JobSpec, count: int, seed: str) -> Drawn:
         if place == _SPLITS_READ or read >= _READ:
             return Drawn(_in_order(chosen), read, whole=False)
         try:
-            for number, found in enumerate(job.source.read(split, job.task.source_columns)):
+            for number, found in enumerate(job.source.read(split, job.task.columns_read)):
                 document, problem = ids.settle(found, split, number)
                 if problem is None and document.text is not None:
                     read += 1
@@ -98,7 +98,14 @@ class Exam:
 
 def score_key(request: Request) -> str:
     """What is scored, token by token."""
-    return case_key(request.sampling.max_new_tokens, request.token_ids, request.answer_ids)
+    return _key(request, request.answer_ids)
+
+
+def _key(request: Request, answer_ids: Sequence[int] | None) -> str:
+    """What is asked, and how it is drawn where that is more than how long it may be: rows may differ in that."""
+    sampling = request.sampling.model_dump_json(exclude_defaults=True, exclude={"max_new_tokens"})
+    key = case_key(request.sampling.max_new_tokens, request.token_ids, answer_ids)
+    return key if sampling == "{}" else f"{key} {sampling}"
 
 
 def examine(
@@ -127,7 +134,7 @@ def examine(
     async def one(document: Document) -> Exam:
         asker = EngineAsker(document.doc_id, tokenizer, answering, max_model_len, pins_instruction=pins_instruction)
         try:
-            await task.run(document, asker)
+            await task.of_row(document).run(document, asker)
         except AnswerError:
             pass  # an answer that is not what it should be is one all the same
         except (DocumentError, ModelError) as error:
@@ -169,7 +176,7 @@ class _Answering:
 
     async def answer(self, request: Request) -> Completion:
         request = request.alone
-        key = case_key(request.sampling.max_new_tokens, request.token_ids, None)
+        key = _key(request, None)
         if (found := self.known.get(key)) is not None:
             return Completion(
                 request.id, found.token_ids, found.finish_reason,  # type: ignore[arg-type]

@@ -70,6 +70,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "uri": "s3://bucket/papers/",
     "id_column": "doc_id",
     "stop": ["\n\n"],
+    "row_values": {"max_new_tokens": "answer_tokens"},
     "stop_token_ids": [2],
     "schema": _SCHEMA,
     "task.extract.questions": {"pages": "How many pages has it?"},

@@ -74,7 +74,7 @@ class Intake:
         Of a `selection` nothing else is read, and no failed row of an earlier run counts as gone.
         """
         self._source = source
-        self._columns = task.source_columns
+        self._columns = task.columns_read
         self._carried = [field.name for field in rows.carried]
         self._splits = splits
         self._before = _rows_before(splits)

@@ -218,7 +218,7 @@ def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iter
     for split in splits:
         before = len(found.states)
         try:
-            for number, document in enumerate(islice(spec.source.read(split, spec.task.source_columns), quota)):
+            for number, document in enumerate(islice(spec.source.read(split, spec.task.columns_read), quota)):
                 yield ids.settle(document, split, number)
         except FileError as error:
             found.failed.setdefault(error.uri, FailedFile(error.uri, error.reason))

@@ -122,7 +122,7 @@ def ask_nobody(
         engine = _CountingEngine(spec.policy, shape)
         asker = _WatchingAsker(document, tokenizer, engine, max_model_len, pins=spec.policy.pins_instruction)
         try:
-            await task.run(document, asker)
+            await task.of_row(document).run(document, asker)
         except AnswerError:
             pass  # most often the answer is not what it should be
         except (DocumentError, ModelError) as error:

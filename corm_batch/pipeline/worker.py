@@ -175,7 +175,7 @@ class EngineActor:
         limit_s = self._settings.document_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                result = await self._settings.task.run(document, asker)
+                result = await self._settings.task.of_row(document).run(document, asker)
             return self._rows.answered(document, result, asker.spent(), asker.transcript), True
         except TimeoutError:
             await self._engine.check(self._settings.patience_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
@@ -19,6 +19,7 @@ from corm_batch.engine.request import SamplingParams
 from corm_batch.errors import DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.registry import Plugin
+from corm_batch.tasks.row_values import RowField, values_of_row
 
 StopText = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, strict=True)]
@@ -177,6 +178,9 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     seed: int = Field(0, ge=0, description="of the draws, where temperature is above 0")
     stop: StopTexts = Field((), description="end the answer where one of these texts, or special tokens, would begin")
     stop_token_ids: TokenIds = Field((), description="end the answer before one of these tokens, too")
+    row_values: dict[RowField, Annotated[str, Field(min_length=1)]] = Field(
+        {}, description="fields of these that a row has a value of its own for, and its column; null: as set here"
+    )
     overflow: Overflow = Field("map_reduce", description="what to do with a document longer than the context")
 
     @property
@@ -200,6 +204,20 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     def source_columns(self) -> Sequence[str]:
         """Columns of the source this task reads beside the text."""
         return ()
+
+    @property
+    def columns_read(self) -> Sequence[str]:
+        """All columns of the source that a row needs: those the task reads, and those of `row_values`."""
+        return tuple(dict.fromkeys([*self.source_columns, *self.row_values.values()]))
+
+    def of_row(self, document: Document) -> Self:
+        """The task with the values that a document's row has of its own; what is to be `run`.
+
+        Raises:
+            DocumentError: one of them is none that its field may have.
+        """
+        found = values_of_row(Task, self.row_values, document.columns)
+        return self.model_copy(update=found) if found else self
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:

@@ -59,12 +59,18 @@ class Several(Task):
     @property
     def source_columns(self) -> Sequence[str]:
         """Those that any of them reads."""
-        return tuple(dict.fromkeys(name for task in self.parts for name in task.source_columns))
+        return tuple(dict.fromkeys(name for task in self.parts for name in task.columns_read))
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:
         """For each task its output and its own columns."""
         return [field for name, task in self.tasks.items() for field in _fields(name, task)]
+
+    def of_row(self, document: Document) -> Several:
+        """Each of them so."""
+        tasks = {name: task.of_row(document) for name, task in self.tasks.items()}
+        longest = max(task.max_new_tokens for task in tasks.values())
+        return self.model_copy(update={"tasks": tasks, "max_new_tokens": longest})
 
     def to_spec(self) -> dict[str, Any]:
         """Each task's section, by name."""
@@ -108,7 +114,7 @@ class Several(Task):
         prompts = [prompt for task in self.parts for prompt in _known_prompts(task, document)]
 
         async def outcome(seat: Seat, task: Task) -> _Outcome:
-            columns = {name: document.columns[name] for name in task.source_columns}
+            columns = {name: document.columns[name] for name in task.columns_read}
             with seat:
                 try:
                     return await task.run(replace(document, columns=columns), seat)

@@ -40,6 +40,16 @@ def test_rows_of_good_and_bad_documents(process):
     assert bad.result["error_message"] == "scripted refusal"
 
 
+def test_a_row_s_own_values_hold_for_it_alone(process):
+    task = Task.from_spec({"name": "summarize", "max_new_tokens": 9, "row_values": {"max_new_tokens": "n"}})
+    text = "A good document of words."
+    documents = [Document(name, text, {"n": value}) for name, value in (("a", 2), ("b", None), ("c", 0))]
+    short, whole, wrong = process(*documents, task=task)
+    assert (short.result["output_tokens"], short.result["finish_reason"]) == (2, "length")
+    assert whole.result["output_tokens"] > 2
+    assert wrong.result["error_message"].startswith("column 'n' (task.row_values.max_new_tokens): ")
+
+
 def test_document_over_its_time_fails_alone(process):
     slow, good = process(Document("a", "@endless"), Document("b", "Good."), timeout_s=0.5)
     assert good.ok
