@@ -29,28 +29,30 @@ class DecodeBatch:
         cache: where the entries are.
         policies: one a layer.
         full: one a layer, for sequences that keep every entry.
+        at_once: rows over one reading whose queries see what they share together; 1 for none.
     """
 
     def __init__(
-        self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy], full: abc.Sequence[KVPolicy]
+        self, size: int, cache: KVCache, policies: abc.Sequence[KVPolicy], full: abc.Sequence[KVPolicy], at_once: int
     ) -> None:
-        self.cache, self.policies = cache, policies
+        self.cache, self.policies, self._at_once = cache, policies, at_once
         self._compresses = [policy != other for policy, other in zip(policies, full, strict=True)]
         device = cache.device
         self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
         self.slot_S = torch.full((size,), -1, device=device)
         self.least_expiry_S = torch.zeros(size, dtype=torch.int32, device=device)  # NEVER where every entry stays
-        self.logit_rows = torch.arange(size, device=device)
+        self.logit_rows, self.leader_S = (torch.arange(size, device=device) for _ in range(2))
         self._slots = np.empty(0, np.int64)
 
     def load(self, sequences: abc.Sequence[Sequence]) -> None:
         """Take on these sequences, one a row, each at its newest token."""
-        rows = np.zeros((4, len(self.input_ids)), np.int64)
-        rows[2] = -1
+        rows = np.zeros((5, len(self.input_ids)), np.int64)
+        rows[2], rows[4] = -1, np.arange(len(self.input_ids))
+        rows[4, : len(sequences)] = leaders([sequence.source for sequence in sequences], self._at_once)
         for column, sequence in zip(rows.T, sequences, strict=False):
             least_expiry = NEVER if sequence.request.uncompressed else 0
-            column[:] = sequence.output[-1], sequence.num_cached, sequence.slot, least_expiry
-        held_rows = self.input_ids, self.positions, self.slot_S, self.least_expiry_S
+            column[:4] = sequence.output[-1], sequence.num_cached, sequence.slot, least_expiry
+        held_rows = self.input_ids, self.positions, self.slot_S, self.least_expiry_S, self.leader_S
         for held, row in zip(held_rows, rows, strict=True):
             held.copy_(torch.from_numpy(row))
         self._slots = rows[2, : len(sequences)]
@@ -82,6 +84,7 @@ class DecodeBatch:
                 features.scale,
                 features.softcap,
                 features.sink_H,
+                self.leader_S if self._at_once > 1 and isinstance(rows, slice) else None,
             )
         return out_SHD.transpose(0, 1)
 
@@ -98,3 +101,12 @@ class DecodeBatch:
             groups.append(torch.from_numpy(order[:size]))
             order = order[size:]
         return groups
+
+
+def leaders(sources: abc.Sequence[Sequence | None], at_once: int) -> list[int]:
+    """The first row of the group of each: neighbours over one reading are one, so many of them at most."""
+    found: list[int] = []
+    for row, source in enumerate(sources):
+        joins = row > 0 and source is not None and source is sources[row - 1] and row - found[-1] < at_once
+        found.append(found[-1] if joins else row)
+    return found

@@ -18,6 +18,7 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.sampler import prepare, sample
 from corm_batch.engine.sequence import Chosen, Row, Sequence
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.decode import rows_at_once
 from corm_batch.policies.base import KVPolicy
 
 _STEPS = {"cpu": (1, 1), "cuda": (4, 16)}
@@ -53,7 +54,7 @@ class Decoder:
     ) -> None:
         self.model, self.cache, self.policies, self.full = model, cache, policies, full
         self._fewest_steps, self.most_steps = _STEPS[model.device.type]
-        self._graphs: dict[int, Captured] = {}
+        self._graphs: dict[tuple[int, bool], Captured] = {}  # by rows, and whether some share entries
         self._version = 0
         self._memory_pool = torch.cuda.graph_pool_handle() if model.device.type == "cuda" else None
 
@@ -69,7 +70,7 @@ class Decoder:
 
         Room for the steps' entries has been reserved; a sequence that ends on the way goes on to the last step.
         """
-        batch, forward = self._forward(len(sequences))
+        batch, forward = self._forward(len(sequences), any(one.source is not None for one in sequences))
         batch.load(sequences)
         choice = prepare(self.model, [Row(sequence, len(sequence.output)) for sequence in sequences], num_steps)
         tokens, logprobs = [], []
@@ -92,21 +93,27 @@ class Decoder:
             captured.graph.reset()
         self._graphs.clear()
 
-    def _forward(self, num_sequences: int) -> tuple[DecodeBatch, Callable[[], Tensor]]:
+    def _forward(self, num_sequences: int, sharing: bool) -> tuple[DecodeBatch, Callable[[], Tensor]]:
         """A batch with room for so many sequences, and the function that runs it."""
         if self._memory_pool is None:
-            batch = DecodeBatch(num_sequences, self.cache, self.policies, self.full)
+            batch = self._batch(num_sequences, sharing)
             return batch, lambda: self.model.forward(batch)
         # Graphs read the table where it was. A capture is a forward pass, so all ranks make it or none.
         if self.cache.agree(int(self._version == self.cache.table.version)) == 0:
             self.forget_graphs()
             self._memory_pool = torch.cuda.graph_pool_handle()  # the old pool ends with its last graph
             self._version = self.cache.table.version
-        size = graph_size(num_sequences, self._graphs)
-        if size not in self._graphs:
-            self._graphs[size] = self._capture(DecodeBatch(size, self.cache, self.policies, self.full))
-        captured = self._graphs[size]
+        size = graph_size(num_sequences, [size for size, shares in self._graphs if shares == sharing])
+        if (size, sharing) not in self._graphs:
+            self._graphs[size, sharing] = self._capture(self._batch(size, sharing))
+        captured = self._graphs[size, sharing]
         return captured.batch, captured.replay
+
+    def _batch(self, size: int, sharing: bool) -> DecodeBatch:
+        """One with so many rows, some of which begin with the same entries, or none."""
+        shape = self.model.shape
+        at_once = rows_at_once(shape.num_heads // shape.num_kv_heads) if sharing else 1
+        return DecodeBatch(size, self.cache, self.policies, self.full, at_once)
 
     def _capture(self, batch: DecodeBatch) -> Captured:
         """Record a step; warm-up passes before it, with rows that are no sequence, compile what needs compiling."""

@@ -170,7 +170,7 @@ class Scheduler:
             else:
                 self.preempt()
         self.cache.reserve(_slots(self.running), num_steps)
-        return Decode(list(self.running), num_steps)
+        return Decode(sorted(self.running, key=lambda one: one.place), num_steps)
 
     def prefilled(self, spans: abc.Sequence[Span]) -> None:
         """Book a prefill step: prompts that are done start running; what they kept is what others are expected to."""

@@ -106,6 +106,11 @@ class Sequence:
         return 0 if self.source is None else self.source.num_prompt_tokens
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Arrivals of what it begins with and of itself: an order in which those over one reading are neighbours."""
+        return (self.source or self).arrival, self.arrival
+
+    @property
     def stores(self) -> bool:
         """Whether it has entries in the cache; one without is scored by one exact pass over prompt and answer."""
         return self.request.answer_ids is None or not self.request.uncompressed

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from corm_batch.ops.dense import soft_capped
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Lists, Pages, read_pages, update_pages
+from corm_batch.ops.pages import Entries, Lists, Pages, read_pages, update_pages
 from corm_batch.ops.reduction import Reduction, hit_rows
 
 
@@ -20,6 +20,7 @@ def decode_attention(
     scale: float,
     softcap: float | None = None,
     sink_H: Tensor | None = None,
+    leader_S: Tensor | None = None,
     *,
     form: Form,
 ) -> Tensor:
@@ -33,6 +34,9 @@ def decode_attention(
         step_S: int32 its step.
         reduction: how the query votes; None for not at all.
         scale, softcap, sink_H: as in `ops.dense`.
+        leader_S: int64, the first of the group that each row is in, or itself. Neighbours are a group where all that
+            one of them shares is what all of them share, and where they are `rows_at_once` at most. It changes nothing,
+            but what they share may be read once for all of them.
         form: in which entries are stored.
 
     Returns:
@@ -54,22 +58,43 @@ def decode_attention(
     weight = torch.exp(log_weight)
     out = torch.matmul(weight, entries.value.float())
     if reduction is not None:
-        # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
-        seen = visible.transpose(0, 1)
-        hits = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), seen, step_S, entries.position.transpose(0, 1))
-        kind, hit = reduction.gathers, hits.transpose(0, 1)
-        found = kind.of_rows(weight.permute(1, 2, 0, 3), seen, hits).transpose(0, 1)
-        expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
-        statistic = kind.gathered(entries.statistic, found[None], dim=0)
-        if kind.since_hit:
-            statistic = torch.where(hit, 0.0, statistic)
-        # Several rows write what they share: all of them what is there already.
-        index, shared_SK = torch.arange(entries.position.shape[-1], device=step.device), _per_list(lists, lists.shared)
-        theirs = index < shared_SK[..., None]
-        expiry = torch.where(theirs, entries.expiry, expiry)
-        statistic = torch.where(theirs, entries.statistic, statistic)
-        update_pages(pages, table_SKP, expiry, statistic)
+        _vote(pages, lists, table_SKP, entries, reduction, log_weight, weight, visible, step_S)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
+
+
+def _vote(
+    pages: Pages,
+    lists: Lists,
+    table_SKP: Tensor,
+    entries: Entries,
+    reduction: Reduction,
+    log_weight: Tensor,
+    weight: Tensor,
+    visible: Tensor,
+    step_S: Tensor,
+) -> None:
+    """Write back what queries at these steps found of entries [S, K, N], with weights [S, K, G, N]."""
+    step = step_S[:, None, None]
+    # A sequence takes the place of a row: [S, K, G, N] -> [K, G, S, N], and back.
+    seen = visible.transpose(0, 1)
+    hits = hit_rows(reduction, log_weight.permute(1, 2, 0, 3), seen, step_S, entries.position.transpose(0, 1))
+    kind, hit = reduction.gathers, hits.transpose(0, 1)
+    found = kind.of_rows(weight.permute(1, 2, 0, 3), seen, hits).transpose(0, 1)
+    expiry = torch.where(hit, torch.maximum(entries.expiry, step + reduction.window), entries.expiry)
+    statistic = kind.gathered(entries.statistic, found[None], dim=0)
+    if kind.since_hit:
+        statistic = torch.where(hit, 0.0, statistic)
+    # Several rows write what they share: all of them what is there already.
+    index, shared_SK = torch.arange(entries.position.shape[-1], device=step.device), _per_list(lists, lists.shared)
+    theirs = index < shared_SK[..., None]
+    expiry = torch.where(theirs, entries.expiry, expiry)
+    statistic = torch.where(theirs, entries.statistic, statistic)
+    update_pages(pages, table_SKP, expiry, statistic)
+
+
+def rows_at_once(group: int) -> int:
+    """Rows whose queries fill one tile of a matrix product, with so many query heads for each kv head."""
+    return max(1, 16 // group)
 
 
 def _rows(lists: Lists, page_size: int) -> tuple[Tensor, Tensor]:

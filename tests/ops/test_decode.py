@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.append import append_entries
-from corm_batch.ops.decode import decode_attention
+from corm_batch.ops.decode import decode_attention, rows_at_once
 from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
@@ -98,6 +98,35 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
     return Cache(pages, Lists(table, length, slot, shared), step[slot], written, form)
 
 
+def grouped(cache, groups):
+    """The rows again, so many of them a group: each but its first has that one's shared pages, and lists of its own
+    length behind copies of the others."""
+    columns, (table, length, slot, shared) = list(cache.pages.bytes), map(torch.clone, cache.lists)
+    written, page_size = cache.written_PC, cache.pages.position.shape[1]
+    leaders = [sum(groups[:number]) for number, size in enumerate(groups) for _ in range(size)]
+    for row, leader in enumerate(leaders):
+        mine, theirs = int(slot[row]), int(slot[leader])
+        if row == leader:
+            shared[mine] = length[mine] * 2 // 3 if leaders.count(row) > 1 else 0
+            continue
+        shared[mine] = shared[theirs]
+        for k in range(table.shape[1]):
+            own = table[theirs, k, int(shared[theirs, k]) // page_size :].clone()
+            table[mine, k] = table[theirs, k]
+            table[mine, k, table.shape[2] - len(own) :] = len(written) + torch.arange(len(own), device=own.device)
+            columns = [torch.cat((column, column[own.long()])) for column in columns]
+            written = torch.cat((written, written[own.long()]))
+            fewer = int(torch.randint(int(length[theirs, k] - shared[theirs, k]) + 1, ()))
+            length[mine, k] = length[theirs, k] - fewer
+            place = torch.arange(int(length[mine, k]), int(length[theirs, k]), device=own.device)
+            written[table[mine, k, place // page_size].long(), place % page_size] = False
+    views = [column.view(old.dtype) for column, old in zip(columns, cache.pages.tensors, strict=True)]
+    pages = Pages.of(views, len(cache.pages.scales))
+    leader = torch.tensor(leaders, device=slot.device)
+    same = cache._replace(pages=pages, lists=Lists(table, length, slot, shared), written_PC=written)
+    return same._replace(step_S=cache.step_S[leader]), leader
+
+
 def read(cache, s):
     slot = cache.lists.slot[s]
     return read_pages(cache.pages, cache.lists.table[slot], cache.lists.length[slot], cache.form)
@@ -174,7 +203,7 @@ def test_a_query_that_sees_nothing_gets_zeros(sink):
     assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
 
 
-def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=None, padding=()):
+def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=None, padding=(), leader=None):
     """The kernel, with NaN wherever there is no entry, against the definition in float32.
 
     A weight may come to lie on the other side of the threshold by rounding: hits are held between the hits of a
@@ -200,7 +229,9 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
             for x, fill in ((slot, -1), (step, 7), (query, torch.nan), (rows, False))
         )
     lists = cache.lists._replace(slot=slot)
-    out = kernel(poisoned, lists, query, step, reduction, 0.3, softcap, sink, form=cache.form)
+    if leader is not None:
+        leader = torch.cat((leader, torch.arange(len(leader), len(query), device=leader.device)))
+    out = kernel(poisoned, lists, query, step, reduction, 0.3, softcap, sink, leader, form=cache.form)
     assert out.isfinite().all()
     assert (out[rows].float() - expected).norm() / expected.norm() < tolerance
     low, high = bounds[0], bounds[-1]
@@ -252,6 +283,39 @@ def test_kernel(
     softcap = 1.5 if "softcap" in features else None
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
     check_kernel(decode.decode_attention, cache, query, reduction, tolerance, softcap, sink, padding=(0, 3))
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "kv_heads", "group", "page_size", "splits", "features", "reduction", "longest", "groups"),
+    [
+        (torch.float32, 16, 1, 4, 4, 2, "", REDUCTIONS[1], 40, (1, 3)),
+        (torch.float32, 32, 1, 3, 5, 1, "sink", Reduction(9, "cache", 0.8, 3), 70, (3, 2)),
+        (torch.bfloat16, 64, 1, 1, 16, 2, "softcap", Reduction(6, "step", 2.0, 17), 300, (1, 3)),
+        (torch.bfloat16, 128, 2, 4, 16, 1, "", None, 1200, (2, 4, 1)),
+        (torch.float16, 64, 1, 8, 16, 2, "", REDUCTIONS[5], 150, (2,)),
+        (torch.float32, 32, 1, 16, 16, 2, "", REDUCTIONS[1], 60, (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_of_rows_that_share(
+    device, monkeypatch, form, dtype, head_dim, kv_heads, group, page_size, splits, features, reduction, longest, groups
+):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        dtype = torch.float16  # the interpreter cannot multiply bfloat16 matrices
+    monkeypatch.setattr(decode, "choose_splits", lambda *_: splits)
+    cache = fill(device, dtype, sum(groups), kv_heads, page_size, head_dim, 0, longest, form=form)
+    cache, leader = grouped(cache, groups)
+    assert max(groups) <= rows_at_once(group)
+    query = torch.randn(sum(groups), kv_heads * group, head_dim, device=device, dtype=dtype)
+    sink = torch.randn(kv_heads * group, device=device, dtype=dtype) if "sink" in features else None
+    softcap = 1.5 if "softcap" in features else None
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    padding = (sum(groups), sum(groups) + 1)  # a batch's rows without a sequence come last
+    check_kernel(decode.decode_attention, cache, query, reduction, tolerance, softcap, sink, padding, leader)
 
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
