@@ -57,6 +57,10 @@ OWNERS = {
     "fsspec": ["data/"],
     "s3fs": ["data/"],
     "lm_eval": ["harness.py"],
+    "pypdf": ["data/readers/"],
+    "docx": ["data/readers/"],
+    "bs4": ["data/readers/"],
+    "markdownify": ["data/readers/"],
     "typer": ["cli/"],
     "rich": ["cli/"],
 }
@@ -145,6 +149,8 @@ def test_every_library_is_a_declared_dependency():
         "pydantic_core": "pydantic-core",
         "triton": "torch",
         "lm_eval": "lm-eval",
+        "bs4": "beautifulsoup4",
+        "docx": "python-docx",
     }  # torch brings Triton where it supports the GPU
     for path in FILES:
         for module in imports(path):

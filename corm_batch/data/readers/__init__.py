@@ -1,0 +1,1 @@
+"""Kinds of files that are a document each, one a file."""
