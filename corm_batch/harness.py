@@ -142,7 +142,7 @@ class CormBatchLM(TemplateLM):  # type: ignore[misc]
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
         requests = []
         for number, (context, answer) in enumerate(pairs):
-            room = self._engine.max_model_len - len(answer)
+            room = self._engine.max_model_len - max(len(answer), self._engine.least_room)
             if 0 < room < len(context):
                 _LOGGER.warning("%d tokens of a context do not fit: its last %d are read", len(context), room)
                 context = context[-room:]

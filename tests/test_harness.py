@@ -69,6 +69,12 @@ def test_a_policy_scores_what_it_left_of_the_context(spec, model):
     assert abs(full - short) > 1e-2
 
 
+def test_a_context_leaves_the_room_that_a_policy_reads_behind_it(spec):
+    kvzip = harness.CormBatchLM(spec, policy={"name": "kvzip", "budget": {"name": "adakv", "max_kept": 0.5}})
+    ((total, _),) = kvzip.loglikelihood(asked("loglikelihood", (TEXT * 14, " Noon.")), disable_tqdm=True)
+    assert total < 0
+
+
 def test_a_whole_text_is_scored_in_windows_where_it_is_longer(model, reference):
     encode, logprobs = reference
     short, long = encode(TEXT), encode(TEXT * 14)

@@ -127,7 +127,7 @@ def dense_shape(config: Any) -> LlamaShape:
 
 def tokens_behind(policy: KVPolicy, num_tokens: int, context: int) -> list[int]:
     """Tokens that a policy has the model read behind a prompt of so many, pass by pass, each of which sees the prompt;
-    without the words that ask for it, and none behind a prompt that leaves no room."""
+    with the words that ask for it where the policy has been told them, and none where there is no room."""
     if not policy.needs.extra_passes:
         return []
     try:

@@ -31,6 +31,7 @@ class Race:
         models: who answers.
         tokenizer: of the model.
         store: what is known already; grows.
+        least_room: tokens behind a prompt that one of the policies needs, the most of them.
 
     Attributes:
         exams: of the documents so far.
@@ -44,6 +45,7 @@ class Race:
     models: Models
     tokenizer: PromptTokenizer
     store: AnswerStore
+    least_room: int = 0
     exams: dict[str, Exam] = field(default_factory=dict)
     losses: dict[str, dict[str, DocumentLoss]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Race:
         exams, new = examine(
             documents, self.job.task, self.tokenizer, self.models.max_model_len, self.models.full, self.store.of(key),
             pins_instruction=any(policy.pins_instruction for policy in self.policies.values()),
+            least_room=self.least_room,
         )  # fmt: skip
         self.store.add(key, new)
         self.exams.update({exam.doc_id: exam for exam in exams})

@@ -117,6 +117,7 @@ def examine(
     known: Mapping[str, Answered],
     *,
     pins_instruction: bool = False,
+    least_room: int = 0,
 ) -> tuple[list[Exam], list[Answered]]:
     """What the full cache answers about each document.
 
@@ -125,6 +126,7 @@ def examine(
         make_engine: with the full cache; called once there is something to answer.
         known: answers of the full cache by `case_key`.
         pins_instruction: requests say which of their tokens are not the document's, for a policy that pins these.
+        least_room: tokens behind a prompt that some policy needs: texts are cut to leave as many.
 
     Returns:
         One exam a document, and the answers that were not known.
@@ -132,7 +134,10 @@ def examine(
     answering = _Answering(make_engine, known)
 
     async def one(document: Document) -> Exam:
-        asker = EngineAsker(document.doc_id, tokenizer, answering, max_model_len, pins_instruction=pins_instruction)
+        asker = EngineAsker(
+            document.doc_id, tokenizer, answering, max_model_len, pins_instruction=pins_instruction,
+            least_room=least_room,
+        )  # fmt: skip
         try:
             await task.of_row(document).run(document, asker)
         except AnswerError:

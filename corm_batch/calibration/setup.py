@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -14,7 +15,10 @@ from corm_batch.calibration.run import Plan
 from corm_batch.calibration.sample import Drawn, draw
 from corm_batch.calibration.section import written_fields
 from corm_batch.engine.engine import EngineCore
-from corm_batch.errors import SpecError
+from corm_batch.engine.policy_check import least_room
+from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.vocabulary import served
+from corm_batch.errors import ModelError, SpecError
 from corm_batch.evaluation.answers import AnswerStore
 from corm_batch.pipeline.model import model_loader, revision_hash
 from corm_batch.pipeline.prompts import ask_nobody
@@ -22,6 +26,7 @@ from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.full import Full
 from corm_batch.report.evaluation import policy_label
 from corm_batch.spec import JobSpec
+from corm_batch.text.tokenize import PromptTokenizer
 
 _LAYING_OUT_S = 20.0
 """Seconds that may go by while prompts are put together to see how long they are."""
@@ -71,6 +76,7 @@ def set_up(job: JobSpec, asked: Asked, store: AnswerStore) -> tuple[Plan, Race]:
     sizes = ask_nobody(full, drawn.documents, tokenizer, engine.shape, _LAYING_OUT_S)
     tokens = [size for one in sizes for size in one.tokens]
     drawn, known = usual_first(drawn, [sum(one.tokens) for one in sizes])
+    shape, max_model_len = engine.shape, engine.max_model_len
     models, shared = _models(full, engine, max(tokens, default=0) + job.task.max_new_tokens)
     del model, engine  # its pages make room
     registered = candidates(round(median(tokens))) if asked.registered and tokens else ()
@@ -82,7 +88,8 @@ def set_up(job: JobSpec, asked: Asked, store: AnswerStore) -> tuple[Plan, Race]:
         raise SpecError("--policy: nothing to try: the job's policy is full; name one, or leave out --only")
     given = {label: fields for label, (_, fields) in asked.policies.items()}
     fields = {label: written_fields(policy.to_spec(), given.get(label, {})) for label, policy in policies.items()}
-    race = Race(job, revision_hash(job.model), policies, models, tokenizer, store)
+    room = most_room(policies.values(), shape, tokenizer, max_model_len)
+    race = Race(job, revision_hash(job.model), policies, models, tokenizer, store, room)
     return Plan(asked.limit, drawn, known, fields, asked.minutes, shared, asked.command), race
 
 
@@ -103,6 +110,16 @@ def usual_first(drawn: Drawn, tokens: Sequence[int]) -> tuple[Drawn, dict[str, i
     order = sorted(range(half), key=lambda place: abs(sizes[place] - usual))
     known = {document.doc_id: size for document, size in zip(documents, sizes, strict=True)}
     return replace(drawn, documents=[*(documents[place] for place in order), *documents[half:]]), known
+
+
+def most_room(policies: Iterable[KVPolicy], shape: ModelShape, tokenizer: PromptTokenizer, max_model_len: int) -> int:
+    """Tokens that a prompt has to leave free behind it, so that each of these policies can serve it which can serve the
+    model at all."""
+    rooms = [0]
+    for policy in policies:
+        with suppress(SpecError, ModelError):  # it says so itself when its turn comes
+            rooms.append(least_room(served(policy, shape, lambda: tokenizer.wrapped), max_model_len))
+    return max(rooms)
 
 
 def candidates(num_tokens: int) -> Sequence[KVPolicy]:

@@ -51,7 +51,8 @@ def serving(policy: KVPolicy, model: LoadedModel) -> KVPolicy:
     Raises:
         SpecError, ModelLoadError: it cannot; see `check_policy` and `described`.
     """
-    heads, rank, known = model.shard.num_kv_heads, model.ranks.rank, described(model, policy)
+    heads, rank = model.shard.num_kv_heads, model.ranks.rank
+    known = described(policy, model.shape, model.load_tokenizer)
     check_policy(policy.for_model(known), model.shape, model.dtype)
     return policy.for_model(known._replace(own_heads=slice(rank * heads, (rank + 1) * heads)))
 

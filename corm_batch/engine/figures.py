@@ -31,7 +31,8 @@ def _first_said(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
 
 
 def _layer_by_layer(values: Sequence[Any], _: Sequence[MemoryStats]) -> Any:
-    return tuple(map(sum, zip(*values, strict=True)))
+    """What never held a page, such as a reading that nobody needed, has no layers."""
+    return tuple(map(sum, zip(*filter(None, values), strict=True)))
 
 
 def _weighted_by(weight: str, of_none: float) -> Join:

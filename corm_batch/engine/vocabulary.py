@@ -1,12 +1,14 @@
-"""described(): what a policy is told of the model that it is to serve, its tokens by kind and its turns among it."""
+"""described(): what a policy is told of the model that it is to serve, its tokens by kind and its turns among it; and
+served(), the policy that has been told."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 from corm_batch.engine.checkpoint import one_line
-from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.model import Model, Turn, Vocabulary
@@ -18,23 +20,37 @@ _MARK = "\ue000"
 """A private character, which no template has."""
 
 
-def described(model: LoadedModel, policy: KVPolicy) -> Model:
-    """What this policy is told, all heads being its own.
+def served(policy: KVPolicy, shape: ModelShape, load_tokenizer: Callable[[], Any]) -> KVPolicy:
+    """The policy as it serves a whole model.
 
     Raises:
-        ModelLoadError: it needs a tokenizer, and the model has none.
+        SpecError, ModelLoadError: it cannot; see `KVPolicy.for_model` and `described`.
+    """
+    return policy.for_model(described(policy, shape, load_tokenizer))
+
+
+def described(policy: KVPolicy, shape: ModelShape, load_tokenizer: Callable[[], Any]) -> Model:
+    """What a policy is told of a model, all heads being its own.
+
+    Args:
+        policy: says what it needs to know.
+        shape: the model's counts.
+        load_tokenizer: makes its transformers tokenizer; whatever it may raise.
+
+    Raises:
+        ModelLoadError: the policy needs a tokenizer, and the model has none.
     """
     vocabulary = turn = None
     if policy.needs.vocabulary or policy.needs.turn:
         try:
-            tokenizer = model.load_tokenizer()
+            tokenizer = load_tokenizer()
         except Exception as error:  # somebody else's files can fail in any way
             raise ModelLoadError(
                 f"policy {policy.name}: needs the model's tokenizer, which cannot be loaded: {one_line(error)}"
             ) from error
-        vocabulary = read_vocabulary(tokenizer, model.shape.vocab_size) if policy.needs.vocabulary else None
+        vocabulary = read_vocabulary(tokenizer, shape.vocab_size) if policy.needs.vocabulary else None
         turn = read_turn(tokenizer) if policy.needs.turn else None
-    return Model(model.shape.num_layers, model.shape.num_kv_heads, vocabulary=vocabulary, turn=turn)
+    return Model(shape.num_layers, shape.num_kv_heads, vocabulary=vocabulary, turn=turn)
 
 
 def read_vocabulary(tokenizer: Any, vocab_size: int) -> Vocabulary:

@@ -22,6 +22,7 @@ from corm_batch.engine.checkpoint import load_config
 from corm_batch.engine.fp8_format import stored_fp8
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.vocabulary import served
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
@@ -197,7 +198,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         page_bytes_per_token=stored,
         documents_at_once=_documents_at_once(spec, pool, kv_bytes // per_token * stored),
         first_prompt=tokenizer.spelled(first) if tokenizer is not None and first is not None else None,
-        gpu=None if gpu is None else _on_gpu(spec, gpu, path, asked, sizes, prompts),
+        gpu=None if gpu is None else _on_gpu(spec, gpu, path, tokenizer, asked, sizes, prompts),
     )
 
 
@@ -234,12 +235,20 @@ def _tokenizer(spec: JobSpec, path: str) -> PromptTokenizer | None:
 
 
 def _on_gpu(
-    spec: JobSpec, name: str, path: str, asked: Sequence[Asked], sizes: PromptSizes, prompts: int
+    spec: JobSpec,
+    name: str,
+    path: str,
+    tokenizer: PromptTokenizer | None,
+    asked: Sequence[Asked],
+    sizes: PromptSizes,
+    prompts: int,
 ) -> GpuEstimate:
     """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
     single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
-    engine, shape = spec.engine, ModelShape.from_config(config)
+    engine, shape, policy = spec.engine, ModelShape.from_config(config), spec.policy
+    if tokenizer is not None:
+        policy = served(policy, shape, lambda: tokenizer.wrapped)
     mean = max(1.0, float(np.mean(single))) if single else 1.0
     pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
     bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
@@ -251,7 +260,7 @@ def _on_gpu(
         gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
         weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
-        behind=[tokens_behind(spec.policy, tokens, shape.context(engine.max_model_len)) for tokens in single],
+        behind=[tokens_behind(policy, tokens, shape.context(engine.max_model_len)) for tokens in single],
     )  # fmt: skip
 
 

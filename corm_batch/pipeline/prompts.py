@@ -10,15 +10,18 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from corm_batch.data.document import Document
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.pins import find_pin_problem, num_pins
+from corm_batch.engine.policy_check import least_room
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.shared_reading import SharedReading
+from corm_batch.engine.vocabulary import served
 from corm_batch.errors import AnswerError, DocumentError, ModelError
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.policies.base import KVPolicy
@@ -91,9 +94,9 @@ class _WatchingAsker(EngineAsker):
     """Notes whether the first thing to ask fits: that is the whole document."""
 
     def __init__(
-        self, document: Document, tokenizer: PromptTokenizer, engine: _CountingEngine, limit: int, *, pins: bool
+        self, document: Document, tokenizer: PromptTokenizer, engine: _CountingEngine, limit: int, **fields: Any
     ) -> None:
-        super().__init__(document.doc_id, tokenizer, engine, limit, pins_instruction=pins)
+        super().__init__(document.doc_id, tokenizer, engine, limit, **fields)
         self._asked_about = engine.asked
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
@@ -115,12 +118,19 @@ def ask_nobody(
         documents: to ask about.
         tokenizer, shape: of its model.
         limit_s: seconds.
+
+    Raises:
+        SpecError, ModelLoadError: the policy cannot serve the model; see `served`.
     """
     max_model_len, task = shape.context(spec.engine.max_model_len), spec.task.asking_once()
 
+    room = least_room(served(spec.policy, shape, lambda: tokenizer.wrapped), max_model_len)
+
     async def ask(document: Document) -> Asked:
         engine = _CountingEngine(spec.policy, shape)
-        asker = _WatchingAsker(document, tokenizer, engine, max_model_len, pins=spec.policy.pins_instruction)
+        asker = _WatchingAsker(
+            document, tokenizer, engine, max_model_len, pins_instruction=spec.policy.pins_instruction, least_room=room
+        )
         try:
             await task.of_row(document).run(document, asker)
         except AnswerError:

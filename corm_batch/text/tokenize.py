@@ -79,6 +79,11 @@ class PromptTokenizer:
                 "leave it out, and system, document and instruction are put one after the other as plain text"
             )
 
+    @property
+    def wrapped(self) -> Any:
+        """The transformers tokenizer; for what asks nothing of prompts, on the thread that has this one."""
+        return self._tokenizer
+
     def _check_template(self) -> None:
         """Make sure that the model will see every message.
 

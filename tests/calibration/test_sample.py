@@ -76,6 +76,20 @@ def test_a_document_in_pieces_has_several_prompts_and_those_about_its_answers(jo
     assert all(len(request.token_ids) + request.most_new_tokens <= 512 for request in exam.requests)
 
 
+def test_texts_leave_the_room_that_a_policy_reads_behind_them(job):
+    spec = job({"long": " ".join(f"{i}. {MINUTE}" for i in range(60))}, task={"overflow": "truncate"})
+    (document,), tokenizer = draw(spec, 1, "seed").documents, load_tokenizer()
+
+    def longest(least_room):
+        ((exam,), _) = examine(
+            [document], spec.task, tokenizer, 512, lambda: ScriptedEngine(tokenizer.decode), {}, least_room=least_room
+        )
+        return max(len(request.token_ids) for request in exam.requests)
+
+    assert longest(0) == 512 - 8
+    assert 512 - 70 - 2 <= longest(70) <= 512 - 70
+
+
 def test_drawn_answers_are_told_apart_and_errors_are_the_documents_own(job):
     spec = job(DOCUMENTS, task={"temperature": 0.7})
     documents = draw(spec, 3, "seed").documents

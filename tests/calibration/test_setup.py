@@ -70,6 +70,18 @@ def test_a_policy_that_no_engine_takes_fails_alone_where_each_is_loaded_anew(job
     assert list(models.score({"odd": KVPolicy.from_spec(ODD)}, [])) == []
 
 
+def test_a_policy_that_reads_behind_prompts_is_tried_on_a_document_beyond_the_context(job, model, tmp_path):
+    """And on several questions about each of its windows, which share a reading in a run."""
+    text = "A sentence of six words, again. " * 100
+    task = {"name": "question_answer", "questions": ["Who?", "When?"], "overflow": "map_reduce", "max_new_tokens": 4}
+    spec = job({"long": text}, model={"name": model}, task=task, engine={"max_model_len": 256})
+    kvzip = {"name": "kvzip", "budget": {"name": "adakv", "max_kept": 0.5, "floor": 0.0}}
+    _, race = set_up(spec, asked(kvzip, ODD, SHORT), AnswerStore(str(tmp_path / "answers")))
+    assert race.run([Document("long", text)], ["p0", "p2"]) == ["long"]
+    assert race.failed == {}
+    assert race.losses["p0"]["long"].nats != 0
+
+
 def test_documents_of_the_usual_length_choose_first_and_the_others_stay_as_they_were_drawn():
     drawn = Drawn([Document(str(i), "") for i in range(8)], 8, whole=True)
 

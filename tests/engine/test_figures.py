@@ -21,4 +21,5 @@ def test_total_sums_and_weighs_and_takes_the_bytes_of_the_largest_piece():
     assert MemoryStats.total([one, replace(two, read_apart="why")]).read_apart == "why"
     beside = MemoryStats.beside([one, two])  # what is asked over a reading is held at the same time
     assert (beside.kv_bytes_full, beside.kv_bytes_peak, beside.kept_ratio) == (400, 170, both.kept_ratio)
+    assert MemoryStats.beside([MemoryStats(), one, two]).kept_per_layer == (9, 13)  # a reading that nobody needed
     assert MemoryStats.total([one, replace(two, evicted_attention_mass=None)]).evicted_attention_mass is None

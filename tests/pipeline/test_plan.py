@@ -13,6 +13,7 @@ import torch
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.memory import pool_bytes
+from corm_batch.engine.open import Engine
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError, SpecError
@@ -139,6 +140,31 @@ def test_prompt_tokens_are_those_of_the_run(task, role, job, rows, tmp_path):
     assert planned.prompt_tokens == sum(row.result["prompt_tokens"] or 0 for row in done) > 0
     assert (planned.exact, planned.tokenized, planned.too_long, planned.from_answers) == (True, 3, 1, 0)
     assert planned.prompts == sum(PIECES[task])
+
+
+def test_windows_leave_the_room_that_a_policy_reads_behind_them_as_in_the_run(job, rows):
+    limits, kvzip = {"max_model_len": 512, "kv_memory": 1 << 26}, {"name": "kvzip", "chunk": 64}
+    task = {"name": "question_answer", "questions": ["Who?", "When, and where?"], "overflow": "map_reduce"}
+    text = "The winter palace was closed that year. " * 120
+    spec = job([text], task={**task, "max_new_tokens": 4}, model=QUICKSTART, policy=kvzip, engine=limits)
+    engine = Engine.from_pretrained(str(MODEL), policy=kvzip, dtype="float32", device="cpu", **limits)
+
+    def run(least_room):
+        tokenizer = PromptTokenizer.from_pretrained(MODEL)
+        scripted = ScriptedEngine(tokenizer.decode, max_model_len=512)
+        actor = EngineActor(
+            WorkerSettings(lambda: Model(scripted, tokenizer, 4096, least_room=least_room), spec.task, rows, 60.0)
+        )
+
+        async def process():
+            await actor.load()
+            (split,) = spec.source.splits(spec.task.source_columns)
+            return [await actor.process(document) for document in spec.source.read(split, spec.task.source_columns)]
+
+        (row,) = asyncio.run(process())
+        return row.result["prompt_tokens"]
+
+    assert plan_job(spec).prompt_tokens == run(engine.least_room) > run(0)
 
 
 def test_documents_answered_before_are_not_read_again_and_summaries_of_summaries_are_guessed(job):
