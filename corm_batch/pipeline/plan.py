@@ -14,28 +14,23 @@ from itertools import islice
 import numpy as np
 import torch
 
-from corm_batch.bench.gpus import GpuEstimate, estimate, find_gpu, tokens_behind
-from corm_batch.budgets.base import Place
+from corm_batch.bench.gpus import GpuEstimate, find_gpu
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
-from corm_batch.engine.checkpoint import load_config
-from corm_batch.engine.fp8_format import stored_fp8
 from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
-from corm_batch.engine.vocabulary import served
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.intake import DocumentIds, FailedFile
 from corm_batch.pipeline.model import answers_version, load_tokenizer, model_path, revision_hash
-from corm_batch.pipeline.prompts import Asked, PromptSizes, Refusal, ask_nobody, prompt_sizes, refusals
-from corm_batch.policies.base import KVPolicy
+from corm_batch.pipeline.plan_gpu import KEPT_RATIOS, on_gpu
+from corm_batch.pipeline.prompts import Refusal, ask_nobody, prompt_sizes, refusals
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
 _MEASURED, _SPLITS_MEASURED = 20_000, 200
 _TOKENIZED_CHARS, _ASKING_S = 4_000_000, 60.0
-_KEPT_RATIOS = (1.0, 0.5, 0.25, 0.1)
 REFERENCE_POOL_BYTES = 10 * 2**30
 
 
@@ -198,7 +193,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         page_bytes_per_token=stored,
         documents_at_once=_documents_at_once(spec, pool, kv_bytes // per_token * stored),
         first_prompt=tokenizer.spelled(first) if tokenizer is not None and first is not None else None,
-        gpu=None if gpu is None else _on_gpu(spec, gpu, path, tokenizer, asked, sizes, prompts),
+        gpu=None if gpu is None else on_gpu(spec, gpu, path, tokenizer, asked, sizes, prompts),
     )
 
 
@@ -234,48 +229,6 @@ def _tokenizer(spec: JobSpec, path: str) -> PromptTokenizer | None:
         return None
 
 
-def _on_gpu(
-    spec: JobSpec,
-    name: str,
-    path: str,
-    tokenizer: PromptTokenizer | None,
-    asked: Sequence[Asked],
-    sizes: PromptSizes,
-    prompts: int,
-) -> GpuEstimate:
-    """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
-    single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
-    config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
-    engine, shape, policy = spec.engine, ModelShape.from_config(config), spec.policy
-    if tokenizer is not None:
-        policy = served(policy, shape, lambda: tokenizer.wrapped)
-    mean = max(1.0, float(np.mean(single))) if single else 1.0
-    pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
-    bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
-    return estimate(
-        name, config, spec.model.dtype, single, prompts, spec.task.max_new_tokens,
-        _KEPT_RATIOS if bound is None else (bound,),
-        prefill=engine.prefill, chunk_size=engine.chunk_size, max_sequences=engine.max_sequences,
-        memory_fraction=engine.memory_fraction, kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
-        gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
-        verify_share=spec.verify.share if spec.verify else 0.0,
-        weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
-        behind=[tokens_behind(policy, tokens, shape.context(engine.max_model_len)) for tokens in single],
-    )  # fmt: skip
-
-
-def _most_kept(policy: KVPolicy, shape: ModelShape, num_tokens: int, num_pins: int) -> float | None:
-    """Share of so many tokens, so many of them pinned, that the policy's budget leaves; None where a layer has none."""
-    shares = []
-    for layer in range(shape.num_layers):
-        budget = policy.budget_at(layer)
-        if budget is None:
-            return None
-        place = Place(layer, shape.num_layers, shape.num_kv_heads, policy.num_pinned + num_pins)
-        shares.append(float(np.minimum(budget.most(place, num_tokens), num_tokens).mean()) / num_tokens)
-    return float(np.mean(shares))
-
-
 def _quantiles(values: np.ndarray) -> Quantiles:
     """All zero without values."""
     if not values.size:
@@ -303,4 +256,4 @@ def _documents_at_once(spec: JobSpec, pool: int | None, page_bytes: np.ndarray) 
     if not page_bytes.size:
         return ()
     pool, mean = REFERENCE_POOL_BYTES if pool is None else pool, float(page_bytes.mean())
-    return tuple((ratio, min(int(pool / (mean * ratio)), spec.engine.max_sequences)) for ratio in _KEPT_RATIOS)
+    return tuple((ratio, min(int(pool / (mean * ratio)), spec.engine.max_sequences)) for ratio in KEPT_RATIOS)
