@@ -307,7 +307,8 @@ def test_kernel_of_rows_that_share(
     if device == "cpu" and dtype == torch.bfloat16:
         dtype = torch.float16  # the interpreter cannot multiply bfloat16 matrices
     monkeypatch.setattr(decode, "choose_splits", lambda *_: splits)
-    cache = fill(device, dtype, sum(groups), kv_heads, page_size, head_dim, 0, longest, form=form)
+    torch.manual_seed(0)
+    cache = fill(device, dtype, sum(groups), kv_heads, page_size, head_dim, 9, longest, form=form)
     cache, leader = grouped(cache, groups)
     assert max(groups) <= rows_at_once(group)
     query = torch.randn(sum(groups), kv_heads * group, head_dim, device=device, dtype=dtype)
