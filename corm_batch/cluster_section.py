@@ -46,6 +46,9 @@ class ClusterSection(Section):
     cpus_per_replica: float | None = Field(
         None, gt=0, description="default: 1; without a GPU, on a cluster of this job's own, an even share of the cores"
     )
+    price_per_gpu_hour: float | None = Field(
+        None, ge=0, description="what a GPU costs an hour, in a currency of yours: plan, totals and page then say costs"
+    )
     look_ahead: int = Field(256, ge=1, description="documents read ahead, of which the longest go first")
     token_budget: int | None = Field(
         None, ge=1, description="prompt tokens in flight on one replica; default: decided from its memory"

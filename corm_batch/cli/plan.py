@@ -45,6 +45,10 @@ def plan(
     planned = plan_job(job, gpu)
     if as_json:
         found = {"name": job.name, "output": job.output.uri, "about": list(about_question(job)), **asdict(planned)}
+        found["output_tokens_at_most"] = planned.prompts * job.task.max_new_tokens
+        if planned.gpu is not None:
+            found["gpu"]["gpu_hours"] = [row.hours and row.hours * _gpus_of(job) for row in planned.gpu.rows]
+            found["gpu"]["price_per_gpu_hour"] = job.cluster.price_per_gpu_hour
         if not show_prompt:
             del found["first_prompt"]
         print_json(found)
@@ -55,7 +59,7 @@ def plan(
     _print_histogram(console, planned)
     _print_memory(console, job, planned)
     if planned.gpu is not None:
-        _print_gpu(console, job, planned.gpu)
+        _print_gpu(console, job, planned, planned.gpu)
     if show_prompt:
         console.print("First prompt, as the model sees it", style="bold")
         console.print(whole_text(planned.first_prompt or "(no document can be asked about)"), soft_wrap=True)
@@ -78,6 +82,7 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     rows.append(("policy", policy_text(json.dumps(job.policy.to_spec()))))
     rows += [("", line) for line in about]
     rows.append(("prompts", _prompts_text(planned)))
+    rows.append(("", _written_text(job, planned)))
     if planned.from_answers:
         rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))
     if job.verify is not None:
@@ -112,6 +117,12 @@ def _prompts_text(planned: JobPlan) -> str:
     return f"about {tokens} tokens of text alone, at 4 characters each: no tokenizer could be loaded"
 
 
+def _written_text(job: JobSpec, planned: JobPlan) -> str:
+    """How many tokens the run would write."""
+    longest = job.task.max_new_tokens
+    return f"up to {count_text(planned.prompts * longest)} tokens to write, {longest} an answer at most"
+
+
 def _verifies_text(verify: VerifyConfig, planned: JobPlan) -> str:
     """What verification would cost."""
     text = (
@@ -121,7 +132,7 @@ def _verifies_text(verify: VerifyConfig, planned: JobPlan) -> str:
     return f"{text}; what differs is answered again without eviction" if verify.on_difference == "rerun" else text
 
 
-def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
+def _print_gpu(console: Console, job: JobSpec, planned: JobPlan, found: GpuEstimate) -> None:
     cards, replicas = job.engine.tensor_parallel, job.cluster.min_replicas
     title = f"On {counted(replicas, 'replica')} of {cards} {found.name}"
     if found.pool_bytes <= 0:
@@ -133,10 +144,13 @@ def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
             percent_text(row.kept_ratio),
             str(row.documents_at_once),
             "does not fit" if row.hours is None else seconds_text(3600 * row.hours),
+            *_costs(job, planned, row.hours),
         )
         for row in found.rows
     ]
-    print_table(console, title, [number("kept"), number("documents at once"), number("time")], rows)
+    heads = ["kept", "documents at once", "time", "documents per GPU hour"]
+    heads += ["cost"] if job.cluster.price_per_gpu_hour is not None else []
+    print_table(console, title, list(map(number, heads)), rows)
     behind = ""
     if found.behind_hours:
         behind = (
@@ -149,6 +163,19 @@ def _print_gpu(console: Console, job: JobSpec, found: GpuEstimate) -> None:
         f"({job.task.max_new_tokens} tokens), loading not counted.{behind}{_verification_text(job, found)}\n",
         soft_wrap=True,
     )
+
+
+def _costs(job: JobSpec, planned: JobPlan, hours: float | None) -> list[str]:
+    """Documents to do by the GPU hours of a run of so many hours, and what these cost, where a price is known."""
+    price, gpu_hours = job.cluster.price_per_gpu_hour, (hours or 0.0) * _gpus_of(job)
+    documents = planned.todo * (planned.documents or planned.measured) / max(1, planned.measured)
+    costs = [] if price is None else [f"{gpu_hours * price:,.2f}" if gpu_hours else "-"]
+    return [count_text(documents / gpu_hours) if gpu_hours else "-", *costs]
+
+
+def _gpus_of(job: JobSpec) -> int:
+    """Cards that a job holds at once, at least."""
+    return job.engine.tensor_parallel * job.cluster.min_replicas
 
 
 def _verification_text(job: JobSpec, found: GpuEstimate) -> str:

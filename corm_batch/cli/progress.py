@@ -57,6 +57,7 @@ def progress_json(progress: Progress) -> dict[str, Any]:
         "kept_ratio": progress.kept_ratio,
         "bytes_saved": progress.bytes_saved,
         "verification": progress.verification,
+        "cost": getattr(progress, "cost", None),
         "eta_s": _eta_s(progress),
     }
 

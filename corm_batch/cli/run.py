@@ -147,6 +147,9 @@ def _print_summary(console: Console, summary: JobSummary) -> None:
         f"{ended} {seconds_text(summary.seconds)}{_left(summary)}{_marks(summary)}",
         soft_wrap=True,
     )
+    if summary.gpu_s:
+        cost = "" if summary.cost is None else f", cost {summary.cost:,.2f}"
+        console.print(f"GPU time: {summary.gpu_s / 3600:,.3g} GPU hours{cost}", soft_wrap=True)
     if summary.selection:
         console.print(f"Limited to {summary.selection}; a run without --limit and --sample goes on.", soft_wrap=True)
     if said := summary.verification:

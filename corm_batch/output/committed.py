@@ -97,6 +97,8 @@ class RunRecord:
         seconds: wall time from the first document to the end, start of the replicas included.
         failed_files: (URI, error) of files that it could not read, or not to their end.
         selection: what it was limited to, in words; empty for the whole source.
+        gpu_s: GPU-seconds that its replicas held.
+        price_per_gpu_hour: None where its spec said none.
     """
 
     run_id: str
@@ -104,6 +106,8 @@ class RunRecord:
     seconds: float
     failed_files: tuple[tuple[str, str], ...] = ()
     selection: str = ""
+    gpu_s: float = 0.0
+    price_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,8 @@ def _record(uri: str) -> RunRecord:
             seconds=float(run["seconds"]),
             failed_files=tuple((str(file["uri"]), str(file["error"])) for file in run.get("failed_files", ())),
             selection=str(run.get("selection", "")),
+            gpu_s=float(run.get("gpu_s", 0.0)),
+            price_per_gpu_hour=None if (price := run.get("price_per_gpu_hour")) is None else float(price),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{uri}: no record of a run: {error}. Delete it: only its figures are lost") from error

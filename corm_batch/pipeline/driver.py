@@ -30,10 +30,11 @@ from corm_batch.output.rows import DocumentRow
 from corm_batch.output.run_id import start_run
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.output.writer import PartWriter
-from corm_batch.pipeline.actor_pool import ActorPool, PoolLimits
+from corm_batch.pipeline.actor_pool import ActorPool
+from corm_batch.pipeline.gpu_meter import GpuMeter
 from corm_batch.pipeline.intake import Intake
 from corm_batch.pipeline.model import check_model, model_loader, revision_hash
-from corm_batch.pipeline.placement import Placement, replica_spawner
+from corm_batch.pipeline.placement import Placement, pool_limits, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
 from corm_batch.pipeline.row_builder import row_builder, versions
 from corm_batch.pipeline.signals import StopSignals
@@ -118,6 +119,7 @@ class _Run:
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
+        self._meter = GpuMeter()
         self._guard = Guard(spec.verify)
 
     def tell(self, about_model: Sequence[str], ledger: Ledger) -> None:
@@ -150,6 +152,7 @@ class _Run:
         record = {
             **asdict(summary),
             "verification": summary.verification,
+            "cost": summary.cost,
             "started_at": started_at.isoformat(),
             "ended_at": clock.now().isoformat(),
             "fingerprint": self._settings.rows.fingerprint,
@@ -165,8 +168,9 @@ class _Run:
         cluster.enter_context(connected(self._spec))
         self._stop.catch()  # Ray has put a handler of its own in place
         placement = Placement.of(self._spec)
-        limits = self._limits(placement.replicas)
+        limits = pool_limits(self._spec, self._settings, placement.replicas)
         spawn = replica_spawner(placement, self._settings, limits.max_documents)
+        self._meter = GpuMeter(placement.gpus)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
         stages = Stages(placement, shared=cluster_address(self._spec) is not None)
         cluster.callback(pool.close)
@@ -178,6 +182,7 @@ class _Run:
             if pool.idle and self._read_all:
                 return
             rows = pool.poll(_POLL_S)
+            self._meter.count(pool.load)
             self._enter(stages.now(pool.load, answered=bool(rows)))
             for row in rows:
                 self._take(row)
@@ -262,13 +267,16 @@ class _Run:
         message: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
+        self._progress = self._timed()
         event = Event(kind, self._progress, row, message, details or {}, self._stage)
         self._metrics.record(event)
         self._on_event(event)
 
+    def _timed(self) -> Progress:
+        return replace(self._progress, seconds=time.monotonic() - self._started, gpu_s=self._meter.seconds)
+
     def _summary(self) -> JobSummary:
-        self._progress = replace(self._progress, seconds=time.monotonic() - self._started)
+        self._progress = self._timed()
         return JobSummary(
             **asdict(self._progress),
             run_id=self._settings.rows.run_id,
@@ -276,21 +284,9 @@ class _Run:
             interrupted=self._stop.requested,
             stopped=self._guard.reason,
             selection=self._intake.selection,
+            price_per_gpu_hour=self._spec.cluster.price_per_gpu_hour,
             failed_files=self._intake.failed_files,
             empty_files=self._intake.empty_files,
-        )
-
-    def _limits(self, replicas: int) -> PoolLimits:
-        cluster, phases = self._spec.cluster, 1 if self._spec.verify is None else 3  # answer, verify, answer again
-        return PoolLimits(
-            replicas=replicas,
-            start_with=cluster.min_replicas if cluster.scales else 1,
-            max_documents=2 * self._spec.engine.max_sequences,
-            answer_tokens=self._spec.task.max_new_tokens,
-            hang_s=phases * self._settings.document_timeout_s + 2 * self._settings.patience_s,
-            max_deaths=cluster.max_actor_restarts,
-            token_budget=cluster.token_budget,
-            look_ahead=cluster.look_ahead,
         )
 
     def _write_job_file(self, name: str, content: str) -> None:

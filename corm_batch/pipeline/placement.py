@@ -8,6 +8,7 @@ import ray
 
 from corm_batch.cluster.connection import cluster_address
 from corm_batch.errors import SpecError
+from corm_batch.pipeline.actor_pool import PoolLimits
 from corm_batch.pipeline.replica import Spawn
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.spec import JobSpec
@@ -85,3 +86,18 @@ def replica_spawner(placement: Placement, settings: WorkerSettings, max_document
     )
     shared = ray.put(settings)
     return lambda: actor.remote(shared)
+
+
+def pool_limits(spec: JobSpec, settings: WorkerSettings, replicas: int) -> PoolLimits:
+    """What a pool of so many replicas at most may hold, and how long it waits for them."""
+    cluster, phases = spec.cluster, 1 if spec.verify is None else 3  # answer, verify, answer again
+    return PoolLimits(
+        replicas=replicas,
+        start_with=cluster.min_replicas if cluster.scales else 1,
+        max_documents=2 * spec.engine.max_sequences,
+        answer_tokens=spec.task.max_new_tokens,
+        hang_s=phases * settings.document_timeout_s + 2 * settings.patience_s,
+        max_deaths=cluster.max_actor_restarts,
+        token_budget=cluster.token_budget,
+        look_ahead=cluster.look_ahead,
+    )

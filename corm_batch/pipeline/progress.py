@@ -30,6 +30,7 @@ class Progress:
         cut_off, truncated, looping, with_failed_fields, audited, verified, differing, rerun, unverified, scored:
             documents with a row of this run that has this mark (`corm_batch.output.marks`).
         seconds: since the run began.
+        gpu_s: GPU-seconds that its replicas have held.
     """
 
     total: int | None = None
@@ -53,6 +54,7 @@ class Progress:
     unverified: int = 0
     scored: int = 0
     seconds: float = 0.0
+    gpu_s: float = 0.0
 
     @property
     def documents(self) -> int:
@@ -116,6 +118,7 @@ class JobSummary(Progress):
         interrupted: it was told to stop (SIGTERM, SIGINT) before every document was done; the rest is for the next run.
         stopped: why it has ended by itself before every document was done (verify.stop_above); empty if it has not.
         selection: what it was limited to, in words; empty for the whole source.
+        price_per_gpu_hour: of the spec; None where it says none.
         failed_files: files that cannot be read, or not to their end; what could be read of them was.
         empty_files: URIs of files without rows, which were passed over.
     """
@@ -125,8 +128,14 @@ class JobSummary(Progress):
     interrupted: bool = False
     stopped: str = ""
     selection: str = ""
+    price_per_gpu_hour: float | None = None
     failed_files: tuple[FailedFile, ...] = ()
     empty_files: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> float | None:
+        """What its GPU time costs; None where no price is known."""
+        return None if self.price_per_gpu_hour is None else self.gpu_s / 3600 * self.price_per_gpu_hour
 
 
 @dataclass(frozen=True)

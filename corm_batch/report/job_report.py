@@ -37,12 +37,16 @@ class Pace:
         documents, tokens: of these rows, answered and failed; a document that was answered again counts once.
         seconds: wall time of their runs, each in proportion to the rows of it that stand.
         untimed: rows that stand of runs that left no record, as killed ones; they are not among `documents`.
+        gpu_s: GPU-seconds that replicas held in these runs, likewise.
+        cost: of these, at the prices that the runs' specs said; None where one that held a GPU said none.
     """
 
     documents: int
     tokens: int
     seconds: float
     untimed: int
+    gpu_s: float = 0.0
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,14 +212,18 @@ def _pace(rows: pa.Table, records: Sequence[RunRecord]) -> Pace:
     timed = {run.run_id: run for run in records if run.seconds > 0 and run.documents}
     found = [row for row in standing if row["run_id"] in timed]
     documents = sum(row["tokens_count"] for row in found)
+    shares = {row["run_id"]: min(1.0, row["tokens_count"] / timed[row["run_id"]].documents) for row in found}
+    held = [(timed[run_id], share * timed[run_id].gpu_s) for run_id, share in shares.items()]
+    prices = [(run.price_per_gpu_hour, gpu_s / 3600) for run, gpu_s in held if gpu_s]
     return Pace(
         documents=documents,
         tokens=sum(row["tokens_sum"] for row in found),
-        seconds=sum(
-            timed[row["run_id"]].seconds * min(1.0, row["tokens_count"] / timed[row["run_id"]].documents)
-            for row in found
-        ),
+        seconds=sum(share * timed[run_id].seconds for run_id, share in shares.items()),
         untimed=rows.num_rows - documents,
+        gpu_s=sum(gpu_s for _, gpu_s in held),
+        cost=sum(price * hours for price, hours in prices if price is not None)
+        if prices and all(price is not None for price, _ in prices)
+        else None,
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from corm_batch.output.committed import JobSettings
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.fields import FieldFigures
-    from corm_batch.report.job_report import JobReport, Spread
+    from corm_batch.report.job_report import JobReport, Pace, Spread
     from corm_batch.report.listed_documents import DocumentFigures
 
 _POLICIES, _FILES, _NAMES = 10, 10, 300
@@ -36,6 +36,7 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
         *([("policy", f"and {left} others")] if left > 0 else []),
         ("tokens", f"{count_text(figures.prompt_tokens)} read, {count_text(figures.output_tokens)} written"),
         ("throughput", throughput_text(figures)),
+        *([("GPU time", gpu_text(figures.pace))] if figures.pace.gpu_s else []),
         ("KV bytes full -> peak", saved_text(figures.kv_bytes_full, figures.kv_bytes_peak)),
         ("kept ratio", spread_text(kept) if figures.ok else NONE),
         *(
@@ -150,6 +151,16 @@ def throughput_text(figures: JobReport) -> str:
     hourly = count_text(3600 * pace.documents / pace.seconds)
     found = f"{count_text(figures.tokens_per_s)} tokens/s, {hourly} documents/h, over {seconds_text(pace.seconds)}"
     return f"{found}; {counted(pace.untimed, 'document')} of runs without a record left out" if pace.untimed else found
+
+
+def gpu_text(pace: Pace) -> str:
+    """`1.25 GPU hours, 310 documents an hour of a GPU, cost 3.13`, that of 1,000 documents beside it."""
+    hours = pace.gpu_s / 3600
+    rate = pace.documents / hours
+    said = f"{hours:,.3g} GPU hours, {count_text(rate) if rate >= 10 else f'{rate:.2g}'} documents an hour of a GPU"
+    if pace.cost is None:
+        return said
+    return f"{said}, cost {pace.cost:,.2f}, of 1,000 documents {1000 * pace.cost / max(1, pace.documents):,.2f}"
 
 
 def spread_text(spread: Spread) -> str:

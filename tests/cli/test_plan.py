@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 ROWS = [{"doc_id": f"d{number}", "text": "word " * 40 * (number + 1)} for number in range(20)]
 
@@ -40,6 +42,26 @@ def test_tables(corm_batch, write_job):
     assert "Documents by prompt tokens" in result.out
     assert "in a pool of 16.0 MiB" in result.out
     assert result.out.isascii()
+
+
+def test_tokens_to_write_hours_of_gpus_and_costs(corm_batch, write_job):
+    two = {"engine": {"tensor_parallel": 2}, "model": {"name": str(MODEL), "device": "cuda"}}
+    job = write_job(ROWS, cluster={"price_per_gpu_hour": 360.0}, **two)
+    result = corm_batch("plan", job, "--gpu", "h100")
+    assert "up to 320 tokens to write, 16 an answer at most" in result.out
+    assert "| documents per GPU hour |" in result.out
+    planned = json.loads(corm_batch("plan", job, "--gpu", "h100", "--json").out)
+    assert (planned["prompts"], planned["output_tokens_at_most"]) == (20, 320)
+    hours, first = planned["gpu"]["gpu_hours"][0], planned["gpu"]["rows"][0]
+    assert hours == 2 * first["hours"]
+    row = next(
+        [cell.strip() for cell in line.split("|")]
+        for line in result.out.partition("On 1 replica of 2 h100")[2].splitlines()
+        if line.strip().startswith("100.0%")
+    )
+    assert float(row[4].replace(",", "")) == pytest.approx(360 * hours, abs=0.01)
+    job = write_job(ROWS, **two)
+    assert "cost" not in corm_batch("plan", job, "--gpu", "h100").out.partition("On 1 replica")[2].partition("\n\n")[0]
 
 
 def test_a_pool_that_is_not_known_yet(corm_batch, write_job):

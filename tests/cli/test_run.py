@@ -84,6 +84,19 @@ def test_limits_that_make_no_sense(corm_batch, write_job, fake_job, options, pro
     assert problem in result.err
 
 
+def test_gpu_time_and_what_it_costs(corm_batch, write_job, write_output, tmp_path, monkeypatch):
+    used = {"gpu_s": 5400.0, "price_per_gpu_hour": 2.0}
+    write_output()
+    at = {"run_id": "run-1", "output_uri": str(tmp_path / "out")}
+    monkeypatch.setattr(driver, "run_job", lambda *args, **options: JobSummary(**at, **used))
+    assert "GPU time: 1.5 GPU hours, cost 3.00" in corm_batch("run", write_job(ROWS)).out.splitlines()
+    assert json.loads(corm_batch("run", write_job(ROWS), "--json").out.splitlines()[-1])["cost"] == 3.0
+    used["price_per_gpu_hour"] = None
+    assert "GPU time: 1.5 GPU hours" in corm_batch("run", write_job(ROWS)).out.splitlines()
+    used["gpu_s"] = 0.0
+    assert "GPU" not in corm_batch("run", write_job(ROWS)).out
+
+
 def test_totals_alone_for_a_large_job(corm_batch, write_job, fake_job, monkeypatch):
     monkeypatch.setattr("corm_batch.cli.run._SMALL_JOB", 2)
     result = corm_batch("run", write_job(ROWS))

@@ -64,11 +64,14 @@ def test_records_of_runs(tmp_path):
     runs = tmp_path / "_job/runs"
     runs.mkdir(parents=True)
     files = [{"uri": "a.jsonl.gz", "error": "ends early"}]
-    for name, ok, more in (("r1", 3, {}), ("r2", 0, {"failed_files": files, "selection": "a few"})):
+    for name, ok, more in (
+        ("r1", 3, {}),
+        ("r2", 0, {"failed_files": files, "selection": "a few", "gpu_s": 9.0, "price_per_gpu_hour": 2}),
+    ):
         (runs / f"{name}.json").write_text(json.dumps({"ok": ok, "failed": 2, "seconds": 5.0} | more))
     assert read_committed(str(tmp_path)).records == (
         RunRecord("r1", 5, 5.0),
-        RunRecord("r2", 2, 5.0, (("a.jsonl.gz", "ends early"),), "a few"),
+        RunRecord("r2", 2, 5.0, (("a.jsonl.gz", "ends early"),), "a few", 9.0, 2.0),
     )
 
 

@@ -15,7 +15,7 @@ from tests.data.conftest import bucket, place, proxy, s3_client  # noqa: F401
 class InProcess:
     """A pool without a cluster: one replica in this process, asked about one document at a time, longest first."""
 
-    load = PoolLoad()
+    load = PoolLoad(ready=1)
 
     def __init__(self, settings, *_):
         self._actor, self._loop, self._waiting = EngineActor(settings), asyncio.new_event_loop(), []
@@ -39,7 +39,7 @@ class InProcess:
 def without_a_cluster(monkeypatch):
     monkeypatch.setattr(driver, "ActorPool", InProcess)
     monkeypatch.setattr(driver, "replica_spawner", lambda placement, settings, documents: settings)
-    monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1)))
+    monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1, gpus=0)))
     monkeypatch.setattr(driver, "Stages", lambda *_, shared: SimpleNamespace(now=lambda load, answered: ""))
     monkeypatch.setattr(driver, "connected", nullcontext)
     monkeypatch.setattr(driver, "cluster_answers", lambda: True)

@@ -6,6 +6,7 @@ import shutil
 import zlib
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,6 +131,18 @@ def test_a_limited_run_is_taken_up_by_the_next_one_and_recorded(job, tmp_path):
     assert (whole.failed, whole.skipped, whole.total, whole.selection) == (2, 3, 5, "")
     assert set(rows_of(tmp_path / "out")) == set("abcde")
     assert read_report(str(tmp_path / "out")).selection == ""
+
+
+@pytest.mark.usefixtures("without_a_cluster")
+def test_gpu_time_and_cost_are_in_summary_and_record(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1, gpus=2)))
+    spec = job({"a": "One.", "b": "Two."}, cluster={"price_per_gpu_hour": 3600.0})
+    summary = run_job(spec, load_model=scripted())
+    assert 0 < summary.gpu_s <= 2 * summary.seconds
+    assert summary.cost == pytest.approx(summary.gpu_s)
+    record = json.loads((tmp_path / f"out/_job/runs/{summary.run_id}.json").read_text())
+    assert (record["gpu_s"], record["cost"]) == (summary.gpu_s, summary.cost)
+    assert read_report(str(tmp_path / "out")).pace.cost == pytest.approx(summary.cost)
 
 
 def test_an_edited_spec_and_a_damaged_part_are_told_before_any_work(job, tmp_path, monkeypatch):

@@ -97,3 +97,15 @@ def test_what_is_wrong_is_said(spec, documents, problem, tmp_path):
     with pytest.raises(SpecError, match=problem):
         run(spec, documents=documents, load_model=scripted())
     assert list(Path(tmp_path, "temporary").iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_a_cluster")
+def test_documents_are_answered_by_the_same_job():
+    documents = pa.table({"doc_id": ["b", "a"], "text": ["The cat sat.", "A dog ran."], "n": [1, 2]})
+    spec = {**SPEC, "task": {**SPEC["task"], "row_values": {"max_new_tokens": "n"}}}
+    found = run(spec, documents=documents, load_model=scripted())
+    assert found.results["status"].to_pylist() == ["ok", "ok"]
+    assert found.results["output_tokens"].to_pylist() == [1, 2]
+    assert found.memory["output_tokens"].to_pylist() == [1, 2]
+    assert all(found.memory["kv_bytes_peak"].to_pylist())
+    assert found.summary.ok == 2

@@ -69,6 +69,25 @@ def test_pace_of_rows_that_stand():
     assert figures.tokens_per_s == pytest.approx(220 / 15)
 
 
+def test_gpu_time_and_cost_are_those_of_rows_that_stand():
+    """Of the first run's two documents one stands; the runs had prices of their own."""
+    records = [
+        RunRecord("run-1", 2, 10.0, gpu_s=7200.0, price_per_gpu_hour=2.0),
+        RunRecord("run-2", 1, 10.0, gpu_s=1800.0, price_per_gpu_hour=4.0),
+    ]
+    rows = [answered("a"), answered("b", run_id="run-2"), answered("c", run_id="killed")]
+    figures = report(*rows, records=records)
+    assert (figures.pace.gpu_s, figures.pace.cost) == (3600.0 + 1800.0, 2.0 + 2.0)
+    said = dict(totals_rows(figures))
+    assert said["GPU time"] == "1.5 GPU hours, 1.3 documents an hour of a GPU, cost 4.00, of 1,000 documents 2,000.00"
+    unpriced = report(*rows, records=[records[0], RunRecord("run-2", 1, 10.0, gpu_s=1800.0)])
+    assert (unpriced.pace.gpu_s, unpriced.pace.cost) == (5400.0, None)
+    assert dict(totals_rows(unpriced))["GPU time"] == "1.5 GPU hours, 1.3 documents an hour of a GPU"
+    on_a_cpu = report(*rows, records=[records[0], RunRecord("run-2", 1, 10.0)])
+    assert on_a_cpu.pace.cost == 2.0
+    assert "GPU time" not in dict(totals_rows(report(*rows, records=[RunRecord("run-1", 2, 10.0)])))
+
+
 def test_a_run_whose_rows_are_all_replaced_does_not_count():
     records = [RunRecord("run-1", 1, 10.0), RunRecord("run-2", 1, 30.0)]
     assert report(answered("a", run_id="run-2"), records=records).pace == Pace(1, 110, 30.0, 0)
