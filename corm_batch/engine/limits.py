@@ -55,11 +55,8 @@ class Limits:
         Returns:
             One number, or [K] of this rank's heads; all without a budget.
         """
-        budget, place = self.budgets[layer], self.places[layer]
-        if budget is None:
-            return num_tokens
-        most = budget.most(place._replace(recent=place.recent + num_pins), num_tokens)
-        return max(1, most) if isinstance(most, int) else np.maximum(1, most[self.own_heads])
+        most = self._of_all_ranks(layer, num_tokens, num_pins)
+        return most if isinstance(most, int) else most[self.own_heads]
 
     def may_bind(self, layer: int, num_tokens: int, num_pins: int = 0) -> bool:
         """Whether something may have to leave of so many tokens, in a head of any rank; True where no budget tells."""
@@ -67,10 +64,21 @@ class Limits:
         most = None if budget is None else budget.most(place._replace(recent=place.recent + num_pins), num_tokens)
         return most is None or bool(np.min(most) < num_tokens)
 
+    def _of_all_ranks(self, layer: int, num_tokens: int, num_pins: int) -> int | np.ndarray:
+        """As `most`, of the heads of all ranks."""
+        budget, place = self.budgets[layer], self.places[layer]
+        if budget is None:
+            return num_tokens
+        most = budget.most(place._replace(recent=place.recent + num_pins), num_tokens)
+        return max(1, most) if isinstance(most, int) else np.maximum(1, most)
+
     def _mean_entries(self, num_tokens: int, num_pins: int = 0) -> int:
-        """Entries a head holds at most, of so many tokens; mean over layers and heads."""
-        mosts = (self.most(layer, num_tokens, num_pins) for layer in range(len(self.places)))
-        return int(np.mean([np.minimum(most, num_tokens).mean() for most in mosts]))
+        """Entries a head holds at most, of so many tokens; mean over layers and the heads of a rank, of the one that
+        holds most: whom ranks admit goes by it, and all admit the same."""
+        layers = range(len(self.places))
+        mosts = (np.minimum(self._of_all_ranks(layer, num_tokens, num_pins), num_tokens) for layer in layers)
+        by_rank = [np.broadcast_to(most, self.num_ranks * self.num_heads).reshape(self.num_ranks, -1) for most in mosts]
+        return int(np.mean(by_rank, axis=(0, 2)).max())
 
     def _pages(self, num_tokens: int, num_pins: int = 0) -> int:
         """Pages that a sequence of so many tokens holds here at most, once what need not stay is gone."""

@@ -16,6 +16,12 @@ class Second(Ranks):
     rank, size = 1, 2
 
 
+class First(Ranks):
+    """The first of them."""
+
+    rank, size = 0, 2
+
+
 def make(ranks=ALONE, **budget):
     policy = KVPolicy.from_spec({"name": "snapkv", "recent": 4, "window": 4, "budget": {"max_kept": 40, **budget}})
     return Limits([policy] * 3, 2, 16, ranks)
@@ -53,6 +59,9 @@ def test_a_rank_takes_its_own_heads_of_a_table():
     policy = KVPolicy.from_spec({"name": "snapkv", "budget": {"name": "headkv", "scores": [[1, 2, 3, 4]] * 3}})
     alone, second = Limits([policy] * 3, 4, 16, ALONE), Limits([policy] * 3, 2, 16, Second())
     assert np.array_equal(second.most(0, 4000), alone.most(0, 4000)[2:])
+    first = Limits([policy] * 3, 2, 16, First())
+    assert first.mean_entries(4000) == second.mean_entries(4000) == int(second.most(0, 4000).mean())  # all admit alike
+    assert first.pages(4000) < second.pages(4000)
     assert second.pages(4000) > alone.pages(4000) / 2  # the later heads have the higher scores
 
 
