@@ -162,3 +162,24 @@ def test_greedy_answers_and_their_scores_go_by_the_same_penalties(tiny_llama):
 def test_values_that_make_no_sense_are_refused(sampling):
     with pytest.raises(ValueError, match=next(iter(sampling))):
         SamplingParams(**sampling)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_they_are_the_same_and_wait_for_nothing():
+    rows = [row(seed, **MIXED[seed % 5]) for seed in range(10)]
+    logits = 5 * torch.randn(len(rows), V, generator=torch.Generator().manual_seed(1))
+    here, there = (Penalties.of(rows, NO_RULES, V, torch.device(name)) for name in ("cpu", "cuda"))
+    of_gpu = logits.cuda()
+    found = []
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert Penalties.of([rows[0], rows[5]], NO_RULES, V, torch.device("cuda")) is None
+        for _ in range(3):
+            found.append(there.apply(of_gpu))
+            there.note(found[-1].argmax(dim=-1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one in found:
+        wanted = here.apply(logits)
+        here.note(wanted.argmax(dim=-1))
+        assert torch.allclose(one.cpu(), wanted, rtol=1e-6, atol=1e-6)
