@@ -30,7 +30,7 @@ from corm_batch.data.filesystem import read_whole
 from corm_batch.data.formats.base import Format, FormatName
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
-from corm_batch.data.uri import Uri, is_s3, resolve_uri, valid_uri
+from corm_batch.data.uri import Uri, is_remote, is_s3, resolve_uri, valid_uri
 from corm_batch.data.yaml_text import load_yaml, overridden
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
@@ -246,7 +246,7 @@ class JobSpec(Section):
         splits = self.source.splits(list(dict.fromkeys([*self.task.columns_read, *self.output.columns])))
         if not is_s3(self.output.uri):
             parts = tuple(f"{os.path.realpath(self.output.uri)}/{table}/" for table in ("results", "memory"))
-            for uri in dict.fromkeys(split.uri for split in splits if not is_s3(split.uri)):
+            for uri in dict.fromkeys(split.uri for split in splits if not is_remote(split.uri)):
                 if os.path.realpath(uri).startswith(parts):
                     raise SpecError(f"output.uri: a link leads from the source to what is written there: {uri}")
         return splits

@@ -52,14 +52,14 @@ def submit(
 
 def _warn_of_local_paths(job: JobSpec, address: str) -> None:
     """Say which paths of the spec are taken as they are, on another machine."""
-    from corm_batch.data.uri import is_s3
+    from corm_batch.data.uri import is_remote
 
     if urlsplit(address).hostname in _LOOPBACK:
         return
     places = {"source.uri": job.source.to_spec().get("uri"), "output.uri": job.output.uri}
     if not job.model.is_hub_id:
         places["model.name"] = job.model.name
-    local = [f"{field} ({uri})" for field, uri in places.items() if isinstance(uri, str) and not is_s3(uri)]
+    local = [f"{field} ({uri})" for field, uri in places.items() if isinstance(uri, str) and not is_remote(uri)]
     if local:
         message = f"{', '.join(local)}: local paths, which are taken as those of the cluster's nodes"
         error_console().print(message, soft_wrap=True)

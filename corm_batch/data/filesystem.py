@@ -1,4 +1,4 @@
-"""One code path for local paths and `s3://` URIs: list, read, publish whole objects.
+"""One code path for local paths and URIs: list and read; publish whole objects on local disks and `s3://`.
 
 Credentials, profile, region and endpoint of S3 come from the environment and the AWS configuration files alone
 (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_REGION`, ...), as botocore reads them. What fails and may pass is tried again
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import s3fs
+from aiohttp import ClientConnectionError, ClientResponseError
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -32,10 +33,11 @@ from corm_batch.data.listing import WILD, glob_matches, glob_parts, is_data
 from corm_batch.data.local_files import local_files, local_glob, synced_temporary
 from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
-from corm_batch.data.uri import is_s3
-from corm_batch.errors import OutputError, SourceError
+from corm_batch.data.schemes import info_of, is_there, other_filesystem
+from corm_batch.data.uri import is_remote, is_s3
+from corm_batch.errors import CormBatchError, OutputError, SourceError
 
-_FAULTS = (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
+_FAULTS = (OSError, BotoCoreError, ClientConnectionError, ClientResponseError, *S3_RETRYABLE_ERRORS)
 _CONNECT_S, _READ_S = 10.0, 30.0  # a connection that takes longer, or says nothing for so long, is given up
 _FETCH_AT_ONCE, _FETCH_BYTES, _READ_BYTES = 16, 64 << 20, 8 << 20
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -45,7 +47,7 @@ _ALREADY_THERE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "40
 def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec filesystem of `uri` and the path in it."""
     if not is_s3(uri):
-        return LocalFileSystem(), uri
+        return other_filesystem(uri) if is_remote(uri) else (LocalFileSystem(), uri)
     config: dict[str, Any] = {
         "connect_timeout": _CONNECT_S,
         "read_timeout": _READ_S,
@@ -68,7 +70,12 @@ def reading(uri: str) -> Iterator[None]:
     """Turn what goes wrong while reading `uri` into SourceError with the URI in its message."""
     try:
         yield
-    except (*_FAULTS, pa.ArrowException, UnicodeDecodeError) as error:
+    except CormBatchError:
+        raise
+    except Exception as error:  # what stores raise that only fsspec knows has no bounds
+        known = isinstance(error, (*_FAULTS, pa.ArrowException, UnicodeDecodeError))
+        if not known and (is_s3(uri) or not is_remote(uri)):
+            raise
         raise SourceError(f"{uri}: cannot be read: {reason(error)}") from error
 
 
@@ -102,7 +109,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
         return [uri]
     names = [name for name in found if is_data(name.removeprefix(root), suffixes)]
     names = sorted([*names, *(name for name in unlisted if is_data(name.removeprefix(root), ("",)))])
-    return [f"s3://{name}" if is_s3(uri) else name for name in names]
+    return [fs.unstrip_protocol(name) if is_remote(uri) else name for name in names]
 
 
 def blame(uri: str, error: Exception) -> None:
@@ -120,6 +127,8 @@ def blame(uri: str, error: Exception) -> None:
     with reading(uri.removesuffix(name)):
         if is_s3(uri):
             patiently(fs.find, folder, prefix=name)
+        elif is_remote(uri):
+            patiently(is_there, fs, path)
         elif os.path.isdir(folder):  # else it went with its folder
             patiently(os.listdir, folder)
 
@@ -127,7 +136,7 @@ def blame(uri: str, error: Exception) -> None:
 def open_file(uri: str) -> BinaryIO:
     """`uri` open for reading at any position; each read fetches just what is read, and is made again while it fails."""
     fs, path = filesystem(uri)
-    if not is_s3(uri) and os.path.isdir(path):
+    if not is_remote(uri) and os.path.isdir(path):
         os.listdir(path)  # says why it could not be listed; opening it would only say that it is a folder
     return cast(BinaryIO, ObjectFile(fs, path))
 
@@ -266,7 +275,7 @@ def _found(fs: AbstractFileSystem, path: str, suffixes: Sequence[str]) -> tuple[
     s3fs has its own `isfile` and `glob`, which take a fault of the store for "nothing there".
     """
     try:
-        if not path.endswith("/") and fs.info(path)["type"] == "file":
+        if not path.endswith("/") and info_of(fs, path)["type"] == "file":
             return path, {path}, set()
     except (FileNotFoundError, NotADirectoryError):
         pass

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from fsspec.utils import glob_translate
 
-from corm_batch.data.uri import is_s3
+from corm_batch.data.uri import is_remote, is_s3
 
 WILD = re.compile(r"[*?\[]")
 
 
 def would_list(uri: str, suffixes: Sequence[str], file: str) -> bool:
     """Whether listing `uri` for `suffixes` would find `file`, if it were there; links on the way are followed."""
-    if is_s3(uri) != is_s3(file):
+    if is_s3(uri) != is_s3(file) or (is_remote(uri) and not is_s3(uri)):
         return False
     if is_s3(uri):
         path, file = (re.sub("/+", "/", name.removeprefix("s3://")) for name in (uri, file))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from aiohttp import ClientConnectionError, ClientResponseError
 from botocore.exceptions import ChecksumError, ClientError, FlexibleChecksumError, IncompleteReadError
 from botocore.exceptions import ConnectionError as S3ConnectionError
 from s3fs.core import S3_RETRYABLE_ERRORS
@@ -28,6 +29,7 @@ _TELL_AFTER_S = 2.0  # else a job that waits, and is killed while it does, would
 _PASSING = (
     ConnectionError,
     S3ConnectionError,
+    ClientConnectionError,
     ChecksumError,
     FlexibleChecksumError,
     IncompleteReadError,
@@ -56,9 +58,15 @@ def passes(error: BaseException) -> bool:
         answer = answer.__cause__
     if answer is not None:
         status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        overloaded = status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
-        return overloaded or answer.response["Error"].get("Code") in _PASSING_CODES
+        return _is_overloaded(status) or answer.response["Error"].get("Code") in _PASSING_CODES
+    if isinstance(error, ClientResponseError):
+        return _is_overloaded(error.status)
     return isinstance(error, _PASSING) or getattr(error, "errno", None) in _PASSING_ERRNOS
+
+
+def _is_overloaded(status: int) -> bool:
+    """Whether a server that answers so may answer otherwise later."""
+    return status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
 
 
 def pauses() -> Iterator[float]:

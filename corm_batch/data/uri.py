@@ -6,6 +6,7 @@ import os
 import re
 from typing import Annotated
 
+from fsspec.registry import known_implementations
 from pydantic import AfterValidator
 
 from corm_batch.errors import SpecError
@@ -15,8 +16,10 @@ _SCHEME = re.compile(r"(s3[an]?|file|https?|ftp|gc?s|az|abfss?|hdfs):", re.IGNOR
 _BUCKET = re.compile(r"(arn:[^/@%]+|[A-Za-z0-9._-]+)(/|$)")
 
 
-def resolve_uri(uri: str) -> str:
+def resolve_uri(uri: str, *, to_read: bool = False) -> str:
     """`uri` as an absolute local path or an `s3://` URI; a relative path counts from the current directory.
+
+    What is only `to_read` may have any scheme that fsspec knows.
 
     Raises:
         SpecError: another scheme, no bucket, or credentials inside the URI; the message does not repeat it.
@@ -30,8 +33,11 @@ def resolve_uri(uri: str) -> str:
         raise SpecError("expected a local path or an s3:// URI")
     if not separator or scheme == "file":
         return os.path.abspath(os.path.expanduser(rest if separator else uri))
+    if to_read and scheme != "s3" and scheme in known_implementations:
+        return uri
     if scheme != "s3":
-        raise SpecError("expected a local path or an s3:// URI")
+        others = ", or to read from gs://, az://, https://, hf:// or another scheme of fsspec" if to_read else ""
+        raise SpecError(f"expected a local path or an s3:// URI{others}")
     if not _BUCKET.match(rest):
         raise SpecError("expected s3://bucket/path")
     return uri
@@ -48,6 +54,22 @@ def valid_uri(uri: str) -> str:
 Uri = Annotated[str, AfterValidator(valid_uri)]
 
 
+def _valid_to_read(uri: str) -> str:
+    try:
+        return resolve_uri(uri, to_read=True)
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
+ReadableUri = Annotated[str, AfterValidator(_valid_to_read)]
+"""Where what is only read may lie."""
+
+
 def is_s3(uri: str) -> bool:
-    """Whether `uri` lies in an object store rather than on a disk of this machine."""
+    """Whether `uri` lies on S3."""
     return uri.startswith("s3://")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` lies somewhere else than on a disk of this machine."""
+    return "://" in uri

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from corm_batch.data.uri import is_s3
+from corm_batch.data.uri import is_remote
 from corm_batch.errors import SpecError
 from corm_batch.exit_codes import IN_VAIN
 from corm_batch.registry import plugin_files
@@ -118,7 +118,7 @@ def job_for_pods(schedule: Schedule) -> JobSpec:
     if not job.model.is_hub_id:
         places["model.name"] = job.model.name
     for field, uri in places.items():
-        if isinstance(uri, str) and not is_s3(uri):
+        if isinstance(uri, str) and not is_remote(uri):
             raise SpecError(f"{field}: a pod has no disk of this machine; expected s3://bucket/path, got {uri}")
     return job
 

@@ -18,7 +18,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import blame, list_files, reason
 from corm_batch.data.listing import glob_parts, would_list
 from corm_batch.data.sources.base import Source, Split
-from corm_batch.data.uri import Uri
+from corm_batch.data.uri import ReadableUri
 from corm_batch.errors import ColumnsError, FileError, SourceError, SpecError
 
 _LOOK_AT_ONCE = 16
@@ -30,7 +30,10 @@ class FileSource(Source):
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
-    uri: Uri = Field(description="a file, a folder or a glob; a relative path counts from the current directory")
+    uri: ReadableUri = Field(
+        description="a file, a folder or a glob: local (a relative path counts from the current directory), s3:// or "
+        "another scheme of fsspec, such as gs://, az://, https:// and hf://"
+    )
 
     @abstractmethod
     def look(self, uri: str, columns: Sequence[str]) -> list[Split]:

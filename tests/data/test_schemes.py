@@ -1,0 +1,101 @@
+import gzip
+import http.server
+import threading
+from functools import partial
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from corm_batch.data import patience
+from corm_batch.data.filesystem import list_files, open_file, read_whole
+from corm_batch.data.schemes import other_filesystem
+from corm_batch.data.sources.base import Source
+from corm_batch.errors import FileError, SourceError, SpecError
+from tests.document_files import pdf
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """The URL of `tmp_path`, served on loopback."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def memory():
+    """A folder of fsspec's file system in memory."""
+    fs = MemoryFileSystem()
+    fs.mkdirs("/bucket/in", exist_ok=True)
+    yield fs
+    fs.rm("/bucket", recursive=True)
+
+
+def read_all(source, *columns):
+    return [document for split in source.splits(columns) for document in source.read(split, columns)]
+
+
+def test_any_scheme_of_fsspec_is_listed_and_read_like_a_disk(memory):
+    memory.pipe("/bucket/in/year=2020/a.jsonl.gz", gzip.compress(b'{"doc_id": "a", "text": "one"}\n'))
+    memory.pipe("/bucket/in/b.jsonl", b'{"text": "two"}\n{"text": 3}')
+    memory.pipe("/bucket/in/_SUCCESS", b"")
+    memory.pipe("/bucket/in/c.pdf", pdf("three"))
+    uri = "memory://bucket/in"
+    assert list_files(uri) == [f"memory:///bucket/in/{name}" for name in ("b.jsonl", "c.pdf", "year=2020/a.jsonl.gz")]
+    with open_file("memory:///bucket/in/b.jsonl") as file:
+        file.seek(9)
+        assert file.read(5) == b'"two"'
+    documents = read_all(Source.from_spec({"name": "jsonl", "uri": uri}))
+    assert [document.text for document in documents] == ["two", None, "one"]
+    assert [document.doc_id for document in documents][::2] == ["memory:///bucket/in/b.jsonl#0", "a"]
+    (only,) = read_all(Source.from_spec({"name": "jsonl", "uri": "memory://bucket/in/year=*/*.jsonl.gz"}), "year")
+    assert only.columns == {"year": "2020"}
+    (page,) = read_all(Source.from_spec({"name": "documents", "uri": uri}))
+    assert page.text == "[page 1]\nthree"
+    source = Source.from_spec({"name": "jsonl", "uri": uri})
+    assert not source.would_read("/bucket/in/x.jsonl")
+    split = source.splits()[0]
+    memory.rm("/bucket/in/b.jsonl")
+    with pytest.raises(FileError, match=r"b\.jsonl: cannot be read"):
+        list(source.read(split, ()))
+    with pytest.raises(SourceError, match=r"no files .* found at memory://bucket/other"):
+        Source.from_spec({"name": "jsonl", "uri": "memory://bucket/other"}).splits()
+
+
+def test_a_file_on_the_web(web, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"doc_id": "a", "text": "one"}\n' * 3)
+    assert [one.text for one in read_all(Source.from_spec({"name": "jsonl", "uri": f"{web}/a.jsonl"}))] == ["one"] * 3
+    assert read_whole(f"{web}/a.jsonl").startswith(b'{"doc_id"')
+    with pytest.raises(SourceError, match=r"no files .* found at http://127.*/b\.jsonl"):
+        Source.from_spec({"name": "jsonl", "uri": f"{web}/b.jsonl"}).splits()
+
+
+def test_a_store_that_does_not_answer_is_a_source_error(monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/a\.jsonl: cannot be read: .*onnect"):
+        list_files("http://127.0.0.1:9/a.jsonl")
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr("corm_batch.data.schemes.url_to_fs", missing)
+    with pytest.raises(SpecError, match=r"gs:// cannot be read here: Please .*: pip install 'corm-batch\[gcs\]'"):
+        other_filesystem("gs://bucket/x")
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/in", "az://box/in/*.csv", "https://h.org/a.jsonl", "hf://datasets/o/n"])
+def test_sources_take_schemes_that_outputs_do_not(uri):
+    assert Source.from_spec({"name": "csv", "uri": uri}).uri == uri
+    with pytest.raises(SpecError, match=r"source\.uri: expected a local path or an s3:// URI, or to read from gs://"):
+        Source.from_spec({"name": "csv", "uri": "nonesuch://bucket"})
+    with pytest.raises(SpecError, match=r"source\.uri: credentials in a URI"):
+        Source.from_spec({"name": "csv", "uri": "https://user:pw@h.org/a.csv"})
