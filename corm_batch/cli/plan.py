@@ -120,7 +120,9 @@ def _prompts_text(planned: JobPlan) -> str:
 def _written_text(job: JobSpec, planned: JobPlan) -> str:
     """How many tokens the run would write."""
     longest = job.task.max_new_tokens
-    return f"up to {count_text(planned.prompts * longest)} tokens to write, {longest} an answer at most"
+    by_row = any("max_new_tokens" in part.row_values for part in job.task.parts)
+    most = f"{longest} an answer at most{', where its row says nothing else' if by_row else ''}"
+    return f"up to {count_text(planned.prompts * longest)} tokens to write, {most}"
 
 
 def _verifies_text(verify: VerifyConfig, planned: JobPlan) -> str:

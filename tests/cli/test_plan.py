@@ -50,6 +50,8 @@ def test_tokens_to_write_hours_of_gpus_and_costs(corm_batch, write_job):
     result = corm_batch("plan", job, "--gpu", "h100")
     assert "up to 320 tokens to write, 16 an answer at most" in result.out
     assert "| documents per GPU hour |" in result.out
+    own = corm_batch("plan", job, "--set", "task.row_values.max_new_tokens=doc_id").out
+    assert "16 an answer at most, where its row says nothing else" in own
     planned = json.loads(corm_batch("plan", job, "--gpu", "h100", "--json").out)
     assert (planned["prompts"], planned["output_tokens_at_most"]) == (20, 320)
     hours, first = planned["gpu"]["gpu_hours"][0], planned["gpu"]["rows"][0]
