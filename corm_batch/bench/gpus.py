@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from corm_batch.bench.ceilings import Ceilings
-from corm_batch.bench.limit import attended_pairs, document_limit_s, prefill_limit_s, step_bytes
+from corm_batch.bench.limit import attended_pairs, prefill_limit_s, step_bytes, step_limit_s
 from corm_batch.bench.workload import LlamaShape, Workload
 from corm_batch.engine.config import WeightForm
 from corm_batch.engine.shape import ModelShape
@@ -157,8 +157,9 @@ def estimate(
     weights: WeightForm = "stored",
     storage: Storage = _MODEL,
     behind: Sequence[Sequence[int]] = (),
+    shared: Sequence[int] = (),
 ) -> GpuEstimate:
-    """A job on cards of one kind.
+    """A job on cards of one kind; raises SpecError, see `find_gpu`.
 
     Args:
         name, config, dtype: the card, as in `GPUS`; the text config as transformers has it; of what numbers it is made.
@@ -169,40 +170,44 @@ def estimate(
         verify_share: of the prompts, each of which is read once more with its answer, in an exact pass.
         weights, storage: the forms of weights and entries; 8-bit products are taken to reach as much of the sheet.
         behind: of each of `prompts`, see `tokens_behind`; what the policy computes of it is not counted.
-
-    Raises:
-        SpecError: see `find_gpu`.
+        shared: of each of `prompts`, tokens of a reading that it is asked over and does not read; none where empty.
     """
     gpu, wide, shape = find_gpu(name, weights, storage), dtype == "float32", dense_shape(config)
-    mean = fmean(prompts) if prompts else 1.0
-    workload = _workload(name, shape, wide, mean, output_tokens)
+    seen = list(map(sum, zip(prompts, shared or [0] * len(prompts), strict=True)))
+    workload, whole = (_workload(name, shape, wide, sizes, output_tokens) for sizes in (prompts, seen))
     ceilings, weight_bytes = _ceilings(gpu, wide, gpus_per_replica), _weight_bytes(config, workload, weights)
     free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weight_bytes
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
-    full = (mean + output_tokens) * ModelShape.from_config(config).page_bytes_per_token(storage, workload.torch_dtype)
+    full = _full_bytes(config, workload, storage)
     share, chunk = LIMIT_SHARES[prefill], None if prefill == "exact" else chunk_size
 
     def at_once(ratio: float) -> int:
         return min(max_sequences, int(max(0, pool) / (full * ratio)))
 
     def seconds(ratio: float) -> float:
-        pairs = _mean_pairs(prompts, chunk, ratio)
-        return document_limit_s(workload, ceilings, max(1, at_once(ratio)), ratio, pairs, weights, storage) / share
+        held, pairs = max(1, at_once(ratio)), _mean_pairs(prompts, chunk, ratio, seen)
+        steps_s = (output_tokens - 1) * step_limit_s(whole, ceilings, held, ratio, weights, storage)
+        return (prefill_limit_s(workload, ceilings, pairs, weights) + steps_s / held) / share
 
-    verify_s, hours = verify_share * _verify_s(workload, ceilings, prompts, weights), num_prompts / replicas / 3600
+    verify_s, hours = verify_share * _verify_s(whole, ceilings, seen, weights), num_prompts / replicas / 3600
     behind_s = _behind_s(workload, ceilings, prompts, behind, weights) / share
     each_s = {one: seconds(one) + verify_s + behind_s for one in kept_ratios}
     rows = [GpuRow(one, at_once(one), hours * each_s[one] if at_once(one) else None) for one in kept_ratios]
-    rerun_s = seconds(1.0) / replicas if at_once(1.0) else None
-    return GpuEstimate(
-        name.lower(), weight_bytes, pool, share, tuple(rows), hours * verify_s, hours * behind_s, rerun_s
-    )
+    extra = hours * verify_s, hours * behind_s, seconds(1.0) / replicas if at_once(1.0) else None
+    return GpuEstimate(name.lower(), weight_bytes, pool, share, tuple(rows), *extra)
 
 
-def _workload(name: str, shape: LlamaShape, wide: bool, prompt_tokens: float, output_tokens: int) -> Workload:
-    """One document of this size."""
+def _full_bytes(config: Any, workload: Workload, storage: Storage) -> int:
+    """Pages of one document of which everything is kept, at its end."""
+    per_token = ModelShape.from_config(config).page_bytes_per_token(storage, workload.torch_dtype)
+    return (workload.prompt_tokens + workload.output_tokens) * per_token
+
+
+def _workload(name: str, shape: LlamaShape, wide: bool, sizes: Sequence[int], output_tokens: int) -> Workload:
+    """One document of the mean of these sizes."""
+    mean = max(1, round(fmean(sizes))) if sizes else 1
     return Workload(
-        name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=max(1, round(prompt_tokens)),
+        name=name, model=shape, dtype="float32" if wide else "bfloat16", prompt_tokens=mean,
         output_tokens=output_tokens, documents=1, max_kept=1,
     )  # fmt: skip
 
@@ -225,9 +230,13 @@ def _ceilings(gpu: Gpu, wide: bool, cards: int) -> Ceilings:
     )  # fmt: skip
 
 
-def _mean_pairs(prompts: Sequence[int], chunk_size: int | None, ratio: float) -> float:
-    """Of one prompt, read whole or in chunks that see a share of what came before them; see `attended_pairs`."""
-    pairs = [attended_pairs(tokens, chunk_size or tokens, max(1, round(ratio * tokens))) for tokens in prompts]
+def _mean_pairs(prompts: Sequence[int], chunk_size: int | None, ratio: float, seen: Sequence[int]) -> float:
+    """Of one prompt, read whole or in chunks that see a share of what came before them (see `attended_pairs`), what is
+    shared of all that is seen included."""
+    pairs = [
+        attended_pairs(tokens, chunk_size or tokens, max(1, round(ratio * tokens))) + ratio * tokens * (whole - tokens)
+        for tokens, whole in zip(prompts, seen, strict=True)
+    ]
     return fmean(pairs) if pairs else 0.0
 
 
@@ -235,7 +244,8 @@ def _verify_s(workload: Workload, ceilings: Ceilings, prompts: Sequence[int], we
     """Seconds of an exact pass over one prompt and its answer, whose rows alone the output head reads."""
     shape, answer = workload.model, workload.output_tokens
     whole = workload.model_copy(update={"prompt_tokens": workload.prompt_tokens + answer})
-    pairs = _mean_pairs([tokens + answer for tokens in prompts], None, 1.0)
+    passes = [tokens + answer for tokens in prompts]
+    pairs = _mean_pairs(passes, None, 1.0, passes)
     head_s = 2 * shape.vocab_size * shape.hidden_size * answer / ceilings.matmul_per_s
     return (prefill_limit_s(whole, ceilings, pairs, weights) + head_s) / LIMIT_SHARES["exact"]
 

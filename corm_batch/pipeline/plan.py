@@ -68,7 +68,8 @@ class JobPlan:
         histogram: (documents up to this many tokens and above the bin before, documents), by powers of two.
         kv_bytes_per_token: bytes of keys and values of one token, uncompressed.
         page_bytes_per_token: bytes of pages that one token takes, in `engine.storage`, where nothing of it has left.
-        kv_bytes: uncompressed bytes of one document at its end; of one in pieces, those of its largest.
+        kv_bytes: uncompressed bytes of one document at its end, with all that is asked over one reading of it; of one
+            in pieces, those of its largest.
         pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
         documents_at_once: (kept ratio, documents of mean size that fit the pool together), in `REFERENCE_POOL_BYTES`
             where the pool is not known.
@@ -155,14 +156,14 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         measured.add(document, ledger.state(document), usable=problem is None)
     max_model_len, dtype = shape.context(spec.engine.max_model_len), getattr(torch, spec.model.dtype)
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
-    sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len - spec.task.max_new_tokens)
+    sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len, spec.task.max_new_tokens)
     todo, per_token = np.array(measured.todo, dtype=bool), shape.kv_bytes_per_token(dtype)
     stored = shape.page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
-    kv_bytes = np.minimum(sizes.largest + spec.task.max_new_tokens, max_model_len) * per_token
+    kv_bytes = sizes.held * per_token
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
-    prompt_tokens, share = round(scale * float(sizes.tokens[todo].sum())), spec.verify.share if spec.verify else 0.0
+    share = spec.verify.share if spec.verify else 0.0
     first = next((one.first for one in asked if one.first is not None), None)
     return JobPlan(
         files=len({split.uri for split in splits}),
@@ -182,8 +183,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         tokenized=len(asked),
         exact=measured.whole and len(asked) == len(measured.chars),
         prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        verify_tokens=round(share * (prompt_tokens + prompts * spec.task.max_new_tokens)),
+        prompt_tokens=round(scale * float(sizes.tokens[todo].sum())),
+        verify_tokens=round(share * scale * float(sizes.verified[todo].sum())),
         from_answers=sum(one.from_answers > 0 for one in asked),
         tokens=_quantiles(sizes.tokens),
         histogram=_histogram(sizes.tokens),
@@ -252,7 +253,8 @@ def _known_pool_bytes(spec: JobSpec) -> int | None:
 
 
 def _documents_at_once(spec: JobSpec, pool: int | None, page_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:
-    """How many documents of mean size one pool holds, by how much of them is kept."""
+    """How many documents of mean size one pool holds, by how much of them is kept; of those that hold anything."""
+    page_bytes = page_bytes[page_bytes > 0]
     if not page_bytes.size:
         return ()
     pool, mean = REFERENCE_POOL_BYTES if pool is None else pool, float(page_bytes.mean())

@@ -12,7 +12,7 @@ from corm_batch.engine.checkpoint import load_config
 from corm_batch.engine.fp8_format import stored_fp8
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.vocabulary import served
-from corm_batch.pipeline.prompts import Asked, PromptSizes
+from corm_batch.pipeline.prompts import Asked, PromptSizes, Size
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
@@ -31,23 +31,26 @@ def on_gpu(
     prompts: int,
 ) -> GpuEstimate:
     """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
-    single = [tokens for one in asked for tokens in one.tokens] or sizes.largest.tolist()
+    alone = [Size(max(0, tokens), 0, max(0, tokens)) for tokens in (sizes.held - spec.task.max_new_tokens).tolist()]
+    single = [size for one in asked for size in one.sizes] or alone
+    texts = [size.compressed for size in single if size.compressed]
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
     engine, shape, policy = spec.engine, ModelShape.from_config(config), spec.policy
     if tokenizer is not None:
         policy = served(policy, shape, lambda: tokenizer.wrapped)
-    mean = max(1.0, float(np.mean(single))) if single else 1.0
+    mean, context = max(1.0, float(np.mean(texts))) if texts else 1.0, shape.context(engine.max_model_len)
     pins = [count for one in asked for count in one.pins] or [spec.policy.num_first]
     bound = _most_kept(spec.policy, shape, round(mean) + spec.task.max_new_tokens, round(float(np.mean(pins))))
     return estimate(
-        name, config, spec.model.dtype, single, prompts, spec.task.max_new_tokens,
+        name, config, spec.model.dtype, [size.read for size in single], prompts, spec.task.max_new_tokens,
         KEPT_RATIOS if bound is None else (bound,),
         prefill=engine.prefill, chunk_size=engine.chunk_size, max_sequences=engine.max_sequences,
         memory_fraction=engine.memory_fraction, kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
         gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
         weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
-        behind=[tokens_behind(policy, tokens, shape.context(engine.max_model_len)) for tokens in single],
+        behind=[tokens_behind(policy, size.compressed, context) if size.compressed else [] for size in single],
+        shared=[size.shared for size in single],
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,12 +33,33 @@ _NUMBER = re.compile("[0-9]+(?:[.,][0-9]+)*")
 _CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
 
 
+class Size(NamedTuple):
+    """Tokens of one prompt.
+
+    Attributes:
+        read: by it; what several read together counts with the first of them.
+        shared: of a reading that it is asked over and that counts with another.
+        compressed: of the text that the policy compresses when this is read: of a whole prompt, or of the reading that
+            counts with it; 0 of the others, all of which count as an answer's.
+    """
+
+    read: int
+    shared: int
+    compressed: int
+
+    @property
+    def whole(self) -> int:
+        """The prompt's, read or not."""
+        return self.read + self.shared
+
+
 @dataclass
 class Asked:
     """What would be asked about one document.
 
     Attributes:
-        tokens: of each prompt; what several read together counts once.
+        sizes: of each prompt.
+        held: tokens of each piece at its end: of a prompt with its answer, or of a reading with all over it.
         first: token ids of the first one; None where there is none.
         whole: tokens of its first prompt before anything was cut; 0 where there is none.
         too_long: it does not fit the context, and `task.overflow` says what becomes of it.
@@ -47,13 +68,28 @@ class Asked:
         refusal: why nothing is asked about it, or not all; None where all is.
     """
 
-    tokens: list[int] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
     pins: list[int] = field(default_factory=list)
     first: Sequence[int] | None = None
     whole: int = 0
     too_long: bool = False
     from_answers: int = 0
     refusal: str | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """What each prompt reads."""
+        return [size.read for size in self.sizes]
+
+    @property
+    def most_held(self) -> int:
+        """Tokens of the largest piece at its end; 0 where nothing is asked."""
+        return max(self.held, default=0)
+
+    def tokens_verified(self, max_new_tokens: int) -> int:
+        """What passes over every prompt with its answer would read: each is whole, whatever was shared."""
+        return sum(size.whole + max_new_tokens for size in self.sizes)
 
 
 class _CountingEngine:
@@ -63,31 +99,39 @@ class _CountingEngine:
         self.asked = Asked()
         self._policy, self._shape = policy, shape
         self._answered = False
-        self._unread: dict[str, SharedReading] = {}
+        self._held: dict[str, int] = {}
 
     def read(self, reading: SharedReading) -> None:
-        self._unread[reading.id] = reading
+        self._held[reading.id] = 0
 
     def close(self, reading: SharedReading) -> None:
-        self._unread.pop(reading.id, None)
+        self.asked.held.append(self._held.pop(reading.id))
 
     async def answer(self, request: Request) -> Completion:
-        asked, whole, reading = self.asked, request.alone.token_ids, request.reading
-        if reading is not None and self._unread.pop(reading.id, None) is not None:
-            request = request.alone  # what is read once counts with the first that is asked over it
+        asked, whole = self.asked, request.alone.token_ids
         asked.first = whole if asked.first is None else asked.first
         problem = find_pin_problem(self._policy, request, self._shape.num_layers, self._shape.num_kv_heads)
         if problem is not None:
             asked.refusal = str(problem)
             return Completion(request.id, (), "error", problem)
-        asked.tokens.append(len(request.token_ids))
+        asked.sizes.append(self._count(request))
         asked.pins.append(num_pins(self._policy, request))
         asked.from_answers += self._answered
         await asyncio.sleep(0)  # until all that are asked at once are here
         self._answered = True
         answer = tuple(whole[: request.sampling.max_new_tokens])
-        memory = MemoryStats(prompt_tokens=len(request.token_ids), output_tokens=len(answer))
+        memory = MemoryStats(prompt_tokens=asked.sizes[-1].read, output_tokens=len(answer))
         return Completion(request.id, answer, "length", memory=memory)
+
+    def _count(self, request: Request) -> Size:
+        """A prompt's tokens; what a piece holds at its end is added up."""
+        own, new, reading = len(request.token_ids), request.sampling.max_new_tokens, request.reading
+        if reading is None:
+            self.asked.held.append(own + new)
+            return Size(own, 0, own)
+        before, shared = self._held[reading.id], len(reading.token_ids)
+        self._held[reading.id] = (before or shared) + own + new
+        return Size(own, shared, 0) if before else Size(shared + own, 0, shared)
 
 
 class _WatchingAsker(EngineAsker):
@@ -178,15 +222,19 @@ def refusals(documents: Sequence[Document], asked: Sequence[Asked]) -> tuple[Ref
 
 @dataclass(frozen=True)
 class PromptSizes:
-    """Of every document its prompts, their tokens in all, those of the largest, and whether it is too long."""
+    """Of every document its prompts, the tokens that are read in all, those that verifying every answer would read,
+    those of its largest piece at its end, and whether it is too long."""
 
     prompts: np.ndarray
     tokens: np.ndarray
-    largest: np.ndarray
+    verified: np.ndarray
+    held: np.ndarray
     too_long: np.ndarray
 
 
-def prompt_sizes(chars: Sequence[int], stride: int, asked: Sequence[Asked], room: int) -> PromptSizes:
+def prompt_sizes(
+    chars: Sequence[int], stride: int, asked: Sequence[Asked], max_model_len: int, max_new_tokens: int
+) -> PromptSizes:
     """Sizes of the prompts about documents of so many characters.
 
     Args:
@@ -194,25 +242,31 @@ def prompt_sizes(chars: Sequence[int], stride: int, asked: Sequence[Asked], room
         stride, asked: what would be asked about every `stride`-th of them, or of these the first, which counts as it
             is; that of the others is estimated by a line through these, from characters to tokens. Where nothing is
             known a document is one prompt of its text alone.
-        room: tokens that fit the context beside an answer.
+        max_model_len, max_new_tokens: of the context, and of an answer.
     """
-    lengths = np.array(chars, dtype=np.float64)
+    lengths, room = np.array(chars, dtype=np.float64), max_model_len - max_new_tokens
     if not asked:
-        whole = np.ceil(lengths / _CHARS_PER_TOKEN).astype(np.int64)
-        return PromptSizes(np.ones(len(chars), np.int64), whole, np.minimum(whole, room), whole > room)
+        whole, ones = np.ceil(lengths / _CHARS_PER_TOKEN).astype(np.int64), np.ones(len(chars), np.int64)
+        held = np.minimum(whole + max_new_tokens, max_model_len)
+        return PromptSizes(ones, whole, whole + max_new_tokens, held, whole > room)
     places = np.arange(0, len(chars), stride)[: len(asked)]
     known, wholes = lengths[places], np.array([one.whole for one in asked], dtype=np.float64)
     slope, start = np.polyfit(known, wholes, 1) if len(np.unique(known)) > 1 else (0.0, wholes.mean())
     whole = np.maximum(1.0, start + slope * lengths)
-    too_long, largest = whole > room, np.minimum(whole, room)
-    prompts, tokens = np.ones(len(chars)), whole.copy()
+    too_long, held = whole > room, np.minimum(whole + max_new_tokens, max_model_len)
+    prompts, tokens, verified = np.ones(len(chars)), whole.copy(), whole + max_new_tokens
     for long in (False, True):
-        alike = [one for one in asked if one.too_long == long]
+        mine, alike = too_long == long, [one for one in asked if one.too_long == long]
         if total := sum(one.whole for one in alike):
-            tokens[too_long == long] *= sum(sum(one.tokens) for one in alike) / total
-            prompts[too_long == long] *= sum(len(one.tokens) for one in alike) / len(alike)
-    prompts[places] = [len(one.tokens) for one in asked]
+            tokens[mine] *= sum(sum(one.tokens) for one in alike) / total
+            verified[mine] = whole[mine] * sum(one.tokens_verified(max_new_tokens) for one in alike) / total
+            prompts[mine] *= sum(len(one.sizes) for one in alike) / len(alike)
+            beside = [one.most_held - min(one.whole + max_new_tokens, max_model_len) for one in alike]
+            held[mine] += sum(beside) / len(beside)
+    prompts[places] = [len(one.sizes) for one in asked]
     tokens[places] = [sum(one.tokens) for one in asked]
-    largest[places] = [max(one.tokens, default=0) for one in asked]
+    verified[places] = [one.tokens_verified(max_new_tokens) for one in asked]
+    held[places] = [one.most_held for one in asked]
     too_long[places] = [one.too_long for one in asked]
-    return PromptSizes(prompts, tokens.round().astype(np.int64), largest.round().astype(np.int64), too_long)
+    tokens, verified, held = (values.round().astype(np.int64) for values in (tokens, verified, held))
+    return PromptSizes(prompts, tokens, verified, held, too_long)

@@ -5,10 +5,12 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 
 from corm_batch.bench import gpus
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.errors import SpecError
+from corm_batch.ops.pages import stored_bytes
 from corm_batch.policies.base import KVPolicy
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.model import Model
@@ -77,6 +79,21 @@ def test_what_fits():
     full = (16384 + 256) * 32 * 8 * (2 * 128 * 2 + 12)
     assert [row.documents_at_once for row in found.rows] == [int(found.pool_bytes / full), 256]
     assert found.rows[1].hours < found.rows[0].hours
+
+
+def test_what_is_asked_over_one_reading_by_hand():
+    """Two questions of 48 tokens about 16,384: the second reads its own, and steps of both read all that is kept."""
+    card, storage = gpus.GPUS["h200"], Model()
+    found = on("h200", (16432, 48), 7200, (0.125,), shared=(0, 16384), max_sequences=64)
+    weights = 2 * 32 * (4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 14336)
+    pairs = (16432**2 / 2 + 48**2 / 2 + 0.125 * 48 * 16384) / 2
+    matmul_s = weights * (16432 + 48) / 2 / (gpus.MATMUL_SHARE * card.bfloat16_tflop_per_s * 1e12)
+    attention_s = 4 * 32 * 32 * 128 * pairs / (gpus.ATTENTION_SHARE * card.bfloat16_tflop_per_s * 1e12)
+    entry = 32 * 8 * stored_bytes(storage, 128, torch.bfloat16)
+    rate = gpus.COPY_SHARE * card.gb_per_s * 1e9
+    step_s = (weights + 2 * 4096 * 128256 + 2 * 65 * 4096) / rate / 64 + 0.125 * (16432 + 128) * entry / rate
+    expected = 2 * (matmul_s + attention_s + 255 * step_s) / gpus.LIMIT_SHARES["exact"]
+    assert found.rows[0].hours == pytest.approx(expected, rel=1e-3)
 
 
 def test_tokens_behind_a_prompt():

@@ -18,7 +18,7 @@ from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError, SpecError
 from corm_batch.output.settings import AnswerSettings
-from corm_batch.pipeline import plan
+from corm_batch.pipeline import plan, plan_gpu
 from corm_batch.pipeline.model import answers_version, revision_hash
 from corm_batch.pipeline.plan import Quantiles, plan_job
 from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
@@ -215,7 +215,7 @@ def test_it_says_where_what_is_pinned_cannot_stay_and_counts_it_where_it_can(job
     fits = job(["word " * 400, "a b"], task=task, policy=wide)
     assert (plan_job(fits).refused, plan_job(fits).prompts) == ((), 2)
     shape = ModelShape.from_pretrained(fits.model.name)
-    assert plan._most_kept(fits.policy, shape, 400, 40) == pytest.approx(60 / 400, rel=0.02)
+    assert plan_gpu._most_kept(fits.policy, shape, 400, 40) == pytest.approx(60 / 400, rel=0.02)
 
 
 def test_templates_take_it_a_bounded_time_in_all(job, monkeypatch):
@@ -265,6 +265,42 @@ def test_what_a_policy_has_read_behind_prompts_is_in_the_hours(job):
     kvzip, behind = hours(texts, "kvzip", chunk=128)
     assert none == 0
     assert 0 < behind == pytest.approx(kvzip - snapkv)
+
+
+def test_questions_over_one_reading_count_it_once_and_are_held_together(job):
+    questions = ["Who?", "When was it?", "Where, and why there of all places?"]
+    policy = {"name": "corm", "budget": {"name": "uniform", "max_kept": 500}}
+    task = {"name": "question_answer", "max_new_tokens": 9}
+    text = "The winter palace was closed that year. " * 250
+
+    def planned(texts, asked, **sections):
+        return plan_job(job(texts, task={**task, **asked}, policy=policy, **sections), "h100")
+
+    alone = [planned([text], {"question": question}, verify={"share": 1.0}) for question in questions]
+    together = planned([text], {"questions": questions}, verify={"share": 1.0})
+    beginning = alone[0].prompt_tokens
+    added = together.prompt_tokens - beginning
+    assert 0 < added < 60 < 2000 < beginning
+    assert together.verify_tokens == sum(one.verify_tokens for one in alone)
+    held = together.prompt_tokens + 3 * 9
+    assert together.kv_bytes.max == held * together.kv_bytes_per_token
+    assert alone[0].kv_bytes.max == (beginning + 9) * together.kv_bytes_per_token
+    row, first = together.gpu.rows[0], alone[0].gpu.rows[0]
+    assert row.kept_ratio == pytest.approx(first.kept_ratio, rel=0.05)
+    assert 0.2 < row.kept_ratio < 0.4
+    assert first.hours < row.hours < 0.8 * sum(one.gpu.rows[0].hours for one in alone)
+
+
+def test_questions_of_many_documents_are_estimated_from_some(job, monkeypatch):
+    texts = ["The quick brown fox jumps over the lazy dog. " * (20 + number % 17) for number in range(40)]
+    task = {"name": "question_answer", "questions": ["Who?", "When?", "Where?"], "max_new_tokens": 9}
+    exact = plan_job(job(texts, task=task, verify={"share": 0.5}))
+    monkeypatch.setattr(plan, "_TOKENIZED_CHARS", sum(map(len, texts)) // 3)
+    some = plan_job(job(texts, task=task, verify={"share": 0.5}))
+    assert (exact.exact, some.exact, some.prompts) == (True, False, 120)
+    for figure in ("prompt_tokens", "verify_tokens"):
+        assert getattr(some, figure) == pytest.approx(getattr(exact, figure), rel=0.02)
+    assert some.kv_bytes.p50 == pytest.approx(exact.kv_bytes.p50, rel=0.02)
 
 
 def test_pool_of_a_cpu_is_known_and_that_of_a_gpu_is_not(job):
