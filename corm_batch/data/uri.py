@@ -73,3 +73,8 @@ def is_s3(uri: str) -> bool:
 def is_remote(uri: str) -> bool:
     """Whether `uri` lies somewhere else than on a disk of this machine."""
     return "://" in uri
+
+
+def name_of(uri: str) -> str:
+    """What a file is called, in lower case, its folders before it; on the web without what is asked of the server."""
+    return (uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri).lower()

@@ -72,6 +72,11 @@ def test_any_scheme_of_fsspec_is_listed_and_read_like_a_disk(memory):
 def test_a_file_on_the_web(web, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"doc_id": "a", "text": "one"}\n' * 3)
     assert [one.text for one in read_all(Source.from_spec({"name": "jsonl", "uri": f"{web}/a.jsonl"}))] == ["one"] * 3
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}'))
+    (tmp_path / "c.md").write_bytes(b"# three")
+    (packed,) = read_all(Source.from_spec({"name": "jsonl", "uri": f"{web}/b.jsonl.gz?download=true"}))
+    (text,) = read_all(Source.from_spec({"name": "documents", "uri": f"{web}/c.md?download=true"}))
+    assert (packed.text, text.text) == ("two", "# three")
     assert read_whole(f"{web}/a.jsonl").startswith(b'{"doc_id"')
     with pytest.raises(SourceError, match=r"no files .* found at http://127.*/b\.jsonl"):
         Source.from_spec({"name": "jsonl", "uri": f"{web}/b.jsonl"}).splits()

@@ -14,6 +14,7 @@ from corm_batch.data.filesystem import open_file, reason
 from corm_batch.data.readers.base import Content, Page, Reader
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.files import FileSource
+from corm_batch.data.uri import name_of
 from corm_batch.errors import ColumnsError, FileError, SpecError
 
 _COLUMNS = {"title": pa.string(), "page": pa.int64(), "pages": pa.int64()}
@@ -80,7 +81,7 @@ class DocumentsSource(FileSource, name="documents"):
 
     def _reader(self, uri: str) -> Reader:
         for reader in Reader.registered().values():
-            if uri.lower().endswith(reader.suffixes):
+            if name_of(uri).endswith(reader.suffixes):
                 return reader()
         raise FileError(uri, f"nothing reads a file of that name; names end with {', '.join(self.suffixes)}")
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.sources.zstd_file import ZstdFile
+from corm_batch.data.uri import name_of
 from corm_batch.errors import FileError
 
 PACKED = ("", ".gz", ".zst")
@@ -29,7 +30,7 @@ def unpacked(uri: str) -> Iterator[io.BufferedReader]:
 
 def _plain(uri: str, file: io.BufferedReader) -> io.BufferedReader:
     """The content of a file whose name says how it is compressed; what stands before damage in it can be read."""
-    name = uri.lower()
+    name = name_of(uri)
     if not name.endswith((".gz", ".zst")):
         return file
     if not file.peek(1):
