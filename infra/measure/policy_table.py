@@ -108,7 +108,7 @@ def table(record: Mapping[str, Any], reference: str = "full", rows: str = "polic
     lines = [
         f"{model['name']}, {model['dtype']}, {record['device']}; {record['cases']} cases of each task and of each of "
         f"{', '.join(f'{length:,}' for length in record['lengths'])} tokens; "
-        f"{record.get('position', 'question after the document')}.",
+        f"{record['position']}.",
         "",
         table_line([rows, "kept", "peak/full", *heads]),
         "|---" * (len(heads) + 3) + "|",

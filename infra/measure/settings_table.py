@@ -88,7 +88,7 @@ def compact(beside: Mapping[str, Evaluation]) -> dict[str, Any]:
     asked = first.model_dump(mode="json", exclude={"figures", "failures", "candidates", "note"})
     candidates = [one.model_dump(mode="json") for one in first.candidates]
     settings = {one["label"]: list(SETTINGS.get(one["label"], ())) for one in candidates}
-    return {**asked, "policy": candidates[0]["policy"], "settings": settings,
+    return {**asked, "position": first.figures[0].position, "policy": candidates[0]["policy"], "settings": settings,
             "failed": {name: len(one.failures) for name, one in beside.items()},
             "beside": {name: _rows(one) for name, one in beside.items()}}  # fmt: skip
 

@@ -40,7 +40,8 @@ def test_a_record_becomes_a_table(tmp_path):
         for label, there, peak in (("small", [0.0] * 4, 0.25), ("large", [1.0, 1.0, 0.0, 0.0], 0.5))
     ] + [row("books", "likelihood", "logprob", "small", [0.5, 0.5, -0.5, 0.5], 0.25)]
     record = {"model": {"name": "jobs/x", "dtype": "float32"}, "device": "CPU", "cases": 2, "lengths": [1024, 2048]}
-    (tmp_path / "r.json").write_text(json.dumps(record | {"rows": rows}))
+    after = {"position": "question after the document"}
+    (tmp_path / "r.json").write_text(json.dumps(record | {"rows": rows} | after))
     document = tmp_path / "d.md"
     document.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     (tmp_path / "hidden.json").write_text(json.dumps(record | {"rows": rows, "position": "question hidden"}))

@@ -52,6 +52,7 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
     written = json.loads(record.read_text())
     assert written["settings"] == {"default": [], "streaming": [STREAMING], "small pages": ["engine.page_size=8"]}
     assert (written["policy"]["name"], written["engine"]["chunk_size"]) == ("snapkv", 64)
+    assert written["position"] == "question after the document"
     beside = written["beside"]
     assert {name: list(dict.fromkeys(row["candidate"] for row in rows)) for name, rows in beside.items()} == {
         "full": ["default", "streaming", "small pages"], "default": ["streaming", "small pages"]
