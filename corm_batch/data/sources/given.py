@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 256
 class GivenRows(TableSource):
     """Rows of one table, or rows that come one after the other and are read once."""
 
-    name: ClassVar[str] = _PLACE
+    name: ClassVar[str] = "python"
 
     uri: str = Field(_PLACE, description="what messages, and ids that are made of places, call it")
     _rows: Iterator[Any] | Sequence[Any] | pa.Table | None = PrivateAttr(None)

@@ -122,5 +122,5 @@ def test_rows_stay_in_their_process_and_the_source_in_no_registry():
         copy.splits()
     assert len(read(source)[1]) == 3
     assert not source.would_read("documents")
-    assert "documents" not in Source.registered()
-    assert source.to_spec()["name"] == "documents"
+    assert source.to_spec()["name"] == "python"
+    assert "python" not in Source.registered()
