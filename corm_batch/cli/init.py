@@ -176,7 +176,8 @@ def _write(path: Path, text: str) -> None:
 
 def _say_what_is_next(spec: str, job: JobSpec, output: str) -> None:
     console = output_console()
-    console.print(f"{spec}: {job.source.name} documents at {job.source.place}, model {job.model.name}", soft_wrap=True)
+    found = f"documents at {job.source.place} (source {job.source.name})"
+    console.print(f"{spec}: {found}, model {job.model.name}", soft_wrap=True)
     name, output = shlex.quote(spec), shlex.quote(output)
     for line in (f"plan {name}", f"run {name} --limit 3", f"report {output}", f"run {name}"):
         console.print(f"  corm-batch {line}", soft_wrap=True)
