@@ -40,7 +40,7 @@ def test_three_answers_make_a_spec_that_loads(corm_batch, folder, answer, model_
     assert (job.name, job.model.name, job.source.name) == ("job", str(model_without_weights), "parquet")
     assert (job.task.name, job.task.question) == ("question_answer", "Who wrote it: a man?")
     assert (job.source.uri, job.output.uri) == (f"{folder}/docs.parquet", f"{folder}/out/job")
-    assert result.out.splitlines() == [
+    assert result.out.lstrip().splitlines() == [
         f"job.yaml: documents at {folder}/docs.parquet (source parquet), model {model_without_weights}",
         "  corm-batch plan job.yaml",
         "  corm-batch run job.yaml --limit 3",
