@@ -137,7 +137,7 @@ def test_a_field_that_is_new_leaves_rows_done_at_its_default_alone():
     assert settings().same_as(before)
     now = settings(policy={"name": "corm", "reach": 32})
     assert not now.same_as(before)
-    assert [change.text for change in now.changes(before)] == ["policy.reach 48 -> 32"]
+    assert [change.text for change in now.changes(before)] == ["policy.reach 64 -> 32"]
 
 
 def test_another_default_leaves_rows_done():
