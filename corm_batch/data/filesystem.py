@@ -35,7 +35,7 @@ from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
 from corm_batch.data.schemes import info_of, is_there, other_filesystem
 from corm_batch.data.uri import is_remote, is_s3
-from corm_batch.errors import CormBatchError, OutputError, SourceError
+from corm_batch.errors import DocumentError, OutputError, SourceError, SpecError
 
 _FAULTS = (OSError, BotoCoreError, ClientConnectionError, ClientResponseError, *S3_RETRYABLE_ERRORS)
 _CONNECT_S, _READ_S = 10.0, 30.0  # a connection that takes longer, or says nothing for so long, is given up
@@ -70,7 +70,7 @@ def reading(uri: str) -> Iterator[None]:
     """Turn what goes wrong while reading `uri` into SourceError with the URI in its message."""
     try:
         yield
-    except CormBatchError:
+    except (SourceError, SpecError, DocumentError):
         raise
     except Exception as error:  # what stores raise that only fsspec knows has no bounds
         known = isinstance(error, (*_FAULTS, pa.ArrowException, UnicodeDecodeError))

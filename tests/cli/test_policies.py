@@ -33,6 +33,6 @@ def test_json(corm_batch):
     ]
     assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
-    assert (tau["type"], tau["default"]) == ("number", "64.0")
+    assert (tau["type"], tau["default"]) == ("number", "72.0")
     assert described["full"]["fields"] == []
     assert [described[name].get("looks_for_question") for name in ("corm", "kvzip", "uniform")] == [True, False, None]
