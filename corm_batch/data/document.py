@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from corm_batch.data.kinds import as_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Document:
     @cached_property
     def content_sha256(self) -> str:
         """Hash of everything of the row that can change its answer."""
-        content = json.dumps([self.text, dict(self.columns)], sort_keys=True, ensure_ascii=True, default=str)
+        content = as_json([self.text, dict(self.columns)], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode("ascii")).hexdigest()
 
 

@@ -12,7 +12,10 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from corm_batch.data.columns import is_list
+
 _REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 class Moment(NamedTuple):
@@ -32,11 +35,38 @@ def python_value(cell: pa.Scalar) -> Any:
 
 def unified(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
     """The narrowest type that holds the values of all; None where only text does."""
-    schemas = [pa.schema([pa.field("column", _plain(kind))]) for kind in dict.fromkeys(kinds)]
+    plain = [storable(kind) for kind in dict.fromkeys(kinds)]
+    known = [kind for kind in plain if kind is not None]
     try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        schemas = [pa.schema([pa.field("column", kind)]) for kind in known]
+        found = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except (pa.ArrowException, NotImplementedError):
         return None
+    return found if len(known) == len(plain) and all(_is_held(kind, found) for kind in known) else None
+
+
+def storable(kind: pa.DataType) -> pa.DataType | None:
+    """The type for the same values that every format holds and of which rows can be taken; None where only text is."""
+    if kind in _VIEWS:
+        return _VIEWS[kind]
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return storable(kind.value_type)
+    if pa.types.is_interval(kind) or pa.types.is_union(kind):
+        return None
+    if pa.types.is_map(kind):
+        key, item = storable(kind.key_type), storable(kind.item_type)
+        return None if key is None or item is None else pa.map_(key, item)
+    if is_list(kind):
+        inner = storable(kind.value_type)
+        if inner is None or (inner == kind.value_type and not _is_view(kind)):
+            return None if inner is None else kind
+        return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
+    if pa.types.is_struct(kind):
+        fields = [(field, storable(field.type)) for field in kind]
+        if not fields or any(inner is None for _, inner in fields):  # an object without fields is none in Parquet
+            return None
+        return pa.struct([field.with_type(inner) for field, inner in fields])
+    return kind
 
 
 def kind_of(values: Sequence[Any]) -> pa.DataType:
@@ -53,19 +83,52 @@ def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(map(spelled, values), pa.string())
 
 
+def as_json(value: Any, **options: Any) -> str:
+    """A value as JSON; what JSON has none of as text, keys of objects among it.
+
+    Raises:
+        ValueError, RecursionError: it holds itself, or nests too deep.
+    """
+    try:
+        return json.dumps(value, default=str, **options)
+    except TypeError:  # keys that are no text, or of several types where they are sorted
+        return json.dumps(_with_text_keys(value), default=str, **options)
+
+
 def spelled(value: Any) -> str | None:
     """A value as text, as JSON where it is none; what UTF-8 cannot hold is replaced."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, Moment):
         return str(pa.scalar(*value).cast(pa.string()))
-    if value is not None and not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
+    if value is None:
+        return None
+    text = as_json(value, ensure_ascii=False) if isinstance(value, list | tuple | dict | int | float) else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name if isinstance(name, str) else str(name): _with_text_keys(one) for name, one in value.items()}
+    return [_with_text_keys(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def _is_held(kind: pa.DataType, wider: pa.DataType) -> bool:
+    """Whether a type that Arrow would cast another to keeps its values: text is not bytes, nor is a decimal a float."""
+    if pa.types.is_struct(kind):
+        return all(_is_held(field.type, wider.field(field.name).type) for field in kind)
+    if pa.types.is_map(kind):
+        return _is_held(kind.key_type, wider.key_type) and _is_held(kind.item_type, wider.item_type)
+    if is_list(kind):
+        return _is_held(kind.value_type, wider.value_type)
+    if pa.types.is_decimal(kind):
+        return not pa.types.is_floating(wider)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return not is_text or pa.types.is_string(wider) or pa.types.is_large_string(wider)
 
 
 def _exact(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
@@ -83,7 +146,10 @@ def _exact(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
             found = pa.ExtensionArray.from_storage(kind, pa.array(plain, kind.storage_type))
         else:
             found = pa.array(values, kind)
-        return found if all(map(_same, values, found.to_pylist())) else None
+        if not all(map(_same, values, found.to_pylist())):
+            return None
+        plain_kind = storable(found.type)
+        return found if plain_kind == found.type else None if plain_kind is None else _exact(values, plain_kind)
     except _REFUSALS:
         return None
 
@@ -96,6 +162,8 @@ def _same(value: Any, held: Any) -> bool:
         return len(value) == len(held) and all(map(_same, value, held))
     if isinstance(value, str) and isinstance(held, bytes):
         return value.encode("utf-8", "surrogatepass") == held
+    if isinstance(value, bytes) and isinstance(held, str):
+        return value == held.encode("utf-8")
     return isinstance(value, bool) == isinstance(held, bool) and bool(
         value == held or (value != value and held != held)
     )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import zstandard
 
 from corm_batch.data.formats.base import Format
+from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.published import published
 from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW, memory_schema
@@ -155,7 +156,7 @@ def _conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         try:
             columns.append(column.cast(field.type))
         except (pa.ArrowException, NotImplementedError):
-            columns.append(pa.array(map(spelled, column.to_pylist()), pa.string()))
+            columns.append(pa.array(map(spelled, values_of(column)), pa.string()))
     return pa.table(columns, schema=schema)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.data.filesystem import list_files
+from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, STATUS, memory_schema, result_schema
 from corm_batch.data.uri import resolve_uri
@@ -119,4 +120,4 @@ def _of_one_type(columns: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
             return [column.cast(kind) for column in columns]
         except (pa.ArrowException, NotImplementedError):
             pass
-    return [pa.chunked_array([list(map(spelled, column.to_pylist()))], pa.string()) for column in columns]
+    return [pa.chunked_array([list(map(spelled, values_of(column)))], pa.string()) for column in columns]

@@ -14,3 +14,12 @@ def test_hash_is_the_same_in_every_run_and_takes_any_text():
     document = Document("a", "caf\u00e9 \ud800", {"b": 1, "a": None})
     assert document.content_sha256 == "0159532b4f864cc3ea572c328fe8cb57cccf0dcb5284af627b6df40f3b80610e"
     assert replace(document, columns={"a": None, "b": 1}).content_sha256 == document.content_sha256
+
+
+def test_keys_that_are_no_text_have_a_hash():
+    hashes = {
+        Document("a", "text", {"meta": meta}).content_sha256
+        for meta in ({1: "a", "b": 2}, {1: "b", "b": 2}, {(1, 2): "a"}, {"x": [{(1, 2): "a"}]})
+    }
+    assert len(hashes) == 4
+    assert Document("a", "text", {"meta": {"b": 2, 1: "a"}}).content_sha256 in hashes

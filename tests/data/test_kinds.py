@@ -5,7 +5,7 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from corm_batch.data.kinds import Moment, array_of, kind_of, spelled, unified
+from corm_batch.data.kinds import Moment, array_of, kind_of, spelled, storable, unified
 
 UTC = datetime.UTC
 
@@ -79,3 +79,36 @@ def test_values_as_text():
     assert spelled(Moment(1, pa.timestamp("ns"))) == "1970-01-01 00:00:00.000000001"
     assert kind_of([1, "a"]) == pa.string()
     assert kind_of([None]) == pa.null()
+
+
+def test_types_that_no_part_holds_are_those_of_their_values_or_text():
+    frame = pa.struct([("a", pa.string_view()), ("b", pa.list_(pa.dictionary(pa.int8(), pa.string())))])
+    assert storable(frame) == pa.struct([("a", pa.string()), ("b", pa.list_(pa.string()))])
+    assert storable(pa.map_(pa.string_view(), pa.binary_view())) == pa.map_(pa.string(), pa.binary())
+    assert storable(pa.large_list_view(pa.int8())) == pa.list_(pa.int8())
+    assert storable(pa.list_(pa.int8(), 2)) == pa.list_(pa.int8(), 2)
+    assert unified([pa.run_end_encoded(pa.int32(), pa.int64()), pa.null()]) == pa.int64()
+    for kind in (pa.struct([]), pa.month_day_nano_interval()):
+        assert unified([kind]) is unified([pa.list_(pa.struct([("x", kind)])), pa.null()]) is None
+    for values, texts in (([{}, None], ["{}", None]), ([{"x": {}}], ['{"x": {}}']), ([[{}], []], ["[{}]", "[]"])):
+        found = array_of(values, kind_of(values))
+        assert (found.type, found.to_pylist()) == (pa.string(), texts)
+    assert array_of(["a"], pa.string_view()).type == pa.string()
+
+
+@pytest.mark.parametrize("wrap", [lambda kind: kind, pa.list_, lambda kind: pa.struct([("x", kind)])])
+def test_text_is_not_bytes_nor_a_decimal_a_float(wrap):
+    for one, other in ((pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())):
+        assert unified([wrap(one), wrap(other)]) is unified([wrap(other), wrap(one)]) is None
+    assert unified([wrap(pa.decimal128(30, 2)), wrap(pa.float64())]) is None
+    assert unified([wrap(pa.decimal128(30, 2)), wrap(pa.int64())]) == wrap(pa.decimal128(30, 2))
+    assert array_of([b"caf\xc3\xa9", "a"], pa.string()).to_pylist() == ["caf\u00e9", "a"]
+    assert array_of([b"\xff"], pa.string()).to_pylist() == [b"\xff"]
+
+
+def test_keys_that_are_no_text_and_values_that_json_has_none_of_are_text():
+    assert spelled({(1, 2): [{None: "a", b"k": 1}]}) == '{"(1, 2)": [{"None": "a", "b\'k\'": 1}]}'
+    assert spelled(datetime.date(2020, 1, 1)) == "2020-01-01"
+    assert [spelled(value) for value in (Decimal("1.50"), UUID(int=1), True, 1.5)] == [
+        *("1.50", str(UUID(int=1)), "true", "1.5")
+    ]

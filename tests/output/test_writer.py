@@ -4,10 +4,12 @@ import os
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+import pyarrow as pa
 import pytest
 
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import read_whole, write_whole
+from corm_batch.data.kinds import Moment
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import LeaseError, OutputError
 from corm_batch.output import clock
@@ -141,3 +143,19 @@ def test_rows_of_a_run_that_was_stopped_in_its_commit_never_win(rows, place, mon
     assert read_results(place)["output"].to_pylist() == ["new"]
     with pytest.raises(LeaseError, match="was lost to"):
         first.__exit__(None, None, None)
+
+
+def test_what_no_part_holds_is_carried_as_text_and_read_back(rows, tmp_path):
+    carried = (pa.field("meta", pa.string()), pa.field("url", pa.string_view()), pa.field("far", pa.date32()))
+    far = Moment(10_000_000, pa.date32())
+    builder = replace(rows, carried=carried)
+    writer = PartWriter(OutputSection(uri=str(tmp_path)), builder, Freehold())
+    for name, values in {"a": ({}, "u", far), "b": ({}, "v", "soon")}.items():
+        document = Document(name, None, carried=dict(zip(("meta", "url", "far"), values, strict=True)))
+        writer.add(builder.failed(document, "DocumentError", "no"))
+        writer.commit()
+    found = read_results(str(tmp_path)).sort_by("doc_id")
+    assert found.select(["meta", "url", "far"]).to_pylist() == [
+        {"meta": "{}", "url": "u", "far": "29349-01-26"},
+        {"meta": "{}", "url": "v", "far": "soon"},
+    ]

@@ -17,7 +17,7 @@ def values_of(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column; as text where Python holds none of them, as of times to the nanosecond."""
     try:
         found: list[Any] = column.to_pylist()
-    except ValueError:
+    except (ValueError, OverflowError):
         found = column.cast(_with_texts(column.type)).to_pylist()
     return found
 
@@ -26,6 +26,8 @@ def _with_texts(kind: pa.DataType) -> pa.DataType:
     """The type with texts for all times in it."""
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_with_texts(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_with_texts(kind.key_type), _with_texts(kind.item_type))
     if is_list(kind):
         return pa.list_(_with_texts(kind.value_type))
     return pa.string() if pa.types.is_temporal(kind) else kind

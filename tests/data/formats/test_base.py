@@ -101,3 +101,19 @@ def test_no_rows(name):
     assert written(name, []) == (
         b",".join(b'"%s"' % one.encode() for one in ROWS.column_names) + b"\n" if name == "csv" else b""
     )
+
+
+@pytest.mark.parametrize("name", ["csv", "jsonl"])
+def test_times_that_python_cannot_hold_are_text(name):
+    days = pa.array([10_000_000], pa.date32())
+    far = {
+        "day": days,
+        "days": pa.ListArray.from_arrays([0, 1], days),
+        "of": pa.MapArray.from_arrays([0, 1], ["k"], days),
+        "time": pa.array([10**12], pa.timestamp("s")),
+        "long": pa.array([2**62], pa.duration("s")),
+    }
+    table = pa.table(far)
+    line = written(name, [table], table.schema).decode()
+    assert line.count("29349-01-26") == 3
+    assert str(2**62) in line
