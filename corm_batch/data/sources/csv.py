@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,11 +21,13 @@ from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.foreign_json import encoding_problem
 from corm_batch.data.sources.packed import PACKED, unpacked
 from corm_batch.data.sources.tables import TableSource
+from corm_batch.data.uri import name_of
 from corm_batch.errors import ColumnsError, FileError
 
 _DELIMITERS = ",", "\t", ";", "|"
 _LONGEST_FIELD = 1 << 28  # characters; a quote that is never closed would else take the whole file
 csv.field_size_limit(_LONGEST_FIELD)
+_EXCEL_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a first line that spreadsheets read, and write
 
 
 class CsvSource(TableSource, name="csv"):
@@ -48,13 +51,15 @@ class CsvSource(TableSource, name="csv"):
         return [Split(uri, 0, kinds=dict.fromkeys(columns, pa.string()))]
 
     def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
-        """The documents of one file; a row of another number of fields than there are names is one with a problem."""
+        """The documents of one file; a row of stray quotes, or of more or fewer fields than names, has a problem."""
         folders = folder_columns(split.uri)
         with self._rows(split.uri, [*columns, *carried]) as (names, rows):
             self._check_columns(split.uri, names, [*columns, *carried])
             for number, fields in enumerate(rows):
                 origin = f"{split.uri}#{number}"
-                if len(fields) == len(names):
+                if isinstance(fields, str):
+                    yield Document(doc_id=origin, text=None, problem=f"{origin}: {fields}", origin=origin)
+                elif len(fields) == len(names):
                     row: Mapping[str, Any] = {**folders, **dict(zip(names, fields, strict=True))}
                     yield self.document(row, columns, origin, carried)
                 else:
@@ -70,8 +75,8 @@ class CsvSource(TableSource, name="csv"):
                 raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found}")
 
     @contextmanager
-    def _rows(self, uri: str, columns: Sequence[str]) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
-        """The names in the first row of a file, and the fields of all other rows that are not blank.
+    def _rows(self, uri: str, columns: Sequence[str]) -> Iterator[tuple[list[str], Iterator[list[str] | str]]]:
+        """The names in the first row of a file, and of all other rows that are not blank the fields, or what is wrong.
 
         Bytes that are no UTF-8 are halves of surrogate pairs, which are a problem of their rows.
 
@@ -82,23 +87,83 @@ class CsvSource(TableSource, name="csv"):
             head = plain.peek(64)[:64]
             if problem := encoding_problem(uri, head):
                 raise FileError(uri, problem)
-            text = io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline="")
-            line = text.readline()
-            delimiter = self.delimiter or self._parting(line, columns)
-            rows = csv.reader(_again(line, text), delimiter=delimiter, strict=True)
-            yield next(rows, []), filter(None, rows)
+            lines = _Lines(io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline=""))
+            line = lines.first_with_text()
+            delimiter = self.delimiter
+            if said := _EXCEL_DELIMITER.fullmatch(line):
+                delimiter = delimiter or said[1]
+                line = lines.first_with_text()
+            lines.put_back(line)
+            delimiter = delimiter or self._parting(line, columns, name_of(uri))
+            rows = csv.reader(lines, delimiter=delimiter, strict=True)
+            yield next(rows, []), filter(None, _each(rows, lines, delimiter))
 
-    def _parting(self, line: str, columns: Sequence[str]) -> str:
+    def _parting(self, line: str, columns: Sequence[str], file: str) -> str:
         """The delimiter that makes most of the columns asked for of the first line; of equal ones the usual one."""
 
         def found(delimiter: str) -> int:
             names = next(csv.reader([line], delimiter=delimiter), [])
             return len({*self.wanted(columns, names)} & {*names})
 
-        return max(_DELIMITERS, key=found)
+        usual = "\t" if re.search(r"\.tsv(\.\w+)?$", file) else ","
+        return max(usual, *_DELIMITERS, key=found)
 
 
-def _again(line: str, rest: io.TextIOWrapper) -> Iterator[str]:
-    """All lines of a file of which the first has been read."""
-    yield line
-    yield from rest
+class _Lines(Iterator[str]):
+    """The lines of a file, and what is to be known of those that a row has taken.
+
+    Attributes:
+        number: of the last line that was read, 1 first.
+        last: that line.
+        quotes: how many there are in the lines since it was set to 0.
+        ended: whether there is no further line.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._kept: list[str] = []
+        self.number, self.last, self.quotes, self.ended = 0, "", 0, False
+
+    def __next__(self) -> str:
+        line = self._kept.pop() if self._kept else self._text.readline()
+        if not line:
+            self.ended = True
+            raise StopIteration
+        self.number, self.last, self.quotes = self.number + 1, line, self.quotes + line.count('"')
+        return line
+
+    def first_with_text(self) -> str:
+        """The next line that is not blank; empty where there is none."""
+        return next((line for line in self if line.strip()), "")
+
+    def put_back(self, line: str) -> None:
+        """Have a line be read once more."""
+        if line:
+            self._kept.append(line)
+            self.number -= 1
+
+
+def _each(rows: Iterator[list[str]], lines: _Lines, delimiter: str) -> Iterator[list[str] | str]:
+    """The fields of each row, or what is wrong with one whose quotes are; the rows after that one are read.
+
+    Such a row ends with a line after which all quotes are paired, or whose last one ends a field; else what follows
+    is text of it yet, and would be taken for rows.
+
+    Raises:
+        csv.Error: the file ends within quotes.
+    """
+    closing = re.compile(rf'"\s*({re.escape(delimiter)}[^"]*)?$')
+    while True:
+        lines.quotes, first = 0, lines.number + 1
+        try:
+            fields: list[str] | str = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if lines.ended:
+                raise
+            while lines.quotes % 2 and not closing.search(lines.last) and next(lines, None) is not None:
+                pass
+            where = f"line {first}" if lines.number == first else f"lines {first} to {lines.number}"
+            fields = f'its quotes are wrong in {where} of the file ({error}); a quote within a field is written ""'
+        yield fields

@@ -109,3 +109,46 @@ def test_empty_and_foreign_files(tmp_path):
     assert told["utf16.csv"].endswith("utf16.csv > utf16-converted.csv")
     assert told["twice.csv"] == "one column 'text' is wanted; the file has: text, text"
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "lines"),
+    [
+        ('"he said "hi" to"', "line 3"),
+        ('"Hello" she said', "line 3"),
+        ('"6" pipe"', "line 3"),
+        ('"one "two" three\nfour, five\nthat, was "it"', "lines 3 to 5"),
+        ('"one\nthe "two", three\nfour"', "lines 3 to 4"),
+    ],
+)
+@pytest.mark.parametrize("place_of_bad", [0, 1, 3])
+def test_a_stray_quote_costs_its_own_row_only(bad, lines, place_of_bad, tmp_path):
+    rows = ['1,"a ""quoted"""', "2,two", '3,"x,\ny"']
+    rows.insert(place_of_bad, f"9,{bad}")
+    (tmp_path / "a.csv").write_text("doc_id,text\n" + "\n".join(rows) + "\n")
+    documents = read_all(CsvSource(uri=str(tmp_path)))
+    good = [(one.doc_id, one.text) for one in documents if one.problem is None]
+    assert good == [("1", 'a "quoted"'), ("2", "two"), ("3", "x,\ny")]
+    (failed,) = [one for one in documents if one.problem is not None and "its quotes are wrong" in one.problem]
+    assert failed.doc_id == f"{tmp_path}/a.csv#{place_of_bad}"
+    if place_of_bad == 1:
+        assert f"#1: its quotes are wrong in {lines} of the file (',' expected after '\"')" in failed.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("a.tsv", "text\none, two\nthree; four\n", ["one, two", "three; four"]),
+        ("a.TSV.gz", "text\none, two\n", ["one, two"]),
+        ("a.tsv", "doc_id,text\n1,one\n", ["one"]),
+        ("a.csv", "\n \r\ntext,n\none,1\n", ["one"]),
+        ("a.csv", "\ufeffsep=;\r\ntext;n\r\n1,5;1\r\n", ["1,5"]),
+        ("a.csv", '"sep=:"\ntext:n\none:1\n', ["one"]),
+        ("a.csv", "SEP=\t\n\ntext\n1, 2\n", ["1, 2"]),
+        ("a.tsv", 'text\tn\n"Hello" she said\t1\ntwo\t2\n', [None, "two"]),
+    ],
+)
+def test_what_comes_before_the_names_and_what_parts_them(name, content, texts, tmp_path):
+    packed = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(packed(content.encode()))
+    assert [document.text for document in read_all(CsvSource(uri=str(tmp_path)))] == texts
