@@ -6,7 +6,7 @@ import re
 
 from corm_batch.data.readers.base import Content, Page, Reader, clean
 
-_UNREAD = ("head", "title", "script", "style", "template", "noscript", "svg", "iframe", "object")
+_UNREAD = ("title", "script", "style", "template", "noscript", "svg", "iframe", "object")
 _LONG_GAP = re.compile(r"\n{3,}")
 
 

@@ -1,3 +1,5 @@
+import pytest
+
 from corm_batch.data.readers.base import Content, Page
 from corm_batch.data.readers.html import Html
 
@@ -27,3 +29,15 @@ def test_other_encodings_and_damage():
     assert Html().read(b"<p>un<b>closed <div>tags</p>").pages[0].text == "un**closed\n\ntags**"
     assert Html().read(b"").pages == [Page("")]
     assert Html().read(b"plain, no tags").pages == [Page("plain, no tags")]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<html><head><title>T</title><style>no</style><body><p>hello world</p></body></html>",
+        "<html><head><title>T</title><meta name=x content=no><script>no()</script><p>hello world",
+        "<head><title>T</title><link rel=x href=no><body>hello world",
+    ],
+)
+def test_a_head_that_nothing_ends_takes_no_text_along(page):
+    assert Html().read(page.encode()) == Content([Page("hello world")], "T")
