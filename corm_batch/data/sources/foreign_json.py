@@ -16,12 +16,19 @@ def encoding_problem(uri: str, head: bytes) -> str | None:
     """Why a file that begins with these bytes is no UTF-8 text; None when it may be."""
     if head and not head.strip(b"\0"):
         return "it begins with NUL bytes where text should be, as a file does that was never written to its end"
+    encoding = foreign_encoding(head)
+    if encoding is None:
+        return None
+    command = _command(uri, f"iconv -f {encoding} -t UTF-8", keep=True)
+    return f"it holds {encoding}, not UTF-8; convert it, for example: {command}"
+
+
+def foreign_encoding(head: bytes) -> str | None:
+    """The encoding of a text that begins with these bytes, as iconv calls it; None when it may be UTF-8."""
     encoding: str = json.detect_encoding(head)
     if not head.startswith(_MARKS) and (encoding.startswith("utf-8") or head.count(0) < len(head) // 4):
         return None
-    encoding = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")  # as iconv calls them
-    command = _command(uri, f"iconv -f {encoding} -t UTF-8", keep=True)
-    return f"it holds {encoding}, not UTF-8; convert it, for example: {command}"
+    return encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
 
 
 def layout_problem(uri: str, lines: Sequence[bytes]) -> str | None:

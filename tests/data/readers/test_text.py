@@ -17,3 +17,12 @@ def test_as_it_stands_in_any_encoding_that_says_so(encoding):
 def test_another_encoding_is_an_error():
     with pytest.raises(UnicodeDecodeError):
         Text().read(TEXT.encode("latin-1"))
+
+
+def test_what_is_no_text_is_an_error():
+    for encoding, name in {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE", "utf-32-le": "UTF-32LE"}.items():
+        with pytest.raises(ValueError, match=f"it holds {name} without a byte order mark, not UTF-8"):
+            Text().read("hello, world".encode(encoding))
+    for content, place in ((bytes(20), 0), (b"x" * 99 + b"\0", 99), ("ab\0".encode("utf-16"), 2)):
+        with pytest.raises(ValueError, match=f"it is not text: character {place} is NUL"):
+            Text().read(content)
