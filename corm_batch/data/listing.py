@@ -53,9 +53,9 @@ def glob_matches(path: str, name: str, root: str, suffixes: Sequence[str]) -> bo
 
 
 def is_data(relative: str, suffixes: Sequence[str]) -> bool:
-    """Whether the path below the listed folder is a file to read: visible, no marker, no way out, a known suffix."""
+    """Whether the path below the listed folder is a file to read: visible, no marker or lock, a known suffix."""
     *folders, name = relative.split("/")
-    hidden = name.startswith("_") or any(part.startswith(".") for part in (*folders, name))
+    hidden = name.startswith(("_", "~$")) or any(part.startswith(".") for part in (*folders, name))
     hidden = hidden or any(part.startswith("_") and "=" not in part for part in folders)  # a column may begin so
     return not hidden and not relative.endswith("/") and relative.lower().endswith(tuple(suffixes))
 

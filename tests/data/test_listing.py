@@ -40,3 +40,9 @@ def test_links_lead_to_the_same_place(tmp_path):
     (tmp_path / "way").symlink_to(tmp_path / "data")
     for source, output in (("way", "data/answers"), ("data", "way/answers"), ("way/*/*/*.parquet", "data/answers")):
         assert would_list(f"{tmp_path}/{source}", (".parquet",), f"{tmp_path}/{output}/results/part.parquet")
+
+
+def test_lock_files_of_open_documents_are_no_documents(tmp_path):
+    for name in ("~$report.docx", "~report.docx", "$report.docx"):
+        write_whole(f"{tmp_path}/{name}", b"x")
+    assert [uri.rpartition("/")[2] for uri in list_files(str(tmp_path), (".docx",))] == ["$report.docx", "~report.docx"]
