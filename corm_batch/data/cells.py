@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from numbers import Integral
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,10 @@ import pyarrow as pa
 
 from corm_batch.data.columns import is_list
 from corm_batch.data.filesystem import reason
-from corm_batch.data.kinds import Moment, spelled
+from corm_batch.data.kinds import Moment, as_json, spelled
 
 _MESSAGES = ("role", "content"), ("from", "value")  # as chat models take them, and as ShareGPT has them
+_BESIDE = "tool_calls", "function_call", "refusal"  # what a message may say instead of a content, or beside it
 _PARTS = "text", "input_text", "output_text"
 
 
@@ -23,7 +25,9 @@ def usable_id(value: Any) -> str | None:
         value = int(value)
     if isinstance(value, Decimal) and value.is_finite():
         return str(int(value)) if value == value.to_integral_value() else str(value)
-    if isinstance(value, int | UUID) and not isinstance(value, bool):
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return str(int(value))  # of numpy too
+    if isinstance(value, UUID):
         return str(value)
     return value if isinstance(value, str) and value and not is_half_a_pair(value) else None
 
@@ -40,7 +44,8 @@ def as_text(value: Any) -> Any:
 
 
 def text_of(value: Any, separator: str) -> str:
-    """`value` as a document: a text, a list of texts, or the messages of a chat, each as `role: content`.
+    """`value` as a document: a text, a list of texts, or the messages of a chat, each as `role: content`, calls of
+    tools in JSON behind it.
 
     Args:
         value: the cell, or the exception that reading it raised.
@@ -49,7 +54,7 @@ def text_of(value: Any, separator: str) -> str:
     Raises:
         ValueError: it cannot be asked about, and why.
     """
-    text = _said(value, separator)
+    text = _said(list(value) if type(value) is tuple else value, separator)
     if not text.strip():
         raise ValueError("is empty")
     if is_half_a_pair(text):
@@ -77,10 +82,12 @@ def _said(value: Any, separator: str) -> str:
 
 def _message(value: Mapping[str, Any], separator: str) -> str:
     """What a message says, or a part of one."""
+    beside = [value[name] for name in _BESIDE if value.get(name)]
     for role, content in _MESSAGES:
-        if isinstance(value.get(role), str) and content in value:
-            said = value[content]
-            return f"{value[role]}: {'' if said is None else _said(said, separator)}"
+        if isinstance(value.get(role), str) and (content in value or beside):
+            said = "" if value.get(content) is None else _said(value[content], separator)
+            others = [one if isinstance(one, str) else as_json(one, ensure_ascii=False) for one in beside]
+            return f"{value[role]}: {separator.join(filter(None, [said, *others]))}"
     if value.get("type") in _PARTS and isinstance(value.get("text"), str):
         return str(value["text"])
     kind = f"a part of type {value['type']!r}" if isinstance(value.get("type"), str) else "an object"

@@ -30,6 +30,8 @@ def python_value(cell: pa.Scalar) -> Any:
     try:
         return cell.as_py()
     except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a time of no calendar
+        if isinstance(error, UnicodeError) and pa.types.is_nested(cell.type):
+            return UnicodeError(str(error))  # whose bytes are not those of the cell
         return Moment(cell.value, cell.type) if pa.types.is_temporal(cell.type) else error
 
 

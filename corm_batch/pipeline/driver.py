@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -52,6 +53,7 @@ def run_job(
     retry_failed: bool = False,
     selection: Selection | None = None,
     on_event: OnEvent | None = None,
+    on_document: Callable[[str], None] | None = None,
     load_model: LoadModel | None = None,
     patience_s: float = 60.0,
 ) -> JobSummary:
@@ -65,6 +67,7 @@ def run_job(
         retry_failed: answer those again that failed in an earlier run.
         selection: look at no other documents; a later run without it goes on from what is there.
         on_event: called, in this thread, for everything that happens.
+        on_document: called, in this thread, with the id of every document that is looked at, as they lie in the source.
         load_model: called in every replica; by default it loads the model of the spec.
         patience_s: seconds an engine may take to end a step once one of its documents is over its time limit.
 
@@ -87,7 +90,8 @@ def run_job(
             verify=spec.verify,
         )
         ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify)
-        intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=retry_failed, selection=selection)
+        told = partial(Intake, retry_failed=retry_failed, selection=selection, on_document=on_document)
+        intake = told(spec.source, spec.task, splits, ledger, rows)
         writer = PartWriter(spec.output, rows, lease)
         run = _Run(spec, settings, intake, writer, lease, stop, on_event or (lambda event: None))
         run.tell(model.about, ledger)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corm_batch.data.schema import DOC_ID, MEMORY_FIELDS, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW
 from corm_batch.data.selection import Selection
@@ -32,7 +33,8 @@ class Tables:
     """What a job has answered.
 
     Attributes:
-        results: the newest row of every document, or rows, as they lie in the source: answers and errors.
+        results: the newest row of every document, or rows, as they lie in the source: answers and errors. Of documents
+            that were given there are theirs alone, whatever else the output holds.
         memory: what the cache of each took, in the same order.
         summary: the counts of the run.
     """
@@ -56,7 +58,8 @@ def run(
     Args:
         spec: a job: its sections, or the YAML file that has them. With `documents` it needs no `source`, of which only
             `id_column`, `text_column` and `text_separator` count; without an `output` the tables are all that is left,
-            with one a later run goes on from what is there. `name` may be left out.
+            with one a later run goes on from what is there, and every document needs an
+            id, for another run's documents have the same places. `name` may be left out.
         documents: an Arrow table, what has the Arrow interface, as a frame of pandas or Polars does, or mappings of
             column to value, one after the other; None for those of the spec's source.
         retry_failed, selection, on_event, load_model: as `run_job`.
@@ -65,15 +68,24 @@ def run(
         CormBatchError: as `run_job`; a bad document is a row, and no exception.
     """
     with ExitStack() as stack:
+        keeps = True
         if not isinstance(spec, JobSpec):
             spec = {"name": "job", **_sections(spec)}
-            if spec.get("output") is None:
+            if not (keeps := spec.get("output") is not None):
                 spec["output"] = {"uri": stack.enter_context(TemporaryDirectory(prefix="corm-batch-"))}
         if documents is not None:
-            spec = _about(spec, documents, selection)
+            spec = _about(spec, documents, selection, keeps=keeps)
         job = spec if isinstance(spec, JobSpec) else JobSpec.from_mapping(spec)
-        summary = run_job(job, retry_failed=retry_failed, selection=selection, on_event=on_event, load_model=load_model)
-        return _tables(job, summary)
+        ids = list[str]()
+        summary = run_job(
+            job,
+            retry_failed=retry_failed,
+            selection=selection,
+            on_event=on_event,
+            on_document=None if documents is None else ids.append,
+            load_model=load_model,
+        )
+        return _tables(job, summary, None if documents is None else pa.array(ids, pa.string()))
 
 
 def _sections(spec: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
@@ -88,20 +100,32 @@ def _sections(spec: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any
     return dict(found)
 
 
-def _about(spec: JobSpec | Mapping[str, Any], documents: Any, selection: Selection | None) -> JobSpec | dict[str, Any]:
-    """The spec with these documents as its source."""
+def _about(
+    spec: JobSpec | Mapping[str, Any], documents: Any, selection: Selection | None, *, keeps: bool
+) -> JobSpec | dict[str, Any]:
+    """The spec with these documents as its source; where an output `keeps` their answers they must have ids."""
     given = spec.source.to_spec() if isinstance(spec, JobSpec) else spec.get("source") or {}
     if not isinstance(given, Mapping):
         raise SpecError(f"source: expected a mapping, got {shown(given)}")
     if selection is not None and selection.seed is not None and not hasattr(documents, "__len__"):
         documents = list(documents)  # a draw is from all of them
     source = GivenRows.of(documents, {name: given[name] for name in _OF_A_SOURCE if given.get(name) is not None})
+    if keeps:
+        source = source.with_ids()
     return spec.model_copy(update={"source": source}) if isinstance(spec, JobSpec) else {**spec, "source": source}
 
 
-def _tables(job: JobSpec, summary: JobSummary) -> Tables:
-    """What is committed, as it lies in the source."""
-    order = [(name, "ascending") for name in _ORDER]
-    results, memory = (read_results(job.output.uri, memory=with_memory).sort_by(order) for with_memory in (False, True))
+def _tables(job: JobSpec, summary: JobSummary, ids: pa.Array | None) -> Tables:
+    """What is committed, as it lies in the source; of documents with these ids alone, in their order."""
+    results, memory = (_in_order(read_results(job.output.uri, memory=both), ids) for both in (False, True))
     own = {*_MEMORY} - {field.name for field in job.task.result_fields}
     return Tables(results, memory.select([name for name in _MEMORY if name in own]), summary)
+
+
+def _in_order(rows: pa.Table, ids: pa.Array | None) -> pa.Table:
+    if ids is None:
+        return rows.sort_by([(name, "ascending") for name in _ORDER])
+    places = pc.index_in(rows[DOC_ID.name], ids)
+    keys = pa.table({"place": places, "number": rows[QUESTION_NUMBER.name], "row": pa.array(range(len(rows)))})
+    order = keys.sort_by([("place", "ascending"), ("number", "ascending")])
+    return rows.take(order.filter(pc.is_valid(order["place"]))["row"])

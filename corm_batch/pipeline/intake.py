@@ -7,7 +7,7 @@ the end without it: the line was completed, the id filled in. Knows nothing of r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -68,8 +68,11 @@ class Intake:
         *,
         retry_failed: bool,
         selection: Selection | None = None,
+        on_document: Callable[[str], None] | None = None,
     ) -> None:
         """What is in `splits` and not done according to `ledger`; failed is done unless `retry_failed`.
+
+        `on_document` is called with the id of every row that is looked at.
 
         Of a `selection` nothing else is read, and no failed row of an earlier run counts as gone.
         """
@@ -85,6 +88,7 @@ class Intake:
         self._placed: set[str] = set()
         self._failed: dict[str, FailedFile] = {}
         self._selection = selection
+        self._on_document = on_document
         self._drawn = None if selection is None else selection.drawn(source, splits, self._columns)
 
     @property
@@ -149,6 +153,8 @@ class Intake:
 
     def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
         document, problem = self._ids.settle(document, split, number)
+        if self._on_document is not None:
+            self._on_document(document.doc_id)
         if document.doc_id == _place(document, split, number):
             self._placed.add(document.doc_id)
         state = self._ledger.state(document)

@@ -23,7 +23,7 @@ RowField = Literal[
 
 
 def values_of_row(task: type[BaseModel], named: Mapping[RowField, str], row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a row has, by field; a column that is null has none.
+    """The values that a row has, by field; a column that is null, or empty as null is in CSV, has none.
 
     Args:
         task: declares what a field may be.
@@ -36,7 +36,7 @@ def values_of_row(task: type[BaseModel], named: Mapping[RowField, str], row: Map
     found: dict[str, Any] = {}
     for name, column in named.items():
         value = row[column]
-        if value is None:
+        if value is None or (isinstance(value, str) and not value):
             continue
         try:
             if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):

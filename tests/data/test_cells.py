@@ -1,13 +1,17 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from corm_batch.data.cells import may_be_ids, may_be_text, text_of
+from corm_batch.data.cells import may_be_ids, may_be_text, text_of, usable_id
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
     {"role": "assistant", "content": None},
 ]
+
+CALL = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "add", "arguments": "{}"}}]}
+CALLED = '[{"id": "1", "function": {"name": "add", "arguments": "{}"}}]'
 
 
 @pytest.mark.parametrize(
@@ -19,6 +23,11 @@ CHAT = [
         (CHAT, "system: Be brief.|user: one|two|assistant: "),
         ([{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello", "weight": 1}], "human: hi|gpt: hello"),
         ({"role": "user", "content": "alone"}, "user: alone"),
+        (("one", "two"), "one|two"),
+        ([{**CALL, "content": None}], f"assistant: {CALLED}"),
+        ([{**CALL, "content": "Well,"}], f"assistant: Well,|{CALLED}"),
+        ([CALL, {"role": "tool", "tool_call_id": "1", "content": "12"}], f"assistant: {CALLED}|tool: 12"),
+        ({"role": "assistant", "content": None, "refusal": "No.", "tool_calls": None}, "assistant: No."),
     ],
 )
 def test_texts_lists_and_messages(value, text):
@@ -56,3 +65,9 @@ def test_types_that_may_hold_texts_and_ids():
     ids = [pa.int8(), pa.float64(), pa.decimal128(4, 2), pa.uuid(), pa.dictionary(pa.int8(), pa.string())]
     assert all(map(may_be_ids, ids))
     assert not any(map(may_be_ids, [pa.bool_(), pa.list_(pa.string()), pa.date32()]))
+
+
+def test_whole_numbers_of_any_library_are_ids():
+    assert [usable_id(value) for value in (7, np.int64(7), np.uint8(7), np.float64(7), True, np.bool_(True))] == [
+        *("7", "7", "7", "7", None, None)
+    ]

@@ -57,6 +57,19 @@ def test_with_an_output_a_later_run_goes_on(tmp_path):
     assert (tmp_path / "out/_job/spec.yaml").is_file()
 
 
+def test_a_kept_output_gives_back_what_was_given_in_its_order(tmp_path):
+    spec = {**SPEC, "name": "mine", "output": {"uri": str(tmp_path / "out")}}
+    run(spec, documents=EMPTY, load_model=scripted())
+    again = [{"doc_id": name, "text": ""} for name in "cnac"] + [{"text": ""}]
+    for documents in (again, pa.Table.from_pylist(again)):
+        found = run(spec, documents=documents, load_model=scripted())
+        assert found.results["doc_id"].to_pylist() == ["c", "n", "a", "documents#3", "documents#4"]
+        assert found.memory["doc_id"].to_pylist() == found.results["doc_id"].to_pylist()
+        message = found.results["error_message"].to_pylist()[-1]
+        assert message.startswith("documents#4: column 'doc_id' holds no usable id")
+    assert found.summary.skipped == 5
+
+
 def test_a_file_and_a_whole_spec_serve_as_well(tmp_path):
     path = tmp_path / "job.yaml"
     source = {"name": "parquet", "uri": "s3://nowhere/", "text_column": "body"}
@@ -70,6 +83,8 @@ def test_a_file_and_a_whole_spec_serve_as_well(tmp_path):
 def test_the_tables_are_those_of_the_committed_rows(monkeypatch):
     def run_job(spec, **options):
         documents = [one for split in spec.splits() for one in spec.source.read(split, ())]
+        for one in documents:
+            options["on_document"](one.doc_id)
         commit(spec.output.uri, [answered(one.doc_id, output=one.text.upper()) for one in reversed(documents)])
         return JobSummary(ok=len(documents))
 
@@ -91,6 +106,11 @@ def test_the_tables_are_those_of_the_committed_rows(monkeypatch):
         ({**SPEC, "source": "docs"}, EMPTY, "source: expected a mapping, got 'docs'"),
         ({**SPEC, "tsk": 1}, EMPTY, "tsk: unknown key"),
         (SPEC, [{"txt": "x"}], "one column 'text' is wanted"),
+        (
+            {**SPEC, "output": {"uri": "out"}},
+            [{"text": "x"}],
+            "one column 'doc_id' is wanted for ids, as another",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(spec, documents, problem, tmp_path):

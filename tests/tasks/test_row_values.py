@@ -47,7 +47,7 @@ def test_a_row_s_value_takes_the_place_of_the_task_s(field, value, found):
     assert {name: one for name, one in mine if name != field} == {name: one for name, one in task if name != field}
     if field != "stop":
         assert getattr(mine.sampling, field) == found
-    assert of_row(task, c=None) is task
+    assert of_row(task, c=None) is of_row(task, c="") is task
     assert task.columns_read == ("c",)
 
 
@@ -64,7 +64,7 @@ def test_a_row_s_value_takes_the_place_of_the_task_s(field, value, found):
         ("top_p", 0, "got 0"),
         ("top_k", [3], "got [3]"),
         ("presence_penalty", 3, "got 3"),
-        ("stop", "", "got ''"),
+        ("stop", [""], "got ['']"),
         ("stop_token_ids", [-1], "got [-1]"),
         ("seed", {"a": 1}, "got {'a': 1}"),
     ],

@@ -17,7 +17,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import kind_of, python_value
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.tables import TableSource
+from corm_batch.data.sources.tables import USUAL_ID, TableSource
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.registry import describe
 
@@ -65,6 +65,10 @@ class GivenRows(TableSource):
                 f"got {type(documents).__name__}"
             )
         return made
+
+    def with_ids(self) -> Self:
+        """The same where the ids of rows have to be their own: one that has none has a problem."""
+        return self.model_copy(update={"id_column": self.id_in((USUAL_ID,))})
 
     def __getstate__(self) -> dict[Any, Any]:
         """Without the rows."""
@@ -142,7 +146,8 @@ class GivenRows(TableSource):
 
     def _lacks(self, name: str, names: Sequence[Any]) -> SpecError:
         found = ", ".join(map(str, names)) or "none"
-        return SpecError(f"source: documents: one column {name!r} is wanted; there are: {found}")
+        why = " for ids, as another run's documents have the same places" if name == self.id_column else ""
+        return SpecError(f"source: documents: one column {name!r} is wanted{why}; there are: {found}")
 
 
 def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:

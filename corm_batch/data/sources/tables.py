@@ -13,9 +13,10 @@ from pydantic import Field
 from corm_batch.data.cells import as_text, is_half_a_pair, text_of, usable_id
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
+from corm_batch.data.kinds import spelled
 from corm_batch.data.sources.files import FileSource
 
-_USUAL_ID = "doc_id"
+USUAL_ID = "doc_id"
 
 
 class TableSource(FileSource):
@@ -36,7 +37,7 @@ class TableSource(FileSource):
 
     def id_in(self, found: Container[str]) -> str | None:
         """The column that holds ids where these columns are; None where ids are made."""
-        return self.id_column or (_USUAL_ID if _USUAL_ID in found else None)
+        return self.id_column or (USUAL_ID if USUAL_ID in found else None)
 
     def wanted(self, columns: Sequence[str], found: Container[str]) -> list[str]:
         """Every column to read where these columns are found, each once."""
@@ -59,7 +60,7 @@ class TableSource(FileSource):
             text = text_of(row[self.text_column], self.text_separator)
         except ValueError as error:
             problems.append(f"column {self.text_column!r} {error}")
-        extra, kept = {name: as_text(row[name]) for name in columns}, {name: row[name] for name in carried}
+        extra, kept = {name: as_text(row[name]) for name in columns}, {name: _kept(row[name]) for name in carried}
         for values in (extra, kept):
             for name, value in values.items():
                 if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
@@ -76,3 +77,10 @@ class TableSource(FileSource):
             origin=origin,
             carried=kept,
         )
+
+
+def _kept(value: Any) -> Any:
+    """What is carried over of a value: of a text all that is UTF-8, for no answer depends on it."""
+    if isinstance(value, UnicodeDecodeError):
+        return spelled(value.object)
+    return spelled(value) if isinstance(value, str) else value

@@ -226,11 +226,17 @@ def test_what_is_carried_over_is_as_the_file_has_it(tmp_path):
         source.splits(["link"])
 
 
-def test_a_carried_text_that_is_no_utf8_is_its_rows_problem(tmp_path):
-    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], "url": invalid_utf8([b"\xff"], pa.string())})
+def test_a_carried_text_that_is_no_utf8_costs_no_answer(tmp_path):
+    url = invalid_utf8([b"u\xff"], pa.string())
+    urls = pa.ListArray.from_arrays([0, 1], url)
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], "url": url, "urls": urls})
     source = ParquetSource(uri=str(tmp_path))
     (only,) = source.read_carrying(*source.splits(), [], ["url"])
-    assert (only.text, only.carried, "column 'url' holds invalid UTF-8" in only.problem) == (None, {"url": None}, True)
+    assert (only.text, only.carried, only.problem) == ("x", {"url": "u\ufffd"}, None)
+    (asked,) = source.read_carrying(*source.splits(), ["url"], ["url"])
+    assert "column 'url' holds invalid UTF-8" in asked.problem
+    (nested,) = source.read_carrying(*source.splits(), [], ["urls"])
+    assert (nested.carried, "column 'urls' holds invalid UTF-8" in nested.problem) == ({"urls": None}, True)
 
 
 def read_good(source):
