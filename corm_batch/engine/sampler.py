@@ -128,7 +128,7 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
     likeliest = ruled.argmax(dim=-1)
     tokens = likeliest.clone()
     if (draws := choice.draws) is not None:
-        drawn = _inverse_transform(ruled[draws.rows] / draws.temperature, draws, draws.uniform[step])
+        drawn = _inverse_transform(ruled[draws.rows], draws, draws.uniform[step])
         tokens.index_copy_(0, draws.rows, drawn)
     if (given := choice.given) is not None:
         tokens.index_copy_(0, given.rows, given.tokens[step])
@@ -149,6 +149,10 @@ def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Give
     return Given(torch.tensor([i for i, _ in found]).to(device), torch.tensor(tokens).to(device))
 
 
+_COLDEST = 1e-30
+"""The likeliest token alone, and still a normal number in float32."""
+
+
 def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
     """Random numbers for the rows that sample; None when there are none.
 
@@ -162,7 +166,7 @@ def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.d
     settings = [sequence.request.sampling for sequence in drawing]
     limits = [
         (
-            one.temperature,
+            max(one.temperature, _COLDEST),
             one.top_k or rules.top_k or math.inf,
             one.top_p if one.top_p < 1 else rules.top_p,
             one.min_p or rules.min_p,
@@ -176,15 +180,17 @@ def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.d
 
 
 def _inverse_transform(logits_SV: Tensor, draws: Draws, uniform_S1: Tensor) -> Tensor:
-    """A draw among the `top_k` likeliest tokens, of these the fewest likeliest that hold `top_p`, and of these the ones
-    at least `min_p` times as likely as the first: [S] int64."""
-    probs, order = torch.softmax(logits_SV, dim=-1).sort(dim=-1, descending=True)
+    """A draw at the rows' temperatures among the `top_k` likeliest tokens, of these the fewest likeliest that hold
+    `top_p`, and of these the ones at least `min_p` times as likely as the first: [S] int64."""
+    below_SV = logits_SV - logits_SV.amax(dim=-1, keepdim=True)  # else the smallest temperatures make infinities
+    probs, order = torch.softmax(below_SV / draws.temperature, dim=-1).sort(dim=-1, descending=True)
     probs = torch.where(torch.arange(probs.shape[-1], device=probs.device) < draws.top_k, probs, 0.0)
     total = probs.cumsum(dim=-1)
-    wanted = (total - probs < draws.top_p * total[:, -1:]) & (probs >= draws.min_p * probs[:, :1])
+    wanted = (total - probs < draws.top_p * total[:, -1:]) & (probs >= draws.min_p * probs[:, :1]) & (probs > 0)
     kept = torch.where(wanted, probs, 0.0).cumsum(dim=-1)
     index = (kept <= uniform_S1 * kept[:, -1:]).sum(dim=-1, keepdim=True)
-    return order.gather(1, index.clamp(max=probs.shape[-1] - 1))[:, 0]
+    last = wanted.sum(dim=-1, keepdim=True) - 1  # the largest numbers drawn are 1 in float32
+    return order.gather(1, torch.minimum(index, last).clamp(min=0))[:, 0]
 
 
 def _change(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Changes | None:

@@ -151,11 +151,13 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     """What to ask of every document, and how to sample the answer."""
 
     max_new_tokens: int = Field(256, ge=1, description="tokens of one answer at most")
-    temperature: float = Field(0.0, ge=0.0, description="0 takes the likeliest token")
+    temperature: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="0 takes the likeliest token")
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="below 1 it goes before the one of the model's generation_config.json"
     )
-    top_k: int = Field(0, ge=0, description="sample among so many likeliest tokens; 0: as generation_config.json says")
+    top_k: int = Field(
+        0, ge=0, le=10**9, description="sample among so many likeliest tokens; 0: as generation_config.json says"
+    )
     min_p: float = Field(
         0.0,
         ge=0.0,
@@ -166,6 +168,7 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     repetition_penalty: float = Field(
         1.0,
         gt=0.0,
+        allow_inf_nan=False,
         description="divides the positive and multiplies the negative logits of tokens in prompt or answer, greedy "
         "answers' too; 1: as generation_config.json says",
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import pyarrow as pa
+from pydantic import PrivateAttr
 
 from corm_batch.data.document import Document
 from corm_batch.data.schema import column
@@ -28,6 +29,7 @@ class Several(Task):
     """
 
     tasks: dict[str, Task]
+    _refused: dict[str, DocumentError] = PrivateAttr(default_factory=dict)  # what a row's own values are wrong for
 
     @classmethod
     def from_sections(cls, sections: Any) -> Self:
@@ -68,9 +70,16 @@ class Several(Task):
 
     def of_row(self, document: Document) -> Several:
         """Each of them so."""
-        tasks = {name: task.of_row(document) for name, task in self.tasks.items()}
+        tasks, refused = dict(self.tasks), dict[str, DocumentError]()
+        for name, task in self.tasks.items():
+            try:
+                tasks[name] = task.of_row(document)
+            except DocumentError as error:  # the others ask all the same
+                refused[name] = error
         longest = max(task.max_new_tokens for task in tasks.values())
-        return self.model_copy(update={"tasks": tasks, "max_new_tokens": longest})
+        made = self.model_copy(update={"tasks": tasks, "max_new_tokens": longest})
+        made._refused = refused
+        return made
 
     def to_spec(self) -> dict[str, Any]:
         """Each task's section, by name."""
@@ -113,10 +122,12 @@ class Several(Task):
         """
         prompts = [prompt for task in self.parts for prompt in _known_prompts(task, document)]
 
-        async def outcome(seat: Seat, task: Task) -> _Outcome:
-            columns = {name: document.columns[name] for name in task.columns_read}
+        async def outcome(name: str, seat: Seat, task: Task) -> _Outcome:
+            columns = {column: document.columns[column] for column in task.columns_read}
             with seat:
                 try:
+                    if name in self._refused:
+                        raise self._refused[name]
                     return await task.run(replace(document, columns=columns), seat)
                 except (EngineError, ModelError):
                     raise
@@ -131,7 +142,7 @@ class Several(Task):
         async with task_group() as group:
             together = Together(asker, group, text_of(document), prompts, self.max_new_tokens)
             seats = [together.seat() for _ in self.tasks]
-            running = [group.create_task(outcome(*pair)) for pair in zip(seats, self.parts, strict=True)]
+            running = [group.create_task(outcome(*one)) for one in zip(self.tasks, seats, self.parts, strict=True)]
         return {name: one.result() for name, one in zip(self.tasks, running, strict=True)}
 
 

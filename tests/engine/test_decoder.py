@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -75,6 +77,25 @@ def test_fewer_sequences_decode_at_a_time_after_the_device_was_full(tiny_llama):
     assert texts(engine, requests) == expected
     assert engine.scheduler.max_running <= 2
     assert engine.pool_bytes_used == 0
+
+
+def test_what_is_drawn_is_the_same_after_the_device_was_full(tiny_llama):
+    sampling = SamplingParams(max_new_tokens=9, temperature=1.5, seed=3, ignore_eos=True)
+    requests = [replace(one, sampling=sampling) for one in make_requests([20, 24, 9])]
+    expected = texts(make_engine(tiny_llama, CORM), requests)
+    engine = make_engine(tiny_llama, CORM)
+    run, failed = engine.decoder.run, []
+
+    def fail_once(sequences, num_steps):
+        found = run(sequences, num_steps)
+        if not failed:
+            failed.append(len(sequences))
+            raise torch.OutOfMemoryError("after the draws")
+        return found
+
+    engine.decoder.run = fail_once
+    assert texts(engine, requests) == expected
+    assert failed == [3]
 
 
 def test_sequences_that_cannot_even_decode_alone_fail_one_by_one(tiny_llama):

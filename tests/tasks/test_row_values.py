@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from corm_batch.data.document import Document
-from corm_batch.errors import DocumentError, SpecError
+from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.several import Several
 
@@ -99,3 +99,24 @@ def test_each_of_several_tasks_has_its_own(fake_asker):
     assert (mine.max_new_tokens, task.max_new_tokens) == (12, 9)
     result = asyncio.run(mine.run(document, fake_asker(lambda prompt: "y" * 50)))
     assert {name: len(result.columns[name]) for name in sections} == {"short": 12, "long": 9}
+
+
+def test_a_value_that_is_wrong_for_one_task_leaves_the_others_their_answers(fake_asker):
+    drawn = {"name": "summarize", "row_values": {"temperature": "t"}}
+    task = Several.from_sections({"drawn": drawn, "plain": {"name": "summarize"}})
+    document = Document("doc", "text", {"t": -1})
+    with pytest.raises(AnswerError, match=r"drawn: column 't' \(task\.row_values\.temperature\)") as caught:
+        asyncio.run(task.of_row(document).run(document, fake_asker(lambda prompt: "Short.")))
+    assert (caught.value.columns["plain"], caught.value.columns["drawn"]) == ("Short.", None)
+    assert asyncio.run(task.of_row(Document("doc", "text", {"t": 0})).run(document, fake_asker(lambda _: "s"))).output
+    alone = Several.from_sections({"drawn": drawn})
+    with pytest.raises(DocumentError, match="greater than or equal to 0, got -1"):
+        asyncio.run(alone.of_row(document).run(document, fake_asker(lambda prompt: "Short.")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", "inf"), ("repetition_penalty", "1e400"), ("top_k", 10**400)]
+)
+def test_numbers_that_no_engine_can_take_are_refused(field, value):
+    with pytest.raises(DocumentError, match=rf"task\.row_values\.{field}"):
+        summarize(**{field: "c"}).of_row(Document("doc", "text", {"c": value}))

@@ -33,6 +33,21 @@ def test_what_stands_before_the_mark_is_no_answer(text, parts):
     assert part(THINK, text) == parts
 
 
+@pytest.mark.parametrize(
+    ("template", "prompt", "parts"),
+    [
+        ("{{ messages }}", "q", ("", "Put it between <think> and </think> tags.")),
+        ("{{ '<think></think>' }}", "<think>\n\n</think>\n\n", ("", "Put it between <think> and </think> tags.")),
+        ("{{ '</think>' }}", "q", ("Put it between <think> and", "tags.")),
+        ("{{ messages }}", "q <think>\n", ("Put it between <think> and", "tags.")),
+    ],
+)
+def test_an_answer_may_speak_of_the_marks_where_no_reasoning_has_begun(template, prompt, parts):
+    marks = reasoning_marks(tokenizer(template), prompt)
+    assert part(marks, "Put it between <think> and </think> tags.") == parts
+    assert part(marks, "<think>Hm.</think>Final") == ("Hm.", "Final")
+
+
 def test_a_prompt_that_begins_the_reasoning():
     marks = ReasoningMarks("<think>", "</think>", is_open=True)
     assert part(marks, "Hm.</think>Final") == ("Hm.", "Final")
