@@ -98,7 +98,8 @@ def _asked(option: str, given: str | None, question: str, *, may_be_empty: bool 
 
 
 def _source(uri: str, text_column: str | None) -> dict[str, Any]:
-    """The section of a source that reads most of the files there.
+    """The section of the source that reads the files there, of several the one that reads most; rows go before files
+    that are documents themselves, such as a README beside them. What is left out is said.
 
     Raises:
         SpecError: none reads any of them.
@@ -119,7 +120,10 @@ def _source(uri: str, text_column: str | None) -> dict[str, Any]:
         known = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
         what = "no file whose format its name tells" if files else "no documents there"
         raise SpecError(f"--documents {uri}: {what} (known are {known})")
-    ((name, _),) = found.most_common(1)
+    name = max(found, key=lambda name: (name != "documents", found[name]))
+    if left := len(files) - found[name]:
+        what = f"{uri}: source {name} reads {found[name]} of {len(files)} files there"
+        error_console().print(f"{what}, and leaves {left} out: name a glob for others", soft_wrap=True)
     return {"name": name, "uri": uri} | ({} if text_column is None else {"text_column": text_column})
 
 

@@ -120,3 +120,15 @@ def test_what_cannot_run_is_not_written(corm_batch, folder, monkeypatch, changes
     assert (result.code, result.out) == (2, "")
     assert problem in result.err
     assert sorted(path.name for path in folder.iterdir()) == ["docs.parquet", "notes.doc"]
+
+
+def test_rows_go_before_documents_beside_them_and_what_is_left_out_is_said(corm_batch, folder):
+    (folder / "in").mkdir()
+    (folder / "docs.parquet").rename(folder / "in/docs.parquet")
+    for name in ("README.md", "LICENSE.txt"):
+        (folder / "in" / name).write_text("what stands beside them", encoding="utf-8")
+    result = corm_batch("init", "job.yaml", "--documents", "in", "--ask", "Why?", "--model", "org/model")
+    assert result.code == 0
+    said = "in: source parquet reads 1 of 3 files there, and leaves 2 out: name a glob for others"
+    assert result.err.splitlines()[0] == said
+    assert JobSpec.load("job.yaml").source.name == "parquet"
