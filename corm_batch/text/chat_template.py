@@ -9,6 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import Environment, TemplateSyntaxError
+from jinja2.meta import find_undeclared_variables
+
 from corm_batch.errors import ModelLoadError
 
 _FIELD = "model.chat_template_kwargs"
@@ -31,11 +34,27 @@ def check_arguments(given: Mapping[str, Any], template: str | Mapping[str, str] 
     if given and not template:
         raise ModelLoadError(f"{_FIELD}: the tokenizer has no chat template, which alone knows them: leave them out")
     text = " ".join(template.values()) if isinstance(template, Mapping) else template or ""
-    for name in given:
+    known = _names(text) if given else set()
+    for name, value in given.items():
         if name in _TAKEN:
             raise ModelLoadError(f"{_FIELD}: {name!r} is not for a spec to say: the messages are the task's")
-        if not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text):
+        if name not in known:
             raise ModelLoadError(f"{_FIELD}: the chat template says nothing of {name!r}{_others(text)}")
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            raise ModelLoadError(f"{_FIELD}: {name} is the text {value!r}, which no template takes for {value.lower()}")
+
+
+def _names(template: str) -> set[str]:
+    """What a template reads that it does not set itself.
+
+    Raises:
+        ModelLoadError: it is no template.
+    """
+    source = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template)  # a tag of transformers' own
+    try:
+        return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source))
+    except TemplateSyntaxError as error:
+        raise ModelLoadError(f"{_FIELD}: the model's chat template cannot be read: {error}") from error
 
 
 def _others(template: str) -> str:

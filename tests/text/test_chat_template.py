@@ -56,6 +56,16 @@ def test_thinking_that_the_prompt_opens_is_no_part_of_the_answer(tokenizer):
         (THINKS, {"tokenize": True}, "'tokenize' is not for a spec to say"),
         (THINKS, {"messages": []}, "'messages' is not for a spec to say"),
         (THINKS, {"content": "x"}, "says nothing of 'content'"),
+        (THINKS, {"think": False}, "says nothing of 'think'; it asks for enable_thinking"),  # a text of it, no name
+        (THINKS, {"m": 1}, "says nothing of 'm'"),  # its own
+        (THINKS, {"if": 1}, "says nothing of 'if'"),
+        (THINKS, {"": 1}, "says nothing of ''"),
+        (
+            THINKS,
+            {"enable_thinking": "false"},
+            "enable_thinking is the text 'false', which no template takes for false",
+        ),
+        ("{% if", {"thinking": True}, "chat template cannot be read"),
         ({"default": THINKS, "rag": OPENS}, {"thinkin": 1}, "says nothing of 'thinkin'"),
         (None, {"enable_thinking": False}, "no chat template"),
     ],
@@ -68,3 +78,4 @@ def test_an_argument_that_would_change_nothing_is_refused(template, given, probl
 def test_none_need_no_template():
     check_arguments({}, None)
     check_arguments({"thinking": True}, {"default": THINKS, "rag": OPENS})
+    check_arguments({"level": "high"}, "{% generation %}{{ level }}{%- endgeneration -%}")
