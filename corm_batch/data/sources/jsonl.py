@@ -34,7 +34,7 @@ class JsonlSource(TableSource, name="jsonl"):
         found: set[str] = set()
         asked = [self.text_column, *filter(None, [self.id_column]), *columns]
         folders, rows = folder_columns(uri), list[dict[str, Any]]()
-        led_to = set(folders)  # names asked for that the file's own columns are not
+        led_to = {*folders} - {self.text_column}  # names asked for that the file's own columns are not
         num_lines = 0
         try:
             with _lines(uri) as lines:
@@ -69,9 +69,10 @@ class JsonlSource(TableSource, name="jsonl"):
                 origin = f"{split.uri}#{number}"
                 row = _parse(line)
                 if isinstance(row, dict):
-                    row = {**folders, **row}
-                    values = {name: value_in(row, name) for name in self.wanted([*columns, *carried], row)}
-                    yield self.document(values, columns, origin, carried)
+                    both = {**folders, **row}
+                    values = {name: value_in(both, name) for name in self.wanted([*columns, *carried], row)}
+                    values[self.text_column] = value_in(row, self.text_column)
+                    yield self.document(values, columns, origin, carried, row)
                 else:
                     yield Document(doc_id=origin, text=None, problem=f"{origin}: {row}", origin=origin)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,7 +41,7 @@ class ParquetSource(TableSource, name="parquet"):
         with open_file(split.uri) as file:
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, page_checksum_verification=True)
             places = self._check_columns(split.uri, parquet.schema_arrow, [*columns, *carried])
-            folders = folder_columns(split.uri)
+            folders, own = folder_columns(split.uri), parquet.schema_arrow.names
             held = list(dict.fromkeys(place.column for place in places.values() if place))
             paths = list(dict.fromkeys(place.path for place in places.values() if place))
             row, rows_at_once = 0, _rows_at_once(parquet.metadata.row_group(split.index))
@@ -50,18 +50,18 @@ class ParquetSource(TableSource, name="parquet"):
                 for one in cells:
                     found = dict(zip(held, map(python_value, one), strict=True))
                     values = {name: value_in(found, name) if place else folders[name] for name, place in places.items()}
-                    yield self.document(values, columns, f"{split.uri}#{split.index}:{row}", carried)
+                    yield self.document(values, columns, f"{split.uri}#{split.index}:{row}", carried, own)
                     row += 1
 
     def _check_columns(self, uri: str, schema: pa.Schema, columns: Sequence[str]) -> dict[str, Place | None]:
         """Where each column to read is, None for one of its folders; a file that lacks one, or text, is refused."""
-        names = [*schema.names, *folder_columns(uri)]
-        places = {name: _place(uri, schema, name) for name in self.wanted(columns, names)}
+        names, folders = self.wanted(columns, schema.names), folder_columns(uri)
+        places = {name: _place(uri, schema, name, {} if name == self.text_column else folders) for name in names}
         if (text := places[self.text_column]) and not may_be_text(text.kind):
             what = f"column {self.text_column!r} (text_column) must hold text, lists of texts or a chat's messages"
             fields = f" (a field in it is {self.text_column}.NAME)" if pa.types.is_struct(text.kind) else ""
             raise ColumnsError(uri, f"{what}, not {text.kind}{fields}")
-        id_column = self.id_in(names)
+        id_column = self.id_in(schema.names)
         doc_id = places[id_column] if id_column is not None else None
         if doc_id and not may_be_ids(doc_id.kind):
             allowed = "text, whole numbers or UUIDs"
@@ -69,15 +69,15 @@ class ParquetSource(TableSource, name="parquet"):
         return places
 
 
-def _place(uri: str, schema: pa.Schema, name: str) -> Place | None:
-    """Where a column of a file is; None where its folders say it."""
+def _place(uri: str, schema: pa.Schema, name: str, folders: Container[str]) -> Place | None:
+    """Where a column of a file is; None where `folders`, as may say it, do."""
     try:
         return place_in(schema, name)
     except KeyError:
-        folders = folder_columns(uri)
         if name in folders and name not in schema.names:
             return None
-        found = [f"{field.name} ({field.type})" for field in schema] + [f"{one} (its folder's)" for one in folders]
+        found = [f"{field.name} ({field.type})" for field in schema]
+        found += [f"{one} (its folder's)" for one in folder_columns(uri)]
         raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {', '.join(found) or 'none'}") from None
 
 

@@ -20,7 +20,10 @@ USUAL_ID = "doc_id"
 
 
 class TableSource(FileSource):
-    """Rows of files of one format, one document a row; the columns of a row are the file's and its folders'."""
+    """Rows of files of one format, one document a row; the columns of a row are the file's and its folders'.
+
+    A folder holds many rows: no text is its, nor an id but of an `id_column` that is named.
+    """
 
     id_column: str | None = Field(
         None,
@@ -44,14 +47,19 @@ class TableSource(FileSource):
         return list(dict.fromkeys([*filter(None, [self.id_in(found)]), self.text_column, *columns]))
 
     def document(
-        self, row: Mapping[str, Any], columns: Sequence[str], origin: str, carried: Sequence[str] = ()
+        self,
+        row: Mapping[str, Any],
+        columns: Sequence[str],
+        origin: str,
+        carried: Sequence[str] = (),
+        own: Container[str] | None = None,
     ) -> Document:
         """The document of one row: column name to value, or to the exception that reading it raised.
 
-        A row without a usable id gets `origin` for one.
+        A row without a usable id gets `origin` for one. `own` are the columns of the file where `row` has others too.
         """
         problems = []
-        id_column = self.id_in(row)
+        id_column = self.id_in(row if own is None else own)
         doc_id = self.made_id(origin) if id_column is None else usable_id(as_text(row[id_column]))
         if doc_id is None:
             problems.append(f"column {id_column!r} holds no usable id")

@@ -244,6 +244,23 @@ def test_folders_dots_lists_and_messages(tmp_path):
     assert read_all(JsonlSource(uri=str(tmp_path), text_column="messages"))[0].text == "user: hi"
 
 
+def test_a_folder_is_no_text_and_no_id_unless_it_is_named(tmp_path):
+    (tmp_path / "doc_id=7/text=X").mkdir(parents=True)
+    file = tmp_path / "doc_id=7/text=X/a.jsonl"
+    file.write_text('{"text": "a"}\n{"n": 1}\n{"text": "c", "doc_id": "own"}\n')
+    documents = read_all(JsonlSource(uri=str(tmp_path)), "text", "doc_id")
+    origins = ["doc_id=7/text=X/a.jsonl#0", "doc_id=7/text=X/a.jsonl#1"]
+    assert [(one.doc_id, one.text, one.columns["doc_id"]) for one in documents] == [
+        (origins[0], "a", "7"),
+        (origins[1], None, "7"),
+        ("own", "c", "own"),
+    ]
+    assert "column 'text' is null" in documents[1].problem
+    file.write_text('{"n": 1}\n')
+    with pytest.raises(SpecError, match="no line has a column 'text'"):
+        JsonlSource(uri=str(tmp_path)).splits()
+
+
 def test_types_of_what_is_carried_over_are_told_by_the_first_lines(tmp_path):
     lines = [{"text": "x", "n": 1, "mixed": 1, "meta": {"a": 1}}, {"text": "y", "mixed": "b", "meta": {"b": [True]}}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"text": "z"}])))

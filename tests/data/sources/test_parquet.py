@@ -161,8 +161,19 @@ def test_folders_name_columns_that_a_file_does_not_have_itself(place):
         SpecError, match=r"one column 'month' is wanted; .* year \(its folder's\), lang \(its folder's\)"
     ):
         ParquetSource(uri=f"{place}/year=2020").splits(["month"])
-    (only,) = read_all(ParquetSource(uri=f"{place}/year=2020", text_column="year"), "year")
-    assert only.text == "2020"
+    with pytest.raises(SpecError, match=r"one column 'year' is wanted; .* year \(its folder's\)"):
+        ParquetSource(uri=f"{place}/year=2020", text_column="year").splits()
+
+
+def test_a_folder_is_no_text_and_no_id_unless_it_is_named(tmp_path):
+    put(f"{tmp_path}/doc_id=7/text=X/x.parquet", {"text": ["a", None]})
+    documents = read_all(ParquetSource(uri=str(tmp_path)), "doc_id")
+    origins = ["doc_id=7/text=X/x.parquet#0:0", "doc_id=7/text=X/x.parquet#0:1"]
+    assert [(one.doc_id, one.text, one.columns["doc_id"]) for one in documents] == [
+        (origins[0], "a", "7"),
+        (origins[1], None, "7"),
+    ]
+    assert [one.doc_id for one in read_all(ParquetSource(uri=str(tmp_path), id_column="doc_id"))] == ["7", "7"]
 
 
 def test_dotted_names_lead_into_columns(tmp_path):
