@@ -18,10 +18,12 @@ class Page:
     Attributes:
         text: all of it.
         has_picture: whether there is one on it; a page with a picture and no text has been scanned.
+        problem: why it cannot be read, though others of its file can; empty when it has been read.
     """
 
     text: str
     has_picture: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,11 @@ def _problem(pages: Sequence[Page]) -> str:
     """Why there is nothing to ask about on these pages; empty where there is."""
     if any(page.text.strip() for page in pages):
         return ""
+    if unread := {number: page.problem for number, page in enumerate(pages, 1) if page.problem}:
+        if len(pages) == 1:
+            return f"cannot be read: {unread[1]}"
+        number, why = next(iter(unread.items()))
+        return f"no text on any of its {len(pages)} pages, and {len(unread)} cannot be read: page {number}: {why}"
     pictures = sum(page.has_picture for page in pages)
     where = "" if len(pages) == 1 else f" on any of its {len(pages)} pages"
     return f"no text{where}, but pictures: it has been scanned" if pictures else f"is empty: no text{where}"
@@ -105,4 +110,6 @@ def _together(content: Content) -> str:
 def _numbered(number: int, page: Page) -> str:
     if page.text.strip():
         return f"[page {number}]\n{page.text}"
+    if page.problem:
+        return f"[page {number}: cannot be read: {page.problem}]"
     return f"[page {number}: no text{', but a picture' if page.has_picture else ''}]"

@@ -91,3 +91,20 @@ def test_what_cannot_be_is_said_before_work_starts(tmp_path, monkeypatch):
     (split,) = DocumentsSource(uri=f"{tmp_path}/odd").splits()
     with pytest.raises(FileError, match=r"odd: nothing reads a file of that name; names end with \.docx"):
         next(source.read(split, ()))
+
+
+def test_a_page_that_cannot_be_read_is_said(tmp_path):
+    resources, broken = b"/Resources << /Font << /F 3 0 R >> >> /Contents 7 ", b"/Resources null /Contents 7 "
+    (tmp_path / "a.pdf").write_bytes(pdf("first", "second", "third").replace(resources, broken))
+    (tmp_path / "b.pdf").write_bytes(pdf("only").replace(b"/Resources <<", b"/Resources null /Other <<"))
+    together = read_all(DocumentsSource(uri=str(tmp_path)))
+    why = "it names no fonts and pictures, which it needs"
+    assert together[0].text == f"[page 1]\nfirst\n\n[page 2: cannot be read: {why}]\n\n[page 3]\nthird"
+    assert together[1].problem == f"{tmp_path}/b.pdf: cannot be read: {why}"
+    apart = read_all(DocumentsSource(uri=str(tmp_path), pages="apart"))
+    assert [page.text for page in apart] == ["first", None, "third", None]
+    assert apart[1].problem == f"{tmp_path}/a.pdf: page 2: cannot be read: {why}"
+    (tmp_path / "a.pdf").write_bytes(pdf("x", "").replace(b"/Resources <<", b"/Resources null /Other <<"))
+    assert read_all(DocumentsSource(uri=str(tmp_path)))[0].problem == (
+        f"{tmp_path}/a.pdf: no text on any of its 2 pages, and 1 cannot be read: page 1: {why}"
+    )
