@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from typing import TYPE_CHECKING
 
 from corm_batch.data.readers.base import Content, Page, Reader, clean
 
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup, Tag
+
 _UNREAD = ("title", "script", "style", "template", "noscript", "svg", "iframe", "object")
 _LONG_GAP = re.compile(r"\n{3,}")
+_LATIN = ("iso-8859-1", "iso8859-1", "iso_8859-1", "latin-1", "latin1", "l1", "ascii", "us-ascii")
+_CELLS, _ROWS = ("td", "th"), ("td", "th", "tr")
+_GROUPS = ("thead", "tbody", "tfoot")
+_ENDED_BY = {  # what begins, and what it ends when that has no end tag
+    **dict.fromkeys(("li",), ("li",)),
+    **dict.fromkeys(("dt", "dd"), ("dt", "dd")),
+    **dict.fromkeys(("option",), ("option",)),
+    **dict.fromkeys(_CELLS, _CELLS),
+    **dict.fromkeys(("tr",), _ROWS),
+    **dict.fromkeys(_GROUPS, (*_ROWS, *_GROUPS)),
+}
+_HOLDERS = ("table", "ul", "ol", "menu", "dl", "select")
+_REPEATED = 1000  # characters; a longer cell over several rows stands in the first one only
 
 
 class Html(Reader, name="html"):
@@ -18,16 +36,95 @@ class Html(Reader, name="html"):
     def read(self, content: bytes) -> Content:
         """What a browser shows of it, and its title."""
         from bs4 import BeautifulSoup
+        from bs4.element import Declaration, ProcessingInstruction
         from markdownify import MarkdownConverter
 
-        soup = BeautifulSoup(content, "html.parser")
+        soup = BeautifulSoup(content, "html.parser", from_encoding=_encoding(content))
         title = " ".join(soup.title.get_text().split()) if soup.title else ""
         for element in soup(_UNREAD):
             element.decompose()
+        for unseen in soup(string=lambda text: isinstance(text, Declaration | ProcessingInstruction)):
+            unseen.extract()
         for picture in soup("img"):
             picture.replace_with(str(picture.get("alt") or ""))
+        _end(soup)
+        for table in soup("table"):
+            _fill_rows(table)
         as_markdown = MarkdownConverter(
-            heading_style="ATX", strip=["a"], escape_misc=False, escape_underscores=False, escape_asterisks=False
+            heading_style="ATX",
+            strip=["a"],
+            escape_misc=False,
+            escape_underscores=False,
+            escape_asterisks=False,
+            sup_symbol="^",
+            sub_symbol="~",
         )
         text = as_markdown.convert_soup(soup)
         return Content([Page(clean(_LONG_GAP.sub("\n\n", text).strip()))], clean(title) or None)
+
+
+def _encoding(content: bytes) -> str | None:
+    """What a page that calls itself Latin-1 is read as, by browsers too; None where it says another encoding."""
+    from bs4.dammit import EncodingDetector
+
+    rest, mark = EncodingDetector.strip_byte_order_mark(content)
+    said = EncodingDetector.find_declared_encoding(rest, is_html=True)
+    return "windows-1252" if mark is None and said is not None and said.lower() in _LATIN else None
+
+
+def _end(soup: BeautifulSoup) -> None:
+    """End cells, rows and items that have no end tags where the next one begins, for else it is inside them."""
+    for element in soup(list(_ENDED_BY)):
+        outer: Tag | None = None
+        for parent in element.parents:
+            if parent.name in _HOLDERS:
+                break
+            if parent.name in _ENDED_BY[element.name]:
+                outer = parent
+        if outer is not None:
+            outer.insert_after(element, *list(element.next_siblings))
+
+
+def _fill_rows(table: Tag) -> None:
+    """Have a cell that goes over several rows stand in each of them, so that all others are in their columns."""
+    rows = [row for row in table("tr") if row.find_parent("table") is table]
+    going_on: dict[int, tuple[Tag, int]] = {}  # column: what stands in the rows that follow, and in how many
+    for place, row in enumerate(rows):
+        if place and row.parent is not rows[place - 1].parent:
+            going_on = {}  # no cell goes beyond a table's head, body or foot
+        above, going_on, column = going_on, {}, 0
+        cells = row(list(_CELLS), recursive=False)
+        while cells or any(start >= column for start in above):
+            if column in above:
+                repeated, left = above[column][0], above[column][1] - 1
+                cell = copy.copy(repeated)
+                cells[0].insert_before(cell) if cells else row.append(cell)
+            elif cells:
+                cell = cells.pop(0)
+                left = (_span(cell, "rowspan") or len(rows)) - 1
+                repeated = _repeated(cell) if left else cell
+            else:
+                repeated, left = next(iter(above.values()))[0], 0
+                cell = _emptied(repeated)  # of a row too short for what stands further right
+                del cell["colspan"]
+                row.append(cell)
+            if left > 0:
+                going_on[column] = (repeated, left)
+            column += _span(cell, "colspan") or 1
+
+
+def _repeated(cell: Tag) -> Tag:
+    """What stands below a cell that goes over several rows: the same, unless that is long."""
+    return copy.copy(cell) if len(cell.get_text()) <= _REPEATED else _emptied(cell)
+
+
+def _emptied(cell: Tag) -> Tag:
+    found = copy.copy(cell)
+    found.clear()
+    return found
+
+
+def _span(cell: Tag, name: str) -> int:
+    """How many rows or columns a cell goes over, 1 unless it says so; 0 where it goes over all that are left."""
+    said = re.match(r"\s*(\d{1,6})", str(cell.get(name) or ""))
+    return int(said[1]) if said else 1
