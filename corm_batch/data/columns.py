@@ -58,12 +58,22 @@ def _inside(value: Any, name: str) -> Any:
         return _found(value, name)
     if not isinstance(value, list):
         raise KeyError(name)
-    if value and all(isinstance(entry, tuple) for entry in value):  # a map, as Arrow gives it
-        return dict(value)[name]
-    objects = [entry if isinstance(entry, Mapping) else {} for entry in value]
-    if value and not any(is_in(entry, name) for entry in objects):
+    if value and all(map(_is_pair, value)):  # a map, as Arrow gives it
+        return _found(dict(value), name)
+    found, is_there = [], not value
+    for entry in value:
+        try:
+            found.append(_inside(entry, name))
+            is_there = True
+        except KeyError:
+            found.append(None)
+    if not is_there:
         raise KeyError(name)
-    return [value_in(entry, name) for entry in objects]
+    return found
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,18 @@ class Place:
     column: str
     path: str
     kind: pa.DataType
+
+    def value_in(self, row: Mapping[str, Any], name: str) -> Any:
+        """What `value_in` finds there in a row; None in an empty map, which Arrow gives as an empty list."""
+        return _of_kind(value_in(row, name), self.kind)
+
+
+def _of_kind(value: Any, kind: pa.DataType) -> Any:
+    if not isinstance(value, list) or pa.types.is_map(kind):
+        return value
+    if is_list(kind):
+        return [_of_kind(entry, kind.value_type) for entry in value]
+    return value or None
 
 
 def place_in(schema: pa.Schema, name: str) -> Place:
@@ -99,7 +121,12 @@ def place_in(schema: pa.Schema, name: str) -> Place:
 
 def _leading(kind: pa.DataType, path: str, name: str) -> tuple[str, pa.DataType]:
     """Path and type of what a name leads to inside a type that `path` leads to."""
-    if pa.types.is_map(kind):
+    if pa.types.is_map(kind) and is_text(kind.key_type):
+        for _, behind in _parted(name):
+            try:
+                return path, _leading(kind.item_type, path, behind)[1]
+            except KeyError:
+                continue
         return path, kind.item_type
     if is_list(kind):
         return path, pa.list_(_leading(kind.value_type, path, name)[1])
@@ -109,6 +136,13 @@ def _leading(kind: pa.DataType, path: str, name: str) -> tuple[str, pa.DataType]
                 inner = f"{path}.{head}", kind.field(place).type
                 return inner if rest is None else _leading(inner[1], inner[0], rest)
     raise KeyError(name)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether it is text of any kind, be it from a dictionary."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from corm_batch.data.columns import is_list
 
 _REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
+_LEVELS_OF_A_TYPE = 64
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
@@ -97,6 +98,14 @@ def as_json(value: Any, **options: Any) -> str:
         return json.dumps(_with_text_keys(value), default=str, **options)
 
 
+def is_shallow(value: Any, levels: int) -> bool:
+    """Whether a value nests no deeper than this, as one that holds itself does."""
+    if not isinstance(value, Mapping | list | tuple):
+        return True
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels > 0 and all(is_shallow(one, levels - 1) for one in inner)
+
+
 def spelled(value: Any) -> str | None:
     """A value as text, as JSON where it is none; what UTF-8 cannot hold is replaced."""
     if isinstance(value, bytes):
@@ -105,7 +114,12 @@ def spelled(value: Any) -> str | None:
         return str(pa.scalar(*value).cast(pa.string()))
     if value is None:
         return None
-    text = as_json(value, ensure_ascii=False) if isinstance(value, list | tuple | dict | int | float) else str(value)
+    try:
+        text = (
+            as_json(value, ensure_ascii=False) if isinstance(value, list | tuple | dict | int | float) else str(value)
+        )
+    except (ValueError, RecursionError):
+        text = f"<{type(value).__name__} that nests too deep or holds itself>"
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -135,6 +149,8 @@ def _is_held(kind: pa.DataType, wider: pa.DataType) -> bool:
 
 def _exact(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
     """The values in a type, or one that Arrow finds; None where it would not hold them as they are."""
+    if not all(is_shallow(value, _LEVELS_OF_A_TYPE) for value in values):
+        return None  # Arrow would follow one that holds itself until the process ends
     try:
         if any(isinstance(value, Moment) for value in values):
             if kind is None:

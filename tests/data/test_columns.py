@@ -51,6 +51,30 @@ def test_a_schema_says_where_a_value_is_and_its_type():
     assert place_in(schema, "a.c.d.x") == Place("a", "a.c.d.x", pa.date32())
     assert place_in(schema, "list.b") == Place("list", "list", pa.list_(pa.string()))
     assert place_in(schema, "map.any key") == Place("map", "map", pa.float32())
+    ints, maps = pa.map_(pa.int64(), pa.string()), pa.map_(pa.string(), inner)
+    more = pa.schema([("ints", ints), ("maps", maps), ("list", pa.list_(maps)), ("deep", pa.list_(pa.list_(inner)))])
+    kinds = [place_in(more, name).kind for name in ("maps.k.b", "maps.k", "list.k.b", "deep.b")]
+    assert kinds == [pa.int32(), inner, pa.list_(pa.int32()), pa.list_(pa.list_(pa.int32()))]
+    with pytest.raises(KeyError):
+        place_in(more, "ints.1")
     for missing in ("x", "a.x", "a.b.x", "list.x", "twice", "twice.x", "a.", ""):
         with pytest.raises(KeyError):
             place_in(schema, missing)
+
+
+def test_dots_lead_into_maps_and_lists_of_lists():
+    item = pa.struct([("b", pa.int32())])
+    maps = pa.map_(pa.string(), item)
+    schema = pa.schema([("m", maps), ("list", pa.list_(maps)), ("deep", pa.list_(pa.list_(item)))])
+    row = {"m": [("k", {"b": 1})], "list": [[("k", {"b": 2})], [], None], "deep": [[{"b": 3}], [], None]}
+    empty = {"m": [], "list": [], "deep": []}
+
+    def found(name, row):
+        return place_in(schema, name).value_in(row, name)
+
+    assert [found(name, row) for name in ("m.k.b", "m.k", "list.k.b", "deep.b")] == [
+        *(1, {"b": 1}, [2, None, None], [[3], [], None])
+    ]
+    assert [found(name, empty) for name in ("m.k.b", "m.k", "list.k.b", "deep.b", "m")] == [None, None, [], [], []]
+    assert value_in({"m": [("a", 1, 2)], "n": [([1], 2)]}, "m.a") is None
+    assert value_in({"n": [([1], 2)]}, "n.a") is None

@@ -112,3 +112,16 @@ def test_keys_that_are_no_text_and_values_that_json_has_none_of_are_text():
     assert [spelled(value) for value in (Decimal("1.50"), UUID(int=1), True, 1.5)] == [
         *("1.50", str(UUID(int=1)), "true", "1.5")
     ]
+
+
+def test_what_holds_itself_or_nests_too_deep_is_text():
+    itself, deep = {}, []
+    itself["x"] = itself
+    for _ in range(20_000):
+        deep = [deep]
+    for value in (itself, deep):
+        assert array_of([value], kind_of([value]))[0].as_py().endswith("that nests too deep or holds itself>")
+    hundred = [1]
+    for _ in range(100):
+        hundred = [hundred]
+    assert array_of([hundred], kind_of([hundred])).to_pylist() == ["[" * 101 + "1" + "]" * 101]

@@ -106,11 +106,17 @@ class GivenRows(TableSource):
         for number, row in enumerate(self._each()):
             origin = f"{_PLACE}#{number}"
             if isinstance(row, Mapping):
-                values = {name: value_in(row, name) for name in self.wanted([*columns, *carried], row)}
+                values = {name: self._value(row, name) for name in self.wanted([*columns, *carried], row)}
                 yield self.document(values, columns, origin, carried)
             else:
                 problem = f"{origin}: it is no mapping of columns to values but {type(row).__name__}"
                 yield Document(doc_id=origin, text=None, problem=problem, origin=origin)
+
+    def _value(self, row: Mapping[str, Any], name: str) -> Any:
+        """The value of a column of a row."""
+        if isinstance(self._rows, pa.Table) and name not in row:
+            return place_in(self._rows.schema, name).value_in(row, name)
+        return value_in(row, name)
 
     def _each(self) -> Iterator[Any]:
         """Every row."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corm_batch.data.cells import may_be_ids, may_be_text
-from corm_batch.data.columns import Place, folder_columns, place_in, value_in
+from corm_batch.data.columns import Place, folder_columns, place_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.kinds import python_value
@@ -49,7 +49,9 @@ class ParquetSource(TableSource, name="parquet"):
                 cells = zip(*(batch.column(name) for name in held), strict=True) if held else [()] * batch.num_rows
                 for one in cells:
                     found = dict(zip(held, map(python_value, one), strict=True))
-                    values = {name: value_in(found, name) if place else folders[name] for name, place in places.items()}
+                    values = {
+                        name: place.value_in(found, name) if place else folders[name] for name, place in places.items()
+                    }
                     yield self.document(values, columns, f"{split.uri}#{split.index}:{row}", carried, own)
                     row += 1
 

@@ -13,10 +13,11 @@ from pydantic import Field
 from corm_batch.data.cells import as_text, is_half_a_pair, text_of, usable_id
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
-from corm_batch.data.kinds import spelled
+from corm_batch.data.kinds import is_shallow, spelled
 from corm_batch.data.sources.files import FileSource
 
 USUAL_ID = "doc_id"
+_LEVELS = 200  # JSON, and with it the hash of a row, can do some more
 
 
 class TableSource(FileSource):
@@ -74,6 +75,9 @@ class TableSource(FileSource):
                 if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
                     problems.append(f"column {name!r} holds invalid UTF-8")
                     values[name] = None
+                elif not is_shallow(value, _LEVELS):
+                    problems.append(f"column {name!r} nests deeper than {_LEVELS} levels, or holds itself")
+                    values[name] = None
                 elif isinstance(value, Exception):
                     problems.append(f"column {name!r} cannot be read ({reason(value)})")
                     values[name] = None
@@ -91,4 +95,4 @@ def _kept(value: Any) -> Any:
     """What is carried over of a value: of a text all that is UTF-8, for no answer depends on it."""
     if isinstance(value, UnicodeDecodeError):
         return spelled(value.object)
-    return spelled(value) if isinstance(value, str) else value
+    return value if not isinstance(value, str) and is_shallow(value, _LEVELS) else spelled(value)

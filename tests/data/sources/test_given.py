@@ -59,6 +59,12 @@ def test_every_form_gives_the_same_documents(form):
     assert documents[2].origin == "documents#2"
 
 
+def test_an_empty_map_of_a_table_has_no_value_behind_its_dot():
+    maps = pa.array([[("lang", "de")], [], [("x", "y")]], pa.map_(pa.string(), pa.string()))
+    _, documents = read(GivenRows.of(pa.table({"text": ["x"] * 3, "m": maps}), {}), [], ["m.lang"])
+    assert [one.carried["m.lang"] for one in documents] == ["de", None, None]
+
+
 def test_columns_are_named_and_ids_are_made_of_places():
     rows = [{"key": 7, "body": ["x", "y"]}, {"key": None, "body": "z"}, {"body": "q"}]
     fields = {"text_column": "body", "text_separator": " "}
@@ -76,6 +82,13 @@ def test_odd_rows_fail_alone():
     _, documents = read(GivenRows.of(rows, {}))
     assert [one.problem is None for one in documents] == [True, *[False] * 6, True]
     assert documents[1].problem == "documents#1: it is no mapping of columns to values but int"
+    itself = {"text": "x"}
+    itself["meta"] = [itself]
+    _, documents = read(GivenRows.of([itself, {"text": "y", "meta": {1: "a", "b": 2}}], {}), ["meta"], ["meta"])
+    assert documents[0].problem == "documents#0: column 'meta' nests deeper than 200 levels, or holds itself"
+    assert documents[0].carried["meta"] == "<list that nests too deep or holds itself>"
+    assert documents[1].text == "y"
+    assert [len(one.content_sha256) for one in documents] == [64, 64]
     bytes_of_no_text = pa.table({"text": pa.array([b"\xff", b"ok"], pa.binary())})
     _, documents = read(GivenRows.of(bytes_of_no_text, {}))
     assert [one.text for one in documents] == [None, "ok"]
