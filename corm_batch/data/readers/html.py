@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corm_batch.data.readers.base import Content, Page, Reader, clean
 
@@ -35,11 +35,10 @@ class Html(Reader, name="html"):
 
     def read(self, content: bytes) -> Content:
         """What a browser shows of it, and its title."""
-        from bs4 import BeautifulSoup
         from bs4.element import Declaration, ProcessingInstruction
         from markdownify import MarkdownConverter
 
-        soup = BeautifulSoup(content, "html.parser", from_encoding=_encoding(content))
+        soup = _parsed(content)
         title = " ".join(soup.title.get_text().split()) if soup.title else ""
         for element in soup(_UNREAD):
             element.decompose()
@@ -47,7 +46,6 @@ class Html(Reader, name="html"):
             unseen.extract()
         for picture in soup("img"):
             picture.replace_with(str(picture.get("alt") or ""))
-        _end(soup)
         for table in soup("table"):
             _fill_rows(table)
         as_markdown = MarkdownConverter(
@@ -72,17 +70,24 @@ def _encoding(content: bytes) -> str | None:
     return "windows-1252" if mark is None and said is not None and said.lower() in _LATIN else None
 
 
-def _end(soup: BeautifulSoup) -> None:
-    """End cells, rows and items that have no end tags where the next one begins, for else it is inside them."""
-    for element in soup(list(_ENDED_BY)):
-        outer: Tag | None = None
-        for parent in element.parents:
-            if parent.name in _HOLDERS:
-                break
-            if parent.name in _ENDED_BY[element.name]:
-                outer = parent
-        if outer is not None:
-            outer.insert_after(element, *list(element.next_siblings))
+def _parsed(content: bytes) -> BeautifulSoup:
+    """The page, where the next cell, row or item ends one that has no end tag, for else it would be inside it."""
+    from bs4 import BeautifulSoup
+
+    class Ending(BeautifulSoup):
+        def handle_starttag(self, name: str, *rest: Any, **more: Any) -> Tag | None:
+            keep = len(self.tagStack)
+            for place in range(keep - 1, 0, -1):
+                if name not in _ENDED_BY or self.tagStack[place].name in _HOLDERS:
+                    break
+                if self.tagStack[place].name in _ENDED_BY[name]:
+                    keep = place
+            self.endData()
+            while len(self.tagStack) > keep:
+                self.popTag()
+            return super().handle_starttag(name, *rest, **more)
+
+    return Ending(content, "html.parser", from_encoding=_encoding(content))
 
 
 def _fill_rows(table: Tag) -> None:

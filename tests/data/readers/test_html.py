@@ -105,3 +105,7 @@ def test_what_a_browser_shows(page, text):
 )
 def test_a_value_stands_in_its_row_and_column(page, rows):
     assert rows_of(page) == rows
+
+
+def test_many_cells_without_end_tags_are_read():
+    assert rows_of("<table>" + "<tr><td>a<td>b" * 1000 + "</table>") == [["a", "b"]] * 1000
