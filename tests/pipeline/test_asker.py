@@ -286,13 +286,13 @@ def test_time_of_a_document_is_that_of_all_its_prompts():
 
 def test_reasoning_is_no_answer_and_is_kept():
     async def test(asker):
-        answer = await asker.ask(prompt("A draft.</think> Final words."), SamplingParams(max_new_tokens=40))
+        answer = await asker.ask(prompt("<think> A draft.</think> Final words."), SamplingParams(max_new_tokens=40))
         assert answer.text.startswith("Final words.")
         with pytest.raises(AnswerError, match=r"nothing but its reasoning, which </think> ends \(cut off"):
             await asker.ask(prompt("<think> A draft without an end."), SAMPLING)
 
     asker = asked(test)
-    assert asker.transcript.answers[0].startswith("A draft.</think> Final words.")
+    assert asker.transcript.answers[0].startswith("<think> A draft.</think> Final words.")
     assert asker.transcript.reasoning.startswith("A draft.\n\n")
     assert asker.transcript.answers[1].startswith("<think> A")
     assert len(asker.memory) == 2
