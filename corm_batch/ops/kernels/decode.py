@@ -23,7 +23,7 @@ from torch import Tensor
 from corm_batch.ops.decode import rows_at_once
 from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.lists import common_of, locate, span_of
-from corm_batch.ops.kernels.tile import keep_part, queries_of, visit
+from corm_batch.ops.kernels.tile import queries_of, see
 from corm_batch.ops.kernels.vote import vote
 from corm_batch.ops.pages import Lists, Pages
 from corm_batch.ops.reduction import Reduction
@@ -144,24 +144,17 @@ def _attend_shared(
     if (begin >= end) | (tl.load(leader + first) != first):
         return
     ids, _ = locate(row, table, length, slot, table_s, table_k, length_s, length_k, num_kv_heads)
-    g, n = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_N)
+    g = tl.arange(0, BLOCK_G)
     s = first + g // G
     there = tl.load(leader + s, mask=(g < M * G) & (s < num_rows), other=-1) == first
     now = tl.load(step + s, mask=there, other=0)  # [BG]
     head = (s * num_kv_heads + row % num_kv_heads) * G + g % G
     q = queries_of(query, head, there, len(scales), D, BLOCK_D)  # [BG, D]
-    top = tl.full([BLOCK_G], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_G], tl.float32)
-    out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-    count = tl.zeros([BLOCK_G], tl.int32)
-    for start in range(begin, end, BLOCK_N):
-        index = start + n
-        out, top, total, count = visit(
-            out, top, total, count, q, now, head, there, ids, index, index < end, key, value, position, expiry, scales,
-            None, 0, scale, softcap, part_count is not None, True, C, D, BLOCK_D, LOAD,
-        )  # fmt: skip
-    mine = head * (own_splits + splits) + own_splits + split
-    keep_part(mine, there, out, top, total, count, part_out, part_max, part_sum, part_count, D, BLOCK_D)
+    see(
+        head * (own_splits + splits) + own_splits + split, begin, end, q, now, head, there, ids,
+        key, value, position, expiry, scales, None, 0, scale, softcap,
+        part_out, part_max, part_sum, part_count, True, C, D, BLOCK_G, BLOCK_D, BLOCK_N, LOAD,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -185,21 +178,14 @@ def _attend(
     if begin >= end:
         return
     now = tl.load(step + row // num_kv_heads)
-    g, n = tl.arange(0, BLOCK_G), tl.arange(0, BLOCK_N)
+    g = tl.arange(0, BLOCK_G)
     head, there = row * G + g, g < G
     q = queries_of(query, head, there, len(scales), D, BLOCK_D)  # [BG, D]
-    top = tl.full([BLOCK_G], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_G], tl.float32)
-    out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-    count = tl.zeros([BLOCK_G], tl.int32)
-    for start in range(begin, end, BLOCK_N):
-        index = start + n
-        out, top, total, count = visit(
-            out, top, total, count, q, now, head, there, ids, index, index < end, key, value, position, expiry, scales,
-            logits, num_slots, scale, softcap, part_count is not None, False, C, D, BLOCK_D, LOAD,
-        )  # fmt: skip
-    mine = head * parts + split
-    keep_part(mine, there, out, top, total, count, part_out, part_max, part_sum, part_count, D, BLOCK_D)
+    see(
+        head * parts + split, begin, end, q, now, head, there, ids,
+        key, value, position, expiry, scales, logits, num_slots, scale, softcap,
+        part_out, part_max, part_sum, part_count, False, C, D, BLOCK_G, BLOCK_D, BLOCK_N, LOAD,
+    )  # fmt: skip
 
 
 @triton.jit

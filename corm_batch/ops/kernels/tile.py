@@ -1,4 +1,4 @@
-"""One block of entries in a decode step, in Triton: seen by the queries that fill a tile of a matrix product."""
+"""Entries of a list in a decode step, in Triton: seen by the queries that fill a tile of a matrix product."""
 
 from __future__ import annotations
 
@@ -9,14 +9,39 @@ from corm_batch.ops.kernels.lists import place_of
 
 
 @triton.jit
-def visit(
+def see(
+    mine: tl.tensor, begin: tl.tensor, end: tl.tensor, q: tl.tensor, now: tl.tensor, head: tl.tensor, there: tl.tensor,
+    ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
+    logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
+    part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None, STEPS: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    LOAD: tl.constexpr,
+) -> None:  # fmt: skip
+    """Entries from `begin` to `end`, seen by the queries of some heads at step `now`, with STEPS [BG] steps, one for
+    each; what they come to is kept at `mine`, for the merge."""
+    n = tl.arange(0, BLOCK_N)
+    top = tl.full([BLOCK_G], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_G], tl.float32)
+    out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+    count = tl.zeros([BLOCK_G], tl.int32)
+    for start in range(begin, end, BLOCK_N):
+        index = start + n
+        out, top, total, count = _visit(
+            out, top, total, count, q, now, head, there, ids, index, index < end, key, value, position, expiry, scales,
+            logits, num_slots, scale, softcap, part_count is not None, STEPS, C, D, BLOCK_D, LOAD,
+        )  # fmt: skip
+    _keep_part(mine, there, out, top, total, count, part_out, part_max, part_sum, part_count, D, BLOCK_D)
+
+
+@triton.jit
+def _visit(
     out: tl.tensor, top: tl.tensor, total: tl.tensor, count: tl.tensor, q: tl.tensor, now: tl.tensor,
     head: tl.tensor, there: tl.tensor, ids: tl.tensor, index: tl.tensor, inside: tl.tensor, key: tl.tensor,
     value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple, logits: tl.tensor | None,
     num_slots: int, scale: float, softcap: float | None, COUNTS: tl.constexpr, STEPS: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, LOAD: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """One block of entries, seen by the queries of some heads at step `now`; with STEPS [BG] steps, one for each."""
+    """One block of them."""
     place = place_of(ids, index, inside, C)
     k, factor = LOAD(key, scales, 0, place, inside, D, BLOCK_D)  # [BN, D], [BN]
     born = tl.load(position + place, mask=inside, other=0)  # [BN]
@@ -63,7 +88,7 @@ def queries_of(
 
 
 @triton.jit
-def keep_part(
+def _keep_part(
     mine: tl.tensor, there: tl.tensor, out: tl.tensor, top: tl.tensor, total: tl.tensor, count: tl.tensor,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
