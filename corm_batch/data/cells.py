@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from corm_batch.data.columns import is_list
+from corm_batch.data.columns import is_list, is_text
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import Moment, as_json, spelled
 
@@ -116,14 +116,8 @@ def is_plain_text(kind: pa.DataType) -> bool:
     """Whether cells of this type are text, bytes that may be text, or all null."""
     if pa.types.is_dictionary(kind):
         return is_plain_text(kind.value_type)
-    checks = (
-        pa.types.is_null,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-    )
-    return any(check(kind) for check in checks) or kind in (pa.string_view(), pa.binary_view())
+    checks = is_text, pa.types.is_null, pa.types.is_binary, pa.types.is_large_binary
+    return any(check(kind) for check in checks) or kind == pa.binary_view()
 
 
 def may_be_ids(kind: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from corm_batch.data.columns import is_list
+from corm_batch.data.columns import is_list, is_text
 
 _REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
 _LEVELS_OF_A_TYPE = 64
@@ -125,7 +125,7 @@ def spelled(value: Any) -> str | None:
 
 def _with_text_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name if isinstance(name, str) else str(name): _with_text_keys(one) for name, one in value.items()}
+        return {str(name): _with_text_keys(one) for name, one in value.items()}
     return [_with_text_keys(one) for one in value] if isinstance(value, list | tuple) else value
 
 
@@ -143,8 +143,7 @@ def _is_held(kind: pa.DataType, wider: pa.DataType) -> bool:
         return _is_held(kind.value_type, wider.value_type)
     if pa.types.is_decimal(kind):
         return not pa.types.is_floating(wider)
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return not is_text or pa.types.is_string(wider) or pa.types.is_large_string(wider)
+    return is_text(wider) or not is_text(kind)
 
 
 def _exact(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
@@ -155,10 +154,8 @@ def _exact(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array | None:
         if any(isinstance(value, Moment) for value in values):
             if kind is None:
                 return None
-            cells = [pa.scalar(*value).cast(kind) if isinstance(value, Moment) else value for value in values]
-            return pa.array(
-                [pa.scalar(cell, kind) if not isinstance(cell, pa.Scalar) else cell for cell in cells], kind
-            )
+            cells = (pa.scalar(*one).cast(kind) if isinstance(one, Moment) else pa.scalar(one, kind) for one in values)
+            return pa.array(cells, kind)
         if isinstance(kind, pa.UuidType):
             plain = [value.bytes if isinstance(value, UUID) else value for value in values]
             found = pa.ExtensionArray.from_storage(kind, pa.array(plain, kind.storage_type))

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from corm_batch.data.listing import is_called_like
 
@@ -61,15 +62,11 @@ def local_glob(pattern: str, suffixes: Sequence[str]) -> tuple[set[str], set[str
 
 
 @contextmanager
-def synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
-    """`content` on the disk beside `path`, hidden from listings; the folder is synced when the caller has moved it."""
+def hidden_beside(path: Path) -> Iterator[Path]:
+    """A place for a new file beside `path`, hidden from listings; the folder is synced when the caller has moved it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         yield temporary
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -78,6 +75,24 @@ def synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file at `path`, all of it on the disk when the caller is done with it."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def synced_temporary(path: Path, content: bytes) -> Iterator[Path]:
+    """`content` on the disk, as `hidden_beside`."""
+    with hidden_beside(path) as temporary:
+        with synced(temporary) as file:
+            file.write(content)
+        yield temporary
 
 
 def _is_to_be_read(path: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from corm_batch.data.filesystem import filesystem, writing
+from corm_batch.data.local_files import hidden_beside, synced
 from corm_batch.data.patience import patiently
 from corm_batch.data.uri import is_s3
 
@@ -26,14 +26,12 @@ def published(uri: str) -> Iterator[BinaryIO]:
     """
     fs, path = filesystem(uri)
     with writing(uri), ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory()) if is_s3(uri) else os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
-        growing = Path(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex}")
-        stack.callback(growing.unlink, missing_ok=True)
-        with growing.open("xb") as file:
+        place = Path(path)
+        if is_s3(uri):
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()), place.name)
+        growing = stack.enter_context(hidden_beside(place))
+        with synced(growing) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         if is_s3(uri):
             patiently(fs.put_file, str(growing), path)
         else:

@@ -42,6 +42,8 @@ QUESTION_NUMBER = column(
     pa.int64(),
     "which of its document's rows, 0 first, that of what the document took; null where it has one row",
 )
+IN_SOURCE_ORDER = [(field.name, "ascending") for field in (SOURCE_FILE, SOURCE_ROW, DOC_ID, QUESTION_NUMBER)]
+"""What rows are sorted by to lie as in the source."""
 _RUN_ID = column("run_id", pa.string(), "the run that wrote this row; join on (doc_id, run_id)", nullable=False)
 _TYPES = {
     "int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_(),

@@ -19,15 +19,14 @@ from corm_batch.data.formats.base import Format
 from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.published import published
-from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW, memory_schema
+from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW, memory_schema
+from corm_batch.data.sources.packed import PACKED
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
 from corm_batch.output.parts import part_schema, read_ahead, read_fields, read_part
 
 _ROWS_AT_ONCE, _PARTS_KEPT = 1000, 4
-_PACKED = (".gz", ".zst")
-_ORDER = [SOURCE_FILE.name, SOURCE_ROW.name, DOC_ID.name, QUESTION_NUMBER.name]
 
 
 def format_of(target: str, name: str | None = None) -> Format:
@@ -80,7 +79,7 @@ class _Rows:
         self._memory = memory_parts(uri) if memory else None
         self._part = lru_cache(_PARTS_KEPT)(self._read)
         keys = [self._keys(part, ids) for part, ids in enumerate(read_ahead(_ids, self._uris))]
-        order = pa.concat_tables(keys).sort_by([(name, "ascending") for name in _ORDER])
+        order = pa.concat_tables(keys).sort_by(IN_SOURCE_ORDER)
         self._places = np.stack([order["part"].to_numpy(), order["row"].to_numpy()])
         self.count: int = order.num_rows
         self.schema = self._schema()
@@ -173,6 +172,6 @@ def _packing(target: str, file: BinaryIO, kind: Format) -> Iterator[BinaryIO]:
 
 
 def _unpacked(name: str) -> str:
-    for suffix in _PACKED:
+    for suffix in PACKED:
         name = name.removesuffix(suffix)
     return name

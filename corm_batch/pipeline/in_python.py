@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corm_batch.data.schema import DOC_ID, MEMORY_FIELDS, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW
+from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, MEMORY_FIELDS, QUESTION_NUMBER
 from corm_batch.data.selection import Selection
 from corm_batch.data.sources.given import GivenRows
 from corm_batch.errors import SpecError
@@ -24,7 +24,6 @@ from corm_batch.registry import shown
 from corm_batch.spec import JobSpec, read_sections
 
 _OF_A_SOURCE = ("id_column", "text_column", "text_separator")
-_ORDER = [SOURCE_FILE.name, SOURCE_ROW.name, DOC_ID.name, QUESTION_NUMBER.name]
 _MEMORY = [field.name for field in MEMORY_FIELDS]
 
 
@@ -124,7 +123,7 @@ def _tables(job: JobSpec, summary: JobSummary, ids: pa.Array | None) -> Tables:
 
 def _in_order(rows: pa.Table, ids: pa.Array | None) -> pa.Table:
     if ids is None:
-        return rows.sort_by([(name, "ascending") for name in _ORDER])
+        return rows.sort_by(IN_SOURCE_ORDER)
     places = pc.index_in(rows[DOC_ID.name], ids)
     keys = pa.table({"place": places, "number": rows[QUESTION_NUMBER.name], "row": pa.array(range(len(rows)))})
     order = keys.sort_by([("place", "ascending"), ("number", "ascending")])

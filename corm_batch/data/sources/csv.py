@@ -20,7 +20,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.foreign_json import encoding_problem
 from corm_batch.data.sources.packed import PACKED, unpacked
-from corm_batch.data.sources.tables import TableSource
+from corm_batch.data.sources.tables import TableSource, unusable
 from corm_batch.data.uri import name_of
 from corm_batch.errors import ColumnsError, FileError
 
@@ -58,13 +58,12 @@ class CsvSource(TableSource, name="csv"):
             for number, fields in enumerate(rows):
                 origin = f"{split.uri}#{number}"
                 if isinstance(fields, str):
-                    yield Document(doc_id=origin, text=None, problem=f"{origin}: {fields}", origin=origin)
+                    yield unusable(origin, fields)
                 elif len(fields) == len(names):
                     row: Mapping[str, Any] = {**folders, **dict(zip(names, fields, strict=True))}
                     yield self.document(row, columns, origin, carried)
                 else:
-                    problem = f"{origin}: the row has {len(fields)} fields, and there are {len(names)} columns"
-                    yield Document(doc_id=origin, text=None, problem=problem, origin=origin)
+                    yield unusable(origin, f"the row has {len(fields)} fields, and there are {len(names)} columns")
 
     def _check_columns(self, uri: str, names: Sequence[str], columns: Sequence[str]) -> None:
         """Refuse a file that lacks a column, or has it twice."""

@@ -17,7 +17,7 @@ from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import kind_of, python_value
 from corm_batch.data.sources.base import Split
-from corm_batch.data.sources.tables import USUAL_ID, TableSource
+from corm_batch.data.sources.tables import USUAL_ID, TableSource, unusable
 from corm_batch.errors import SourceError, SpecError
 from corm_batch.registry import describe
 
@@ -109,8 +109,7 @@ class GivenRows(TableSource):
                 values = {name: self._value(row, name) for name in self.wanted([*columns, *carried], row)}
                 yield self.document(values, columns, origin, carried)
             else:
-                problem = f"{origin}: it is no mapping of columns to values but {type(row).__name__}"
-                yield Document(doc_id=origin, text=None, problem=problem, origin=origin)
+                yield unusable(origin, f"it is no mapping of columns to values but {type(row).__name__}")
 
     def _value(self, row: Mapping[str, Any], name: str) -> Any:
         """The value of a column of a row."""

@@ -13,7 +13,7 @@ from corm_batch.data.kinds import kind_of
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
 from corm_batch.data.sources.packed import PACKED, unpacked
-from corm_batch.data.sources.tables import TableSource
+from corm_batch.data.sources.tables import TableSource, unusable
 from corm_batch.errors import ColumnsError, FileError
 
 _LINES_LOOKED_AT = 100
@@ -74,7 +74,7 @@ class JsonlSource(TableSource, name="jsonl"):
                     values[self.text_column] = value_in(row, self.text_column)
                     yield self.document(values, columns, origin, carried, row)
                 else:
-                    yield Document(doc_id=origin, text=None, problem=f"{origin}: {row}", origin=origin)
+                    yield unusable(origin, row)
 
 
 @contextmanager

@@ -91,6 +91,11 @@ class TableSource(FileSource):
         )
 
 
+def unusable(origin: str, why: str) -> Document:
+    """What stands for a row that has no columns to make a document of."""
+    return Document(doc_id=origin, text=None, problem=f"{origin}: {why}", origin=origin)
+
+
 def _kept(value: Any) -> Any:
     """What is carried over of a value: of a text all that is UTF-8, for no answer depends on it."""
     if isinstance(value, UnicodeDecodeError):
