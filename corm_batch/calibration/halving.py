@@ -93,8 +93,9 @@ def _between(ordered: Sequence[str], standings: Mapping[str, Standing]) -> list[
     are times its own; none where there are no others."""
     if len(ordered) < 3:
         return []
-    ratios = [standings[label].peak_ratio for label in ordered]
-    return [min(ordered[1:-1], key=lambda label: abs(log(standings[label].peak_ratio ** 2 / (ratios[0] * ratios[-1]))))]
+    logs = {label: log(standings[label].peak_ratio) for label in ordered}
+    middle = (logs[ordered[0]] + logs[ordered[-1]]) / 2
+    return [min(ordered[1:-1], key=lambda label: abs(logs[label] - middle))]
 
 
 def _within(standings: Mapping[str, Standing], limit: float) -> list[str]:

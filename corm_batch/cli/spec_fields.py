@@ -110,16 +110,7 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def _range(field: Mapping[str, Any]) -> str:
     """What a number has to be."""
-    said = [
-        f"{word} {field[key]:g}"
-        for key, word in (
-            ("minimum", "from"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "to"),
-            ("exclusiveMaximum", "below"),
-        )
-        if key in field
-    ]
+    said = [f"{word} {field[key]:g}" for key, word in _BOUNDS.items() if key in field]
     return f" {' '.join(said)}" if said else ""
 
 

@@ -64,8 +64,9 @@ def reasoning_marks(tokenizer: Any, prompt: str) -> ReasoningMarks:
         found = mark[0]
     end = found or _DEFAULT
     begin = _CHANNELS[0] if end == _CHANNELS[1] else end.replace("/", "", 1)
+    prompt = prompt.rstrip()
     marks = ReasoningMarks(
-        begin, end, is_open=prompt.rstrip().endswith(begin), is_known=bool(found) and not prompt.rstrip().endswith(end)
+        begin, end, is_open=prompt.endswith(begin), is_known=found is not None and not prompt.endswith(end)
     )
     if not any(special and name and name in end for name, special in added.items()):
         return marks

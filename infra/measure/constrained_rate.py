@@ -23,6 +23,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from corm_batch.bench.bench import device_name
+from corm_batch.bench.gpus import dense_shape
 from corm_batch.bench.model import random_model
 from corm_batch.bench.workload import LlamaShape, find_workload
 from corm_batch.engine.config import EngineConfig
@@ -51,13 +52,7 @@ _ENDLESS: Final = Grammar.of_schema(
 
 def shape_of(folder: str) -> LlamaShape:
     """The counts of a model's config, as of a Llama."""
-    config = AutoConfig.from_pretrained(folder)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return LlamaShape(
-        num_layers=config.num_hidden_layers, hidden_size=config.hidden_size, num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads, head_dim=head_dim, intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size, rope_theta=config.rope_parameters["rope_theta"],
-    )  # fmt: skip
+    return dense_shape(AutoConfig.from_pretrained(folder))
 
 
 def random_with_tokenizer(shape: LlamaShape, folder: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:

@@ -12,16 +12,10 @@ from corm_batch.cli.spec_schema import KINDS, spec_schema
 from corm_batch.errors import SpecError
 from corm_batch.spec import JobSpec
 from tests.conftest import ROOT
+from tests.test_spec import MINIMAL
 
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
 SPECS = {path.relative_to(ROOT).as_posix(): yaml.safe_load(path.read_text(encoding="utf-8")) for path in JOBS}
-MINIMAL = {
-    "name": "papers",
-    "model": {"name": "org/model"},
-    "source": {"name": "parquet", "uri": "s3://bucket/papers/"},
-    "task": {"name": "summarize"},
-    "output": {"uri": "s3://bucket/summaries/"},
-}
 NEEDED = {
     "headkv": {"scores": [[1.0]]},
     "duo_attention": {"scores": [[1.0]]},
