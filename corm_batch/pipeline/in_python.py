@@ -106,9 +106,9 @@ def _about(
     given = spec.source.to_spec() if isinstance(spec, JobSpec) else spec.get("source") or {}
     if not isinstance(given, Mapping):
         raise SpecError(f"source: expected a mapping, got {shown(given)}")
-    if selection is not None and selection.seed is not None and not hasattr(documents, "__len__"):
-        documents = list(documents)  # a draw is from all of them
-    source = GivenRows.of(documents, {name: given[name] for name in _OF_A_SOURCE if given.get(name) is not None})
+    fields = {name: given[name] for name in _OF_A_SOURCE if given.get(name) is not None}
+    drawn = selection is not None and selection.seed is not None  # from all of them
+    source = GivenRows.of(documents, fields, read_again=drawn)
     if keeps:
         source = source.with_ids()
     return spec.model_copy(update={"source": source}) if isinstance(spec, JobSpec) else {**spec, "source": source}

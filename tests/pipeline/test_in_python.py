@@ -52,8 +52,9 @@ def test_with_an_output_a_later_run_goes_on(tmp_path):
     assert (first.summary.failed, first.results["doc_id_too"].to_pylist()) == (2, ["b", "a"])
     again = run(spec, documents=pa.Table.from_pylist(documents), load_model=scripted())
     assert (again.summary.failed, again.summary.skipped, again.results.num_rows) == (1, 2, 3)
-    drawn = run(SPEC, documents=iter(documents), selection=Selection(2, seed=0), load_model=scripted())
-    assert drawn.results.num_rows == 2
+    for given in (iter(documents), dict(enumerate(documents)).values(), documents):
+        drawn = run(SPEC, documents=given, selection=Selection(2, seed=0), load_model=scripted())
+        assert drawn.results.num_rows == 2
     assert (tmp_path / "out/_job/spec.yaml").is_file()
 
 

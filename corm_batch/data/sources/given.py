@@ -36,13 +36,14 @@ class GivenRows(TableSource):
     _head: Sequence[Any] = PrivateAttr(())
 
     @classmethod
-    def of(cls, documents: Any, fields: Mapping[str, Any]) -> Self:
+    def of(cls, documents: Any, fields: Mapping[str, Any], *, read_again: bool = False) -> Self:
         """The source of some documents.
 
         Args:
             documents: an Arrow table, or what has the Arrow interface, as frames of pandas and Polars do; or mappings
                 of column to value, one a document.
             fields: of a source of files: `id_column`, `text_column`, `text_separator`.
+            read_again: whether they are to be read more than once.
 
         Raises:
             SpecError: they are none of these, or a field is wrong.
@@ -57,7 +58,8 @@ class GivenRows(TableSource):
             except (pa.ArrowException, TypeError, ValueError) as error:
                 raise SpecError(f"documents: cannot be read as an Arrow table: {reason(error)}") from error
         elif isinstance(documents, Iterable) and not isinstance(documents, str | bytes | Mapping):
-            made._rows = documents if isinstance(documents, Sequence) else iter(documents)
+            rows = list(documents) if read_again and not isinstance(documents, Sequence) else documents
+            made._rows = rows if isinstance(rows, Sequence) else iter(rows)
             made._head = list(islice(made._rows, _LOOKED_AT))
         else:
             raise SpecError(
@@ -120,12 +122,14 @@ class GivenRows(TableSource):
     def _each(self) -> Iterator[Any]:
         """Every row."""
         rows = self._rows
+        if rows is None:
+            raise SourceError("documents: they come one after the other, and have been read")
         if isinstance(rows, pa.Table):
             return _rows_of(rows)
         if isinstance(rows, Iterator):
-            head, self._head, self._rows = self._head, (), iter(())
+            head, self._head, self._rows = self._head, (), None
             return chain(head, rows)
-        return iter(rows or ())
+        return iter(rows)
 
     def _kinds(self, columns: Sequence[str]) -> dict[str, pa.DataType]:
         """The types of columns, all of which are there, as are id and text.

@@ -100,6 +100,8 @@ def test_rows_that_come_one_after_the_other_are_read_once():
     (split,) = source.splits()
     assert len(asked) == 100  # looked at for their columns
     assert [one.text for one in source.read(split, ())] == [str(n) for n in range(300)]
+    with pytest.raises(SourceError, match="have been read"):
+        list(source.read(split, ()))
     with pytest.raises(SourceError, match="there are none"):
         source.splits()
 
