@@ -52,13 +52,7 @@ class Runner:
         Raises:
             Shortage: the pool, or the device, is too small for it.
         """
-        drawing = [(one, one.rng.getstate()) for one in work.sequences if one.request.sampling.temperature > 0]
-        try:
-            return self._prefill(work) if isinstance(work, Prefill) else self._decode(work)
-        except Shortage:
-            for sequence, state in drawing:
-                sequence.rng.setstate(state)  # what is drawn again is the same
-            raise
+        return self._prefill(work) if isinstance(work, Prefill) else self._decode(work)
 
     def _prefill(self, work: Prefill) -> list[Chosen]:
         """One token of every sequence whose prompt ends, or all of an answer that one pass scores; where more is to be

@@ -154,16 +154,11 @@ _COLDEST = 1e-30
 
 
 def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.device) -> Draws | None:
-    """Random numbers for the rows that sample; None when there are none.
-
-    Each takes them from its own generator, in order, so the same sequence draws the same in any batch.
-    """
+    """Random numbers for the rows that sample, those that their tokens have in any batch; None when there are none."""
     requests = [row.sequence.request for row in rows]
     found = [i for i, one in enumerate(requests) if one.sampling.temperature > 0 and one.answer_ids is None]
     if not found:
         return None
-    drawing = [rows[i].sequence for i in found]
-    settings = [sequence.request.sampling for sequence in drawing]
     limits = [
         (
             max(one.temperature, _COLDEST),
@@ -171,11 +166,11 @@ def _draw(rows: abc.Sequence[Row], num_steps: int, rules: Rules, device: torch.d
             one.top_p if one.top_p < 1 else rules.top_p,
             one.min_p or rules.min_p,
         )
-        for one in settings
+        for one in (requests[i].sampling for i in found)
     ]
     temperature, top_k, top_p, min_p = torch.tensor(limits, dtype=torch.float32).to(device).split(1, dim=1)
-    uniform = torch.tensor([[s.rng.random() for _ in range(num_steps)] for s in drawing], dtype=torch.float32)
-    uniform = uniform.t()[..., None].to(device)
+    numbers = [rows[i].sequence.drawn(rows[i].num_new, num_steps) for i in found]
+    uniform = torch.tensor(numbers, dtype=torch.float32).t()[..., None].to(device)
     return Draws(torch.tensor(found).to(device), temperature, top_k, top_p, min_p, uniform)
 
 

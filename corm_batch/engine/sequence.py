@@ -78,7 +78,8 @@ class Sequence:
         self.num_compacted = 0  # output tokens there were at the last compaction
         self.slot = -1
         self.swapped: SwappedCache | None = None
-        self.rng = self._new_rng()
+        self._rng = random.Random(f"{request.sampling.seed}:{request.id}")
+        self._drawn: list[float] = []
         self.logprobs: list[float] = []  # of the output's tokens
         self.best_logprobs: list[float] = []  # of the likeliest tokens in their places
         self.matcher: Matcher | None = None  # where the answer stands in its grammar, if it has one
@@ -168,7 +169,6 @@ class Sequence:
         """Forget a prefill that was given up before its first token."""
         self.num_prefilled, self.slot, self.peak_pages = self.num_shared, -1, 0
         self.num_extra_passes, self.beginning = 0, None
-        self.rng = self._new_rng()
         self.lost_statistic.zero_()
         self.num_votes[:] = 0
         self.notes.clear()
@@ -181,8 +181,12 @@ class Sequence:
         ends |= self.matcher is not None and self.matcher.is_whole_at(len(output))
         return ends or output[-1] in sampling.stop_token_ids or (stop is not None and stop(output))
 
-    def _new_rng(self) -> random.Random:
-        return random.Random(f"{self.request.sampling.seed}:{self.request.id}")
+    def drawn(self, first: int, count: int) -> list[float]:
+        """Random numbers in [0, 1) for so many tokens of the answer, `first` on: the same whenever they are asked for,
+        should a step be taken again."""
+        while len(self._drawn) < first + count:
+            self._drawn.append(self._rng.random())
+        return self._drawn[first : first + count]
 
 
 class Row(NamedTuple):

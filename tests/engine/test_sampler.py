@@ -121,14 +121,14 @@ def test_draws_for_many_steps_are_those_of_one_step_after_another():
     at_once = prepare(model(), [row(temperature=1.0)], 6)
     again = row(temperature=1.0)
     for step, logits_1V in enumerate(logits):
-        assert sample(logits_1V, at_once, step)[0].tolist() == choose(logits_1V, [again])[0]
+        assert sample(logits_1V, at_once, step)[0].tolist() == choose(logits_1V, [again._replace(num_new=step)])[0]
 
 
 @pytest.mark.parametrize(("limits", "last"), [({"top_k": 2}, 3), ({"top_p": 0.41}, 3), ({"min_p": 0.9}, 1), ({}, 0)])
 def test_the_largest_number_drawn_takes_a_token_that_is_allowed(limits, last):
     """As float32 a number close to 1 is 1; the last token of all is forbidden."""
     drawn = row(temperature=1.0, **limits)
-    drawn.sequence.rng = SimpleNamespace(random=lambda: 1.0 - 2.0**-26)
+    drawn.sequence._rng = SimpleNamespace(random=lambda: 1.0 - 2.0**-26)
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3, 0.0]]).log()
     assert choose(logits, [drawn])[0] == [last]
 
