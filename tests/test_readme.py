@@ -12,12 +12,13 @@ import yaml
 
 from corm_batch import Budget, Engine, KVPolicy, Request, SamplingParams, load_plugin
 from corm_batch.bench.workload import WORKLOADS
-from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.answers import print_answers
 from corm_batch.cli.console import output_console
+from corm_batch.evaluation.expected import Expected
 from corm_batch.evaluation.paired import Difference
 from corm_batch.report.evaluation import difference_text
 from corm_batch.report.job_report import read_report
-from corm_batch.report.totals import totals_rows
+from corm_batch.report.totals import expected_rows, totals_rows
 from corm_batch.spec import JobSpec
 from infra.measure.performance_table import beside_vllm, read_results, read_vllm, replaced
 from tests.outputs import answered, commit
@@ -81,7 +82,7 @@ def test_the_printout_is_what_is_printed_today(tmp_path, capsys):
         "\n\nTotals\n"
     )
     row = dict.fromkeys(("kv_bytes_full", "kv_bytes_peak", "output")) | answered("a")
-    print_answers(output_console(), [row], Expected({"a": "17"}))
+    print_answers(output_console(), [row], Expected("right", {"a": "17"}))
     heads = [head.strip() for head in capsys.readouterr().out.splitlines()[1].split("|")]
     _, head, _, *rows = documents.splitlines()
     assert re.split(r" {2,}", head.strip()) == heads
@@ -89,7 +90,8 @@ def test_the_printout_is_what_is_printed_today(tmp_path, capsys):
     names = [name for name, _ in totals_rows(read_report(commit(tmp_path, [answered("a")])))] + ["answers"]
     shown = [re.split(r" {2,}", line)[0] for line in totals.splitlines()]
     assert shown == [name for name in names if name in shown]
-    assert totals.endswith(" of 27 equal what is expected\n")
+    ((_, verdict),) = expected_rows(Expected("expected", {"a": "answer to a"}).scores(str(tmp_path)))
+    assert totals.splitlines()[-1].endswith(verdict.replace("1 of 1", "27 of 27").replace(" 1 contain", " 27 contain"))
 
 
 def test_the_example_job_loads(tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from corm_batch.cli.answers import Expect, MissedBy, print_missed
 from corm_batch.cli.console import excerpt, label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson
 from corm_batch.errors import SpecError
@@ -17,6 +18,7 @@ from corm_batch.report.totals import (
     FIELD_HEADS,
     answer_text,
     compared_rows,
+    expected_rows,
     field_cells,
     outcome_text,
     shared_rows,
@@ -28,6 +30,8 @@ from corm_batch.report.units import count_text, one_line, percent_text, seconds_
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from corm_batch.evaluation.expected import Scores
+    from corm_batch.evaluation.metrics import Metric
     from corm_batch.output.committed import Committed
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.fields import FieldFigures
@@ -50,6 +54,8 @@ def report(
         str | None,
         typer.Option(metavar="OUTPUT", help="Another job's output.uri: its documents side by side with this one's."),
     ] = None,
+    expect: Expect = None,
+    metric: MissedBy = "exact",
     as_json: AsJson = False,
 ) -> None:
     """Show answers, memory, time and failures of a job from what it committed."""
@@ -62,15 +68,19 @@ def report(
     committed = _read(output, answers=compare is not None)
     figures, fields = build_report(committed), field_figures(_uri("", output))
     comparison = _compare(committed, compare) if compare is not None else None
+    scores = _scores(_uri("", output), expect, metric) if expect is not None else None
     if page is not None:
-        _write_page(page, output, committed, figures, fields, compare, comparison)
+        _write_page(page, output, committed, figures, fields, compare, comparison, scores)
     if as_json:
-        print_json({**_as_json(figures, comparison), "fields": [asdict(field) for field in fields]})
+        found = {**_as_json(figures, comparison), "fields": [asdict(field) for field in fields]}
+        print_json({**found, "expected": asdict(scores)} if scores is not None else found)
         return
     console = output_console()
     _print_answers(console, answers_of(_uri("", output), _first(committed.rows), _CHARS), figures.documents)
     print_fields(console, fields)
-    print_totals(console, output, figures)
+    if scores is not None:
+        print_missed(console, scores)
+    print_totals(console, output, figures, expected_rows(scores) if scores is not None else [])
     _print_differences(console, "Settings that are not the same for all rows", differences(figures.jobs), ("values",))
     _print_layers(console, figures)
     print_failures(console, figures)
@@ -107,6 +117,12 @@ def _read(output: str, *, answers: bool, option: str = "") -> Committed:
     return committed
 
 
+def _scores(output: str, column: str, metric: Metric) -> Scores:
+    from corm_batch.evaluation.expected import Expected
+
+    return Expected.of_output(output, column).scores(output, metric)
+
+
 def _compare(here: Committed, other: str) -> Comparison:
     from corm_batch.report.comparison import compare
     from corm_batch.report.job_details import MAX_DOCUMENTS
@@ -122,6 +138,7 @@ def _write_page(
     fields: Sequence[FieldFigures],
     other: str | None,
     comparison: Comparison | None,
+    scores: Scores | None,
 ) -> None:
     from corm_batch.data.filesystem import write_whole
     from corm_batch.report.answers import answers_of
@@ -131,7 +148,7 @@ def _write_page(
 
     shown = evenly(committed.rows.sort_by("doc_id"), _PAGE_ANSWERS)
     answers = answers_of(_uri("", output), shown, max(_CHARS, _PAGE_CHARS // max(1, shown.num_rows)))
-    content = render_page(output, figures, build_details(committed), fields, answers, other or "", comparison)
+    content = render_page(output, figures, build_details(committed), fields, answers, other or "", comparison, scores)
     write_whole(page, content.encode("utf-8"))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.answers import Expect, MissedBy, print_answers, print_missed
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import error_console, output_console, print_json
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
@@ -20,7 +20,10 @@ from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.data.selection import Selection
+    from corm_batch.evaluation.expected import Expected
+    from corm_batch.evaluation.metrics import Metric
     from corm_batch.pipeline.progress import JobSummary
+    from corm_batch.spec import JobSpec
 
 _SMALL_JOB = 50
 
@@ -30,10 +33,8 @@ def run(
     overrides: Overrides = None,
     plugins: Plugins = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Answer failed documents again.")] = False,
-    expect: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column of the source with the right answers, to compare with."),
-    ] = None,
+    expect: Expect = None,
+    metric: MissedBy = "exact",
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Look at the first N documents of the source alone.")
     ] = None,
@@ -58,16 +59,30 @@ def run(
 
     selection = _selection(limit, sample, seed)
     job = JobSpec.load(spec, overrides or ())
-    expected = Expected.read(job.source, expect) if expect is not None else None
+    expected = _expected(job, expect) if expect is not None else None
     from corm_batch.pipeline.driver import run_job  # Ray, which a wrong spec need not wait for
 
     with show_progress(job.name, error_console(), as_json=as_json) as on_event:
         summary = run_job(job, retry_failed=retry_failed, selection=selection, on_event=on_event)
     if as_json:
-        print_json({"event": "summary", **progress_json(summary)})
+        scores = expected.scores(summary.output_uri, metric) if expected is not None else None
+        print_json({"event": "summary", **progress_json(summary), **({"expected": asdict(scores)} if scores else {})})
     else:
-        _print_results(output_console(), summary, expected)
+        _print_results(output_console(), summary, expected, metric)
     raise typer.Exit(_exit_code(summary))
+
+
+def _expected(job: JobSpec, column: str) -> Expected:
+    """The right answers, to what the job asks.
+
+    Raises:
+        SpecError: the source has no such column, or it is about other columns than those of the answers.
+    """
+    from corm_batch.evaluation.expected import Expected
+
+    expected = Expected.read(job.source, column)
+    expected.check(["output", *(field.name for field in job.task.result_fields)])
+    return expected
 
 
 def _selection(limit: int | None, sample: int | None, seed: int | None) -> Selection | None:
@@ -96,26 +111,30 @@ def _exit_code(summary: JobSummary) -> ExitCode:
     return ExitCode.FAILED_DOCUMENTS if failed else ExitCode.OK
 
 
-def _print_results(console: Console, summary: JobSummary, expected: Expected | None) -> None:
+def _print_results(console: Console, summary: JobSummary, expected: Expected | None, metric: Metric) -> None:
     """Everything the output holds now, whichever run answered it."""
     try:
-        _print_output(console, summary.output_uri, expected)
+        _print_output(console, summary.output_uri, expected, metric)
     except SourceError as error:  # the answers of this run are safe all the same
         error_console().print(f"corm-batch: what is there cannot be shown: {error}", soft_wrap=True)
     _print_summary(console, summary)
 
 
-def _print_output(console: Console, uri: str, expected: Expected | None) -> None:
+def _print_output(console: Console, uri: str, expected: Expected | None, metric: Metric) -> None:
     from corm_batch.output.newest_rows import read_results
     from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import read_report
+    from corm_batch.report.totals import expected_rows
 
     if figures := read_report(uri):
         if figures.ok + figures.failed <= _SMALL_JOB:
             print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
         print_fields(console, field_figures(uri))
         print_failures(console, figures)
-        verdict = [("answers", expected.verdict(read_results(uri)))] if expected is not None else []
+        scores = expected.scores(uri, metric) if expected is not None else None
+        if scores is not None:
+            print_missed(console, scores)
+        verdict = expected_rows(scores) if scores is not None else []
         print_totals(console, "Totals", replace(figures, failed_files=()), verdict)  # those are named below
 
 

@@ -11,6 +11,7 @@ from corm_batch.report.settings import NONE, values_of, values_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    from corm_batch.evaluation.expected import Missed, Scores
     from corm_batch.output.committed import JobSettings
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.fields import FieldFigures
@@ -75,6 +76,46 @@ def field_cells(field: FieldFigures) -> list[str]:
     answered = f"{field.answered:,} ({percent_text(field.fill_rate)})"
     name, reason = one_line(field.name, _NAMES), one_line(field.reason, _NAMES)
     return [name, f"{field.asked:,}", answered, f"{field.not_stated:,}", f"{field.failed:,}", reason or NONE]
+
+
+METRIC_NAMES = {"exact": "exact", "contains": "contains", "f1": "F1", "rouge_l": "ROUGE-L"}
+"""The metrics of answers, as they are shown."""
+
+
+def expected_rows(scores: Scores) -> list[tuple[str, str]]:
+    """What the answers are worth against the right ones."""
+    rows = [("answers", f"none to compare with {scores.column}")]
+    if scores.cases:
+        hits = [round(scores.means[name] * scores.cases) for name in ("exact", "contains")]
+        means = ", ".join(f"{METRIC_NAMES[name]} {scores.means[name]:.3f}" for name in ("f1", "rouge_l"))
+        cases, shares = f"{scores.cases:,}", [percent_text(count / scores.cases) for count in hits]
+        rows = [
+            (
+                "answers",
+                f"against {scores.column}: {hits[0]:,} of {cases} exact ({shares[0]}), {hits[1]:,} contain it "
+                f"({shares[1]}), mean {means}",
+            )
+        ]
+    if scores.no_row:
+        rows.append(("", f"{counted(scores.no_row, 'document')} with a right answer {_has(scores.no_row)} no row here"))
+    return rows
+
+
+def _has(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def missed_heads(scores: Scores, *, several: bool) -> list[str]:
+    """What stands over `missed_cells`; `several`: documents have more than one answer."""
+    about = ["about"] if several else []
+    return ["document", *about, "expected", "answered", METRIC_NAMES[scores.graded]]
+
+
+def missed_cells(missed: Missed, *, several: bool, width: int) -> list[str]:
+    """An answer that is not right, and what would be, each in so many characters."""
+    about = [one_line(missed.about, width)] if several else []
+    texts = [one_line(text, width) for text in (missed.expected, missed.answered)]
+    return [one_line(missed.doc_id, width), *about, *texts, f"{missed.score:.3f}"]
 
 
 def _task_names(jobs: Sequence[JobSettings]) -> list[tuple[str, int]]:

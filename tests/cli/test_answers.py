@@ -1,12 +1,8 @@
 """The table of a small job's answers."""
 
-import pyarrow as pa
-import pytest
-
-from corm_batch.cli.answers import Expected, print_answers
+from corm_batch.cli.answers import print_answers, print_missed
 from corm_batch.cli.console import output_console
-from corm_batch.errors import SpecError
-from corm_batch.spec import JobSpec
+from corm_batch.evaluation.expected import Expected, Missed, Scores
 
 ANSWERED = {
     "doc_id": "a",
@@ -43,7 +39,7 @@ def test_a_failed_document_says_why(capsys):
 
 
 def test_answer_beside_what_is_expected(capsys):
-    expected = Expected({"a": "Rome", "b": "Lima", "c": "17"})
+    expected = Expected("right", {"a": "Rome", "b": "Lima", "c": "17"})
     rows = [ANSWERED, FAILED, ANSWERED | {"doc_id": "c", "output": " 17\n"}, ANSWERED | {"doc_id": "d"}]
     drawn = cells(capsys, rows, expected)
     assert [(row[4], row[6]) for row in drawn] == [
@@ -55,27 +51,26 @@ def test_answer_beside_what_is_expected(capsys):
 
 
 def test_each_of_several_answers_beside_its_own_right_one(capsys):
-    expected = Expected({"a": ["Oslo", None, "17"]})
+    expected = Expected("right", {"a": ["Oslo", None, "17"]})
     lists = ["Oslo", "x", "18"], ["Oslo ", None, "17"], ["Oslo"]
     rows = [ANSWERED | {"output": "[...]", "answers": answers} for answers in lists]
     rows += [ANSWERED | {"output": said, "question_number": place} for place, said in enumerate(lists[0])]
     drawn = cells(capsys, rows, expected)
     assert [row[4] for row in drawn] == ["1 of 2 exact", "exact", "differs", "exact", "ok", "differs"]
-    assert [row[6] for row in drawn] == ['["Oslo", "-", "17"]'] * 3 + ["Oslo", "-", "17"]
+    assert [row[6] for row in drawn] == ["#0: Oslo; #2: 17"] * 3 + ["Oslo", "-", "17"]
     assert [row[0] for row in drawn[3:]] == ["a #0", "a #1", "a #2"]
-    assert expected.verdict(pa.Table.from_pylist(rows[3:])) == "1 of 2 equal what is expected"
-    assert Expected({"a": ["Oslo"]}).matches(rows[2]) == [True]
 
 
-def test_expected_is_read_from_the_source(write_job):
-    job = write_job(
-        [
-            {"doc_id": "a", "text": "t", "right": "17", "number": 4},
-            {"doc_id": "b", "text": "t", "right": None, "number": 5},
-        ]
-    )
-    source = JobSpec.load(str(job)).source
-    assert Expected.read(source, "right") == Expected({"a": "17"})
-    assert Expected.read(source, "number") == Expected({"a": "4", "b": "5"})
-    with pytest.raises(SpecError, match=r"--expect wrong: .*right \(string\)"):
-        Expected.read(source, "wrong")
+def test_what_was_missed_and_how_far_it_is(capsys):
+    missed = tuple(Missed(f"d{place}", "year", "1999", "it was 1998", 0.25) for place in range(25))
+    print_missed(output_console(), Scores("right", "exact", "f1", 31, {"exact": 0.2}, 25, missed, 0))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Missed by exact: 25 of 31"
+    assert [cell.strip() for cell in lines[1].split("|")] == ["document", "about", "expected", "answered", "F1"]
+    assert [cell.strip() for cell in lines[3].split("|")] == ["d0", "year", "1999", "it was 1998", "0.250"]
+    assert lines[-2] == "5 others are nearer; the page of report --html has more"
+
+
+def test_nothing_is_said_of_what_was_missed_where_nothing_was(capsys):
+    print_missed(output_console(), Scores("right", "exact", "f1", 3, {"exact": 1.0}, 0, (), 0))
+    assert capsys.readouterr().out == ""

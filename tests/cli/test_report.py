@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from corm_batch.spec import JobSpec
 from tests.data.conftest import bucket, s3_client  # noqa: F401
 from tests.outputs import answered, commit, failed
 
@@ -157,3 +158,22 @@ def test_what_a_user_gets_wrong(corm_batch, write_output, tmp_path, monkeypatch,
     assert result.code == code
     assert message in result.err
     assert result.out == ""
+
+
+def test_answers_beside_right_ones_on_the_terminal_as_json_and_on_the_page(
+    corm_batch, write_job, write_output, tmp_path
+):
+    rows = [{"doc_id": name, "text": "t", "right": "35564"} for name in "abc"]
+    (write_output() / "_job").mkdir(exist_ok=True)
+    (tmp_path / "out/_job/spec.yaml").write_text(JobSpec.load(str(write_job(rows))).to_yaml())
+    options = ["report", tmp_path / "out", "--expect", "right"]
+    result = corm_batch(*options, "--metric", "contains", "--html", tmp_path / "page.html")
+    assert "Missed by contains: 2 of 3" in result.out
+    assert "against right: 1 of 3 exact (33.3%), 1 contain it (33.3%)" in result.out
+    assert "Missed by contains: 2 of 3." in (tmp_path / "page.html").read_text(encoding="utf-8")
+    found = json.loads(corm_batch(*options, "--json").out)["expected"]
+    assert (found["cases"], found["num_missed"]) == (3, 2)
+    assert {one["doc_id"] for one in found["missed"]} == {"b", "c"}
+    refused = corm_batch("report", tmp_path / "out", "--expect", "wrong")
+    assert refused.code == 2
+    assert "--expect wrong" in refused.err

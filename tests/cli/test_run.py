@@ -41,7 +41,10 @@ def test_answers_totals_and_where_they_are(corm_batch, write_job, fake_job, tmp_
     lines = result.out.splitlines()
     drawn = [[cell.strip() for cell in line.split("|")] for line in lines[3:6]]
     assert [(row[0], row[4]) for row in drawn] == [("a", "exact"), ("b", "differs"), ("c", "failed")]
-    assert "answers                1 of 3 equal what is expected" in lines
+    of_them = "against right: 1 of 3 exact (33.3%), 1 contain it (33.3%), mean F1 0.333, ROUGE-L 0.333"
+    assert f"answers                {of_them}" in lines
+    missed = lines[lines.index("Missed by exact: 2 of 3") + 3 :][:2]
+    assert [line.split("|")[0].strip() for line in missed] == ["b", "c"]
     assert "Run run-1: 2 ok, 1 failed, 0 done before, in 12.0s" in lines
     assert f"  {tmp_path}/out/results  answers and errors" in lines
     assert result.out.isascii()

@@ -12,10 +12,14 @@ from corm_batch.report.page.svg import stacked_bar
 from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
     FIELD_HEADS,
+    METRIC_NAMES,
     answer_text,
     compared_rows,
+    expected_rows,
     field_cells,
     job_rows,
+    missed_cells,
+    missed_heads,
     outcome_text,
     shared_rows,
     status_text,
@@ -26,6 +30,7 @@ from corm_batch.report.totals import (
 from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
+    from corm_batch.evaluation.expected import Scores
     from corm_batch.report.comparison import Comparison
     from corm_batch.report.fields import FieldFigures
     from corm_batch.report.job_details import JobDetails
@@ -43,8 +48,10 @@ def render_page(
     answers: Sequence[Mapping[str, Any]],
     other: str = "",
     comparison: Comparison | None = None,
+    scores: Scores | None = None,
 ) -> str:
-    """The page of what is committed at `output`; with `comparison`, also of what `other` holds of its documents."""
+    """The page of what is committed at `output`; with `comparison`, also of what `other` holds of its documents, with
+    `scores` of what its answers are worth."""
     return render(
         "page.html",
         output=one_line(output, _URI),
@@ -59,6 +66,8 @@ def render_page(
         changed=_differences(differences(figures.jobs), ("values, with their documents",)),
         answers=_answers(answers, figures.documents),
         fields=_fields(fields),
+        expected=expected_rows(scores) if scores else [],
+        missed=_missed(scores) if scores else None,
         sizes=charts.memory_figures(details.sizes, details.savings),
         documents=_documents(details),
         layers=charts.layers_figure(details.layers) if details.layers else None,
@@ -110,6 +119,19 @@ def _answers(answers: Sequence[Mapping[str, Any]], documents: int) -> Grid:
     ]
     columns = (("document", False), ("status", False), ("tokens", True), ("answer", False))
     return Grid(charts.shown_text(len(rows), documents, "evenly spread over them"), columns, rows)
+
+
+def _missed(scores: Scores) -> Grid:
+    several = any(one.about for one in scores.missed)
+    rows = [
+        [*map(Cell, cells[:-1]), Cell(cells[-1], one.score)]
+        for one in scores.missed
+        for cells in [missed_cells(one, several=several, width=_MESSAGE)]
+    ]
+    heads = missed_heads(scores, several=several)
+    named = f"Missed by {METRIC_NAMES[scores.metric]}: {scores.num_missed:,} of {scores.cases:,}"
+    fewer = f", of which the furthest {len(rows)} are shown" if len(rows) < scores.num_missed else ""
+    return Grid(f"{named}{fewer}.", tuple((head, head == heads[-1]) for head in heads), rows)
 
 
 def _fields(fields: Sequence[FieldFigures]) -> Grid:

@@ -20,12 +20,12 @@ HOSTILE += "<img src=http://x onerror='alert(1)'>\"'&\x00\u202e"
 def render():
     """Call with an output and another one; returns the page and what it is about."""
 
-    def call(output, other=None):
+    def call(output, other=None, scores=None):
         committed = read_committed(output, answers=True)
         comparison = compare(committed, read_committed(other, answers=True), MAX_DOCUMENTS) if other else None
         figures, details = build_report(committed), build_details(committed)
         answers = answers_of(output, evenly(committed.rows.sort_by("doc_id"), 500), 300)
-        page = render_page(output, figures, details, field_figures(output), answers, other or "", comparison)
+        page = render_page(output, figures, details, field_figures(output), answers, other or "", comparison, scores)
         return page, figures, details, comparison
 
     return call

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from corm_batch.evaluation.expected import Missed, Scores
 from corm_batch.report.page import frame, page
 from corm_batch.report.totals import compared_rows, totals_rows
 from corm_batch.report.units import bytes_text, percent_text, seconds_text
@@ -252,3 +253,15 @@ def test_documents_that_differ_are_listed_with_what_became_of_them(render, tmp_p
 
 def test_a_page_without_verification_has_no_word_of_it(parsed):
     assert "verification" not in parsed[0].attributes("id")
+
+
+def test_what_was_missed_is_a_table_of_its_own(render, hostile):
+    missed = (Missed(hostile[0], "<b>", "</td><script>", "x", 0.5),)
+    scores = Scores("right", "exact", "f1", 31, {"exact": 0.9, "contains": 1, "f1": 0.95, "rouge_l": 0.9}, 3, missed, 2)
+    found = Page(render(*hostile, scores)[0])
+    assert found.open == []
+    assert "#expected" in found.attributes("href")
+    facts, listed = found.tables["expected"]
+    assert facts.rows[0][1].startswith("against right: 28 of 31 exact (90.3%), 31 contain it (100.0%), mean F1 0.950")
+    assert listed.heads == ["document", "about", "expected", "answered", "F1"]
+    assert [row[1:] for row in listed.rows] == [["<b>", "</td><script>", "x", "0.500"]]
