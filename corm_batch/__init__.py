@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     __version__: str
     from corm_batch.budgets.base import Budget, Place
     from corm_batch.data.document import Document
+    from corm_batch.data.newest_rows import read_results
     from corm_batch.data.sources.base import Source, Split
     from corm_batch.engine.open import Engine
     from corm_batch.engine.request import Completion, Request, SamplingParams, Scores
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from corm_batch.evaluation.base import Case, Suite
     from corm_batch.ops.pages import NEVER, Column
     from corm_batch.ops.reduction import Reduction
-    from corm_batch.output.newest_rows import read_results
     from corm_batch.pipeline.driver import run_job
     from corm_batch.pipeline.in_python import run
     from corm_batch.policies.base import KVPolicy, ScoringPolicy, Seen
@@ -114,7 +114,7 @@ _MODULES = {
     "Task": "tasks.base",
     "TaskResult": "tasks.base",
     "load_plugin": "registry",
-    "read_results": "output.newest_rows",
+    "read_results": "data.newest_rows",
     "run": "pipeline.in_python",
     "run_job": "pipeline.driver",
 }

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.parts import encode_part, folder, part_name
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.output.parts import encode_part, folder, part_name
 
 START = datetime(2026, 11, 22, 2, 0, 0, tzinfo=UTC)
 RUN = "20261122T020000Z-aaaaaa"  # began at START

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 import corm_batch as public
 from corm_batch.cluster import ray_jobs
-from corm_batch.output.newest_rows import read_results
+from corm_batch.data.newest_rows import read_results
 from corm_batch.schedule.registry import ScheduleRegistry
 from infra.training import evaluate
 from tests.cli.conftest import corm_batch  # noqa: F401

@@ -26,9 +26,9 @@ def export(
 
     A file that is there is replaced once the new one is whole.
     """
+    from corm_batch.data.parts import folder
     from corm_batch.data.uri import resolve_uri
     from corm_batch.output.export import export_rows, format_of
-    from corm_batch.output.parts import folder
 
     try:
         target = resolve_uri(file)

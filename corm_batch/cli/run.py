@@ -121,7 +121,7 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
 
 
 def _print_output(console: Console, uri: str, expected: Expected | None, metric: Metric) -> None:
-    from corm_batch.output.newest_rows import read_results
+    from corm_batch.data.newest_rows import read_results
     from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import read_report
     from corm_batch.report.totals import expected_rows

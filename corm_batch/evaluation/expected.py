@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled
+from corm_batch.data.newest_rows import newest_rows
+from corm_batch.data.parts import folder, part_schema, read_ahead, read_part
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source
 from corm_batch.errors import FileError, SourceError, SpecError
 from corm_batch.evaluation.metrics import METRICS, Metric, best
-from corm_batch.output.newest_rows import newest_rows
-from corm_batch.output.parts import folder, part_schema, read_ahead, read_part
 from corm_batch.spec import JobSpec
 
 MOST_MISSED = 500

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import yaml
 
 from corm_batch.data.document import digest
+from corm_batch.data.exploded import is_first, joined
 from corm_batch.data.filesystem import list_files, read_whole
+from corm_batch.data.newest_rows import memory_parts, newest_rows, with_memory
+from corm_batch.data.parts import Table, folder, read_ahead, read_fields
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
-from corm_batch.output.exploded import is_first, joined
-from corm_batch.output.newest_rows import memory_parts, newest_rows, with_memory
-from corm_batch.output.parts import Table, folder, read_ahead, read_fields
 
 EXCERPT = 200  # characters of an answer that are kept
 _RESULTS = [

@@ -18,9 +18,9 @@ import yaml
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.selection import is_chosen
 from corm_batch.data.document import Document, digest
+from corm_batch.data.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.data.schema import RESULT_FIELDS
 from corm_batch.errors import DamagedPartError
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]

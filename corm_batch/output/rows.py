@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from corm_batch.audit.verification import Verification
 from corm_batch.data.document import Document
+from corm_batch.data.exploded import exploded
 from corm_batch.data.schema import RESULT_NAMES, SOURCE_FILE, SOURCE_ROW
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
-from corm_batch.output.exploded import exploded
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 

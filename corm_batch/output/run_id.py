@@ -12,9 +12,9 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 from corm_batch.data.filesystem import list_files, write_whole
+from corm_batch.data.parts import folder, list_parts
 from corm_batch.errors import OutputError
 from corm_batch.output import clock
-from corm_batch.output.parts import folder, list_parts
 
 _FORMAT = "%Y%m%dT%H%M%SZ"
 _RUN = re.compile(r"\d{8}T\d{6}Z-")

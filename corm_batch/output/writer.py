@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.kinds import array_of
+from corm_batch.data.parts import Table, encode_part, folder, part_name
 from corm_batch.output import clock
 from corm_batch.output.lease import Lease
-from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.spec import OutputSection
 

@@ -21,12 +21,12 @@ from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import list_files, write_whole
+from corm_batch.data.parts import folder, list_parts
 from corm_batch.data.selection import Selection
 from corm_batch.output import clock
 from corm_batch.output.export import export_rows, format_of
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import Ledger
-from corm_batch.output.parts import folder, list_parts
 from corm_batch.output.rows import DocumentRow
 from corm_batch.output.run_id import start_run
 from corm_batch.output.settings import AnswerSettings

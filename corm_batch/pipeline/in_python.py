@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, MEMORY_FIELDS, QUESTION_NUMBER
 from corm_batch.data.selection import Selection
 from corm_batch.data.sources.given import GivenRows
 from corm_batch.errors import SpecError
-from corm_batch.output.newest_rows import read_results
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.progress import JobSummary, OnEvent
 from corm_batch.pipeline.worker import LoadModel

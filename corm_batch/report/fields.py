@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from corm_batch.data.newest_rows import newest_rows
+from corm_batch.data.parts import read_ahead, read_part
 from corm_batch.data.schema import RESULT_FIELDS, RESULT_NAMES
 from corm_batch.data.uri import resolve_uri
-from corm_batch.output.newest_rows import newest_rows
-from corm_batch.output.parts import read_ahead, read_part
 from corm_batch.tasks.questions import NO_ANSWER
 
 MOST_QUESTIONS = 40  # of one task that are told one by one

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError
 from jinja2.environment import TemplateExpression
 
-from corm_batch.tasks.template import ENVIRONMENT, ROW, variables
+from corm_batch.data.template import ENVIRONMENT, ROW, variables
 
 
 def check_rule(rule: str, names: Iterable[str]) -> None:

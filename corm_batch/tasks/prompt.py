@@ -10,11 +10,11 @@ from jinja2 import TemplateError
 from pydantic import AfterValidator, Field, model_validator
 
 from corm_batch.data.document import Document
+from corm_batch.data.template import ENVIRONMENT, ROW, variables
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, Task, TaskResult
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 from corm_batch.tasks.render import Renderer
-from corm_batch.tasks.template import ENVIRONMENT, ROW, variables
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"

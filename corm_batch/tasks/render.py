@@ -18,8 +18,8 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
+from corm_batch.data.template import render
 from corm_batch.errors import DocumentError
-from corm_batch.tasks.template import render
 from corm_batch.tasks.unknown_row import problem_with_every_row
 
 LIMIT_S = 10.0  # of one rendering; a large document takes milliseconds

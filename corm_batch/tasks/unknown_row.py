@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from jinja2 import nodes, pass_context
 from jinja2.meta import find_undeclared_variables
 
-from corm_batch.tasks.template import ENVIRONMENT
+from corm_batch.data.template import ENVIRONMENT
 
 _ASKED_BY_JINJA = ("unsafe_callable", "alters_data", "jinja_pass_arg")
 

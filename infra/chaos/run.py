@@ -35,8 +35,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts, read_part
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts, read_part
 from corm_batch.spec import JobSpec
 from infra.chaos.account import Account, Answer, Bounds, account
 from infra.chaos.driver import MODEL

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.parts import Table, encode_part, folder, part_name
 from corm_batch.data.schema import memory_schema, result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shape import ModelShape
-from corm_batch.output.parts import Table, encode_part, folder, part_name
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.model import answers_version, load_tokenizer, revision_hash
 from corm_batch.pipeline.worker import Model

@@ -25,8 +25,8 @@ import pyarrow as pa
 from corm_batch import read_results
 from corm_batch.cli.report import report
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.parts import Table, encode_part, folder, part_name
 from corm_batch.data.schema import memory_schema, result_schema
-from corm_batch.output.parts import Table, encode_part, folder, part_name
 from infra.measure.no_op_job import ROOT, batched_range, measured
 from infra.measure.record import begin_record, write_record
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from corm_batch.output.newest_rows import read_results
+from corm_batch.data.newest_rows import read_results
 from tests.until import until
 
 ROOT = Path(__file__).parents[2]

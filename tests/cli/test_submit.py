@@ -14,9 +14,9 @@ import pytest
 
 from corm_batch.cluster import ray_jobs
 from corm_batch.cluster.ray_jobs import SubmittedJob
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts, read_part
 from corm_batch.errors import CormBatchError
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts, read_part
 from tests.cli.real_cluster import CANARIES, ROOT, RealCluster, descendants
 from tests.until import until
 

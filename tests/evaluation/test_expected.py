@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.data.parts import encode_part
 from corm_batch.data.schema import column
 from corm_batch.data.sources.base import Source
 from corm_batch.errors import SpecError
 from corm_batch.evaluation.expected import Case, Expected
-from corm_batch.output.parts import encode_part
 from tests.outputs import answered, commit, failed
 
 OK = {"status": "ok", "output": "Oslo"}

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.data.newest_rows import read_results
 from corm_batch.errors import SourceError
 from corm_batch.output.committed import EXCERPT, RunRecord, read_answers, read_committed
-from corm_batch.output.newest_rows import read_results
 from tests.outputs import RUN, START, answered, commit, failed
 
 

@@ -9,16 +9,16 @@ import pytest
 import zstandard
 from pyarrow import csv
 
+from corm_batch.data import newest_in_order
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import read_whole
 from corm_batch.data.formats.base import Format
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts
 from corm_batch.data.schema import column, result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DamagedPartError, OutputError, SourceError, SpecError
-from corm_batch.output import export
 from corm_batch.output.export import export_rows, format_of
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import OutputSection
 from corm_batch.tasks.base import TaskResult
@@ -62,8 +62,8 @@ def rows_of(tmp_path, name="all.parquet", kind=None, **options):
 
 
 def test_rows_lie_as_in_the_source_each_document_once(commit, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_ROWS_AT_ONCE", 2)
-    monkeypatch.setattr(export, "_PARTS_KEPT", 1)
+    monkeypatch.setattr(newest_in_order, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(newest_in_order, "_PARTS_KEPT", 1)
     commit("1", b2=("b", 2, 1), a10=("a", 10, 2), a9=("a", 9, None))
     commit("2", "arrow", b0=("b", 0, 4), a9=("a", 9, 5))
     commit("3", z=(None, None, 6), y=(None, None, 7), b1=("b", 1, 8))

@@ -8,15 +8,15 @@ import pytest
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.verdict import Verdict
 from corm_batch.audit.verification import Verification
+from corm_batch.data import parts
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DamagedPartError, SourceError, SpecError
-from corm_batch.output import parts
 from corm_batch.output.committed import read_committed
 from corm_batch.output.ledger import Ledger
-from corm_batch.output.newest_rows import read_results
 from corm_batch.output.settings import SETTINGS, AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import JobSpec, OutputSection

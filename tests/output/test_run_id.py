@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from corm_batch.data.filesystem import list_files, read_whole, write_whole
+from corm_batch.data.parts import folder, part_name
 from corm_batch.errors import OutputError
 from corm_batch.output import clock
-from corm_batch.output.parts import folder, part_name
 from corm_batch.output.run_id import start_run
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 500_000, tzinfo=UTC)

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from corm_batch.data.parts import list_parts, read_part
 from corm_batch.data.uri import resolve_uri
 from corm_batch.output.ledger import Ledger
-from corm_batch.output.parts import list_parts, read_part
 from corm_batch.output.settings import SETTINGS, AnswerSettings, _flat
 from corm_batch.policies.corm import Corm
 from corm_batch.registry import Plugin

@@ -10,13 +10,13 @@ import pytest
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import read_whole, write_whole
 from corm_batch.data.kinds import Moment
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import LeaseError, OutputError
 from corm_batch.output import clock
 from corm_batch.output import lease as lease_module
 from corm_batch.output.lease import Lease
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts
 from corm_batch.output.run_id import start_run
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import OutputSection

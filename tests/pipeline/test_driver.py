@@ -15,12 +15,12 @@ import ray
 from pyarrow import csv
 
 from corm_batch.data.filesystem import read_whole
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts, read_part
 from corm_batch.data.selection import Selection
 from corm_batch.errors import LeaseError, ModelLoadError, OutputError, SourceError, SpecError
 from corm_batch.output import clock, lease
 from corm_batch.output.lease import Lease
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts, read_part
 from corm_batch.pipeline import driver
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.model import CheckedModel

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from corm_batch.data.document import Document
-from corm_batch.output.newest_rows import read_results
-from corm_batch.output.parts import list_parts, read_part
+from corm_batch.data.newest_rows import read_results
+from corm_batch.data.parts import list_parts, read_part
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task

@@ -13,10 +13,10 @@ import ray
 
 from corm_batch.data import patience
 from corm_batch.data.filesystem import list_files, write_whole
+from corm_batch.data.parts import encode_part, list_parts, read_part
 from corm_batch.errors import OutputError
 from corm_batch.output import lease
 from corm_batch.output.lease import Lease
-from corm_batch.output.parts import encode_part, list_parts, read_part
 from corm_batch.pipeline.driver import run_job
 from tests.conftest import ROOT
 from tests.fakes import MODEL, scripted

@@ -5,11 +5,11 @@ import time
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.data.template import render
 from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks import prompt
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.prompt import PromptTask
-from corm_batch.tasks.template import render
 
 TOGETHER = "overflow: map_reduce and reduce_template come together"
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from corm_batch.tasks.template import render
+from corm_batch.data.template import render
 from corm_batch.tasks.unknown_row import problem_with_every_row
 
 LIMIT = 100_000

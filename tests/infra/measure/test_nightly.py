@@ -1,6 +1,6 @@
 """The path of infra/measure/nightly.py and infra/measure/driver.py, small: what changed is answered, nothing else."""
 
-from corm_batch.output.newest_rows import read_results
+from corm_batch.data.newest_rows import read_results
 from corm_batch.pipeline.driver import run_job
 from infra.measure.driver import resume
 from infra.measure.no_op_job import commit_history, load_no_op, no_op_spec, write_archive

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.data.newest_rows import memory_parts, newest_rows, read_results, with_memory
 from corm_batch.errors import SourceError
-from corm_batch.output.newest_rows import memory_parts, newest_rows, read_results, with_memory
 from tests.outputs import answered, commit
 
 

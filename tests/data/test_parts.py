@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from corm_batch.data.filesystem import write_whole
+from corm_batch.data.parts import encode_part, folder, list_parts, part_name, read_ahead, read_part
 from corm_batch.errors import SourceError
-from corm_batch.output.parts import encode_part, folder, list_parts, part_name, read_ahead, read_part
 
 TABLE = pa.table({"a": [1, 2], "b": ["x", None]}, schema=pa.schema({"a": pa.int64(), "b": pa.string()}, {"k": "v"}))
 

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from corm_batch.data.exploded import is_first, newest_of, with_column
 from corm_batch.data.filesystem import list_files
 from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled, unified
+from corm_batch.data.parts import folder, list_parts, read_ahead, read_fields, read_part
 from corm_batch.data.schema import DOC_ID, QUESTION_NUMBER, STATUS, memory_schema, result_schema
 from corm_batch.data.uri import resolve_uri
 from corm_batch.errors import SourceError
-from corm_batch.output.exploded import is_first, newest_of, with_column
-from corm_batch.output.parts import folder, list_parts, read_ahead, read_fields, read_part
 
 
 def read_results(output_uri: str | os.PathLike[str], *, memory: bool = False) -> pa.Table:

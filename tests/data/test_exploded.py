@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
 from corm_batch.output.committed import read_answers, read_committed
 from corm_batch.output.ledger import Ledger
-from corm_batch.output.newest_rows import read_results
 from corm_batch.output.transcript import Transcript
 from corm_batch.output.writer import PartWriter
 from corm_batch.report.job_report import build_report
