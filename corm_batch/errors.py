@@ -123,12 +123,21 @@ class AnswerError(DocumentError):
     Attributes:
         output: what was answered; None for everything the model wrote about the document.
         columns: the task's columns that are right all the same.
+        finish_reason: why that answer ended: "stop" or "length".
     """
 
-    def __init__(self, message: str, *, output: str | None = None, columns: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        output: str | None = None,
+        columns: Mapping[str, Any] | None = None,
+        finish_reason: str = "stop",
+    ) -> None:
         super().__init__(message)
         self.output = output
         self.columns = dict(columns or {})
+        self.finish_reason = finish_reason
 
 
 class CutOffError(AnswerError, ValueError):

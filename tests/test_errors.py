@@ -99,7 +99,7 @@ MADE = [
     errors.FileError("/in/a.parquet", "cut"),
     errors.ColumnsError("/in/b.parquet", "no id"),
     errors.CapacityError("too large", bytes_needed=9, bytes_available=8),
-    errors.AnswerError("no number", output="x", columns={"a": 1}),
+    errors.AnswerError("no number", output="x", columns={"a": 1}, finish_reason="length"),
     errors.CutOffError("no end", begun="{"),
     errors.OutOfPages(3),
 ]

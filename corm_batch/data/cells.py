@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from corm_batch.data.columns import is_list, is_text
 from corm_batch.data.filesystem import reason
-from corm_batch.data.kinds import Moment, as_json, spelled
+from corm_batch.data.kinds import Moment, NoText, as_json, spelled
 
 _MESSAGES = ("role", "content"), ("from", "value")  # as chat models take them, and as ShareGPT has them
 _BESIDE = "tool_calls", "function_call", "refusal"  # what a message may say instead of a content, or beside it
@@ -92,6 +92,26 @@ def _message(value: Mapping[str, Any], separator: str) -> str:
         return str(value["text"])
     kind = f"a part of type {value['type']!r}" if isinstance(value.get("type"), str) else "an object"
     raise ValueError(f"holds no text but {kind} (with {', '.join(map(repr, value)) or 'nothing'})")
+
+
+def is_no_utf8(value: Any) -> bool:
+    """Whether there is text in a value that UTF-8 cannot hold."""
+    if isinstance(value, str):
+        return is_half_a_pair(value)
+    if isinstance(value, Mapping):
+        return any(map(is_no_utf8, value)) or any(map(is_no_utf8, value.values()))
+    return any(map(is_no_utf8, value)) if isinstance(value, list | tuple) else isinstance(value, NoText)
+
+
+def readable(value: Any) -> Any:
+    """A value with what UTF-8 cannot hold, and Python no time for, replaced in all text in it but names."""
+    if isinstance(value, str | NoText):
+        return spelled(value)
+    if isinstance(value, Mapping):
+        return {name: readable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple) and not isinstance(value, Moment):
+        return type(value)(spelled(one) if isinstance(one, Moment) else readable(one) for one in value)
+    return value
 
 
 def is_half_a_pair(text: str) -> bool:

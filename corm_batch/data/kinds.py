@@ -26,14 +26,34 @@ class Moment(NamedTuple):
     kind: pa.DataType
 
 
+class NoText(bytes):
+    """What a file calls text, and is no UTF-8."""
+
+
 def python_value(cell: pa.Scalar) -> Any:
-    """A cell as a Python value; the exception when it is none, which Parquet lets happen."""
+    """A cell as a Python value, `NoText` and `Moment` in it where Python has none; the exception when it is none."""
     try:
         return cell.as_py()
     except (ValueError, OverflowError, pa.ArrowException) as error:  # invalid UTF-8, a time of no calendar
-        if isinstance(error, UnicodeError) and pa.types.is_nested(cell.type):
-            return UnicodeError(str(error))  # whose bytes are not those of the cell
-        return Moment(cell.value, cell.type) if pa.types.is_temporal(cell.type) else error
+        return _odd_value(cell, error)
+
+
+def _odd_value(cell: pa.Scalar, error: Exception) -> Any:
+    """What `as_py` raised an error for: each part of a nested one by itself."""
+    kind = cell.type
+    if pa.types.is_temporal(kind):
+        return Moment(cell.value, kind)
+    if pa.types.is_dictionary(kind):
+        return python_value(cell.value)
+    if is_text(kind):
+        return NoText(cell.as_buffer().to_pybytes())
+    if is_list(kind):
+        return [python_value(one) for one in cell.values]
+    if pa.types.is_map(kind):
+        return [(python_value(one[0]), python_value(one[1])) for one in cell.values]
+    if pa.types.is_struct(kind) and len({field.name for field in kind}) == kind.num_fields:
+        return {name: python_value(one) for name, one in cell.items()}
+    return error
 
 
 def unified(kinds: Iterable[pa.DataType]) -> pa.DataType | None:

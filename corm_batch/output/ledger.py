@@ -144,7 +144,10 @@ class Ledger:
         if not count:
             return None
         names = ", ".join(name for name in columns if any(name in one for one in lacking.values()))
-        return f"{count} row{'s' * (count > 1)} here, not answered again, without {names} (output.columns): null there"
+        return (
+            f"{count} row{'s' * (count > 1)} here, not answered again, without {names} (output.columns): null there; "
+            "another output.uri has all documents answered with them"
+        )
 
     def _add(self, part: pa.Table) -> None:
         columns = part.to_pydict()

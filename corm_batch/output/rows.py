@@ -129,7 +129,7 @@ class RowBuilder:
         }
         if transcript is not None and transcript.answers:
             values |= {
-                "output": _clean(transcript.text),
+                "output": _clean(transcript.text) or None,
                 "finish_reason": transcript.finish_reason,
                 "pieces": len(transcript.answers),
                 "truncated": transcript.truncated,

@@ -102,7 +102,7 @@ class EngineAsker:
 
         Raises:
             DocumentError: the prompt does not fit, or the engine refuses it.
-            AnswerError: the model wrote nothing but its reasoning.
+            AnswerError: the model wrote nothing, or nothing but its reasoning.
             BrokenEngineError: the engine failed as a whole.
         """
         ask = Ask(prompt, sampling, stop, grammar)
@@ -190,7 +190,7 @@ class EngineAsker:
 
         Raises:
             DocumentError: the engine refuses it.
-            AnswerError: the model wrote nothing but its reasoning.
+            AnswerError: the model wrote nothing, or nothing but its reasoning.
             BrokenEngineError: the engine failed as a whole.
         """
         completion = await self._engine.answer(request)
@@ -204,11 +204,11 @@ class EngineAsker:
             completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, end_ids)
         )
         self.transcript.add(text, reasoning, completion.finish_reason, completion.token_ids)
-        if answer is None:
+        if answer is None or not answer.strip():
+            what = f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends"
             cut = " (cut off at task.max_new_tokens)" if completion.finish_reason == "length" else ""
-            raise AnswerError(
-                f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends{cut}"
-            )
+            what = "the answer is empty" if answer is not None else what
+            raise AnswerError(f"{what}{cut}", finish_reason=completion.finish_reason)
         return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
 
     def spent(self) -> MemoryStats:

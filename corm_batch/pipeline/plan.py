@@ -55,7 +55,8 @@ class JobPlan:
         refused: why the task refuses some of those it was asked for prompts of, each a failed row; the most first.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
         done, failed_before, todo: of these, answered by an earlier run, failed in it, and left to answer.
-        earlier: what is said of rows that another job, or other settings, left in the output; one line each.
+        earlier: what is said of rows that another job, or other settings, left in the output, and of those that lack
+            columns of the source; one line each.
         max_model_len: tokens of prompt and answer together.
         tokenized: documents whose prompts were put together and tokenized; 0 when no tokenizer could be loaded, and
             tokens are those of the text alone, at 4 characters each.
@@ -178,7 +179,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         done=measured.states.count("ok"),
         failed_before=measured.states.count("failed"),
         todo=measured.states.count("new"),
-        earlier=tuple(rows.text for rows in ledger.earlier()),
+        earlier=(*(rows.text for rows in ledger.earlier()), *filter(None, [ledger.without(spec.output.columns)])),
         max_model_len=max_model_len,
         tokenized=len(asked),
         exact=measured.whole and len(asked) == len(measured.chars),

@@ -108,7 +108,7 @@ class Asker(Protocol):
 
         Raises:
             DocumentError: the prompt does not fit, or the engine could not answer it.
-            AnswerError: the model wrote, but no answer.
+            AnswerError: the model wrote no answer: nothing, or nothing but its reasoning.
         """
 
     async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
@@ -156,7 +156,11 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
         1.0, gt=0.0, le=1.0, description="below 1 it goes before the one of the model's generation_config.json"
     )
     top_k: int = Field(
-        0, ge=0, le=10**9, description="sample among so many likeliest tokens; 0: as generation_config.json says"
+        0,
+        ge=0,
+        le=10**9,
+        description="sample among so many likeliest tokens; 0: as generation_config.json says, all where it says "
+        "nothing",
     )
     min_p: float = Field(
         0.0,

@@ -266,9 +266,8 @@ class _Found:
         cls, chosen: Mapping[str, Reading | None], lost: str | None, given: list[Answer | DocumentError], output: str
     ) -> _Found:
         """Of what was chosen and `given`; fields that nobody states failed where an answer is `lost`, and so why."""
-        answers, failures = parted(given)
-        reason = "length" if failures else finish_reason_of(answers)
-        return cls(_known(chosen, lost), output, reason, len(given))
+        written = [one for one in given if isinstance(one, Answer | AnswerError)]
+        return cls(_known(chosen, lost), output, finish_reason_of(written), len(given))
 
 
 def _known(chosen: Mapping[str, Reading | None], lost: str | None) -> dict[str, Reading]:

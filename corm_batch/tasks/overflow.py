@@ -125,8 +125,8 @@ def parted(answers: Iterable[Answer | DocumentError]) -> tuple[list[Answer], lis
     return given, failures
 
 
-def finish_reason_of(answers: Iterable[Answer]) -> str:
-    """ "length" when any of the answers was cut off, else "stop"."""
+def finish_reason_of(answers: Iterable[Answer | AnswerError]) -> str:
+    """ "length" when any of the answers, or of what was written in place of one, was cut off, else "stop"."""
     return "length" if any(answer.finish_reason == "length" for answer in answers) else "stop"
 
 

@@ -5,9 +5,24 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from corm_batch.data.kinds import Moment, array_of, kind_of, spelled, storable, unified
+from corm_batch.data.kinds import Moment, NoText, array_of, kind_of, python_value, spelled, storable, unified
 
 UTC = datetime.UTC
+
+
+def test_cells_that_python_has_no_value_of_are_told_part_by_part():
+    bad = pa.array([b"u\xff", b"v"], pa.binary()).view(pa.string())
+    named = pa.StructArray.from_arrays([pa.array([1, 2]), bad], ["n", "text"])
+    twice = pa.StructArray.from_arrays([pa.array([1, 2]), bad], ["n", "n"])
+    found = [
+        python_value(cells[0])
+        for cells in (bad, pa.DictionaryArray.from_arrays(pa.array([0]), bad), pa.ListArray.from_arrays([0, 2], named))
+    ]
+    assert found == [b"u\xff", b"u\xff", [{"n": 1, "text": b"u\xff"}, {"n": 2, "text": "v"}]]
+    assert all(type(one) is NoText for one in (*found[:2], found[2][0]["text"]))
+    assert isinstance(python_value(twice[0]), ValueError)
+    far = pa.timestamp("ms")
+    assert python_value(pa.array([[2**55, None]], pa.list_(far))[0]) == [Moment(2**55, far), None]
 
 
 def test_one_type_for_several():

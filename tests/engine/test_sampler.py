@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Request, SamplingParams
@@ -74,6 +75,15 @@ def test_top_p_draws_among_the_fewest_tokens_that_hold_it(top_p, allowed):
 def test_the_model_s_own_limits_hold_for_what_is_drawn(rules, allowed):
     assert set(draws(600, Rules(**rules), temperature=1.0)) == allowed
     assert draws(1, Rules(**rules), temperature=0.0).keys() == {3 if "suppress_tokens" in rules else 1}
+
+
+def test_a_model_that_says_no_top_k_has_none():
+    """`generate` of transformers would draw among 50."""
+    drawn = row(temperature=1.0)
+    drawn.sequence._rng = SimpleNamespace(random=lambda: 1.0 - 2.0**-26)
+    rules = Rules.read(GenerationConfig(do_sample=True, temperature=0.7), 60, frozenset())
+    tokens, _ = sample(torch.linspace(1, 0, 60)[None], prepare(model(rules, 60), [drawn], 1))
+    assert tokens.tolist() == [59]
 
 
 def test_the_request_s_own_top_p_goes_before_the_model_s():

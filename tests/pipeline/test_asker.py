@@ -51,6 +51,17 @@ def test_answer_and_its_memory():
     assert asker.memory[0].output_tokens == 6
 
 
+def test_an_empty_answer_is_none():
+    async def test(asker):
+        with pytest.raises(AnswerError, match=r"^the answer is empty$") as empty:
+            await asker.ask(prompt(KING), SAMPLING, ["Once"])
+        assert empty.value.finish_reason == "stop"
+        (missing, given) = await asker.ask_all([Ask(prompt(KING), SAMPLING, [stop]) for stop in ("Once", "time")])
+        assert (str(missing), given.text) == ("the answer is empty", "Once upon a")
+
+    assert asked(test).transcript.answers == ["", "", "Once upon a"]
+
+
 def test_a_form_is_the_requests_and_begins_behind_reasoning_that_the_prompt_begins():
     form = Grammar.of_choices(["a", "b"])
     thinking = copy(TOKENIZER)
@@ -306,7 +317,7 @@ def test_a_request_names_its_instruction_where_the_policy_pins_it(pins):
 
         async def answer(self, request):
             self.requests.append(request)
-            return Completion(request.id, (1,), "length")
+            return Completion(request.id, (300,), "length")
 
     engine = Recording()
     asker = EngineAsker("doc", TOKENIZER, engine, 512, pins_instruction=pins)

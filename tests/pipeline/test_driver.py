@@ -420,7 +420,10 @@ def test_columns_of_the_source_and_the_place_of_a_row_are_in_every_row(job, with
     other = job({}, source=source, task=questions, output={"columns": ["meta", "text"]})
     assert run_job(other, load_model=scripted(), on_event=events.append).ok == 1
     told = [event.message for event in events if event.kind == "notice"]
-    assert told == ["5 rows here, not answered again, without text (output.columns): null there"]
+    assert told == [
+        "5 rows here, not answered again, without text (output.columns): null there; "
+        "another output.uri has all documents answered with them"
+    ]
     found = {(row["doc_id"], row["question_number"]): row for row in read_results(str(tmp_path / "out")).to_pylist()}
     assert (found["e", 1]["text"], found["e", 1]["meta.url"], found["a", 0]["text"]) == ("One more.", None, None)
     with pytest.raises(SpecError, match="one column 'link' is wanted; the file has: doc_id"):

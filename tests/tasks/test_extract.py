@@ -128,7 +128,7 @@ def test_fields_that_an_unanswered_window_may_state_failed(fake_asker, answer):
     def reply(prompt):
         if prompt.text[0] == "a":
             return "1999" if prompt.instruction == "Which year?" else "Not stated."
-        return AnswerError("no end") if prompt.instruction != "Which city?" else "Not stated."
+        return AnswerError("no end", finish_reason="length") if prompt.instruction != "Which city?" else "Not stated."
 
     result = answer(each(max_new_tokens=11), fake_asker(reply, context=72), "a" * 50 + "b" * 30)
     assert result.columns == {"year": 1999, "city": None, "open": None}

@@ -51,7 +51,11 @@ class CsvSource(TableSource, name="csv"):
         return [Split(uri, 0, kinds=dict.fromkeys(columns, pa.string()))]
 
     def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
-        """The documents of one file; a row of stray quotes, or of more or fewer fields than names, has a problem."""
+        """The documents of one file; a row of stray quotes, or of more or fewer fields than names, has a problem.
+
+        Raises:
+            FileError: the file ends within quotes; which row opens them.
+        """
         folders = folder_columns(split.uri)
         with self._rows(split.uri, [*columns, *carried]) as (names, rows):
             self._check_columns(split.uri, names, [*columns, *carried])
@@ -61,15 +65,16 @@ class CsvSource(TableSource, name="csv"):
                     yield unusable(origin, fields)
                 elif len(fields) == len(names):
                     row: Mapping[str, Any] = {**folders, **dict(zip(names, fields, strict=True))}
-                    yield self.document(row, columns, origin, carried)
+                    yield self.document(row, columns, origin, carried, names)
                 else:
                     yield unusable(origin, f"the row has {len(fields)} fields, and there are {len(names)} columns")
 
     def _check_columns(self, uri: str, names: Sequence[str], columns: Sequence[str]) -> None:
         """Refuse a file that lacks a column, or has it twice."""
         folders = folder_columns(uri)
-        for name in self.wanted(columns, [*names, *folders]):
-            if names.count(name) != 1 and (name in names or name not in folders):
+        for name in self.wanted(columns, names):
+            of_folder = name in folders and name not in names and name != self.text_column
+            if names.count(name) != 1 and not of_folder:
                 found = ", ".join([*names, *(f"{one} (its folder's)" for one in folders)])
                 raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found}")
 
@@ -80,7 +85,8 @@ class CsvSource(TableSource, name="csv"):
         Bytes that are no UTF-8 are halves of surrogate pairs, which are a problem of their rows.
 
         Raises:
-            FileError: it holds text in another encoding, or not even the beginning of a compressed file.
+            FileError: it holds text in another encoding, or not even the beginning of a compressed file; the quotes of
+                its names are wrong.
         """
         with unpacked(uri) as plain:
             head = plain.peek(64)[:64]
@@ -94,8 +100,11 @@ class CsvSource(TableSource, name="csv"):
                 line = lines.first_with_text()
             lines.put_back(line)
             delimiter = delimiter or self._parting(line, columns, name_of(uri))
-            rows = csv.reader(lines, delimiter=delimiter, strict=True)
-            yield next(rows, []), filter(None, _each(rows, lines, delimiter))
+            rows = _each(uri, csv.reader(lines, delimiter=delimiter, strict=True), lines, delimiter)
+            names = next(rows, [])
+            if isinstance(names, str):
+                raise FileError(uri, f"the names of its columns cannot be read: {names}")
+            yield names, filter(None, rows)
 
     def _parting(self, line: str, columns: Sequence[str], file: str) -> str:
         """The delimiter that makes most of the columns asked for of the first line; of equal ones the usual one."""
@@ -142,14 +151,15 @@ class _Lines(Iterator[str]):
             self.number -= 1
 
 
-def _each(rows: Iterator[list[str]], lines: _Lines, delimiter: str) -> Iterator[list[str] | str]:
+def _each(uri: str, rows: Iterator[list[str]], lines: _Lines, delimiter: str) -> Iterator[list[str] | str]:
     """The fields of each row, or what is wrong with one whose quotes are; the rows after that one are read.
 
     Such a row ends with a line after which all quotes are paired, or whose last one ends a field; else what follows
-    is text of it yet, and would be taken for rows.
+    is text of it yet, and would be taken for rows. Where the file ends within quotes, all that follows them may be text
+    of that row: nothing of it is read.
 
     Raises:
-        csv.Error: the file ends within quotes.
+        FileError: the file ends within quotes.
     """
     closing = re.compile(rf'"\s*({re.escape(delimiter)}[^"]*)?$')
     while True:
@@ -160,7 +170,8 @@ def _each(rows: Iterator[list[str]], lines: _Lines, delimiter: str) -> Iterator[
             return
         except csv.Error as error:
             if lines.ended:
-                raise
+                where = f"the row that begins in line {first} opens a quote that nothing closes up to the file's end"
+                raise FileError(uri, f"{where}, line {lines.number}: nothing from line {first} on is read") from error
             while lines.quotes % 2 and not closing.search(lines.last) and next(lines, None) is not None:
                 pass
             where = f"line {first}" if lines.number == first else f"lines {first} to {lines.number}"

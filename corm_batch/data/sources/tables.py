@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import Field
 
-from corm_batch.data.cells import as_text, is_half_a_pair, text_of, usable_id
+from corm_batch.data.cells import as_text, is_no_utf8, readable, text_of, usable_id
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import is_shallow, spelled
 from corm_batch.data.sources.files import FileSource
+from corm_batch.registry import shown
 
 USUAL_ID = "doc_id"
 _LEVELS = 200  # JSON, and with it the hash of a row, can do some more
@@ -61,9 +62,10 @@ class TableSource(FileSource):
         """
         problems = []
         id_column = self.id_in(row if own is None else own)
-        doc_id = self.made_id(origin) if id_column is None else usable_id(as_text(row[id_column]))
-        if doc_id is None:
-            problems.append(f"column {id_column!r} holds no usable id")
+        if id_column is None:
+            doc_id: str | None = self.made_id(origin)
+        elif (doc_id := usable_id(as_text(row[id_column]))) is None:
+            problems.append(f"column {id_column!r} holds no usable id but {shown(row[id_column])}")
         text = None
         try:
             text = text_of(row[self.text_column], self.text_separator)
@@ -72,11 +74,11 @@ class TableSource(FileSource):
         extra, kept = {name: as_text(row[name]) for name in columns}, {name: _kept(row[name]) for name in carried}
         for values in (extra, kept):
             for name, value in values.items():
-                if isinstance(value, UnicodeError) or (isinstance(value, str) and is_half_a_pair(value)):
-                    problems.append(f"column {name!r} holds invalid UTF-8")
-                    values[name] = None
-                elif not is_shallow(value, _LEVELS):
+                if not is_shallow(value, _LEVELS):
                     problems.append(f"column {name!r} nests deeper than {_LEVELS} levels, or holds itself")
+                    values[name] = None
+                elif isinstance(value, UnicodeError) or is_no_utf8(value):
+                    problems.append(f"column {name!r} holds invalid UTF-8")
                     values[name] = None
                 elif isinstance(value, Exception):
                     problems.append(f"column {name!r} cannot be read ({reason(value)})")
@@ -97,7 +99,5 @@ def unusable(origin: str, why: str) -> Document:
 
 
 def _kept(value: Any) -> Any:
-    """What is carried over of a value: of a text all that is UTF-8, for no answer depends on it."""
-    if isinstance(value, UnicodeDecodeError):
-        return spelled(value.object)
-    return value if not isinstance(value, str) and is_shallow(value, _LEVELS) else spelled(value)
+    """What is carried over of a value: of its text all that is UTF-8, for no answer depends on it."""
+    return readable(value) if is_shallow(value, _LEVELS) else spelled(value)

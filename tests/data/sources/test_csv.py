@@ -76,7 +76,7 @@ def test_bad_rows_become_documents_with_a_problem_and_hurt_nobody(tmp_path):
         "1: the row has 1 fields, and there are 2 columns",
         "2: the row has 3 fields, and there are 2 columns",
         "3: column 'text' holds invalid UTF-8 (half a surrogate pair)",
-        "4: column 'doc_id' holds no usable id",
+        "4: column 'doc_id' holds no usable id but ''",
         "5: column 'text' is empty",
     ]
 
@@ -86,14 +86,41 @@ def test_what_stands_before_damage_is_read_and_the_place_is_said(tmp_path):
     source = CsvSource(uri=str(tmp_path))
     documents = source.read(*source.splits(), ())
     assert next(documents).text == "one"
-    with pytest.raises(FileError, match=r"a\.csv: cannot be read beyond row 0: unexpected end of data"):
+    with pytest.raises(FileError) as cut:
         next(documents)
+    assert cut.value.reason == (
+        "the row that begins in line 3 opens a quote that nothing closes up to the file's end, line 4: nothing from "
+        "line 3 on is read"
+    )
+    (tmp_path / "a.csv").write_text('text,"n\none,1\n')
+    with pytest.raises(FileError, match="line 1 opens a quote that nothing closes up to the file's end, line 2"):
+        next(source.read(*source.splits(), ()))
+    (tmp_path / "a.csv").write_text('text,"n" a\none,1\n')
+    with pytest.raises(FileError, match="the names of its columns cannot be read: its quotes are wrong in line 1"):
+        next(source.read(*source.splits(), ()))
     (tmp_path / "a.csv").unlink()
     content = gzip.compress(("text\n" + "".join(f"line {number}\n" for number in range(9000))).encode())
     (tmp_path / "a.csv.gz").write_bytes(content[: len(content) // 2])
     documents = source.read(*source.splits(), ())
     with pytest.raises(FileError, match="cannot be read beyond row"):
         assert len(list(documents)) > 9000
+
+
+def test_a_folder_is_no_text_and_no_id_unless_it_is_named(tmp_path):
+    (tmp_path / "doc_id=7/text=X").mkdir(parents=True)
+    file = tmp_path / "doc_id=7/text=X/a.csv"
+    file.write_text("n,text\n1,a\n2,b\n")
+    documents = read_all(CsvSource(uri=str(tmp_path)), "doc_id")
+    origins = ["doc_id=7/text=X/a.csv#0", "doc_id=7/text=X/a.csv#1"]
+    assert [(one.doc_id, one.text, one.columns["doc_id"]) for one in documents] == [
+        *((origins[0], "a", "7"), (origins[1], "b", "7"))
+    ]
+    assert [one.doc_id for one in read_all(CsvSource(uri=str(tmp_path), id_column="doc_id"))] == ["7", "7"]
+    file.write_text("doc_id,text\nown,a\n")
+    assert [one.doc_id for one in read_all(CsvSource(uri=str(tmp_path)))] == ["own"]
+    file.write_text("n\n1\n")
+    with pytest.raises(SpecError, match=r"one column 'text' is wanted; .* n, doc_id \(its folder's\), text \(its fol"):
+        CsvSource(uri=str(tmp_path)).splits()
 
 
 def test_empty_and_foreign_files(tmp_path):

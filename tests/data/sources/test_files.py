@@ -198,7 +198,8 @@ def test_several_problems_of_a_row_are_all_named(source):
     document = source().document(row, ["question"], "file#3")
     assert document.doc_id == document.origin == "file#3"
     assert document.problem == (
-        "file#3: column 'doc_id' holds no usable id; column 'text' is empty; column 'question' holds invalid UTF-8"
+        "file#3: column 'doc_id' holds no usable id but None; column 'text' is empty; "
+        "column 'question' holds invalid UTF-8"
     )
     assert document.columns == {"question": None}
     assert document.content_sha256

@@ -74,7 +74,7 @@ def test_columns_are_named_and_ids_are_made_of_places():
     ]  # fmt: skip
     _, documents = read(GivenRows.of(rows, fields | {"id_column": "key"}))
     assert [one.doc_id for one in documents] == ["7", "documents#1", "documents#2"]
-    assert documents[2].problem == "documents#2: column 'key' holds no usable id"
+    assert documents[2].problem == "documents#2: column 'key' holds no usable id but None"
 
 
 def test_odd_rows_fail_alone():

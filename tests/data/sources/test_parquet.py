@@ -246,8 +246,35 @@ def test_a_carried_text_that_is_no_utf8_costs_no_answer(tmp_path):
     assert (only.text, only.carried, only.problem) == ("x", {"url": "u\ufffd"}, None)
     (asked,) = source.read_carrying(*source.splits(), ["url"], ["url"])
     assert "column 'url' holds invalid UTF-8" in asked.problem
-    (nested,) = source.read_carrying(*source.splits(), [], ["urls"])
-    assert (nested.carried, "column 'urls' holds invalid UTF-8" in nested.problem) == ({"urls": None}, True)
+
+
+def test_one_element_that_is_no_utf8_costs_no_answer_unless_the_task_reads_it(tmp_path):
+    bad, far = invalid_utf8([b"u\xff", b"v"], pa.string()), pa.array([2**55], pa.timestamp("ms"))
+    columns = {
+        "urls": pa.ListArray.from_arrays([0, 2], bad),
+        "meta": pa.StructArray.from_arrays([pa.array([1]), bad[:1]], ["n", "title"]),
+        "map": pa.MapArray.from_arrays([0, 1], pa.array(["k"]), bad[:1]),
+        "times": pa.ListArray.from_arrays([0, 1], far),
+        "blobs": pa.array([[b"\xff"]], pa.list_(pa.binary())),
+    }
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], **columns})
+    source = ParquetSource(uri=str(tmp_path))
+    (only,) = source.read_carrying(*source.splits(), ["meta.n"], [*columns, "meta.n"])
+    assert (only.text, only.problem, only.columns) == ("x", None, {"meta.n": 1})
+    assert only.carried == {
+        "urls": ["u\ufffd", "v"],
+        "meta": {"n": 1, "title": "u\ufffd"},
+        "meta.n": 1,
+        "map": [("k", "u\ufffd")],
+        "times": ["<value out of range: 36028797018963968>"],
+        "blobs": [b"\xff"],
+    }
+    for name in ("urls", "meta", "map", "meta.title"):
+        (asked,) = source.read_carrying(*source.splits(), [name], [name])
+        assert f"column {name!r} holds invalid UTF-8" in asked.problem, name
+        assert asked.columns == {name: None}
+    (text,) = ParquetSource(uri=str(tmp_path), text_column="urls").read(*source.splits(), [])
+    assert "column 'urls' holds invalid UTF-8 ('utf-8' codec can't decode byte 0xff" in text.problem
 
 
 def read_good(source):
