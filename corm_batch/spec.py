@@ -30,6 +30,7 @@ from corm_batch.data.filesystem import read_whole
 from corm_batch.data.formats.base import Format, FormatName
 from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
+from corm_batch.data.sources.refined import refined
 from corm_batch.data.uri import Uri, is_remote, is_s3, resolve_uri, valid_uri
 from corm_batch.data.yaml_text import load_yaml, overridden
 from corm_batch.engine.config import EngineConfig, WeightForm
@@ -153,7 +154,8 @@ class JobSpec(Section):
         """The plug-in that the section's name selects."""
         if info.field_name == "policy":
             value = with_name(value, asks_several=getattr(info.data.get("task"), "asks_several", False))
-        return _PLUGINS[info.field_name].from_spec(value)
+        found = _PLUGINS[info.field_name].from_spec(value)
+        return refined(found) if info.field_name == "source" else found
 
     @field_validator("verify")
     @classmethod

@@ -58,6 +58,8 @@ def draw(job: JobSpec, count: int, seed: str) -> Drawn:
             return Drawn(_in_order(chosen), read, whole=False)
         try:
             for number, found in enumerate(job.source.read(split, job.task.columns_read)):
+                if found.left_out is not None:
+                    continue
                 document, problem = ids.settle(found, split, number)
                 if problem is None and document.text is not None:
                     read += 1

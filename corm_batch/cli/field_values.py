@@ -71,6 +71,8 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "output.uri": "s3://bucket/summaries/",
     "uri": "s3://bucket/papers/",
     "id_column": "doc_id",
+    "filter": "status == 'ok' and year > 2000",
+    "group_by": "topic",
     "stop": ["\n\n"],
     "row_values": {"max_new_tokens": "answer_tokens"},
     "stop_token_ids": [2],

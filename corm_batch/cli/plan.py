@@ -67,11 +67,12 @@ def plan(
 
 def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: Iterable[str]) -> None:
     documents = planned.measured if planned.documents is None else planned.documents
+    every = planned.measured + planned.left_out
     rows = [
         (
             "reads",
             f"{counted(documents, 'document')} in {counted(planned.splits, 'split')} of "
-            f"{counted(planned.files, job.source.name + ' file')}",
+            f"{counted(planned.files, job.source.to_spec()['name'] + ' file')}",
         ),
         ("from", job.source.place),
         ("model", job.model.name),
@@ -87,8 +88,10 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
         rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))
     if job.verify is not None:
         rows.append(("verifies", _verifies_text(job.verify, planned)))
-    if documents != planned.measured or planned.documents is None:
+    if documents != every or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
+    if planned.left_out:
+        rows.append(("left out", f"{counted(planned.left_out, 'row')} of those looked at, none of the documents"))
     if planned.unusable:
         rows.append(("unusable", f"{planned.unusable} rows without text or an id of their own, each a failed row"))
     for refusal in planned.refused[:_REFUSALS]:
@@ -169,8 +172,9 @@ def _print_gpu(console: Console, job: JobSpec, planned: JobPlan, found: GpuEstim
 
 def _costs(job: JobSpec, planned: JobPlan, hours: float | None) -> list[str]:
     """Documents to do by the GPU hours of a run of so many hours, and what these cost, where a price is known."""
+    every = planned.measured + planned.left_out
     price, gpu_hours = job.cluster.price_per_gpu_hour, (hours or 0.0) * _gpus_of(job)
-    documents = planned.todo * (planned.documents or planned.measured) / max(1, planned.measured)
+    documents = planned.todo * (planned.documents or every) / max(1, every)
     costs = [] if price is None else [f"{gpu_hours * price:,.2f}" if gpu_hours else "-"]
     return [count_text(documents / gpu_hours) if gpu_hours else "-", *costs]
 

@@ -78,7 +78,7 @@ class _Lines:
 
     def __rich__(self) -> Group:
         progress = replace(self._progress, seconds=self._progress.seconds + time.monotonic() - self._since)
-        total = None if progress.total is None else progress.total - progress.skipped
+        total = None if progress.total is None else progress.total - progress.left_out - progress.skipped
         bar = ProgressBar(total=total, completed=progress.documents, width=_BAR_WIDTH)
         line = Table.grid(padding=(0, 1))
         line.add_row(self._name, bar, _counts(progress))
@@ -132,8 +132,9 @@ def _told(name: str, event: Event) -> str:
 
 def _counts(progress: Progress) -> str:
     """`12 of 27 documents, 1 failed, 3 done before, 2 verified (0 differ), ETA 2m10s`."""
-    of_total = "" if progress.total is None else f" of {progress.total - progress.skipped}"
+    of_total = "" if progress.total is None else f" of {progress.total - progress.left_out - progress.skipped}"
     before = f", {before_text(progress)}" if progress.skipped else ""
+    before += f", {progress.left_out} left out" if progress.left_out else ""
     verified = f", {progress.verified} verified ({progress.differing} differ)" if progress.verified else ""
     eta = seconds_text(_eta_s(progress))
     return f"{progress.documents}{of_total} documents, {progress.failed} failed{before}{verified}, ETA {eta}"

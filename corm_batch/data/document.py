@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from corm_batch.data.kinds import as_json
 
@@ -21,18 +21,25 @@ class Document:
         columns: every other column the task asked for (a question, say).
         carried: columns that the job carries over to its results, as the source has them; no answer depends on them.
         problem: why this row cannot be answered; None when it can.
+        left_out: why the source does not count it among its documents; None when it does. It has no row anywhere.
         origin: where the row stands, for messages: file, row group and row.
-        file, row: the file it is in, and which of the file's rows it is, 0 first; filled in by whoever reads splits.
+        file, row: the file it is in, and which of the file's rows it is, 0 first; filled in by whoever reads splits,
+            but where the source itself knows.
     """
 
     doc_id: str
     text: str | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    left_out: str | None = None
     origin: str = ""
     carried: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
     row: int | None = None
+
+    def at(self, file: str, row: int | None) -> Self:
+        """The same, that row of that file, where it does not say itself in which it is."""
+        return self if self.file is not None else replace(self, file=file, row=row)
 
     @cached_property
     def content_sha256(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,14 +43,15 @@ class Selection:
     def drawn(self, source: Source, splits: Sequence[Split], columns: Sequence[str]) -> list[set[int]] | None:
         """The numbers of the rows that were drawn, split by split; None where it is the first rows that are taken.
 
-        Splits that cannot say how many rows they have are read for it.
+        Splits that cannot say how many documents they have are read for it.
 
         Raises:
             SourceError: the place where the files lie cannot be read.
         """
         if self.seed is None:
             return None
-        counts = [_num_rows(source, split, columns) for split in splits]
+        rows = [_rows(source, split, columns) for split in splits]
+        counts = [len(one) for one in rows]
         total, rng = sum(counts), random.Random(self.seed)
         places: set[int] = set(range(total)) if self.documents >= total else set()
         while len(places) < min(self.documents, total):
@@ -58,18 +60,19 @@ class Selection:
         found: list[set[int]] = [set() for _ in splits]
         for place in places:
             index = bisect_right(ends, place)
-            found[index].add(place - ends[index] + counts[index])
+            found[index].add(rows[index][place - ends[index] + counts[index]])
         return found
 
 
-def _num_rows(source: Source, split: Split, columns: Sequence[str]) -> int:
-    """Rows of a split, of a damaged file those before the damage."""
-    if split.num_rows >= 0:
-        return split.num_rows
-    count = 0
+def _rows(source: Source, split: Split, columns: Sequence[str]) -> Sequence[int]:
+    """The numbers of a split's rows that are documents, of a damaged file those before the damage."""
+    if split.num_rows >= 0 and not source.leaves_out:
+        return range(split.num_rows)
+    found = array("q")
     try:
-        for _ in source.read(split, columns):
-            count += 1
+        for number, document in enumerate(source.read(split, columns)):
+            if document.left_out is None:
+                found.append(number)
     except FileError:
-        return count
-    return count
+        return found
+    return found

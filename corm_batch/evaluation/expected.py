@@ -108,7 +108,7 @@ class Expected:
             for split in source.splits([column]):
                 with suppress(FileError):  # the run itself says so
                     for document in source.read(split, [column]):
-                        if (answer := document.columns.get(column)) is not None:
+                        if document.left_out is None and (answer := document.columns.get(column)) is not None:
                             answers.setdefault(document.doc_id, answer)
         except (SourceError, SpecError) as error:
             raise SpecError(f"--expect {column}: {error}") from error

@@ -197,7 +197,7 @@ def job_texts(job: JobSpec) -> list[str]:
     for split in job.source.splits():
         try:
             for document in job.source.read(split, ()):
-                if document.text is not None:
+                if document.text is not None and document.left_out is None:
                     texts.append(document.text)
                     total += len(document.text)
                 if total >= _TEXT_CHARS:

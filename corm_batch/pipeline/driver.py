@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from corm_batch.audit.guard import Guard
 from corm_batch.cluster.connection import cluster_address, connected
@@ -33,7 +33,7 @@ from corm_batch.output.settings import AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool
 from corm_batch.pipeline.gpu_meter import GpuMeter
-from corm_batch.pipeline.intake import Intake
+from corm_batch.pipeline.intake import Intake, Item
 from corm_batch.pipeline.model import check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, pool_limits, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
@@ -118,7 +118,7 @@ class _Run:
         self._lease = lease
         self._stop = stop
         self._on_event = on_event
-        self._items: Iterator[Document | DocumentRow | Literal["ok", "failed"]] = iter(intake)
+        self._items: Iterator[Item] = iter(intake)
         self._read_all, self._stage, self._committed = False, "", 0
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
@@ -213,7 +213,7 @@ class _Run:
 
         What is done, and what can only fail, is dealt with on the way.
         """
-        skipped = self._progress.skipped
+        before = self._progress
         document = None
         while document is None and time.monotonic() < until and not self._stop.requested:
             item = next(self._items, None)
@@ -226,7 +226,7 @@ class _Run:
                 self._take(item)
             else:
                 self._progress = self._progress.with_skipped(item)
-        if self._progress.skipped > skipped:
+        if (self._progress.skipped, self._progress.left_out) != (before.skipped, before.left_out):
             self._emit("skip")
         return document
 
@@ -289,6 +289,7 @@ class _Run:
             stopped=self._guard.reason,
             selection=self._intake.selection,
             price_per_gpu_hour=self._spec.cluster.price_per_gpu_hour,
+            why_left_out=self._intake.left_out,
             failed_files=self._intake.failed_files,
             empty_files=self._intake.empty_files,
         )

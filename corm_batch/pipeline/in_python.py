@@ -16,6 +16,7 @@ from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, MEMORY_FIELDS, QUESTION_NUMBER
 from corm_batch.data.selection import Selection
 from corm_batch.data.sources.given import GivenRows
+from corm_batch.data.sources.refined import refined
 from corm_batch.errors import SpecError
 from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.progress import JobSummary, OnEvent
@@ -23,7 +24,7 @@ from corm_batch.pipeline.worker import LoadModel
 from corm_batch.registry import shown
 from corm_batch.spec import JobSpec, read_sections
 
-_OF_A_SOURCE = ("id_column", "text_column", "text_separator")
+_OF_A_SOURCE = ("id_column", "text_column", "text_separator", "filter", "group_by")
 _MEMORY = [field.name for field in MEMORY_FIELDS]
 
 
@@ -56,9 +57,9 @@ def run(
 
     Args:
         spec: a job: its sections, or the YAML file that has them. With `documents` it needs no `source`, of which only
-            `id_column`, `text_column` and `text_separator` count; without an `output` the tables are all that is left,
-            with one a later run goes on from what is there, and every document needs an
-            id, for another run's documents have the same places. `name` may be left out.
+            `id_column`, `text_column`, `text_separator`, `filter` and `group_by` count; without an `output` the tables
+            are all that is left, with one a later run goes on from what is there, and every document needs an id, for
+            another run's documents have the same places. `name` may be left out.
         documents: an Arrow table, what has the Arrow interface, as a frame of pandas or Polars does, or mappings of
             column to value, one after the other; None for those of the spec's source.
         retry_failed, selection, on_event, load_model: as `run_job`.
@@ -111,7 +112,9 @@ def _about(
     source = GivenRows.of(documents, fields, read_again=drawn)
     if keeps:
         source = source.with_ids()
-    return spec.model_copy(update={"source": source}) if isinstance(spec, JobSpec) else {**spec, "source": source}
+    return (
+        spec.model_copy(update={"source": refined(source)}) if isinstance(spec, JobSpec) else {**spec, "source": source}
+    )
 
 
 def _tables(job: JobSpec, summary: JobSummary, ids: pa.Array | None) -> Tables:

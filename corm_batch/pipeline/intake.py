@@ -7,6 +7,7 @@ the end without it: the line was completed, the id filled in. Knows nothing of r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,11 +15,14 @@ from typing import Literal
 
 from corm_batch.data.document import Document, digest
 from corm_batch.data.selection import Selection
-from corm_batch.data.sources.base import Source, Split
+from corm_batch.data.sources.base import Source, Split, rows_before
 from corm_batch.errors import FileError
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
+
+Item = Document | DocumentRow | Literal["ok", "failed", "left out"]
+"""What becomes of a row."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,14 @@ class Intake:
         self._columns = task.columns_read
         self._carried = [field.name for field in rows.carried]
         self._splits = splits
-        self._before = _rows_before(splits)
+        self._before = rows_before(splits)
         self._ledger = ledger
         self._rows = rows
         self._done = ("ok",) if retry_failed else ("ok", "failed")
         self._ids = DocumentIds(splits)
         self._placed: set[str] = set()
         self._failed: dict[str, FailedFile] = {}
+        self._left_out: Counter[str] = Counter()
         self._selection = selection
         self._on_document = on_document
         self._drawn = None if selection is None else selection.drawn(source, splits, self._columns)
@@ -98,7 +103,9 @@ class Intake:
             return sum(map(len, self._drawn))
         counts = [split.num_rows for split in self._splits]
         total = None if any(count < 0 for count in counts) else sum(counts)
-        return total if self._selection is None else self._selection.total(total)
+        if self._selection is None:
+            return total
+        return None if self._source.leaves_out else self._selection.total(total)
 
     @property
     def selection(self) -> str:
@@ -111,26 +118,40 @@ class Intake:
         return tuple(self._failed.values())
 
     @property
+    def left_out(self) -> tuple[tuple[str, int], ...]:
+        """Why rows are none of the source's documents, and how many so far, the most first."""
+        return tuple(self._left_out.most_common())
+
+    @property
     def empty_files(self) -> tuple[str, ...]:
         """Files without rows."""
         return tuple(split.uri for split in self._splits if split.num_rows == 0 and split.error is None)
 
-    def __iter__(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
-        """For each row to look at: a document to answer, its failed row, or how an earlier run has ended it.
+    def __iter__(self) -> Iterator[Item]:
+        """For each row to look at: a document to answer, its failed row, how an earlier run has ended it, or that the
+        source does not count it.
 
         And for each row of an earlier run that is no more: the row that says so.
 
         Raises:
             SourceError: the place where the files lie cannot be read any more.
         """
-        yield from islice(self._items(), None if self._selection is None else self._selection.documents)
+        wanted = None if self._selection is None else self._selection.documents
+        for item in self._items():
+            yield item
+            if wanted is not None and item != "left out" and (wanted := wanted - 1) == 0:
+                return
 
-    def _items(self) -> Iterator[Document | DocumentRow | Literal["ok", "failed"]]:
+    def _items(self) -> Iterator[Item]:
         last = {split.uri: index for index, split in enumerate(self._splits)}
         for index, split in enumerate(self._splits):
             try:
                 for number, document in self._read(index, split):
-                    yield self._sort(document, split, number)
+                    if document.left_out is None:
+                        yield self._sort(document, split, number)
+                    else:
+                        self._left_out[document.left_out] += 1
+                        yield "left out"
             except FileError as error:
                 self._failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
             if self._selection is None and index == last[split.uri] and split.uri not in self._failed:
@@ -149,7 +170,7 @@ class Intake:
             documents = self._source.read(split, columns)
         for number, document in enumerate(documents if wanted is None else islice(documents, max(wanted) + 1)):
             if wanted is None or number in wanted:
-                yield number, replace(document, file=split.uri, row=None if before is None else before + number)
+                yield number, document.at(split.uri, None if before is None else before + number)
 
     def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
         document, problem = self._ids.settle(document, split, number)
@@ -161,17 +182,6 @@ class Intake:
         if state != "new" and state in self._done:
             return state
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
-
-
-def _rows_before(splits: Iterable[Split]) -> list[int | None]:
-    """For each split how many rows of its file lie in the splits before it; None where nothing tells."""
-    ends: dict[str, int | None] = {}
-    found = []
-    for split in splits:
-        before = ends.get(split.uri, 0)
-        found.append(before)
-        ends[split.uri] = None if before is None or split.num_rows < 0 else before + split.num_rows
-    return found
 
 
 def _place(document: Document, split: Split, number: int) -> str:

@@ -50,6 +50,7 @@ class JobPlan:
     Attributes:
         files, splits, documents: in the source; `documents` is None when the files do not say.
         failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
+        left_out: rows that were read and are none of its documents, as its filter says; `documents` counts them.
         measured: documents that were read for everything below.
         unusable: of these, rows without text, or without an id that no earlier row has; each would become a failed row.
         refused: why the task refuses some of those it was asked for prompts of, each a failed row; the most first.
@@ -83,6 +84,7 @@ class JobPlan:
     documents: int | None
     failed_files: tuple[FailedFile, ...]
     empty_files: tuple[str, ...]
+    left_out: int
     measured: int
     unusable: int
     refused: tuple[Refusal, ...]
@@ -112,7 +114,7 @@ class JobPlan:
 @dataclass
 class _Measured:
     """What reading the documents gave: states of all, and of the usable ones whether they are to do, their characters,
-    and every `stride`-th of them; broken files; and whether nothing was left out."""
+    and every `stride`-th of them; broken files; whether all was read; and rows, those that are no documents too."""
 
     states: list[State] = field(default_factory=list)
     todo: list[bool] = field(default_factory=list)
@@ -122,6 +124,11 @@ class _Measured:
     stride: int = 1
     failed: dict[str, FailedFile] = field(default_factory=dict)
     whole: bool = True
+    rows: int = 0
+
+    @property
+    def left_out(self) -> int:
+        return self.rows - len(self.states)
 
     def add(self, document: Document, state: State, *, usable: bool) -> None:
         self.states.append(state)
@@ -162,9 +169,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     stored = shape.page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
     kv_bytes = sizes.held * per_token
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
-    scale = documents / len(measured.states) if documents and measured.states and not measured.whole else 1.0
+    scale = documents / measured.rows if documents and measured.states and not measured.whole else 1.0
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
-    share = spec.verify.share if spec.verify else 0.0
     first = next((one.first for one in asked if one.first is not None), None)
     return JobPlan(
         files=len({split.uri for split in splits}),
@@ -172,6 +178,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         documents=documents,
         failed_files=tuple(measured.failed.values()),
         empty_files=tuple(split.uri for split in splits if split.num_rows == 0 and split.error is None),
+        left_out=measured.left_out,
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
         refused=refusals(measured.kept, asked),
@@ -185,7 +192,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         exact=measured.whole and len(asked) == len(measured.chars),
         prompts=prompts,
         prompt_tokens=round(scale * float(sizes.tokens[todo].sum())),
-        verify_tokens=round(share * scale * float(sizes.verified[todo].sum())),
+        verify_tokens=round((spec.verify.share if spec.verify else 0.0) * scale * float(sizes.verified[todo].sum())),
         from_answers=sum(one.from_answers > 0 for one in asked),
         tokens=_quantiles(sizes.tokens),
         histogram=_histogram(sizes.tokens),
@@ -214,13 +221,15 @@ def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iter
         quota = -(-_MEASURED // len(splits))
     ids = DocumentIds(splits)
     for split in splits:
-        before = len(found.states)
+        before = found.rows
         try:
             for number, document in enumerate(islice(spec.source.read(split, spec.task.columns_read), quota)):
-                yield ids.settle(document, split, number)
+                found.rows += 1
+                if document.left_out is None:
+                    yield ids.settle(document, split, number)
         except FileError as error:
             found.failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
-        found.whole &= quota is None or len(found.states) - before < quota
+        found.whole &= quota is None or found.rows - before < quota
 
 
 def _tokenizer(spec: JobSpec, path: str) -> PromptTokenizer | None:

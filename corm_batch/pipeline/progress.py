@@ -23,6 +23,7 @@ class Progress:
         ok, failed: documents with a row of this run.
         skipped: documents that an earlier run has done.
         skipped_failed: of these, those it could not answer.
+        left_out: rows of the source that are none of its documents, as its filter says.
         prompt_tokens, output_tokens: of the answered documents.
         kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
         kv_bytes_peak: what they held at most, summed over documents.
@@ -38,6 +39,7 @@ class Progress:
     failed: int = 0
     skipped: int = 0
     skipped_failed: int = 0
+    left_out: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     kv_bytes_full: int = 0
@@ -69,7 +71,7 @@ class Progress:
     @property
     def left(self) -> int | None:
         """Documents without a row; None when the source cannot say how many it has."""
-        return None if self.total is None else max(0, self.total - self.skipped - self.documents)
+        return None if self.total is None else max(0, self.total - self.left_out - self.skipped - self.documents)
 
     @property
     def kept_ratio(self) -> float:
@@ -86,8 +88,10 @@ class Progress:
         """What is known of this run's answers, in one line; empty where none was to be verified."""
         return statement([Audited(**{one.name: getattr(self, one.name) for one in fields(Audited)})])
 
-    def with_skipped(self, state: Literal["ok", "failed"]) -> Progress:
-        """The counts with one more document that an earlier run has done."""
+    def with_skipped(self, state: Literal["ok", "failed", "left out"]) -> Progress:
+        """The counts with one more document that an earlier run has done, or a row that is none."""
+        if state == "left out":
+            return replace(self, left_out=self.left_out + 1)
         return replace(self, skipped=self.skipped + 1, skipped_failed=self.skipped_failed + (state == "failed"))
 
     def with_row(self, row: DocumentRow) -> Progress:
@@ -119,6 +123,7 @@ class JobSummary(Progress):
         stopped: why it has ended by itself before every document was done (verify.stop_above); empty if it has not.
         selection: what it was limited to, in words; empty for the whole source.
         price_per_gpu_hour: of the spec; None where it says none.
+        why_left_out: why rows are none of the source's documents, and how many, the most first.
         failed_files: files that cannot be read, or not to their end; what could be read of them was.
         empty_files: URIs of files without rows, which were passed over.
     """
@@ -129,6 +134,7 @@ class JobSummary(Progress):
     stopped: str = ""
     selection: str = ""
     price_per_gpu_hour: float | None = None
+    why_left_out: tuple[tuple[str, int], ...] = ()
     failed_files: tuple[FailedFile, ...] = ()
     empty_files: tuple[str, ...] = ()
 

@@ -11,11 +11,12 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any
 
+from corm_batch.data.expressions import names_in
 from corm_batch.errors import CutOffError, DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.tasks.base import Answer, Asker, Prompt, Task
 from corm_batch.tasks.evidence import quote_of, quote_problem
-from corm_batch.tasks.field_rules import broken, fields_of
+from corm_batch.tasks.field_rules import broken
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
 from corm_batch.tasks.json_schema import resolved, validator
 from corm_batch.tasks.overflow import ask_any
@@ -126,7 +127,7 @@ def ruled(record: Mapping[str, Reading], rules: Sequence[str], fields: Fields) -
             problem, named = next(filter(None, said), ""), {ITEMS}
         else:
             values = {name: record[name].value if name in record else None for name in fields.properties}
-            problem, named = broken(rule, values), set(fields_of(rule))
+            problem, named = broken(rule, values), set(names_in(rule))
         if problem:
             for name in named & found.keys():
                 if found[name].problem is None and found[name].value is not None:

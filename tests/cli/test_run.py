@@ -50,6 +50,13 @@ def test_answers_totals_and_where_they_are(corm_batch, write_job, fake_job, tmp_
     assert result.out.isascii()
 
 
+def test_rows_that_the_source_leaves_out_are_told_with_why(corm_batch, write_job, fake_job, monkeypatch):
+    job, why = driver.run_job, (("source.filter does not hold", 2), ("failed", 1))
+    monkeypatch.setattr(driver, "run_job", lambda *a, **b: replace(job(*a, **b), left_out=3, why_left_out=why))
+    lines = corm_batch("run", write_job(ROWS)).out.splitlines()
+    assert "Left out of the source: 3 rows (2: source.filter does not hold; 1: failed)" in lines
+
+
 def test_options_reach_the_job(corm_batch, write_job, fake_job):
     corm_batch("run", write_job(ROWS), "--retry-failed", "--set", "policy.window=7", "--set", "policy.recent=8")
     ((spec, retry_failed, selection),) = fake_job

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ from corm_batch.tasks.base import Task
 
 class Memory:
     """A source in memory."""
+
+    leaves_out = False
 
     def __init__(self, documents):
         self.documents = documents
@@ -161,6 +164,36 @@ def selected(rows, selection, ledger=None, source=None):
     task = Task.from_spec({"name": "summarize"})
     options = {"retry_failed": False, "selection": selection}
     return source, Intake(source, task, list(source.splits), ledger or Known(), rows, **options)
+
+
+class Choosy(Counted):
+    """Leaves out all rows but the last of each piece, and an id that is another row's."""
+
+    leaves_out = True
+
+    def read(self, split, columns):
+        for document in super().read(split, columns):
+            left_out = None if document.doc_id[-1] == "2" else "too early"
+            yield replace(document, doc_id="a2" if left_out else document.doc_id, left_out=left_out)
+
+
+def test_rows_that_are_left_out_are_counted_and_take_no_id(rows):
+    _, intake = selected(rows, None, source=Choosy())
+    assert [summary(item) for item in intake] == ["left out", "left out", "a2", "left out", "left out", "b2"]
+    assert intake.left_out == (("too early", 4),)
+    assert intake.total == 6
+    document = next(item for item in selected(rows, None, source=Choosy())[1] if isinstance(item, Document))
+    assert (document.file, document.row) == ("a", 2)
+
+
+def test_a_selection_is_of_documents_that_are_not_left_out(rows):
+    source, intake = selected(rows, Selection(1), source=Choosy())
+    assert intake.total is None
+    assert [summary(item) for item in intake] == ["left out", "left out", "a2"]
+    assert source.was_read == ["a0", "a1", "a2"]
+    drawn = selected(rows, Selection(2, 0), source=Choosy())[1]
+    assert drawn.total == 2
+    assert [summary(item) for item in drawn] == ["a2", "b2"]
 
 
 def test_of_the_first_documents_no_more_is_read_and_done_ones_count(rows):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from corm_batch.tasks.field_rules import broken, check_rule, fields_of
+from corm_batch.tasks.field_rules import broken, check_rule
 
 NAMES = ("amount", "start", "end", "tags", "due-date")
 
@@ -54,7 +54,3 @@ def test_a_broken_rule_names_fields_values_and_expression(rule, values, said):
     found = broken(rule, values)
     assert said in found
     assert bool(said) == bool(found)
-
-
-def test_fields_of_a_rule():
-    assert fields_of('amount > 0 and row["due-date"]') == {"amount", "due-date"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import AfterValidator, Field
 
 from corm_batch.data.document import Document
+from corm_batch.data.expressions import checked_names
 from corm_batch.registry import Plugin
 
 
@@ -31,8 +34,32 @@ class Split:
     kinds: Mapping[str, pa.DataType] = field(default_factory=dict, compare=False, repr=False)
 
 
+def _checked(expression: str) -> str:
+    """Refuse what is no expression over columns."""
+    if not checked_names(expression):
+        raise ValueError(f"{expression!r} names no column")
+    return expression
+
+
 class Source(Plugin, kind="source", package="corm_batch.data.sources"):
     """Where documents come from."""
+
+    filter: Annotated[str, AfterValidator(_checked)] | None = Field(
+        None,
+        description='take the rows alone for which this expression over columns holds; row["a-name"] is a column '
+        "whose name is not one word",
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="make one document of all rows with one value of this column: the value is its id, their texts "
+        "are its text, one below the other, and each other column is the list of theirs",
+    )
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some rows may be none of its documents (`Document.left_out`)."""
+        return False
 
     @property
     def place(self) -> str:
@@ -73,3 +100,14 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
             found = document.columns
             own, kept = ({name: found[name] for name in names} for names in (columns, carried))
             yield replace(document, columns=own, carried=kept)
+
+
+def rows_before(splits: Iterable[Split]) -> list[int | None]:
+    """For each split how many rows of its file lie in the splits before it; None where nothing tells."""
+    ends: dict[str, int | None] = {}
+    found = []
+    for split in splits:
+        before = ends.get(split.uri, 0)
+        found.append(before)
+        ends[split.uri] = None if before is None or split.num_rows < 0 else before + split.num_rows
+    return found

@@ -125,7 +125,7 @@ class GivenRows(TableSource):
         if rows is None:
             raise SourceError("documents: they come one after the other, and have been read")
         if isinstance(rows, pa.Table):
-            return _rows_of(rows)
+            return rows_of(rows)
         if isinstance(rows, Iterator):
             head, self._head, self._rows = self._head, (), None
             return chain(head, rows)
@@ -159,7 +159,7 @@ class GivenRows(TableSource):
         return SpecError(f"source: documents: one column {name!r} is wanted{why}; there are: {found}")
 
 
-def _rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
     """The rows of a table, a few at a time as Python values; a cell that is none is the exception that says so."""
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for cells in zip(*batch.columns, strict=True):

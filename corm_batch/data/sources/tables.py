@@ -38,7 +38,9 @@ class TableSource(FileSource):
         min_length=1,
         description="the document: text, a list of texts or a chat's messages; dots lead into objects (doc.body)",
     )
-    text_separator: str = Field("\n\n", description="between the entries of a text_column that holds lists")
+    text_separator: str = Field(
+        "\n\n", description="between the entries of a text_column that holds lists, and the texts of a group"
+    )
 
     def id_in(self, found: Container[str]) -> str | None:
         """The column that holds ids where these columns are; None where ids are made."""

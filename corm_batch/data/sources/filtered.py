@@ -1,0 +1,83 @@
+"""Filtered: the rows of another source for which an expression over its columns holds. It is in no registry.
+
+The others are still read, as rows that are left out, so that every row keeps its place and whoever reads counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from corm_batch.data.document import Document
+from corm_batch.data.expressions import names_in, value_of
+from corm_batch.data.filesystem import reason
+from corm_batch.data.sources.base import Source, Split
+
+_OF_THE_DOCUMENT = {"text", "doc_id"}
+NOT_HELD = "source.filter does not hold"
+NULL = "a column that source.filter compares is null"
+
+
+class Filtered(Source):
+    """A source whose `filter` is not None."""
+
+    of: Source
+
+    @property
+    def place(self) -> str:
+        """That of the source."""
+        return self.of.place
+
+    @property
+    def leaves_out(self) -> bool:
+        """Some rows are none of its documents."""
+        return True
+
+    @property
+    def _names(self) -> list[str]:
+        """Columns that the expression is about."""
+        return sorted(names_in(self.of.filter or "") - _OF_THE_DOCUMENT)
+
+    def to_spec(self) -> dict[str, Any]:
+        """The source's section."""
+        return self.of.to_spec()
+
+    def splits(self, columns: Sequence[str] = ()) -> list[Split]:
+        """Those of the source."""
+        return self.of.splits(list(dict.fromkeys([*columns, *self._names])))
+
+    def would_read(self, uri: str) -> bool:
+        """As the source."""
+        return self.of.would_read(uri)
+
+    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+        """The rows of one split."""
+        return self.read_carrying(split, columns, ())
+
+    def read_carrying(self, split: Split, columns: Sequence[str], carried: Sequence[str]) -> Iterator[Document]:
+        """The rows of one split; one for which the filter does not hold is left out, and says so."""
+        wanted = list(dict.fromkeys([*carried, *self._names]))
+        for document in self.of.read_carrying(split, columns, wanted):
+            kept = {name: document.carried[name] for name in carried if name in document.carried}
+            yield replace(self._held(document), carried=kept)
+
+    def _held(self, document: Document) -> Document:
+        """The row, left out where the filter does not hold; with a problem where it cannot be held against it."""
+        names, values = self._names, {**document.carried, "text": document.text, "doc_id": document.doc_id}
+        if document.left_out is not None or not values.keys() >= set(names):  # of a row that cannot be read at all
+            return document
+        compared = [values[name] for name in names_in(self.of.filter or "")]
+        try:
+            holds = bool(value_of(self.of.filter or "", values))
+        except Exception as error:  # an expression can raise anything
+            if document.problem is not None:
+                return document
+            if None in compared:
+                return replace(document, left_out=NULL)
+            said = ", ".join(f"{name} = {repr(values[name])[:100]}" for name in sorted(names_in(self.of.filter or "")))
+            why = f"source.filter cannot be held against {said} ({type(error).__name__}: {reason(error)})"
+            return replace(document, text=None, problem=f"{document.origin}: {why}")
+        if holds or (document.problem is not None and None in compared):  # what could not be read is null here
+            return document
+        return replace(document, left_out=NOT_HELD)
