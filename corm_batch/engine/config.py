@@ -28,7 +28,7 @@ class EngineConfig(BaseModel):
     storage: StorageField = Field(
         {"name": "model"},
         validate_default=True,
-        description="form of kept entries, by name; model: as the model computes them; fp8: in half the bytes",
+        description="form of kept entries, by name; model: as the model computes them; fp8, int8, int4: in fewer bits",
     )
     page_size: Annotated[int, SAME_ANSWERS] = Field(16, ge=1, le=1024, description="entries a page")
     kv_memory: Annotated[ByteSize | None, SAME_ANSWERS] = Field(

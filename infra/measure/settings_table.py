@@ -1,4 +1,4 @@
-"""What settings that trade accuracy for speed cost the answers: weights and entries in 8 bits, propagation, streaming.
+"""What settings that trade accuracy for speed cost the answers: narrow weights and entries, propagation, streaming.
 
     python -m infra.measure.settings_table jobs/released/job.yaml --output out/settings --record RECORD.json
 
@@ -32,6 +32,8 @@ PROPAGATION = "engine.propagation={{name: attention, layer: half, share: {share}
 SETTINGS: Mapping[str, Sequence[str]] = {
     "fp8 weights": (WEIGHTS,),
     "fp8 entries": (ENTRIES,),
+    "int8 entries": ("engine.storage=int8",),
+    "int4 entries": ("engine.storage=int4",),
     "fp8 weights and entries": (WEIGHTS, ENTRIES),
     "propagation 30 %": (PROPAGATION.format(share=0.3),),
     "propagation 50 %": (PROPAGATION.format(share=0.5),),

@@ -100,7 +100,10 @@ def test_a_job_has_a_table_of_its_own(corm_batch, monkeypatch, tmp_path):
         (["--workload", "huge"], "--workload: there is no 'huge'; known: tiny-256, llama2-7b-4k"),
         (["--workload", "tiny-256", "--engine", "vllm"], "--engine: there is no 'vllm'; known: corm, full, generate"),
         (["--workload", "tiny-256", "--weights", "int4"], "--weights: there is no 'int4'; known: stored, fp8"),
-        (["--workload", "tiny-256", "--storage", "int4"], "--storage: there is no 'int4'; known: fp8, model"),
+        (
+            ["--workload", "tiny-256", "--storage", "int2"],
+            "--storage: there is no 'int2'; known: fp8, int4, int8, model",
+        ),
         (["--workload", "tiny-256", "--max-kept", "8"], "max_kept (8) must be at least recent (32)"),
         (["--workload", "tiny-256", "--documents", "0"], "--documents"),
     ],

@@ -59,15 +59,23 @@ def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, ref
 
 
 @pytest.mark.parametrize("prefill", ["exact", "streaming"])
-@pytest.mark.parametrize("policy", [CORM, {"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}])
-def test_entries_in_8_bits_score_as_on_the_cpu_but_for_rounding(policy, prefill, reference_model):
+@pytest.mark.parametrize(
+    ("policy", "storage"),
+    [
+        (CORM, "fp8"),
+        (CORM, "int4"),
+        ({"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}, "fp8"),
+        ({"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}, "int8"),
+    ],
+)
+def test_rounded_entries_score_as_on_the_cpu_but_for_rounding(policy, storage, prefill, reference_model):
     """A number half way between two of 8 bits may go either way."""
     lengths = (300, 2900, 1111)
     answers = {one.id: list(one.token_ids) for one in run(
         reference_model, "cuda", policy, make_requests(reference_model, lengths)
     ).values()}  # fmt: skip
     requests = [replace(one, answer_ids=answers[one.id]) for one in make_requests(reference_model, lengths)]
-    fields = {"prefill": prefill, "storage": "fp8"}
+    fields = {"prefill": prefill, "storage": storage}
     cpu, gpu = (run(reference_model, device, policy, requests, **fields) for device in ("cpu", "cuda"))
     for name, expected in cpu.items():
         ours, theirs = (torch.tensor(one.scores.logprobs) for one in (gpu[name], expected))
@@ -76,7 +84,7 @@ def test_entries_in_8_bits_score_as_on_the_cpu_but_for_rounding(policy, prefill,
         assert gpu[name].memory.kv_bytes_full == expected.memory.kv_bytes_full
 
 
-@pytest.mark.parametrize("storage", ["model", "fp8"])
+@pytest.mark.parametrize("storage", ["model", "fp8", "int8", "int4"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_runs_and_frees_its_pages(dtype, storage, reference_model):
     requests = make_requests(reference_model, (700, 1900))

@@ -12,7 +12,7 @@ from corm_batch.kv.pool import PagePool, page_bytes
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
-from tests.ops.forms import FORMS, FP8, MODEL, decoded, encoded
+from tests.ops.forms import FORMS, FP8, INT4, INT8, MODEL, decoded, encoded
 
 CPU = torch.device("cpu")
 OWN = (Column("norm"), Column("level", torch.int32))
@@ -215,7 +215,11 @@ def test_pages_are_handed_out_once_and_their_values_are_clean(form):
 
 @pytest.mark.parametrize(
     ("dtype", "form", "num_bytes"),
-    [(torch.float32, MODEL, 64), (torch.bfloat16, MODEL, 32), (torch.bfloat16, FP8, 24), (torch.float32, FP8, 24)],
+    [
+        (torch.float32, MODEL, 64),
+        (torch.bfloat16, MODEL, 32),
+        *((dtype, form, 24) for dtype in (torch.bfloat16, torch.float32) for form in (FP8, INT8, INT4)),
+    ],
 )
 def test_page_bytes_are_those_of_its_tensors(dtype, form, num_bytes):
     columns = entry_columns(form, 8, dtype, OWN)

@@ -8,10 +8,12 @@ import torch
 from corm_batch.ops.form import Stored
 from corm_batch.ops.pages import Pages
 from corm_batch.storage.fp8 import Fp8
+from corm_batch.storage.int4 import Int4
+from corm_batch.storage.int8 import Int8
 from corm_batch.storage.model import Model
 
-MODEL, FP8 = Model(), Fp8()
-FORMS = [pytest.param(form, id=form.name) for form in (MODEL, FP8)]
+MODEL, FP8, INT8, INT4 = Model(), Fp8(), Int8(), Int4()
+FORMS = [pytest.param(form, id=form.name) for form in (MODEL, FP8, INT8, INT4)]
 
 
 def encoded(entries, form):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.pages import Lists, Pages
-from tests.ops.forms import FORMS, FP8, MODEL, assert_same, copied, encoded
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, assert_same, copied, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -106,7 +106,7 @@ def check(compact, pages, table, length, slot, step):
 def test_definition_removes_what_is_gone(form, data, heads, page_size, death, seed):
     torch.manual_seed(seed)
     lengths = torch.tensor(data.draw(st.lists(st.integers(0, 40), min_size=3 * heads, max_size=3 * heads)))
-    case = make_case(lengths.view(3, heads), page_size, 3, torch.float32, death, form=form)
+    case = make_case(lengths.view(3, heads), page_size, 4, torch.float32, death, form=form)
     slot = torch.tensor(data.draw(st.permutations([0, 2, -1, -1]))[: data.draw(st.integers(1, 4))])
     check(compact_lists, *case, slot, torch.full(slot.shape, 50, dtype=torch.int32))
 
@@ -140,7 +140,9 @@ def test_kernel_removes_what_is_gone(device, form, page_size, width, dtype, deat
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("death", [0.1, 0.7, 500])
-@pytest.mark.parametrize(("dtype", "form"), [(torch.bfloat16, MODEL), (torch.float32, MODEL), (torch.bfloat16, FP8)])
+@pytest.mark.parametrize(
+    ("dtype", "form"), [(torch.bfloat16, MODEL), (torch.float32, MODEL), (torch.bfloat16, FP8), (torch.bfloat16, INT4)]
+)
 def test_kernel_matches_the_definition_on_a_batch(dtype, form, death):
     kernel = pytest.importorskip("corm_batch.ops.kernels.compact")
     lengths = torch.randint(1, 3000, (40, 8))

@@ -16,7 +16,7 @@ from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
-from tests.ops.forms import FORMS, FP8, MODEL, copied, decoded, encoded
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -136,7 +136,12 @@ def read(cache, s):
 @pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize(
     ("dtype", "form", "tolerance"),
-    [(torch.float32, MODEL, 1e-5), (torch.bfloat16, MODEL, 1e-2), (torch.float32, FP8, 1e-5)],
+    [
+        (torch.float32, MODEL, 1e-5),
+        (torch.bfloat16, MODEL, 1e-2),
+        (torch.float32, FP8, 1e-5),
+        (torch.float32, INT4, 1e-5),
+    ],
 )
 @pytest.mark.parametrize(
     ("kv_heads", "group", "page_size", "features"), [(2, 3, 4, ""), (1, 1, 16, "softcap"), (3, 8, 5, "sink")]
@@ -217,10 +222,10 @@ def check_kernel(kernel, cache, query, reduction, tolerance, softcap=None, sink=
         )
         bounds.append(exact.pages)
     poisoned, free = copied(cache.pages), ~cache.written_PC
-    for numbers in poisoned.key, poisoned.value:
-        numbers[free] = torch.full_like(numbers[free], torch.nan)
-    for column, garbage in ((poisoned.statistic, -1.0), *((scale, torch.nan) for scale in poisoned.scales)):
-        column[free] = garbage
+    for numbers in poisoned.key, poisoned.value, *poisoned.scales:
+        garbage = torch.nan if numbers.is_floating_point() else torch.iinfo(numbers.dtype).max
+        numbers[free] = torch.full_like(numbers[free], garbage)
+    poisoned.statistic[free] = -1.0
     poisoned.position[free], poisoned.expiry[free] = 1, NEVER
     slot, step, rows = cache.lists.slot, cache.step_S, torch.ones(len(query), dtype=torch.bool, device=query.device)
     for row in padding:

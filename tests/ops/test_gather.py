@@ -66,7 +66,7 @@ def make_packed(sequences, heads, longest, page_size, width, dtype, form, device
 )
 def test_definition_reads_every_entry_from_its_place(form, heads, longest, born, page_size, seed):
     torch.manual_seed(seed)
-    pages, table, length, new = make_case(heads, longest, born, page_size, 3, torch.float32, form)
+    pages, table, length, new = make_case(heads, longest, born, page_size, 4, torch.float32, form)
     gathered, pages = gather_entries(pages, table, length, new, form=form), decoded(pages, form)
     num_held, table, length = table.shape[2] * page_size, table[0], length[0]
     assert gathered.position.shape == (heads, num_held + born)
@@ -92,7 +92,7 @@ def test_definition_reads_every_entry_from_its_place(form, heads, longest, born,
 )
 def test_sequences_gathered_together_are_what_each_is_alone(sequences, heads, longest, page_size, seed):
     torch.manual_seed(seed)
-    case, (newer, every) = make_packed(sequences, heads, longest, page_size, 3, torch.float32, MODEL)
+    case, (newer, every) = make_packed(sequences, heads, longest, page_size, 4, torch.float32, MODEL)
     pages, table, length, new = case
     together = gather_entries(*case, (newer, every), form=MODEL)
     for s, (born, whole) in enumerate(zip(newer.slices, every.slices, strict=True)):

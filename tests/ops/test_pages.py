@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from corm_batch.ops.pages import NEVER, Entries, Pages, read_pages, update_pages, write_pages
-from tests.ops.forms import FORMS, FP8, MODEL, decoded, encoded
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, decoded, encoded
 
 
-def empty_pages(num_pages=6, page_size=4, width=3):
+def empty_pages(num_pages=6, page_size=4, width=4):
     return Pages(
         torch.zeros(num_pages, page_size, width), torch.zeros(num_pages, page_size, width),
         torch.zeros(num_pages, page_size, dtype=torch.int32), torch.zeros(num_pages, page_size, dtype=torch.int32),
@@ -21,7 +21,7 @@ def empty_pages(num_pages=6, page_size=4, width=3):
 def test_what_is_written_is_read_in_list_order(form):
     pages = encoded(empty_pages(), form)
     entries = Entries(
-        torch.randn(6, 3), torch.randn(6, 3), torch.arange(1, 7).int(), torch.arange(10, 16).int(), torch.rand(6)
+        torch.randn(6, 4), torch.randn(6, 4), torch.arange(1, 7).int(), torch.arange(10, 16).int(), torch.rand(6)
     )
     table = torch.tensor([[5, 2, 0]])
     index = torch.arange(6)
@@ -35,9 +35,9 @@ def test_what_is_written_is_read_in_list_order(form):
 def test_an_empty_list_reads_as_padding():
     read = read_pages(empty_pages(), torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 0]), MODEL)
     assert (read.position == NEVER).all()
-    for form in (MODEL, FP8):
+    for form in (MODEL, FP8, INT4):
         nothing = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0])
-        assert read_pages(encoded(empty_pages(), form), *nothing, form).key.shape == (2, 0, 3)
+        assert read_pages(encoded(empty_pages(), form), *nothing, form).key.shape == (2, 0, 4)
 
 
 def test_updates_go_to_the_pages_of_the_list_alone():

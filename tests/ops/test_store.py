@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages
 from corm_batch.ops.store import store_entries
-from tests.ops.forms import FORMS, FP8, MODEL, assert_same, encoded
+from tests.ops.forms import FORMS, MODEL, assert_same, encoded
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -99,9 +99,9 @@ def test_definition_fills_pages_in_order(form, heads, count, page_size, share, o
     torch.manual_seed(seed)
     keep = torch.rand(heads, count) < share
     total, own_ids, fresh_ids, taken = draw_pages(own, fresh, used)
-    entries = make_entries(heads, count, 3, torch.float32)
-    pages = stale_pages(total, page_size, 3, torch.float32, form)
-    expected = stale_pages(total, page_size, 3, torch.float32, form)
+    entries = make_entries(heads, count, 4, torch.float32)
+    pages = stale_pages(total, page_size, 4, torch.float32, form)
+    expected = stale_pages(total, page_size, 4, torch.float32, form)
     packing, own_stops = one_sequence(count, own_ids)
     counts, lost = store_entries(pages, entries, keep, packing, own_ids, own_stops, fresh_ids, taken, form=form)
     expected_counts, expected_used = by_hand(expected, entries, keep, own_ids, fresh_ids, used, form)
@@ -134,8 +134,8 @@ def test_sequences_are_stored_one_after_the_other(sizes, form):
     keep = torch.rand(3, sum(sizes)) < 0.7
     total, ids, fresh, taken = draw_pages(12, 60, 2)
     stops = torch.tensor([0, 4, 5, *[12] * (len(sizes) - 2)], dtype=torch.int32)
-    entries = make_entries(3, sum(sizes), 3, torch.float32)
-    pages, expected = (stale_pages(total, 5, 3, torch.float32, form) for _ in range(2))
+    entries = make_entries(3, sum(sizes), 4, torch.float32)
+    pages, expected = (stale_pages(total, 5, 4, torch.float32, form) for _ in range(2))
     packing, used = Packing.of(sizes, torch.device("cpu")), 2
     counts, lost = store_entries(pages, entries, keep, packing, ids, stops, fresh, taken, form=form)
     for number, part in enumerate(packing.slices):
@@ -182,7 +182,7 @@ def test_kernel_matches(device, heads, count, width, page_size, dtype, share, ow
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("form", [FP8])
+@pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
 def test_kernel_encodes_as_the_definition_does(device, form, heads, count, width, page_size, dtype):
     check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, form)

@@ -41,7 +41,7 @@ def test_contract(form, dtype):
     assert len(set(names)) == len(names)
     for got, number in zip(form.decode(stored), (key, value), strict=True):
         largest = number.float().abs().amax(dim=-1, keepdim=True)
-        assert ((got.float() - number.float()).abs() <= largest / 16).all()
+        assert ((got.float() - number.float()).abs() <= largest / 13).all()
     assert Storage.from_spec(form.to_spec()) == form
     assert type(form).summary()
 
@@ -74,7 +74,7 @@ def test_a_form_is_given_by_name_or_mapping():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("fp9", r"engine\.storage\.name: no storage is called 'fp9'; there are:\n  fp8: .*\n  model: "),
+        ("fp9", r"engine\.storage\.name: no storage is called 'fp9'; there are:\n  fp8: (.*\n)+  model: "),
         ({"name": "fp8", "bits": 8}, r"engine\.storage\.bits: unknown key"),
         (8, r"engine\.storage: expected a mapping with a name, got 8"),
         (None, r"engine\.storage: expected a mapping with a name, got None"),

@@ -19,13 +19,13 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     Grid and scratch depend on shapes alone, so a CUDA graph may hold it.
     """
     num_sequences, num_heads = len(lists.slot), lists.length.shape[1]
-    page_size, head_dim = pages.key.shape[1:]
-    padded_dim = triton.next_power_of_2(head_dim)
+    page_size, key_width, value_width = *pages.key.shape[1:], pages.value.shape[-1]
+    widest = triton.next_power_of_2(max(key_width, value_width))
     lost_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
     _compact_kernel[(num_heads, num_sequences)](
         pages, lists, *lists.table.stride()[:2], *lists.length.stride(), *lists.shared.stride(), step_S, lost_SK,
-        num_heads, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=max(16, TILE_ELEMENTS // padded_dim), SCAN=512,
-        num_warps=4,
+        num_heads, KEY=key_width, VALUE=value_width, WIDEST=widest, C=page_size,
+        TILE=max(16, TILE_ELEMENTS // widest), SCAN=512, num_warps=4,
     )  # fmt: skip
     return lost_SK
 
@@ -34,7 +34,8 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
 def _compact_kernel(
     pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int, shared_s: int, shared_k: int,
     steps: tl.tensor, losses: tl.tensor, num_heads: int,
-    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, SCAN: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, WIDEST: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
+    SCAN: tl.constexpr,
 ) -> None:  # fmt: skip
     """Look at what is a list's own, then move what lies behind its first dead entry; programs: head, row of the batch.
 
@@ -59,21 +60,21 @@ def _compact_kernel(
     tl.store(losses + row * num_heads + head, tl.sum(removed))
 
     count = shared + (first - shared) // TILE * TILE
-    column = tl.arange(0, PADDED_D)[None, :]
+    column = tl.arange(0, WIDEST)[None, :]
     for start in range(count, tl.where(first < length, length, 0), TILE):
         index = start + tl.arange(0, TILE)
         source = _place(table, index, index < length, C)
         keep = _stays(pages, source, index < length, step)
-        wide = keep[:, None] & (column < D)
-        key = tl.load(pages.key + source[:, None] * D + column, mask=wide)  # [TILE, D]
-        value = tl.load(pages.value + source[:, None] * D + column, mask=wide)  # [TILE, D]
+        of_key, of_value = keep[:, None] & (column < KEY), keep[:, None] & (column < VALUE)
+        key = tl.load(pages.key + source[:, None] * KEY + column, mask=of_key)  # [TILE, KEY]
+        value = tl.load(pages.value + source[:, None] * VALUE + column, mask=of_value)  # [TILE, VALUE]
         position = tl.load(pages.position + source, mask=keep)  # [TILE]
         expiry = tl.load(pages.expiry + source, mask=keep)  # [TILE]
         statistic = tl.load(pages.statistic + source, mask=keep)  # [TILE]
         target = _place(table, count + tl.cumsum(keep.to(tl.int32)) - 1, keep, C)
         tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
-        tl.store(pages.key + target[:, None] * D + column, key, mask=wide)
-        tl.store(pages.value + target[:, None] * D + column, value, mask=wide)
+        tl.store(pages.key + target[:, None] * KEY + column, key, mask=of_key)
+        tl.store(pages.value + target[:, None] * VALUE + column, value, mask=of_value)
         tl.store(pages.position + target, position, mask=keep)
         tl.store(pages.expiry + target, expiry, mask=keep)
         tl.store(pages.statistic + target, statistic, mask=keep)

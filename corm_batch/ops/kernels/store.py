@@ -49,7 +49,8 @@ def store_entries(
     _copy_kernel[(num_tiles, num_heads, num_sequences)](
         pages, entries, strides(entries, 0), strides(entries, 1),
         own_strides(entries, 0), own_strides(entries, 1), keep, packing.bounds, count_SK, first_SK, further_SK, before,
-        own, own_stops, fresh, len(fresh), num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim, C=page_size,
+        own, own_stops, fresh, len(fresh), num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim,
+        KEY=pages.key.shape[-1], VALUE=pages.value.shape[-1], C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), TILE=tile, SAVE=form.kernels().save, num_warps=4,
     )  # fmt: skip
     return count_SK, lost_SK
@@ -123,8 +124,8 @@ def _copy_kernel(
     own_head: tl.tuple, own_entry: tl.tuple,
     keep: tl.tensor, bounds: tl.tensor, counts: tl.tensor, firsts: tl.tensor, further: tl.tensor, before: tl.tensor,
     own: tl.tensor, own_stops: tl.tensor, fresh: tl.tensor, num_fresh: int, num_entries: int, num_tiles: int,
-    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, PADDED_C: tl.constexpr, TILE: tl.constexpr,
-    SAVE: tl.constexpr,
+    D: tl.constexpr, PADDED_D: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, C: tl.constexpr,
+    PADDED_C: tl.constexpr, TILE: tl.constexpr, SAVE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head,
     sequence."""
@@ -146,9 +147,8 @@ def _copy_kernel(
             slot = tl.arange(0, PADDED_C)
             behind = (length % C > 0) & (slot >= length % C) & (slot < C)
             place = last.to(tl.int64) * C + slot
-            wide = behind[:, None] & (column < D)
-            tl.store(pages.key + place[:, None] * D + column, tl.zeros([PADDED_C, PADDED_D], tl.float32), mask=wide)
-            tl.store(pages.value + place[:, None] * D + column, tl.zeros([PADDED_C, PADDED_D], tl.float32), mask=wide)
+            _clean(pages.key, place, behind, KEY, PADDED_D)
+            _clean(pages.value, place, behind, VALUE, PADDED_D)
             _write(pages, place, behind, 0, 0, 0.0)
             for i in tl.static_range(len(pages.own)):
                 tl.store(pages.own[i] + place, tl.zeros([PADDED_C], pages.own[i].dtype.element_ty), mask=behind)
@@ -174,6 +174,14 @@ def _copy_kernel(
             for i in tl.static_range(len(pages.own)):
                 number = entries.own[i] + head * own_head[i] + row * own_entry[i]
                 tl.store(pages.own[i] + place, tl.load(number, mask=kept), mask=kept)
+
+
+@triton.jit
+def _clean(numbers: tl.tensor, place: tl.tensor, mask: tl.tensor, WIDTH: tl.constexpr, PADDED_D: tl.constexpr) -> None:
+    """Zeros instead of keys or values, as wide as pages have them, in slots `place` of the pool."""
+    column = tl.arange(0, PADDED_D)[None, :]
+    zeros = tl.zeros([place.shape[0], PADDED_D], numbers.dtype.element_ty)
+    tl.store(numbers + place[:, None] * WIDTH + column, zeros, mask=mask[:, None] & (column < WIDTH))
 
 
 @triton.jit
