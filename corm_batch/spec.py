@@ -120,8 +120,8 @@ class OutputSection(Section):
 class JobSpec(Section):
     """A whole job.
 
-    `verify` is no setting that an answer depends on: rows that were answered under another share, or without, stand,
-    and one that `rerun` has replaced says so itself.
+    `verify` and `fallback` are no settings that an answer depends on: rows that were answered under another share, or
+    without, stand, and one that `rerun` or the fallback has replaced says so itself.
     """
 
     name: Annotated[str, SAME_ANSWERS] = Field(
@@ -135,6 +135,10 @@ class JobSpec(Section):
     engine: EngineConfig = EngineConfig()
     cluster: Annotated[ClusterSection, SAME_ANSWERS] = ClusterSection()
     verify: Annotated[VerifyConfig | None, SAME_ANSWERS] = None
+    fallback: Annotated[Literal["full"] | None, SAME_ANSWERS] = Field(
+        None,
+        description="full: answer a document again without eviction whose answer, or a field of it, cannot be used",
+    )
     output: Annotated[OutputSection, SAME_ANSWERS]
 
     @model_validator(mode="before")
@@ -187,6 +191,8 @@ class JobSpec(Section):
             )
         if self.policy.pins_instruction and not all(part.tells_text for part in self.task.parts):
             problems.append("policy.pin_instruction: true, but task.template does not use text: all is instruction")
+        if self.fallback is not None and self.policy.name == self.fallback:
+            problems.append(f"fallback: {self.fallback}, but policy.name is {self.policy.name}: both are the same")
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")

@@ -448,3 +448,11 @@ def test_several_tasks_are_one_with_columns_of_their_names(write):
 def test_several_tasks_that_cannot_be_are_refused(changes, said):
     with pytest.raises(SpecError, match=said):
         spec(**changes)
+
+
+def test_a_fallback_is_another_policy_than_the_job_s():
+    assert spec(fallback="full").fallback == "full"
+    with pytest.raises(SpecError, match=r"fallback: full, but policy.name is full"):
+        spec(fallback="full", policy={"name": "full"})
+    with pytest.raises(SpecError, match=r"fallback: Input should be 'full', got 'corm'"):
+        spec(fallback="corm")

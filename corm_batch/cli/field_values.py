@@ -49,6 +49,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "engine": {"max_sequences": 64},
     "cluster": {"replicas": 2},
     "verify": {"share": 0.05},
+    "fallback": "full",
     "output": {"uri": "s3://bucket/summaries/"},
     "model.name": "meta-llama/Llama-3.1-8B-Instruct",
     "revision": "main",

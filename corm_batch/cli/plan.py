@@ -19,6 +19,7 @@ from corm_batch.report.units import bytes_text, count_text, counted, one_line, p
 if TYPE_CHECKING:
     from corm_batch.audit.config import VerifyConfig
     from corm_batch.bench.gpus import GpuEstimate
+    from corm_batch.output.run_records import EarlierRuns
     from corm_batch.pipeline.plan import JobPlan
     from corm_batch.spec import JobSpec
 
@@ -86,8 +87,12 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     rows.append(("", _written_text(job, planned)))
     if planned.from_answers:
         rows.append(("", "of long documents also answers are read, here taken to be as long as they may"))
+    if planned.earlier_runs is not None:
+        rows.append(("measured", _measured_text(planned.earlier_runs, planned)))
     if job.verify is not None:
         rows.append(("verifies", _verifies_text(job.verify, planned)))
+    if job.fallback is not None:
+        rows.append(("falls back", "what has no usable answer is asked again without eviction, not counted here"))
     if documents != every or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.left_out:
@@ -126,6 +131,17 @@ def _written_text(job: JobSpec, planned: JobPlan) -> str:
     by_row = any("max_new_tokens" in part.row_values for part in job.task.parts)
     most = f"{longest} an answer at most{', where its row says nothing else' if by_row else ''}"
     return f"up to {count_text(planned.prompts * longest)} tokens to write, {most}"
+
+
+def _measured_text(runs: EarlierRuns, planned: JobPlan) -> str:
+    """What earlier runs made of their documents, and what that means for those to do."""
+    text = (
+        f"{counted(runs.runs, 'earlier run')} of this model here: {count_text(runs.tokens_per_s)} tokens/s, "
+        f"{count_text(runs.documents_per_h)} documents/h"
+    )
+    if not planned.prompt_tokens:
+        return text
+    return f"{text}; at that pace {seconds_text(runs.seconds_for(planned.prompt_tokens))} for what is to do"
 
 
 def _verifies_text(verify: VerifyConfig, planned: JobPlan) -> str:

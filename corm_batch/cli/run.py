@@ -153,6 +153,7 @@ def _marks(summary: JobSummary) -> str:
         "read in part": summary.truncated,
         "looping": summary.looping,
         "with failed fields": summary.with_failed_fields,
+        "answered by the fallback": summary.fallback,
     }
     said = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
     return f"; {said}" if said else ""

@@ -83,6 +83,15 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
         pa.list_(pa.struct([pa.field("field", pa.string()), pa.field("reason", pa.string())])),
         "fields whose answer could not be used, each with what was found and what is allowed; null where none",
     ),
+    column(
+        "fallback",
+        pa.bool_(),
+        "whether this answer is an uncompressed cache's, which was asked because the first one could not be used; "
+        "false: it gave none worth more; null: it was not asked",
+    ),
+    column(
+        "fallback_error", pa.string(), "what was wrong with the answer that does not stand, of these two; else null"
+    ),
     *_TOKENS,
     column("pieces", pa.int64(), "prompts asked about this document"),
     *_SECONDS,

@@ -19,12 +19,11 @@ import yaml
 
 from corm_batch.data.document import digest
 from corm_batch.data.exploded import is_first, joined
-from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.newest_rows import memory_parts, newest_rows, with_memory
-from corm_batch.data.parts import Table, folder, read_ahead, read_fields
+from corm_batch.data.parts import Table, read_ahead, read_fields
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS
 from corm_batch.data.uri import resolve_uri
-from corm_batch.errors import SourceError
+from corm_batch.output.run_records import RunRecord, read_records
 
 EXCERPT = 200  # characters of an answer that are kept
 _RESULTS = [
@@ -44,6 +43,7 @@ _RESULTS = [
     "truncated",
     "repetition",
     "failed_fields",
+    "fallback",
     "verified",
     "agreement",
     "first_difference",
@@ -85,29 +85,6 @@ class Commit:
     at: datetime
     documents: int
     tokens: int
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What one run that came to its end wrote of itself; a killed one left no record.
-
-    Attributes:
-        run_id: names its rows.
-        documents: rows that it wrote, answered or failed.
-        seconds: wall time from the first document to the end, start of the replicas included.
-        failed_files: (URI, error) of files that it could not read, or not to their end.
-        selection: what it was limited to, in words; empty for the whole source.
-        gpu_s: GPU-seconds that its replicas held.
-        price_per_gpu_hour: None where its spec said none.
-    """
-
-    run_id: str
-    documents: int
-    seconds: float
-    failed_files: tuple[tuple[str, str], ...] = ()
-    selection: str = ""
-    gpu_s: float = 0.0
-    price_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,7 +142,7 @@ def read_committed(output_uri: str, *, answers: bool = False) -> Committed | Non
     if not parts:
         return None
     commits, rows, jobs = zip(*parts, strict=True)
-    records = tuple(_record(uri) for uri in list_files(f"{folder(output_uri, '_job')}/runs/", (".json",)))
+    records = read_records(output_uri)
     return Committed(pa.concat_tables(rows), commits, records, _jobs(zip(jobs, map(len, rows), strict=True)))
 
 
@@ -243,21 +220,3 @@ def _job(described: tuple[bytes, ...], documents: int) -> JobSettings:
     except (ValueError, TypeError, yaml.YAMLError):  # what somebody else wrote there
         settings = {}
     return JobSettings(name or "-", settings if spec else {}, documents)
-
-
-def _record(uri: str) -> RunRecord:
-    """One run's record."""
-    content = read_whole(uri)
-    try:
-        run = json.loads(content)
-        return RunRecord(
-            run_id=uri.rpartition("/")[2].removesuffix(".json"),
-            documents=int(run["ok"]) + int(run["failed"]),
-            seconds=float(run["seconds"]),
-            failed_files=tuple((str(file["uri"]), str(file["error"])) for file in run.get("failed_files", ())),
-            selection=str(run.get("selection", "")),
-            gpu_s=float(run.get("gpu_s", 0.0)),
-            price_per_gpu_hour=None if (price := run.get("price_per_gpu_hour")) is None else float(price),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{uri}: no record of a run: {error}. Delete it: only its figures are lost") from error

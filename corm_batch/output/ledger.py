@@ -2,7 +2,8 @@
 
 A document is done when the newest row of its id is about the same content under the same settings. Where the job
 answers again what an uncompressed cache would have answered otherwise, a row that says so of itself, and was left at
-that, is not done. A part that is damaged says nothing: its documents are answered again.
+that, is not done; nor is, where it has a fallback, one whose answer could not be used and that was not tried with it. A
+part that is damaged says nothing: its documents are answered again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 import pyarrow as pa
 import yaml
@@ -20,15 +21,34 @@ from corm_batch.audit.selection import is_chosen
 from corm_batch.data.document import Document, digest
 from corm_batch.data.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.data.schema import RESULT_FIELDS
-from corm_batch.errors import DamagedPartError
+from corm_batch.errors import AnswerError, DamagedPartError
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
 
 State = Literal["new", "ok", "failed"]
 _COLUMNS = [
     *("doc_id", "content_sha256", "fingerprint", "status", "question_number"),
-    *("first_difference", "rerun", "verify_error"),
+    *("first_difference", "rerun", "verify_error", "error_type", "failed_fields", "fallback"),
 ]
 _MARK_BYTES = 4
+
+
+class _Mark(NamedTuple):
+    """What is kept of a document's newest row: the number of its writer, whether it failed, whether it differs and was
+    left at that, and whether its answer is unusable and no other was asked for."""
+
+    number: int
+    failed: bool
+    differing: bool
+    unusable: bool
+
+    @classmethod
+    def read(cls, newest: bytes) -> Self:
+        mark = int.from_bytes(newest[-_MARK_BYTES:], "big")
+        return cls(mark // 8, bool(mark & 1), bool(mark & 2), bool(mark & 4))
+
+    def to_bytes(self) -> bytes:
+        mark = 8 * self.number + 4 * self.unusable + 2 * self.differing + self.failed
+        return mark.to_bytes(_MARK_BYTES, "big")
 
 
 @dataclass(frozen=True)
@@ -81,10 +101,14 @@ class Ledger:
         damaged: one line for each part of the results that cannot be read and was left out.
     """
 
-    def __init__(self, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None) -> None:
-        """An empty ledger for a job of these settings and this name that verifies answers so."""
+    def __init__(
+        self, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None, *, fallback: bool = False
+    ) -> None:
+        """An empty ledger for a job of these settings and this name that verifies answers so, and has a `fallback` for
+        those that cannot be used."""
         self._settings, self._job = settings, job
         self._share_rerun = verify.share if verify is not None and verify.on_difference == "rerun" else 0.0
+        self._fallback = fallback
         self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content, writer and status
         self._writers: list[_Writer] = []
         self._numbers: dict[tuple[bytes, ...], int] = {}  # what tells a writer -> its place in the list
@@ -92,13 +116,21 @@ class Ledger:
         self.damaged: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, output_uri: str, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None) -> Ledger:
+    def read(
+        cls,
+        output_uri: str,
+        settings: AnswerSettings,
+        job: str,
+        verify: VerifyConfig | None = None,
+        *,
+        fallback: bool = False,
+    ) -> Ledger:
         """The ledger of what is committed under `output_uri`.
 
         Raises:
             SourceError: a part cannot be fetched, or is none of a job's results.
         """
-        ledger = cls(settings, job, verify)
+        ledger = cls(settings, job, verify, fallback=fallback)
         for part in read_ahead(_read, list_parts(folder(output_uri, "results"))):
             if isinstance(part, DamagedPartError):
                 ledger.damaged += (str(part),)
@@ -111,10 +143,12 @@ class Ledger:
         newest = self._newest.get(digest(document.doc_id))
         if newest is None or newest[:-_MARK_BYTES] != digest(document.content_sha256):
             return "new"
-        number, failed, differing = _mark(newest)
-        if not self._writers[number].done or (differing and is_chosen(document.doc_id, self._share_rerun)):
+        mark = _Mark.read(newest)
+        if not self._writers[mark.number].done or (self._fallback and mark.unusable):
             return "new"
-        return "failed" if failed else "ok"
+        if mark.differing and is_chosen(document.doc_id, self._share_rerun):
+            return "new"
+        return "failed" if mark.failed else "ok"
 
     def failed_places(self, file: str) -> frozenset[str]:
         """Ids of the failed rows that are called after a place in this file, `file#...`."""
@@ -123,10 +157,10 @@ class Ledger:
     def earlier(self) -> tuple[EarlierRows, ...]:
         """The rows that another job or other settings left here, most rows first."""
         counts: Counter[tuple[str | None, bool, tuple[Change, ...], bool]] = Counter()
-        for (number, failed, _), rows in Counter(map(_mark, self._newest.values())).items():
-            writer = self._writers[number]
+        for mark, rows in Counter(map(_Mark.read, self._newest.values())).items():
+            writer = self._writers[mark.number]
             changes = self._settings.changes(writer.settings) if writer.settings is not None else ()
-            counts[writer.job, writer.done, changes, failed] += rows
+            counts[writer.job, writer.done, changes, mark.failed] += rows
         found = [
             EarlierRows(job, counts[job, done, changes, False], counts[job, done, changes, True], done, changes)
             for job, done, changes in dict.fromkeys(key[:3] for key in counts)
@@ -136,7 +170,7 @@ class Ledger:
 
     def without(self, columns: Sequence[str]) -> str | None:
         """What is said of rows that stand and do not have these columns of the source; None where there are none."""
-        rows = Counter(number for number, _, _ in map(_mark, self._newest.values()))
+        rows = Counter(_Mark.read(newest).number for newest in self._newest.values())
         lacking = {
             number: set(columns) - self._writers[number].columns for number in rows if self._writers[number].done
         }
@@ -162,16 +196,20 @@ class Ledger:
                 (places.add if status == "failed" else places.discard)(doc_id)
             if question:  # not the first row of its document, which is answered when any of them is
                 if status == "ok" and (first := self._newest.get(digest(doc_id))) is not None:
-                    mark = int.from_bytes(first[-_MARK_BYTES:], "big") & ~1
-                    self._newest[digest(doc_id)] = first[:-_MARK_BYTES] + mark.to_bytes(_MARK_BYTES, "big")
+                    answered = _Mark.read(first)._replace(failed=False)
+                    self._newest[digest(doc_id)] = first[:-_MARK_BYTES] + answered.to_bytes()
                 continue
             if status == "gone":
                 self._newest.pop(digest(doc_id), None)
                 continue
-            first_difference, rerun, verify_error = found
-            differing = first_difference is not None and not rerun and verify_error is None
-            mark = 4 * numbers[fingerprint] + 2 * differing + (status != "ok")
-            self._newest[digest(doc_id)] = digest(content) + mark.to_bytes(_MARK_BYTES, "big")
+            first_difference, rerun, verify_error, error_type, failed_fields, fallback = found
+            mark = _Mark(
+                numbers[fingerprint],
+                failed=status != "ok",
+                differing=first_difference is not None and not rerun and verify_error is None,
+                unusable=fallback is None and (bool(failed_fields) or error_type == AnswerError.__name__),
+            )
+            self._newest[digest(doc_id)] = digest(content) + mark.to_bytes()
 
     def _number(self, fingerprint: str, metadata: Mapping[bytes, bytes]) -> int:
         """The number of the writer of rows with `fingerprint` in a part with this metadata.
@@ -203,9 +241,3 @@ def _columns(spec: bytes) -> frozenset[str]:
         return frozenset(yaml.safe_load(spec)["output"]["columns"])
     except (KeyError, TypeError, ValueError, yaml.YAMLError):
         return frozenset()
-
-
-def _mark(newest: bytes) -> tuple[int, bool, bool]:
-    """The number of the row's writer, whether the row is a failed one, and whether it differs and was left at that."""
-    mark = int.from_bytes(newest[-_MARK_BYTES:], "big")
-    return mark // 4, bool(mark & 1), bool(mark & 2)

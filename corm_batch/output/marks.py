@@ -21,6 +21,7 @@ class Marks:
         truncated: only a part of the document was read.
         looping: its answer repeats itself over and over.
         with_failed_fields: fields of it are null because their answer could not be used.
+        fallback: its answer is an uncompressed cache's, for the first one could not be used.
         audited: its answer could have been chosen to be held against an uncompressed cache's, or was.
         verified: of these, it was.
         differing: of these, the uncompressed cache would have answered otherwise.
@@ -33,6 +34,7 @@ class Marks:
     truncated: bool
     looping: bool
     with_failed_fields: bool
+    fallback: bool = False
     audited: bool = False
     verified: bool = False
     differing: bool = False
@@ -50,6 +52,7 @@ class Marks:
             truncated=bool(row.get("truncated")),
             looping=(row.get("repetition") or 0.0) >= LOOPING,
             with_failed_fields=bool(row.get("failed_fields")),
+            fallback=bool(row.get("fallback")),
             audited=verified or unverified or row.get("verified") is False,
             verified=verified,
             differing=row.get("first_difference") is not None,
@@ -71,6 +74,7 @@ class Marks:
             "truncated": rows["truncated"],
             "looping": pc.greater_equal(rows["repetition"], LOOPING),
             "with_failed_fields": pc.greater(rows["failed_fields"], 0),
+            "fallback": rows["fallback"],
             "audited": pc.or_(pc.or_(verified, unverified), unchosen),
             "verified": verified,
             "differing": pc.is_valid(rows["first_difference"]),

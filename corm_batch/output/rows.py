@@ -46,6 +46,37 @@ class DocumentRow:
         return DocumentRow({**self.result, **shared, **said}, {**self.memory, **figures, **said})
 
     @property
+    def unusable(self) -> str:
+        """What is wrong with the answer that the model gave, or with fields of it; empty where nothing is, or where
+        there is none."""
+        if self.result["status"] == "failed":
+            is_answer = self.result["error_type"] == AnswerError.__name__
+            return f"{AnswerError.__name__}: {self.result['error_message']}" if is_answer else ""
+        return "; ".join(f"{one['field']}: {one['reason']}" for one in self.result["failed_fields"] or ())
+
+    def or_fallback(self, other: DocumentRow | None, problem: str, memory: MemoryStats) -> DocumentRow:
+        """This row, whose answer is unusable, or an uncompressed cache's where that is worth more: an answer, or fewer
+        fields that failed.
+
+        Args:
+            other: None where there is none.
+            problem: why there is none.
+            memory: what the document has cost by now.
+        """
+        better = other is not None and other._worth > self._worth
+        stands, error = (other, self.unusable) if other is not None and better else (self, problem)
+        if other is not None and not better:
+            error = other.unusable or f"{other.result['error_type']}: {other.result['error_message']}"
+        shared = {name: getattr(memory, name) for name in _SHARED}
+        told = {"fallback": better, "fallback_error": _clean(error)}
+        return DocumentRow({**stands.result, **shared, **told}, {**stands.memory, **asdict(memory)})
+
+    @property
+    def _worth(self) -> tuple[bool, int]:
+        """What of two answers of one document the better one has more of."""
+        return self.ok, -len(self.result.get("failed_fields") or ())
+
+    @property
     def gone(self) -> bool:
         """Whether it says no more than that an earlier row of its id counts no longer."""
         return bool(self.result["status"] == "gone")

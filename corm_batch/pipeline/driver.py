@@ -88,8 +88,9 @@ def run_job(
             document_timeout_s=spec.cluster.document_timeout_s,
             patience_s=patience_s,
             verify=spec.verify,
+            fallback=spec.fallback is not None,
         )
-        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify)
+        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify, fallback=settings.fallback)
         told = partial(Intake, retry_failed=retry_failed, selection=selection, on_document=on_document)
         intake = told(spec.source, spec.task, splits, ledger, rows)
         writer = PartWriter(spec.output, rows, lease)
@@ -160,6 +161,7 @@ class _Run:
             "started_at": started_at.isoformat(),
             "ended_at": clock.now().isoformat(),
             "fingerprint": self._settings.rows.fingerprint,
+            "model_hash": self._settings.rows.result_schema.metadata[b"corm_batch.model_hash"].decode(),
             "versions": versions(),
         }
         self._write_job_file(f"runs/{summary.run_id}.json", json.dumps(record, indent=1))

@@ -21,11 +21,12 @@ from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
+from corm_batch.output.run_records import EarlierRuns, read_records
 from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.intake import DocumentIds, FailedFile
 from corm_batch.pipeline.model import answers_version, load_tokenizer, model_path, revision_hash
 from corm_batch.pipeline.plan_gpu import KEPT_RATIOS, on_gpu
-from corm_batch.pipeline.prompts import Refusal, ask_nobody, prompt_sizes, refusals
+from corm_batch.pipeline.prompts import Asked, Refusal, ask_nobody, prompt_sizes, refusals
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
@@ -75,6 +76,7 @@ class JobPlan:
         pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
         documents_at_once: (kept ratio, documents of mean size that fit the pool together), in `REFERENCE_POOL_BYTES`
             where the pool is not known.
+        earlier_runs: what earlier runs of the same model measured at this output; None where none is known.
         first_prompt: the first prompt, whole, special tokens and all; None when there is none.
         gpu: the same on a kind of card, when one was asked for.
     """
@@ -107,6 +109,7 @@ class JobPlan:
     kv_bytes: Quantiles
     pool_bytes: int | None
     documents_at_once: tuple[tuple[float, int], ...]
+    earlier_runs: EarlierRuns | None
     first_prompt: str | None
     gpu: GpuEstimate | None
 
@@ -157,8 +160,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     tokenizer = _tokenizer(spec, path)
-    settings = AnswerSettings.of(spec, revision_hash(spec.model), answers_version(spec, tokenizer))
-    ledger = Ledger.read(spec.output.uri, settings, spec.name, spec.verify)
+    settings = AnswerSettings.of(spec, (model_hash := revision_hash(spec.model)), answers_version(spec, tokenizer))
+    ledger = Ledger.read(spec.output.uri, settings, spec.name, spec.verify, fallback=spec.fallback is not None)
     splits, measured = spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
@@ -171,7 +174,6 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / measured.rows if documents and measured.states and not measured.whole else 1.0
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
-    first = next((one.first for one in asked if one.first is not None), None)
     return JobPlan(
         files=len({split.uri for split in splits}),
         splits=len(splits),
@@ -201,7 +203,8 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         pool_bytes=pool,
         page_bytes_per_token=stored,
         documents_at_once=_documents_at_once(spec, pool, kv_bytes // per_token * stored),
-        first_prompt=tokenizer.spelled(first) if tokenizer is not None and first is not None else None,
+        earlier_runs=EarlierRuns.of_model(read_records(spec.output.uri), model_hash),
+        first_prompt=_first_prompt(tokenizer, asked),
         gpu=None if gpu is None else on_gpu(spec, gpu, path, tokenizer, asked, sizes, prompts),
     )
 
@@ -238,6 +241,12 @@ def _tokenizer(spec: JobSpec, path: str) -> PromptTokenizer | None:
         return load_tokenizer(spec.model, path)
     except ModelLoadError:
         return None
+
+
+def _first_prompt(tokenizer: PromptTokenizer | None, asked: Sequence[Asked]) -> str | None:
+    """None where there is none, or no tokenizer."""
+    first = next((one.first for one in asked if one.first is not None), None)
+    return tokenizer.spelled(first) if tokenizer is not None and first is not None else None
 
 
 def _quantiles(values: np.ndarray) -> Quantiles:

@@ -28,8 +28,8 @@ class Progress:
         kv_bytes_full: what uncompressed caches would have held at the end, summed over documents.
         kv_bytes_peak: what they held at most, summed over documents.
         kept_bytes: `kv_bytes_full` times each document's kept ratio, summed.
-        cut_off, truncated, looping, with_failed_fields, audited, verified, differing, rerun, unverified, scored:
-            documents with a row of this run that has this mark (`corm_batch.output.marks`).
+        cut_off, truncated, looping, with_failed_fields, fallback, audited, verified, differing, rerun, unverified,
+            scored: documents with a row of this run that has this mark (`corm_batch.output.marks`).
         seconds: since the run began.
         gpu_s: GPU-seconds that its replicas have held.
     """
@@ -49,6 +49,7 @@ class Progress:
     truncated: int = 0
     looping: int = 0
     with_failed_fields: int = 0
+    fallback: int = 0
     audited: int = 0
     verified: int = 0
     differing: int = 0

@@ -68,6 +68,7 @@ class WorkerSettings:
         document_timeout_s: seconds one document may take in a replica.
         patience_s: seconds the engine may take to end a step before it counts as hung, once a document is over time.
         verify: which answers to verify, and what then; None: none.
+        fallback: answer a document again, without eviction, whose answer cannot be used.
     """
 
     load_model: LoadModel
@@ -76,6 +77,7 @@ class WorkerSettings:
     document_timeout_s: float
     patience_s: float = 60.0
     verify: VerifyConfig | None = None
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,30 @@ class EngineActor:
             least_room=self._least_room,
         )
         row, in_time = await self._answer(document, asker)
+        if self._settings.fallback and in_time and row.unusable and asker.answered:
+            row, asker = await self._fall_back(document, asker, row, suspect=suspect)
         if self._verifier is None or not asker.answered or not in_time:
             return row
         found = await self._verifier.verify(asker, suspect=suspect)
         if found.differs and self._settings.verify and self._settings.verify.on_difference == "rerun":
             row, found = await self._answer_again(document, asker, row, found)
         return row.verified(found, asker.spent())
+
+    async def _fall_back(
+        self, document: Document, asker: EngineAsker, row: DocumentRow, *, suspect: bool
+    ) -> tuple[DocumentRow, EngineAsker]:
+        """The row with an uncompressed cache's answer where that is worth more, and who was asked for it; else the one
+        there is."""
+        if suspect:  # a replica was lost with it, which may have been by doing this
+            why = "not tried: a replica was lost while it had this document"
+            return row.or_fallback(None, why, asker.spent()), asker
+        again = asker.without_eviction()
+        try:
+            found, _ = await self._answer(document, again)
+        except BrokenEngineError as error:  # what is asked next will notice
+            return row.or_fallback(None, f"{type(error).__name__}: {error}", asker.spent()), asker
+        chosen = row.or_fallback(found, "", again.spent())
+        return chosen, again if chosen.result["fallback"] else asker
 
     async def _answer_again(
         self, document: Document, asker: EngineAsker, row: DocumentRow, found: Verification

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corm_batch.audit.statement import Audited, bound_of, statement
-from corm_batch.output.committed import Committed, JobSettings, RunRecord, read_committed
+from corm_batch.output.committed import Committed, JobSettings, read_committed
 from corm_batch.output.marks import Marks
+from corm_batch.output.run_records import RunRecord
 from corm_batch.report.failures import FailureReasons, failure_reasons
 
 _SLOWEST = 5
@@ -67,8 +68,8 @@ class JobReport:
 
     Attributes:
         documents, ok, failed: counts.
-        cut_off, truncated, looping, with_failed_fields, audited, verified, differing, rerun, unverified, scored:
-            documents, answered or failed, with the mark of that name (`corm_batch.output.marks`).
+        cut_off, truncated, looping, with_failed_fields, fallback, audited, verified, differing, rerun, unverified,
+            scored: documents, answered or failed, with the mark of that name (`corm_batch.output.marks`).
         verification: what the verified documents say of all, in one line; empty where none was to be verified.
         differing_at_most: with 95 % confidence, the share of the audited documents that an uncompressed cache would
             have answered otherwise; None where none was verified.
@@ -104,6 +105,7 @@ class JobReport:
     truncated: int
     looping: int
     with_failed_fields: int
+    fallback: int
     audited: int
     verified: int
     differing: int

@@ -142,6 +142,8 @@ def warning_rows(figures: JobReport) -> list[tuple[str, str]]:
     if figures.with_failed_fields:
         documents = counted(figures.with_failed_fields, "document")
         rows.append(("failed fields", f"{documents} with fields of no usable answer; the column failed_fields tells"))
+    if figures.fallback:
+        rows.append(("fallback", f"{counted(figures.fallback, 'document')} answered by it, without eviction"))
     rows += [("not read", one_line(f"{uri}: {error}", _NAMES)) for uri, error in figures.failed_files[:_FILES]]
     if (left := len(figures.failed_files) - _FILES) > 0:
         rows.append(("not read", f"and {counted(left, 'other file')}"))

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from corm_batch.pipeline.model import revision_hash
+from corm_batch.report.units import seconds_text
+from corm_batch.spec import JobSpec
+
 MODEL = Path(__file__).parents[2] / "jobs/quickstart/model"
 ROWS = [{"doc_id": f"d{number}", "text": "word " * 40 * (number + 1)} for number in range(20)]
 
@@ -64,6 +68,21 @@ def test_tokens_to_write_hours_of_gpus_and_costs(corm_batch, write_job):
     assert float(row[4].replace(",", "")) == pytest.approx(360 * hours, abs=0.01)
     job = write_job(ROWS, **two)
     assert "cost" not in corm_batch("plan", job, "--gpu", "h100").out.partition("On 1 replica")[2].partition("\n\n")[0]
+
+
+def test_what_earlier_runs_of_the_same_model_measured(corm_batch, write_job, tmp_path):
+    job = write_job(ROWS)
+    assert "measured" not in corm_batch("plan", job).out
+    model_hash = revision_hash(JobSpec.load(str(job)).model)
+    record = {"ok": 3, "failed": 0, "seconds": 30.0, "prompt_tokens": 2900, "output_tokens": 100}
+    (tmp_path / "out/_job/runs").mkdir(parents=True)
+    for name, of_it in (("a", model_hash), ("b", "other")):
+        (tmp_path / f"out/_job/runs/{name}.json").write_text(json.dumps(record | {"model_hash": of_it}))
+    planned = json.loads(corm_batch("plan", job, "--json").out)
+    assert planned["earlier_runs"]["runs"] == 1
+    pace = seconds_text(30.0 / 2900 * planned["prompt_tokens"])
+    said = f"1 earlier run of this model here: 100 tokens/s, 360 documents/h; at that pace {pace} for what is to do"
+    assert said in corm_batch("plan", job).out
 
 
 def test_a_pool_that_is_not_known_yet(corm_batch, write_job):

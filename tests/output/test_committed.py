@@ -9,7 +9,8 @@ import pytest
 
 from corm_batch.data.newest_rows import read_results
 from corm_batch.errors import SourceError
-from corm_batch.output.committed import EXCERPT, RunRecord, read_answers, read_committed
+from corm_batch.output.committed import EXCERPT, read_answers, read_committed
+from corm_batch.output.run_records import RunRecord
 from tests.outputs import RUN, START, answered, commit, failed
 
 
@@ -70,7 +71,7 @@ def test_records_of_runs(tmp_path):
     ):
         (runs / f"{name}.json").write_text(json.dumps({"ok": ok, "failed": 2, "seconds": 5.0} | more))
     assert read_committed(str(tmp_path)).records == (
-        RunRecord("r1", 5, 5.0),
+        RunRecord("r1", 5, 5.0, ok=3),
         RunRecord("r2", 2, 5.0, (("a.jsonl.gz", "ends early"),), "a few", 9.0, 2.0),
     )
 

@@ -14,10 +14,11 @@ from corm_batch.data.filesystem import write_whole
 from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.figures import MemoryStats
-from corm_batch.errors import DamagedPartError, SourceError, SpecError
+from corm_batch.errors import AnswerError, DamagedPartError, SourceError, SpecError
 from corm_batch.output.committed import read_committed
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.settings import SETTINGS, AnswerSettings
+from corm_batch.output.transcript import Transcript
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import JobSpec, OutputSection
 from corm_batch.tasks.base import TaskResult
@@ -90,6 +91,26 @@ def test_what_was_flagged_and_no_more_is_answered_again_where_the_job_reruns(com
     assert new(None) == new(VerifyConfig(share=1)) == new(VerifyConfig(share=0.5)) == []
     assert new(VerifyConfig(share=1, on_difference="rerun")) == ["flagged"]
     assert new(VerifyConfig(share=1e-9, on_difference="rerun")) == []  # nobody would look at it again
+
+
+def test_an_answer_that_could_not_be_used_is_not_done_for_a_fallback_until_it_was_tried(rows, tmp_path):
+    writer = PartWriter(OutputSection(uri=str(tmp_path)), rows, Freehold())
+    a, b, c, d, e = (Document(name, f"text of {name}") for name in "abcde")
+    unusable = rows.unusable(a, AnswerError("no number"), MemoryStats(), Transcript(answers=["x"]))
+    tried = rows.unusable(b, AnswerError("no number"), MemoryStats(), Transcript(answers=["x"]))
+    writer.add(unusable)
+    writer.add(tried.or_fallback(None, "not tried", MemoryStats()))
+    writer.add(rows.answered(c, TaskResult("answer", failed_fields={"x": "no number"}), MemoryStats()))
+    writer.add(rows.answered(d, TaskResult("answer"), MemoryStats()))
+    writer.add(rows.failed(e, "DocumentError", "is empty"))
+    writer.commit()
+
+    def states(**options):
+        ledger = Ledger.read(str(tmp_path), told("print-1"), "job", **options)
+        return [ledger.state(document) for document in (a, b, c, d, e)]
+
+    assert states() == ["failed", "failed", "ok", "ok", "failed"]
+    assert states(fallback=True) == ["new", "failed", "new", "ok", "failed"]
 
 
 def test_empty_output(tmp_path):

@@ -1,7 +1,7 @@
 """Marks of rows, one by one and of a whole table."""
 
 from dataclasses import asdict
-from itertools import product
+from itertools import cycle, product
 
 import pyarrow as pa
 
@@ -29,9 +29,12 @@ ROWS = [
         "truncated": truncated,
         "repetition": repetition,
         "failed_fields": failed,
+        "fallback": fallback,
         **asdict(found),
     }
-    for (reason, truncated, repetition, failed), found in product(KINDS, FOUND.values())
+    for (reason, truncated, repetition, failed), (fallback, found) in product(
+        KINDS, zip(cycle((True, False, None)), FOUND.values(), strict=False)
+    )
 ]
 
 

@@ -69,6 +69,7 @@ CHANGES_NOTHING = [
     {"verify": {"share": 0}},
     {"verify": {"share": 0.05, "min_gap": 1, "stop_above": "5%"}},
     {"verify": {"share": 1, "on_difference": "rerun"}},
+    {"fallback": "full"},
     {"name": "other"},
     {"model": {"name": "org/model", "device": "cpu"}},
     {"source": {"name": "jsonl", "uri": "elsewhere"}},

@@ -15,10 +15,10 @@ from tests.fakes import scripted
 def process(rows):
     """Answers documents in one actor, without Ray; exceptions come back as values."""
 
-    def run(*documents, timeout_s=30.0, patience_s=5.0, task=None, verify=None, suspect=False):
+    def run(*documents, timeout_s=30.0, patience_s=5.0, task=None, verify=None, suspect=False, fallback=False):
         task = task or Task.from_spec({"name": "summarize", "max_new_tokens": 4})
         verify = VerifyConfig(**verify) if verify else None
-        actor = EngineActor(WorkerSettings(scripted(), task, rows, timeout_s, patience_s, verify))
+        actor = EngineActor(WorkerSettings(scripted(), task, rows, timeout_s, patience_s, verify, fallback))
 
         async def main():
             await actor.load()
@@ -222,3 +222,52 @@ def test_every_piece_of_a_long_document_is_verified(process):
     tokens = row.memory["output_tokens"]
     assert row.result["agreement"] == pytest.approx(1 - 1 / tokens)
     assert row.result["first_difference"] % 4 == 1
+
+
+def test_an_unusable_answer_is_asked_for_again_without_eviction(process):
+    task = Strict(wanted="Read @los", max_new_tokens=4)
+    (failed,) = process(LOSSY, task=task)
+    assert failed.result.get("fallback") is None
+    (row,) = process(LOSSY, task=task, fallback=True)
+    assert (row.ok, row.result["fallback"], row.result["fallback_error"]) == (True, True, "AnswerError: no good")
+    assert row.result["output"].startswith("Read @los")
+    assert (row.result["output_tokens"], row.memory["output_tokens"]) == (16, 16)  # both answers were paid for
+    (good,) = process(GOOD, fallback=True)
+    assert good.result.get("fallback") is None
+
+
+def test_the_first_answer_stays_where_the_fallback_s_is_no_better(process):
+    task = Strict(wanted="something else", max_new_tokens=4)
+    (first,) = process(LOSSY, task=task)
+    (row,) = process(LOSSY, task=task, fallback=True)
+    assert (row.ok, row.result["fallback"], row.result["fallback_error"]) == (False, False, "AnswerError: no good")
+    assert row.result["output"] == first.result["output"]
+    (suspect,) = process(LOSSY, task=task, fallback=True, suspect=True)
+    assert suspect.result["fallback"] is False
+    assert suspect.result["fallback_error"].startswith("not tried: a replica was lost")
+
+
+def test_what_has_no_answer_at_all_is_not_asked_for_again(process):
+    refused, late = process(Document("a", "@error"), Document("b", "@endless"), fallback=True, timeout_s=0.5)
+    assert {row.result.get("fallback") for row in (refused, late)} == {None}
+
+
+def test_what_the_fallback_has_answered_can_be_verified(process):
+    (row,) = process(LOSSY, task=Strict(wanted="Read @los", max_new_tokens=4), verify=RERUN, fallback=True)
+    assert (row.ok, row.result["fallback"], row.result["verified"]) == (True, True, True)
+
+
+class Halves(Task):
+    """Two fields, of which those fail that an answer's form says."""
+
+    async def run(self, document, asker):
+        answer = await asker.ask(Prompt(document.text, "Fields?"), self.sampling)
+        failed = {"a": "no number"} if answer.text.startswith("Read @los") else {"a": "no number", "b": "no date"}
+        return TaskResult(answer.text, failed_fields=failed)
+
+
+def test_of_two_answers_the_one_with_fewer_failed_fields_stands(process):
+    (row,) = process(LOSSY, task=Halves(max_new_tokens=4), fallback=True)
+    assert row.ok
+    assert [one["field"] for one in row.result["failed_fields"]] == ["a"]
+    assert (row.result["fallback"], row.result["fallback_error"]) == (True, "a: no number; b: no date")

@@ -7,7 +7,8 @@ import pytest
 
 from corm_batch.audit.bounds import upper_bound
 from corm_batch.data.schema import MEMORY_FIELDS, RESULT_FIELDS, RESULT_NAMES
-from corm_batch.output.committed import Committed, RunRecord
+from corm_batch.output.committed import Committed
+from corm_batch.output.run_records import RunRecord
 from corm_batch.report.failures import Message
 from corm_batch.report.job_report import Pace, Spread, build_report
 from corm_batch.report.totals import totals_rows
