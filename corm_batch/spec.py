@@ -1,7 +1,8 @@
 """JobSpec: one validated YAML file that says everything about a job. Knows nothing of Ray or of running it.
 
 Relative local paths (the model's folder, `source.uri`, `output.uri`) count from the current directory, not from the
-spec's, and are absolute once loaded. Secrets have no place in a spec: a URI that carries credentials is refused.
+spec's, and are absolute once loaded. Secrets have no place in a spec: a URI that carries credentials is refused, and so
+is a variable of the environment (`${NAME}`) that is called like one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source, Split
 from corm_batch.data.sources.refined import refined
 from corm_batch.data.uri import Uri, is_remote, is_s3, resolve_uri, valid_uri
+from corm_batch.data.variables import with_variables
 from corm_batch.data.yaml_text import load_yaml, overridden
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.errors import SourceError, SpecError
@@ -240,9 +242,11 @@ class JobSpec(Section):
         if not isinstance(data, Mapping):
             raise SpecError(f"{origin}: expected sections ({', '.join(cls.model_fields)}), got {shown(data)}")
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(with_variables(data))
         except ValidationError as error:
             raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
+        except SpecError as error:
+            raise SpecError(f"{origin}:\n{error}") from error
 
     def splits(self) -> list[Split]:
         """What there is to read, with the columns that the task asks for and those that are carried over.

@@ -122,6 +122,15 @@ def ray_cluster():
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory):
+    """Where a real S3 server answers, for all tests of this process."""
+    from tests.seaweed import seaweed
+
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def job(tmp_path):
     """Makes a spec over a Parquet file with the given documents."""

@@ -151,6 +151,7 @@ def test_every_library_is_a_declared_dependency():
         "lm_eval": "lm-eval",
         "bs4": "beautifulsoup4",
         "docx": "python-docx",
+        "huggingface_hub": "huggingface-hub",
     }  # torch brings Triton where it supports the GPU
     for path in FILES:
         for module in imports(path):

@@ -76,7 +76,8 @@ def reading(uri: str) -> Iterator[None]:
         known = isinstance(error, (*_FAULTS, pa.ArrowException, UnicodeDecodeError))
         if not known and (is_s3(uri) or not is_remote(uri)):
             raise
-        raise SourceError(f"{uri}: cannot be read: {reason(error)}") from error
+        kind = "" if known else f"{type(error).__name__}: "  # what is said by others may not say what it is about
+        raise SourceError(f"{uri}: cannot be read: {kind}{reason(error)}") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from aiohttp import ClientConnectionError, ClientResponseError
 from botocore.exceptions import ChecksumError, ClientError, FlexibleChecksumError, IncompleteReadError
 from botocore.exceptions import ConnectionError as S3ConnectionError
+from huggingface_hub.errors import OfflineModeIsEnabled
 from s3fs.core import S3_RETRYABLE_ERRORS
 
 from corm_batch.harmless import harmless
@@ -61,6 +62,8 @@ def passes(error: BaseException) -> bool:
         return _is_overloaded(status) or answer.response["Error"].get("Code") in _PASSING_CODES
     if isinstance(error, ClientResponseError):
         return _is_overloaded(error.status)
+    if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError that nobody but the user can end
+        return False
     return isinstance(error, _PASSING) or getattr(error, "errno", None) in _PASSING_ERRNOS
 
 

@@ -1,31 +1,46 @@
 import uuid
+from contextlib import contextmanager
 
-import boto3
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
 from corm_batch.data import filesystem, patience
 from tests.data.fault_proxy import FaultProxy
+from tests.seaweed import KEY, client_of
 
-VARIABLES = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+VARIABLES = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "AWS_REGION": "us-east-1"}
 FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 
-@pytest.fixture(scope="module")
-def s3_client():
-    """A client of an S3 server on loopback, which is found through the environment alone."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+@contextmanager
+def found_by_the_environment(endpoint):
+    """A client of the S3 server there, which is found through the environment alone."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in FOREIGN:
             monkeypatch.delenv(name, raising=False)
-        for name, value in {**VARIABLES, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        for name, value in {**VARIABLES, "AWS_ENDPOINT_URL": endpoint}.items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        yield boto3.client("s3", region_name="us-east-1")
+        yield client_of(endpoint)
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def s3_client(s3_endpoint):
+    """A client of a real S3 server."""
+    with found_by_the_environment(s3_endpoint) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def moto_client():
+    """A client of an imitation, for whoever puts faults between it and the job: it takes `s3_client`'s place."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with found_by_the_environment(f"http://{host}:{port}") as client:
+        yield client
     server.stop()
 
 

@@ -22,6 +22,7 @@ from corm_batch.data.filesystem import (
 )
 from corm_batch.errors import LeaseError, OutputError, SourceError
 from corm_batch.output.lease import Lease
+from tests.data.conftest import moto_client as s3_client  # noqa: F401
 from tests.data.fault_proxy import FAULTS
 
 pytestmark = pytest.mark.s3
@@ -104,7 +105,8 @@ def test_thousands_of_parts_are_listed(bucket):
     assert list_files(f"{bucket}/out/*/part-*.parquet") == expected
 
 
-def test_timeouts_and_region_are_what_is_said_here(monkeypatch, s3_client):
+@pytest.mark.usefixtures("s3_client")
+def test_timeouts_and_region_are_what_is_said_here(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     fs, _ = filesystem("s3://bucket")
     config = fs.connect().meta.config

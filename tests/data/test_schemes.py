@@ -2,9 +2,11 @@ import gzip
 import http.server
 import threading
 from functools import partial
+from typing import ClassVar
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from corm_batch.data import patience
 from corm_batch.data.filesystem import list_files, open_file, read_whole
@@ -86,6 +88,40 @@ def test_a_store_that_does_not_answer_is_a_source_error(monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/a\.jsonl: cannot be read: .*onnect"):
         list_files("http://127.0.0.1:9/a.jsonl")
+
+
+class Hub(MemoryFileSystem):
+    """Data sets of the hub: names without a slash before them, as its file system has them."""
+
+    protocol = "hf"
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("hf://")).lstrip("/")
+
+
+def test_a_data_set_of_the_hub(monkeypatch):
+    monkeypatch.setitem(_registry, "hf", Hub)
+    hub = Hub()
+    folder = "datasets/org/name@main/data"
+    hub.pipe(f"{folder}/split=train/a.jsonl", b'{"text": "one"}\n')
+    hub.pipe(f"{folder}/b.csv", b"text\ntwo\n")
+    (one,) = read_all(Source.from_spec({"name": "jsonl", "uri": f"hf://{folder}"}), "split")
+    assert (one.text, one.columns) == ("one", {"split": "train"})
+    assert one.origin == f"hf://{folder}/split=train/a.jsonl#0"
+    (two,) = read_all(Source.from_spec({"name": "csv", "uri": f"hf://{folder}/*.csv"}))
+    assert two.text == "two"
+    with pytest.raises(SourceError, match=r"no files .* found at hf://datasets/org/other"):
+        Source.from_spec({"name": "jsonl", "uri": "hf://datasets/org/other"}).splits()
+
+
+def test_the_hub_offline_is_said_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it was tried again"))
+    with pytest.raises(SourceError, match=r"hf://datasets/org/gone/data: cannot be read: .*offline mode is enabled"):
+        Source.from_spec({"name": "jsonl", "uri": "hf://datasets/org/gone/data"}).splits()
 
 
 def test_what_is_not_installed_is_said(monkeypatch):

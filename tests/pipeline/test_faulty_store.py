@@ -19,6 +19,7 @@ from corm_batch.output import lease
 from corm_batch.output.lease import Lease
 from corm_batch.pipeline.driver import run_job
 from tests.conftest import ROOT
+from tests.data.conftest import moto_client as s3_client  # noqa: F401
 from tests.fakes import MODEL, scripted
 from tests.until import until
 
