@@ -49,7 +49,7 @@ def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> 
     output, matcher = list(sequence.output), sequence.matcher
     if matcher is not None:
         matcher.follow(output + chosen.tokens)
-    for count, (token, logprob, best) in enumerate(zip(*chosen, strict=True)):
+    for count, (token, logprob, best, *_) in enumerate(zip(*chosen, strict=True)):
         if math.isnan(logprob):
             return Continuation(chosen.part(0, count), "error", "the model's logits are not finite")
         if best == -math.inf:
@@ -144,12 +144,9 @@ class Answers:
             if sequence.is_reading:
                 self.readings.read(sequence)
                 continue
-            tokens, logprobs, best_logprobs = continuation.chosen
-            sequence.output += tokens
-            sequence.logprobs += logprobs
-            sequence.best_logprobs += best_logprobs
+            sequence.extend(continuation.chosen)
             if sequence.request.answer_ids is None:
-                self.stats.output_tokens += len(tokens)
+                self.stats.output_tokens += len(continuation.chosen.tokens)
             if continuation.reason == "error":
                 self.finish(sequence, "error", DocumentError(continuation.problem))
             elif continuation.reason is not None:
@@ -194,8 +191,9 @@ class Answers:
         if sequence.source is not None:
             self.readings.answered(sequence.source)
         mean_logprob = sum(sequence.logprobs) / max(1, len(sequence.output))
+        told = None if request.num_likeliest is None else tuple(sequence.told)
         self._finished.append(
-            Completion(request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions, scores)
+            Completion(request.id, tuple(sequence.output), reason, error, mean_logprob, memory, positions, scores, told)
         )
 
     def collect(self) -> list[Completion]:

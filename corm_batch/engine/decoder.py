@@ -15,7 +15,7 @@ from torch import Tensor
 
 from corm_batch.engine.decode_batch import DecodeBatch
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.engine.sampler import prepare, sample
+from corm_batch.engine.sampler import Sampled, prepare, sample
 from corm_batch.engine.sequence import Chosen, Row, Sequence
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.decode import rows_at_once
@@ -73,16 +73,14 @@ class Decoder:
         batch, forward = self._forward(len(sequences), any(one.source is not None for one in sequences))
         batch.load(sequences)
         choice = prepare(self.model, [Row(sequence, len(sequence.output)) for sequence in sequences], num_steps)
-        tokens, logprobs = [], []
+        steps = []
         for step in range(num_steps):
-            token_S, logprobs_2S = sample(forward()[: len(sequences)], choice, step)
-            self.model.ranks.share(token_S)
-            choice.note(token_S)
-            batch.advance(token_S)
-            tokens.append(token_S)
-            logprobs.append(logprobs_2S)
-        columns = torch.stack(tokens, dim=1).tolist(), *torch.stack(logprobs, dim=2).tolist()
-        return [Chosen(*column) for column in zip(*columns, strict=True)]
+            sampled = sample(forward()[: len(sequences)], choice, step)
+            self.model.ranks.share(sampled.tokens)
+            choice.note(sampled.tokens)
+            batch.advance(sampled.tokens)
+            steps.append(sampled)
+        return [Chosen(*columns) for columns in zip(*Sampled.stacked(steps).columns(), strict=True)]
 
     def forget_graphs(self) -> None:
         """Let go of every captured step, whoever may still name it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -26,6 +26,10 @@ class SamplingParams(BaseModel):
 
     `top_k`, `top_p`, `min_p` and `repetition_penalty` go before those of the model's generation_config.json where they
     say something. The penalties count for greedy answers and for scores, too (`corm_batch.engine.penalties`).
+
+    Log-probabilities that `logprobs` asks for are those of the distribution that a greedy answer goes by: under the
+    model's rules, the penalties and the grammar, before temperature, top_k, top_p and min_p, which decide about draws
+    alone. vLLM tells them before its penalties, unless its `logprobs_mode` says otherwise; OpenAI says nothing of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +54,9 @@ class SamplingParams(BaseModel):
     )
     seed: int = Field(0, ge=0, description="with the request's id this fixes every draw, whatever runs beside it")
     stop_token_ids: tuple[int, ...] = Field((), description="tokens that end the answer beside the model's own")
+    logprobs: int | None = Field(
+        None, ge=0, description="tell the log-probabilities of each token and of so many likeliest ones in its place"
+    )
     ignore_eos: bool = Field(False, description="go on after the model's end-of-sequence token")
 
 
@@ -128,6 +135,11 @@ class Request:
         return replace(self, token_ids=self.token_ids[num_tokens:], instruction=behind, reading=reading)
 
     @property
+    def num_likeliest(self) -> int | None:
+        """Likeliest tokens to tell beside each token of an answer that is written; None where nothing is told."""
+        return self.sampling.logprobs if self.answer_ids is None else None
+
+    @property
     def most_new_tokens(self) -> int:
         """Tokens the answer has at most."""
         return self.sampling.max_new_tokens if self.answer_ids is None else len(self.answer_ids)
@@ -149,6 +161,13 @@ class Scores:
     best_logprobs: tuple[float, ...]
 
 
+class TokenLogprob(NamedTuple):
+    """A token that may stand in a place of an answer, and its natural-log probability there."""
+
+    token_id: int
+    logprob: float
+
+
 @dataclass(frozen=True)
 class Completion:
     """One finished request.
@@ -165,6 +184,8 @@ class Completion:
         kept_positions: [layer][kv head] -> sorted token indices (0 is the first prompt token) still stored at the end;
             None unless asked for.
         scores: of `Request.answer_ids`; None without, and where the request ended early.
+        logprobs: for each token of an answer that was written, where `SamplingParams.logprobs` asks for them, itself
+            and then as many likeliest ones, of equal ones the lowest id first; those that nothing allows are left out.
     """
 
     id: str
@@ -175,6 +196,7 @@ class Completion:
     memory: MemoryStats = field(default_factory=MemoryStats)
     kept_positions: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     scores: Scores | None = None
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
 
 
 def cut_spans(spans: Sequence[range], at: int) -> tuple[tuple[range, ...], tuple[range, ...]]:

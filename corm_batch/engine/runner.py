@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,16 +88,17 @@ class Runner:
 
     def choose(self, work: Prefill, passes: Iterable[Tensor]) -> None:
         """Note the tokens that a pass over prompts chooses; its logits come some rows at a time."""
-        rows, columns = work.rows, Chosen([], [], [])
+        rows, columns = work.rows, [list[Any]() for _ in Chosen._fields]
         for logits in passes:
-            done = len(columns.tokens)
+            done = len(columns[0])
             if len(logits):
-                tokens_S, logprobs_2S = sample(logits, prepare(self.model, rows[done : done + len(logits)], 1))
-                for column, more in zip(columns, (tokens_S, *logprobs_2S), strict=True):
-                    column += more.tolist()
+                sampled = sample(logits, prepare(self.model, rows[done : done + len(logits)], 1))
+                for column, more in zip(columns, sampled.columns(), strict=True):
+                    column += more
+        chosen = Chosen(*columns)
         for span, stop in zip(work.spans, np.cumsum([span.num_chosen for span in work.spans]).tolist(), strict=True):
             if span.ends_prompt:
-                span.sequence.beginning = columns.part(stop - span.num_chosen, stop)
+                span.sequence.beginning = chosen.part(stop - span.num_chosen, stop)
 
     def _decode(self, work: Decode) -> list[Chosen]:
         """Some tokens of every sequence."""

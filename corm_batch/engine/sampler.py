@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import abc
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,15 +77,38 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Told:
+    """The rows that are told of the likeliest tokens, on the device: P of the S rows, of K tokens at most.
+
+    Attributes:
+        rows: [P] int64.
+        count: K.
+    """
+
+    rows: Tensor
+    count: int
+
+    def apply(self, logits_SV: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens of each row, of equal ones the lowest id first, and their logits: [S, K] int64 and
+        float32, token 0 at -inf in the rows that are not told."""
+        logits_PV, tokens_PV = logits_SV[self.rows].sort(dim=-1, descending=True, stable=True)
+        size = len(logits_SV), self.count
+        tokens_SK = self.rows.new_zeros(size).index_copy_(0, self.rows, tokens_PV[:, : self.count])
+        return tokens_SK, logits_SV.new_full(size, -torch.inf).index_copy_(0, self.rows, logits_PV[:, : self.count])
+
+
+@dataclass(frozen=True)
 class Choice:
     """How tokens are chosen: `draws` is None where no row samples, `given` where none is scored, `changes` where the
-    model has no rules, `penalties` where no row has one, `constraint` where no answer has a grammar."""
+    model has no rules, `penalties` where no row has one, `constraint` where no answer has a grammar, `told` where no
+    row is told of the likeliest tokens."""
 
     draws: Draws | None
     given: Given | None
     changes: Changes | None
     penalties: Penalties | None
     constraint: Constraint | None
+    told: Told | None
 
     def note(self, tokens_S: Tensor) -> None:
         """Take note of the tokens that were chosen, before the next step."""
@@ -102,21 +126,44 @@ def prepare(model: LoadedModel, rows: abc.Sequence[Row], num_steps: int) -> Choi
         _change(model, rows, num_steps),
         Penalties.of(rows, model.rules, model.shape.vocab_size, model.device),
         Constraint.of(rows, model.device),
+        _tell(rows, model.shape.vocab_size, model.device),
     )
 
 
-def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Tensor]:
+class Sampled(NamedTuple):
+    """What `sample` chooses for S rows, and tells of the likeliest tokens in their places, K of them.
+
+    All natural-log probabilities, float32, are under model, rules, penalties and grammars (temperature 1, no top-p):
+    NaN where a row's logits are not finite, -inf for the likeliest one too where no token is allowed.
+
+    Attributes:
+        tokens: [S] int64.
+        logprobs: [2, S], of these tokens, and of the likeliest ones.
+        likeliest, likeliest_logprobs: [S, K], see `Told`.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    likeliest: Tensor
+    likeliest_logprobs: Tensor
+
+    @classmethod
+    def stacked(cls, steps: abc.Sequence[Sampled]) -> Sampled:
+        """Several steps in one: each tensor has their dimension behind that of the rows."""
+        return cls(*(torch.stack(one, dim) for one, dim in zip(zip(*steps, strict=True), (1, 2, 1, 1), strict=True)))
+
+    def columns(self) -> tuple[list[Any], ...]:
+        """The fields of `Chosen`, row by row; waits for the device."""
+        return self.tokens.tolist(), *self.logprobs.tolist(), self.likeliest.tolist(), self.likeliest_logprobs.tolist()
+
+
+def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> Sampled:
     """Choose one token a row: the likeliest that is allowed, one drawn among the likeliest, or the one to score.
 
     Args:
         logits_SV: any floating dtype; left as they are.
         choice: of the same rows.
         step: which of its steps.
-
-    Returns:
-        [S] int64 token ids, and [2, S] float32 natural-log probabilities under model, rules, penalties and grammars
-        (temperature 1, no top-p): those of these tokens, and of the likeliest ones. NaN where a row's logits are not
-        finite, -inf for the likeliest one too where no token is allowed.
     """
     ruled = logits_SV.float()
     if choice.changes is not None:
@@ -134,7 +181,11 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> tuple[Tensor, Te
         tokens.index_copy_(0, given.rows, given.tokens[step])
     logits_2S = ruled.gather(1, torch.stack((tokens, likeliest), dim=1)).t()
     total_S = ruled.logsumexp(dim=-1)
-    return tokens, logits_2S - torch.where(total_S == -torch.inf, 0.0, total_S)
+    total_S = torch.where(total_S == -torch.inf, 0.0, total_S)
+    likeliest_SK, logits_SK = tokens.new_empty(len(tokens), 0), ruled[:, :0]
+    if choice.told is not None:
+        likeliest_SK, logits_SK = choice.told.apply(ruled)
+    return Sampled(tokens, logits_2S - total_S, likeliest_SK, logits_SK - total_S[:, None])
 
 
 def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Given | None:
@@ -147,6 +198,13 @@ def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Give
         for step in range(num_steps)
     ]
     return Given(torch.tensor([i for i, _ in found]).to(device), torch.tensor(tokens).to(device))
+
+
+def _tell(rows: abc.Sequence[Row], vocab_size: int, device: torch.device) -> Told | None:
+    """Which rows are told of the likeliest tokens; None when none is."""
+    counts = [row.sequence.request.num_likeliest or 0 for row in rows]
+    found = [i for i, count in enumerate(counts) if count]
+    return Told(torch.tensor(found).to(device), min(max(counts), vocab_size)) if found else None
 
 
 _COLDEST = 1e-30

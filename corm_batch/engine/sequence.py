@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import abc
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corm_batch.engine.request import FinishReason, Request
+from corm_batch.engine.request import FinishReason, Request, TokenLogprob
 from corm_batch.grammar.matcher import Matcher
 from corm_batch.kv.stage import SwappedCache
 from corm_batch.policies.reading import ExtraPass
@@ -21,15 +22,18 @@ from corm_batch.policies.reading import ExtraPass
 
 class Chosen(NamedTuple):
     """The tokens that a step chose for one sequence, their log-probabilities, NaN where logits were not finite, and
-    those of the likeliest tokens in their places."""
+    those of the likeliest tokens in their places; and as many likeliest tokens there as any request of the step asks
+    for, with their log-probabilities."""
 
     tokens: list[int]
     logprobs: list[float]
     best_logprobs: list[float]
+    likeliest: list[list[int]]
+    likeliest_logprobs: list[list[float]]
 
     def part(self, start: int, stop: int) -> Chosen:
         """Those from `start` to before `stop`."""
-        return Chosen(self.tokens[start:stop], self.logprobs[start:stop], self.best_logprobs[start:stop])
+        return Chosen._make(column[start:stop] for column in self)
 
 
 class Settled(NamedTuple):
@@ -82,6 +86,7 @@ class Sequence:
         self._drawn: list[float] = []
         self.logprobs: list[float] = []  # of the output's tokens
         self.best_logprobs: list[float] = []  # of the likeliest tokens in their places
+        self.told: list[tuple[TokenLogprob, ...]] = []  # what `Completion.logprobs` says, where it is asked for
         self.matcher: Matcher | None = None  # where the answer stands in its grammar, if it has one
         self.prompt_tokens_seen: Tensor | None = None  # [V] bool, where a rule asks for it
         self.lost_statistic = torch.zeros(num_layers, device=device)
@@ -164,6 +169,16 @@ class Sequence:
         if self.request.answer_ids is None and self._stops(output, eos_token_ids):
             return "stop"
         return "length" if len(output) >= self.request.most_new_tokens else None
+
+    def extend(self, chosen: Chosen) -> None:
+        """Take the next tokens of the answer."""
+        self.output += chosen.tokens
+        self.logprobs += chosen.logprobs
+        self.best_logprobs += chosen.best_logprobs
+        if (most := self.request.num_likeliest) is not None:
+            for token, logprob, _, tokens, logprobs in zip(*chosen, strict=True):
+                likeliest = map(TokenLogprob, tokens[:most], logprobs)
+                self.told.append((TokenLogprob(token, logprob), *(one for one in likeliest if one.logprob > -math.inf)))
 
     def restart(self) -> None:
         """Forget a prefill that was given up before its first token."""

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import DocumentError, ModelLoadError, SpecError
+from corm_batch.grammar.grammar import Grammar
 from tests.conftest import REFERENCE_MODEL
 
 DOCUMENTS = Path(__file__).parents[2] / "jobs" / "quickstart" / "documents.parquet"
@@ -250,3 +251,42 @@ def test_weights_that_cannot_be_read(tmp_path, tiny_llama):
     (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(ModelLoadError, match="weights"):
         make(str(tmp_path))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.5])
+def test_log_probabilities_are_those_of_what_a_greedy_answer_goes_by(penalty, tiny_llama):
+    """Also of a drawn answer, in any batch, with several tokens of an answer and over a reading."""
+    engine, prompt = make(tiny_llama), [3, 5, 8, 13, 21, 34, 55]
+    shared = {"max_new_tokens": 6, "presence_penalty": penalty}
+    reading = engine.read(prompt[:-1])
+    requests = [
+        Request("greedy", prompt, SamplingParams(logprobs=3, **shared)),
+        Request("drawn", prompt, SamplingParams(logprobs=0, temperature=2.0, **shared)),
+        Request("over", prompt[-1:], SamplingParams(logprobs=2, temperature=2.0, seed=1, **shared), reading=reading),
+        Request("silent", prompt, SamplingParams(temperature=2.0, seed=2, **shared)),
+    ]
+    done = run(engine, *requests)
+    reading.close()
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    assert done["silent"].logprobs is None
+    for name, count in (("greedy", 3), ("drawn", 0), ("over", 2)):
+        answer = done[name].token_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer[:-1]]]), logits_to_keep=6).logits[0]
+        for place, told in enumerate(done[name].logprobs):
+            logits[place, list(set(answer[:place]))] -= penalty
+            expected = logits[place].log_softmax(-1)
+            assert (told[0].token_id, len(told)) == (answer[place], 1 + count)
+            assert [one.token_id for one in told[1:]] == expected.topk(count).indices.tolist()
+            assert [one.logprob for one in told] == pytest.approx([expected[i].item() for i, _ in told], abs=1e-4)
+        mean = sum(own.logprob for own, *_ in done[name].logprobs) / 6
+        assert mean == pytest.approx(done[name].mean_logprob, abs=1e-9)
+    assert done["greedy"].logprobs[0][0] == done["greedy"].logprobs[0][1]
+
+
+def test_what_a_form_forbids_is_not_among_the_likeliest():
+    engine = make(str(REFERENCE_MODEL))
+    form = Grammar.of_choices(["yes"])
+    (done,) = engine.run([Request("a", [5, 6, 7], SamplingParams(max_new_tokens=4, logprobs=5), grammar=form)])
+    assert all(-math.inf < one.logprob <= 0 for told in done.logprobs for one in told)
+    assert min(map(len, done.logprobs)) == 2  # itself, and itself as the only one allowed

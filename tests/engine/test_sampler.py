@@ -34,7 +34,7 @@ def model(rules=NO_RULES, vocab_size=5):
 
 
 def choose(logits, rows):
-    tokens, logprobs = sample(logits, prepare(model(), rows, 1))
+    tokens, logprobs, *_ = sample(logits, prepare(model(), rows, 1))
     return tokens.tolist(), logprobs[0].tolist()
 
 
@@ -92,7 +92,7 @@ def test_the_request_s_own_top_p_goes_before_the_model_s():
 
 def test_the_probability_told_is_that_under_the_rules():
     choice = prepare(model(Rules(suppress_tokens=(1,))), [row()], 1)
-    tokens, logprobs = sample(PROBS.log()[None], choice)
+    tokens, logprobs, *_ = sample(PROBS.log()[None], choice)
     assert tokens.tolist() == [3]
     assert logprobs.flatten().tolist() == pytest.approx([math.log(0.3 / 0.6)] * 2, rel=1e-5)
 
@@ -102,7 +102,7 @@ def test_an_answer_to_score_is_never_drawn_and_told_beside_the_likeliest():
     scored = Sequence(Request("a", [1], sampling, answer_ids=[4, 0, 3]), 0, 1, torch.device("cpu"))
     choice = prepare(model(Rules(suppress_tokens=(0,))), [row("b"), Row(scored, 1), Row(scored, 2)], 2)
     for step, expected in enumerate(([1, 0, 3], [1, 3, 3])):
-        tokens, logprobs = sample(PROBS.log().repeat(3, 1), choice, step)
+        tokens, logprobs, *_ = sample(PROBS.log().repeat(3, 1), choice, step)
         assert tokens.tolist() == expected
         told = [0.0 if token == 0 else PROBS[token].item() / 0.95 for token in expected]
         assert logprobs[0].exp().tolist() == pytest.approx(told, rel=1e-5)
@@ -146,3 +146,19 @@ def test_the_largest_number_drawn_takes_a_token_that_is_allowed(limits, last):
 def test_the_smallest_temperatures_take_the_likeliest():
     assert draws(50, temperature=1e-40).keys() == {1}
     assert draws(50, temperature=1e-310).keys() == {1}
+
+
+def test_the_likeliest_tokens_are_told_to_those_who_ask_for_them():
+    """Of equal ones the lowest id first, whoever else is in the batch, and never one that is scored."""
+    logits = torch.tensor([0.1, 0.3, 0.1, 0.3, 0.2]).log().repeat(4, 1)
+    scored = Sequence(Request("s", [1], SamplingParams(logprobs=4), answer_ids=[2]), 0, 1, torch.device("cpu"))
+    rows = [row(), row("b", logprobs=3), Row(scored, 0), row("c", logprobs=9)]
+    told = sample(logits, prepare(model(), rows, 1))
+    assert told.likeliest.shape == (4, 5)  # as many as there are
+    assert told.likeliest[1].tolist() == told.likeliest[3].tolist() == [1, 3, 4, 0, 2]
+    assert told.likeliest_logprobs[1].exp().tolist() == pytest.approx([0.3, 0.3, 0.2, 0.1, 0.1], rel=1e-5)
+    assert told.likeliest_logprobs[[0, 2]].exp().sum() == 0
+    alone = sample(logits[:1], prepare(model(), [row("b", logprobs=3)], 1))
+    assert alone.likeliest.tolist() == [[1, 3, 4]]
+    nobody = sample(logits[:1], prepare(model(), [row(logprobs=0)], 1))
+    assert nobody.likeliest.shape == nobody.likeliest_logprobs.shape == (1, 0)
