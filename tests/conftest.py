@@ -73,6 +73,18 @@ def tiny_llama_mha(tmp_path_factory):
     return save_random_model(llama_config(num_key_value_heads=4), tmp_path_factory.mktemp("tiny_llama_mha"), seed=1)
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a tiny random model with the reference model's tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    save_random_model(llama_config(vocab_size=8192, max_position_embeddings=1024), folder)
+    for file in REFERENCE_MODEL.glob("*token*"):
+        shutil.copy(file, folder)
+    for file in REFERENCE_MODEL.glob("chat_template*"):
+        shutil.copy(file, folder)
+    return str(folder)
+
+
 @pytest.fixture
 def reference_model():
     """Folder of the reference model, big enough for two threads to pay."""

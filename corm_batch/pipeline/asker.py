@@ -173,8 +173,8 @@ class EngineAsker:
         number, instruction, grammar = self._asked, None, ask.grammar
         if self._pins_instruction:
             instruction = await asyncio.to_thread(instruction_spans, self._tokenizer, ask.prompt)
-        if grammar is not None and self._tokenizer.reasoning.is_open:
-            grammar = replace(grammar, after=self._tokenizer.reasoning.end)
+        if grammar is not None and (marks := self._tokenizer.reasoning_of(ask.prompt)).is_open:
+            grammar = replace(grammar, after=marks.end)
         return Request(
             id=f"{self.doc_id}#{number}",  # the same in every run: it seeds the sampling
             token_ids=token_ids,
@@ -200,16 +200,16 @@ class EngineAsker:
         spent.append(completion.memory)
         stop, end_ids = ask.stop, ask.sampling.stop_token_ids
         text = self._tokenizer.decode(completion.token_ids, stop, end_ids)
-        reasoning, answer = self._tokenizer.reasoning.part(
-            completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, end_ids)
-        )
+        marks = self._tokenizer.reasoning_of(ask.prompt)
+        reasoning, answer = marks.part(completion.token_ids, lambda ids: self._tokenizer.decode(ids, stop, end_ids))
         self.transcript.add(text, reasoning, completion.finish_reason, completion.token_ids)
         if answer is None or not answer.strip():
-            what = f"the model wrote nothing but its reasoning, which {self._tokenizer.reasoning.end} ends"
+            what = f"the model wrote nothing but its reasoning, which {marks.end} ends"
             cut = " (cut off at task.max_new_tokens)" if completion.finish_reason == "length" else ""
             what = "the answer is empty" if answer is not None else what
             raise AnswerError(f"{what}{cut}", finish_reason=completion.finish_reason)
-        return Answer(text=answer, finish_reason=completion.finish_reason, mean_logprob=completion.mean_logprob)
+        told = None if completion.logprobs is None else self._tokenizer.told(completion.logprobs)
+        return Answer(answer, completion.finish_reason, completion.mean_logprob, told)
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together, and the room that verifying them took."""

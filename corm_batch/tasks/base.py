@@ -19,6 +19,7 @@ from corm_batch.engine.request import SamplingParams
 from corm_batch.errors import DocumentError
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.registry import Plugin
+from corm_batch.tasks.messages import Message
 from corm_batch.tasks.row_values import RowField, values_of_row
 
 StopText = Annotated[str, Field(min_length=1)]
@@ -51,11 +52,15 @@ class Prompt:
         text: what it is about; may be empty.
         instruction: what is wanted of it.
         otherwise: makes the same prompt about another text, where the document's is not, or not alone, in `text`.
+        messages: a whole chat, in place of text and instruction.
+        template_arguments: what the model's chat template is told besides what the spec tells it, a JSON object.
     """
 
     text: str
     instruction: str
     otherwise: Callable[[], Prompt] | None = field(default=None, compare=False, repr=False)
+    messages: tuple[Message, ...] = ()
+    template_arguments: str = ""
 
     def about_another_text(self) -> Prompt:
         """The same about another text: what both say is the instruction, and no part of the document.
@@ -67,6 +72,25 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class AnswerToken:
+    """A token of what the model wrote, or one that it might have written in its place.
+
+    Attributes:
+        token: its text; what is no UTF-8 by itself is replaced.
+        token_id: the model's.
+        bytes: what it adds to the text: of a special token its name.
+        logprob: natural-log probability, of the distribution that `SamplingParams` names.
+        top_logprobs: the likeliest tokens in its place, the likeliest first; none of one of these.
+    """
+
+    token: str
+    token_id: int
+    bytes: bytes
+    logprob: float
+    top_logprobs: tuple[AnswerToken, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the model said to one prompt.
 
@@ -74,11 +98,14 @@ class Answer:
         text: the answer, special tokens and the stop string removed.
         finish_reason: "stop" or "length".
         mean_logprob: mean natural-log probability of the answer's tokens: how certain the model was.
+        logprobs: where its sampling asks for them, all tokens that the model wrote, those of its reasoning and the one
+            that ends it included.
     """
 
     text: str
     finish_reason: str
     mean_logprob: float
+    logprobs: tuple[AnswerToken, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -194,13 +221,18 @@ class Task(Plugin, kind="task", package="corm_batch.tasks"):
     def sampling(self) -> SamplingParams:
         """The engine's view of the sampling fields."""
         return SamplingParams(
-            **{name: getattr(self, name) for name in SamplingParams.model_fields.keys() - {"ignore_eos"}}
+            **{name: getattr(self, name) for name in SamplingParams.model_fields.keys() - {"ignore_eos", "logprobs"}}
         )
 
     @property
     def tells_text(self) -> bool:
         """Whether its prompts about another text would be others, so that the rest of them is the instruction."""
         return True
+
+    @property
+    def draws_by_row(self) -> bool:
+        """Whether a row may say itself that its answer is drawn."""
+        return "temperature" in self.row_values
 
     @property
     def asks_several(self) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from jinja2 import TemplateError
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from corm_batch.data.document import Document
 from corm_batch.data.template import ENVIRONMENT, ROW, variables
 from corm_batch.errors import AnswerError, DocumentError
-from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, TaskResult
+from corm_batch.tasks.messages import Message, Role
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
 from corm_batch.tasks.render import Renderer
+from corm_batch.tasks.sampled import SampledTask
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 _OUTPUTS = "outputs"
@@ -42,22 +45,39 @@ def _valid_template(source: str) -> str:
 TemplateText = Annotated[str, AfterValidator(_valid_template), Field(min_length=1)]
 
 
-class PromptTask(Task, name="prompt"):
+class MessageTemplate(BaseModel):
+    """A message of a chat, its content a template."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role = Field(description="who says it")
+    content: TemplateText = Field(description="what is said, over the row's columns as `template` is")
+
+
+class PromptTask(SampledTask, name="prompt"):
     """Whatever a Jinja template over the row's columns, `text` and `doc_id` says.
 
-    A column whose name is not one word is `row["its name"]`. The template is the whole user message. With `overflow:
-    map_reduce` it is rendered once for every window (the window is its `text`), and `reduce_template` makes one prompt
-    of the answers, its `outputs`; when they are too many for the context they are combined group by group.
+    A column whose name is not one word is `row["its name"]`. The template is the whole user message; `messages` are a
+    whole chat, in which earlier questions and answers may show what is wanted. With `overflow: map_reduce` it is
+    rendered once for every window (the window is its `text`), and `reduce_template` makes one prompt of the answers,
+    its `outputs`; when they are too many for the context they are combined group by group.
     """
 
-    template: TemplateText = Field(
-        description='the prompt; {{ text }} is the document, {{ row["a-name"] }} a column of any name'
+    template: TemplateText | None = Field(
+        None, description='the prompt; {{ text }} is the document, {{ row["a-name"] }} a column of any name'
+    )
+    messages: tuple[MessageTemplate, ...] = Field(
+        (), description="a chat in its place: role (system, developer, user or assistant) and content, a template, each"
     )
     reduce_template: TemplateText | None = Field(None, description="with map_reduce: a prompt of {{ outputs }}, a list")
 
     @model_validator(mode="after")
     def _templates_agree(self) -> Self:
-        """map_reduce and reduce_template come together, and each template uses what it is for."""
+        """One prompt; map_reduce and reduce_template come together, and each template uses what it is for."""
+        if (self.template is None) == (not self.messages):
+            raise ValueError("exactly one of template and messages is needed")
+        if self.n > 1 and self.overflow == "map_reduce":
+            raise ValueError("n: several answers of a window do not become one: overflow: truncate or error")
         if (self.overflow == "map_reduce") != (self.reduce_template is not None):
             raise ValueError("overflow: map_reduce and reduce_template come together; else: truncate or error")
         if self.reduce_template is not None and _OUTPUTS not in variables(self.reduce_template):
@@ -65,20 +85,27 @@ class PromptTask(Task, name="prompt"):
         return self
 
     @property
+    def _used(self) -> set[str]:
+        """What the prompt names."""
+        return set().union(*map(variables, filter(None, (self.template, *(one.content for one in self.messages)))))
+
+    @property
     def tells_text(self) -> bool:
-        """Whether the template uses `text`."""
-        return "text" in variables(self.template)
+        """Whether the prompt uses `text`."""
+        return "text" in self._used
 
     @property
     def source_columns(self) -> Sequence[str]:
         """The columns the templates name."""
-        used = variables(self.template) | (variables(self.reduce_template) if self.reduce_template else set())
+        used = self._used | (variables(self.reduce_template) if self.reduce_template else set())
         return sorted(used - _OF_THE_DOCUMENT - ({_OUTPUTS} if self.reduce_template else set()))
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Ask what the template says about one document."""
         with _Rendering(document) as rendering:
             prompts = await asyncio.to_thread(self._prompts, rendering, asker, text_of(document))
+            if len(prompts) == 1:
+                return await self.answered(asker, prompts[0])
             answers = await ask_all(self, asker, prompts)
             asked = [*answers]
             while len(answers) > 1:
@@ -89,13 +116,13 @@ class PromptTask(Task, name="prompt"):
                     )
                 answers = await ask_all(self, asker, groups)
                 asked += answers
-        return TaskResult(answers[0].text, finish_reason=finish_reason_of(asked), pieces=len(asked))
+        return replace(self.result(answers, len(asked)), finish_reason=finish_reason_of(asked))
 
     def _prompts(self, rendering: _Rendering, asker: Asker, text: str) -> list[Prompt]:
         """The template over the row, or over its windows."""
 
         def prompt(piece: str) -> Prompt:
-            return rendering.prompt("template", self.template, text=piece)
+            return rendering.prompt(self.template or self.messages, text=piece)
 
         return [prompt(piece) for piece in pieces(self, asker, text, prompt)]
 
@@ -104,7 +131,7 @@ class PromptTask(Task, name="prompt"):
 
         def reduction(outputs: list[str]) -> Prompt:
             assert self.reduce_template is not None
-            return rendering.prompt("reduce_template", self.reduce_template, outputs=outputs)
+            return rendering.prompt(self.reduce_template, called="reduce_template", outputs=outputs)
 
         groups: list[list[str]] = [[]]
         for answer in answers:
@@ -137,22 +164,33 @@ class _Rendering:
     def __exit__(self, *_: object) -> None:
         self._given_up = True
 
-    def prompt(self, field: str, template: str, **values: Any) -> Prompt:
-        """The template in `field` over the row's columns and `values`; DocumentError when they do not suit it."""
+    def prompt(self, template: str | Sequence[MessageTemplate], *, called: str = "template", **values: Any) -> Prompt:
+        """The template of a field called so, or those of a chat's messages, over the row's columns and `values`.
+
+        Raises:
+            DocumentError: they do not suit it.
+        """
         if self._given_up:
             raise DocumentError("given up")
         if self._last is None or self._last[0] != values:  # often the same again: does it fit, and then the prompt
 
             def otherwise() -> Prompt:
-                others = {name: _another_like(value) for name, value in values.items()}
-                return Prompt("", self._render(field, template, others))
+                return self._prompt(template, called, {name: _another_like(value) for name, value in values.items()})
 
-            self._last = values, Prompt("", self._render(field, template, values), otherwise)
+            self._last = values, replace(self._prompt(template, called, values), otherwise=otherwise)
         return self._last[1]
 
-    def _render(self, field: str, template: str, values: Mapping[str, Any]) -> str:
+    def _prompt(self, template: str | Sequence[MessageTemplate], called: str, values: Mapping[str, Any]) -> Prompt:
+        if isinstance(template, str):
+            return Prompt("", self._render(template, called, values))
+        contents = (
+            self._render(one.content, f"messages[{place}].content", values) for place, one in enumerate(template)
+        )
+        return Prompt("", "", messages=tuple(map(Message, (one.role for one in template), contents)))
+
+    def _render(self, template: str, called: str, values: Mapping[str, Any]) -> str:
         columns = {**self._columns, **values}
-        return _RENDERER.render(template, {ROW: dict(columns), **columns}, called=f"task.{field}")
+        return _RENDERER.render(template, {ROW: dict(columns), **columns}, called=f"task.{called}")
 
 
 def _another_like(value: str | list[str]) -> str | list[str]:

@@ -38,14 +38,23 @@ def values_of_row(task: type[BaseModel], named: Mapping[RowField, str], row: Map
         value = row[column]
         if value is None or (isinstance(value, str) and not value):
             continue
-        try:
-            if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-                raise ValueError("Input should be a number")
-            found[name] = _adapter(task, name).validate_python(value)
-        except ValueError as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise DocumentError(f"column {column!r} (task.row_values.{name}): {why}, got {shown(value)}") from error
+        found[name] = valid_value(task, name, value, f"column {column!r} (task.row_values.{name})")
     return found
+
+
+def valid_value(task: type[BaseModel], name: str, value: Any, called: str) -> Any:
+    """What a value is as that of a field, as a spec's is checked; it is `called` so in messages.
+
+    Raises:
+        DocumentError: the field may not have it.
+    """
+    try:
+        if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError("Input should be a number")
+        return _adapter(task, name).validate_python(value)
+    except ValueError as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DocumentError(f"{called}: {why}, got {shown(value)}") from error
 
 
 @cache

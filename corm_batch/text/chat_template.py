@@ -14,37 +14,39 @@ from jinja2.meta import find_undeclared_variables
 
 from corm_batch.errors import ModelLoadError
 
-_FIELD = "model.chat_template_kwargs"
 _TAKEN = {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding", "truncation"}
 _TAKEN |= {"max_length", "add_generation_prompt", "continue_final_message", "tokenizer_kwargs", "processor_kwargs"}
 _TAKEN |= {"return_dict", "return_tensors", "return_assistant_tokens_mask", "bos_token", "eos_token", "pad_token"}
 """Names that say what is asked, or how it is encoded: a job's, not a spec's."""
 
 
-def check_arguments(given: Mapping[str, Any], template: str | Mapping[str, str] | None) -> None:
+def check_arguments(
+    given: Mapping[str, Any], template: str | Mapping[str, str] | None, *, called: str = "model.chat_template_kwargs"
+) -> None:
     """Make sure that a chat template makes something of every argument.
 
     Args:
         given: by name.
         template: of the tokenizer, or several by name; None where it has none.
+        called: the field that gives them, for messages.
 
     Raises:
         ModelLoadError: it does not know one of the names, which would change nothing in silence; or one is taken.
     """
     if given and not template:
-        raise ModelLoadError(f"{_FIELD}: the tokenizer has no chat template, which alone knows them: leave them out")
+        raise ModelLoadError(f"{called}: the tokenizer has no chat template, which alone knows them: leave them out")
     text = " ".join(template.values()) if isinstance(template, Mapping) else template or ""
-    known = _names(text) if given else set()
+    known = _names(text, called) if given else set()
     for name, value in given.items():
         if name in _TAKEN:
-            raise ModelLoadError(f"{_FIELD}: {name!r} is not for a spec to say: the messages are the task's")
+            raise ModelLoadError(f"{called}: {name!r} is not for a spec to say: the messages are the task's")
         if name not in known:
-            raise ModelLoadError(f"{_FIELD}: the chat template says nothing of {name!r}{_others(text)}")
+            raise ModelLoadError(f"{called}: the chat template says nothing of {name!r}{_others(text)}")
         if isinstance(value, str) and value.lower() in ("true", "false"):
-            raise ModelLoadError(f"{_FIELD}: {name} is the text {value!r}, which no template takes for {value.lower()}")
+            raise ModelLoadError(f"{called}: {name} is the text {value!r}, which no template takes for {value.lower()}")
 
 
-def _names(template: str) -> set[str]:
+def _names(template: str, called: str) -> set[str]:
     """What a template reads that it does not set itself.
 
     Raises:
@@ -54,7 +56,7 @@ def _names(template: str) -> set[str]:
     try:
         return find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source))
     except TemplateSyntaxError as error:
-        raise ModelLoadError(f"{_FIELD}: the model's chat template cannot be read: {error}") from error
+        raise ModelLoadError(f"{called}: the model's chat template cannot be read: {error}") from error
 
 
 def _others(template: str) -> str:

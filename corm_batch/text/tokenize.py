@@ -9,20 +9,21 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from corm_batch.engine.checkpoint import one_line
+from corm_batch.engine.request import TokenLogprob
 from corm_batch.errors import ModelLoadError
-from corm_batch.tasks.base import Prompt
-from corm_batch.text.chat_template import check_arguments, end_tokens
+from corm_batch.grammar.spelling import bytes_of_tokens
+from corm_batch.tasks.base import AnswerToken, Prompt
+from corm_batch.text.chat_template import end_tokens
+from corm_batch.text.layout import ANY_PROMPT, DocumentRole, Layout, Messages
 from corm_batch.text.reasoning import ReasoningMarks, reasoning_marks
-
-DocumentRole = Literal["user", "document"]
 
 
 class PromptTokenizer:
@@ -57,54 +58,23 @@ class PromptTokenizer:
         """
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # a text that holds special tokens is encoded under a setting of the tokenizer's
-        self._document_role = document_role
-        self._system = system
-        self._arguments = dict(template_arguments or {})
-        check_arguments(self._arguments, tokenizer.chat_template)
+        self._layout = Layout(tokenizer, document_role, system, template_arguments or {})
         added = tokenizer.added_tokens_decoder
         self._special = {token.content: (id_, token) for id_, token in added.items() if token.special and token.content}
         longest_first = sorted(self._special, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.encode: Callable[[Prompt], tuple[int, ...]] = lru_cache(maxsize=64)(self._encode)
+        self._reasoning: Callable[[str], ReasoningMarks] = lru_cache(maxsize=64)(self._reason)
         eos = tokenizer.eos_token_id
         self.end_token_ids: frozenset[int] = frozenset() if eos is None else frozenset([eos])
         self.stop_strings: tuple[str, ...] = ()
         if tokenizer.chat_template:
-            self._check_template()
-            asked = self._messages(Prompt(text="(text)", instruction="(instruction)"))
-            self.end_token_ids |= end_tokens(tokenizer, asked, self._arguments)
-        elif document_role != "user":
-            raise ModelLoadError(
-                f"model.document_role: {document_role}: the tokenizer has no chat template, which alone knows roles: "
-                "leave it out, and system, document and instruction are put one after the other as plain text"
-            )
+            self.end_token_ids |= end_tokens(tokenizer, self._layout.messages(ANY_PROMPT), self._layout.arguments)
 
     @property
     def wrapped(self) -> Any:
         """The transformers tokenizer; for what asks nothing of prompts, on the thread that has this one."""
         return self._tokenizer
-
-    def _check_template(self) -> None:
-        """Make sure that the model will see every message.
-
-        Raises:
-            ModelLoadError: the chat template refuses the messages, or leaves one out in silence.
-        """
-        messages = self._messages(Prompt(text="(text)", instruction="(instruction)"))
-        try:
-            rendered = self.render(messages)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ModelLoadError(
-                f"model: the chat template refuses messages of the roles {roles}: {error}; "
-                "see model.document_role and model.system"
-            ) from error
-        for message in messages:
-            if message["content"].strip() not in rendered:
-                raise ModelLoadError(
-                    f"model: the chat template leaves out messages of the role {message['role']}; "
-                    "see model.document_role and model.system"
-                )
 
     @property
     def has_template(self) -> bool:
@@ -139,15 +109,6 @@ class PromptTokenizer:
         tokenizer.model_max_length = 2**31  # the engine owns the limit; no warning for a text that gets cut anyway
         return cls(tokenizer, document_role=document_role, system=system, template_arguments=template_arguments)
 
-    def _messages(self, prompt: Prompt) -> list[dict[str, str]]:
-        """The chat the model sees."""
-        system = [{"role": "system", "content": self._system}] if self._system else []
-        if self._document_role == "document":
-            document = {"role": "document", "content": prompt.text}
-            return [*system, document, {"role": "user", "content": prompt.instruction}]
-        parts = [part for part in (prompt.text, prompt.instruction) if part]
-        return [*system, {"role": "user", "content": "\n\n".join(parts)}]
-
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The whole prompt as token ids, ready for the answer's first token; called from several threads."""
         with self._lock:
@@ -156,20 +117,15 @@ class PromptTokenizer:
     def _encode_alone(self, prompt: Prompt) -> tuple[int, ...]:
         """The same, once no other thread encodes."""
         if not self._tokenizer.chat_template:
-            parts = [part for part in (self._system, prompt.text, prompt.instruction) if part]
-            text = "\n\n".join(parts) + "\n"
-            return tuple(self._tokenizer(text, split_special_tokens=True)["input_ids"])
-        messages = self._messages(prompt)
+            return tuple(self._tokenizer(self._layout.plain(prompt), split_special_tokens=True)["input_ids"])
+        messages = self._layout.messages(prompt)
         if not any(self._special_pattern.search(message["content"]) for message in messages):
-            return tuple(self._encode_text(self.render(messages), split_special_tokens=False))
-        return self._encode_as_text(messages)
+            return tuple(self._encode_text(self._layout.rendered(prompt, messages), split_special_tokens=False))
+        return self._encode_as_text(prompt, messages)
 
-    def render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
         """A chat as the model's template lays it out, up to where the answer starts."""
-        rendered: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self._arguments
-        )
-        return rendered
+        return self._layout.render(messages, add_generation_prompt=add_generation_prompt)
 
     def rendered_ids(self, text: str) -> list[int]:
         """What `render` gave as token ids: special tokens in it are what they are."""
@@ -182,7 +138,7 @@ class PromptTokenizer:
         ]
         return ids
 
-    def _encode_as_text(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
+    def _encode_as_text(self, prompt: Prompt, messages: Messages) -> tuple[int, ...]:
         """Encode a chat whose contents hold special-token strings: only the template's own become special ids.
 
         Each such string travels through the template as a private-use sentinel, because a template may trim or move
@@ -201,7 +157,7 @@ class PromptTokenizer:
         shown = re.compile(f"{mark}(\\d+){mark}")
         ids: list[int] = []
         swallow = False  # some special tokens take the blanks beside them
-        for piece in re.split(f"({self._special_pattern.pattern})", self.render(safe)):
+        for piece in re.split(f"({self._special_pattern.pattern})", self._layout.rendered(prompt, safe)):
             if piece in self._special:
                 id_, token = self._special[piece]
                 ids.append(id_)
@@ -227,6 +183,23 @@ class PromptTokenizer:
         with self._lock:
             ids: list[int] = self._tokenizer(text, add_special_tokens=begin, split_special_tokens=True)["input_ids"]
             return ids
+
+    @cached_property
+    def _bytes_of(self) -> Callable[[int], bytes]:
+        try:
+            return bytes_of_tokens(self._tokenizer)
+        except Exception:  # one that the library cannot read
+            return lambda token_id: self.spelled([token_id]).encode()
+
+    def told(self, logprobs: Iterable[Sequence[TokenLogprob]]) -> tuple[AnswerToken, ...]:
+        """An answer's tokens with the likeliest ones in their places, as `Completion.logprobs` has them, in words."""
+
+        def spelled(one: TokenLogprob, likeliest: Sequence[TokenLogprob] = ()) -> AnswerToken:
+            content = self._bytes_of(one.token_id)
+            text = content.decode("utf-8", "replace")
+            return AnswerToken(text, one.token_id, content, one.logprob, tuple(map(spelled, likeliest)))
+
+        return tuple(spelled(own, likeliest) for own, *likeliest in logprobs)
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -267,10 +240,17 @@ class PromptTokenizer:
     @cached_property
     def reasoning(self) -> ReasoningMarks:
         """What ends the model's reasoning in its answers."""
-        prompt = Prompt(text="(text)", instruction="(instruction)")
-        return reasoning_marks(
-            self._tokenizer, self.render(self._messages(prompt)) if self._tokenizer.chat_template else ""
-        )
+        return self._reasoning("")
+
+    def reasoning_of(self, prompt: Prompt) -> ReasoningMarks:
+        """The same in answers to a prompt, which may tell the template otherwise whether to reason."""
+        return self._reasoning(prompt.template_arguments) if prompt.template_arguments else self.reasoning
+
+    def _reason(self, arguments: str) -> ReasoningMarks:
+        if not self._tokenizer.chat_template:
+            return reasoning_marks(self._tokenizer, "")
+        told = self._layout.arguments_of(replace(ANY_PROMPT, template_arguments=arguments))
+        return reasoning_marks(self._tokenizer, self._layout.render(self._layout.messages(ANY_PROMPT), told))
 
     def stop_check(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
         """A test on the output ids so far: does the newest token complete one of the `stop` strings?"""

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from corm_batch.evaluation.asking import Asked, lay_out
 from corm_batch.evaluation.base import Suite
-from corm_batch.text.tokenize import DocumentRole, PromptTokenizer
+from corm_batch.text.layout import DocumentRole
+from corm_batch.text.tokenize import PromptTokenizer
 from infra.training.compose import DOCUMENT
 
 DATA = Path(__file__).parent / "evaluation"

@@ -1,29 +1,14 @@
 """Facts are drawn with the words of the books that the training recipe's tests read; a tiny model answers."""
 
-import shutil
-
 import pytest
 
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Completion
 from corm_batch.text.tokenize import PromptTokenizer
-from tests.conftest import REFERENCE_MODEL, llama_config, save_random_model
 from tests.infra.training.conftest import books, text, tokenizer, words
 
 __all__ = ["books", "text", "tokenizer", "words"]
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """Folder of a tiny random model with the reference model's tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny_model")
-    save_random_model(llama_config(vocab_size=8192, max_position_embeddings=1024), folder)
-    for file in REFERENCE_MODEL.glob("*token*"):
-        shutil.copy(file, folder)
-    for file in REFERENCE_MODEL.glob("chat_template*"):
-        shutil.copy(file, folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="session")

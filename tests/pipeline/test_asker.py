@@ -14,6 +14,7 @@ from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread
 from corm_batch.pipeline.verifier import Verifier
 from corm_batch.tasks.base import Answer, Ask, Prompt
+from corm_batch.tasks.messages import Message
 from corm_batch.text.reasoning import ReasoningMarks
 from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import MODEL
@@ -336,3 +337,42 @@ def test_a_request_names_its_instruction_where_the_policy_pins_it(pins):
         if pins:
             assert "Summarize." in TOKENIZER.spelled(one.token_ids[spans[-1].start : spans[-1].stop])
             assert sum(map(len, spans)) < 12
+
+
+def test_answers_to_one_prompt_share_a_reading_and_are_drawn_apart_the_same_in_every_batch(tiny_model):
+    engine = Engine.from_pretrained(tiny_model, policy={"name": "full"}, dtype="float32", device="cpu")
+    drawn = SamplingParams(max_new_tokens=8, temperature=1.5, seed=7, logprobs=1)
+    several, other = [Ask(Prompt(LONG, "Who?"), drawn)] * 4, Ask(Prompt(LONG * 2, "What?"), drawn)
+
+    async def main():
+        thread = EngineThread(engine, asyncio.get_running_loop())
+        askers = [EngineAsker(name, TOKENIZER, thread, 1024) for name in ("doc", "doc", "other", "doc")]
+        first = await askers[0].ask_all(several)
+        again, _ = await asyncio.gather(askers[1].ask_all(several), askers[2].ask_all([other] * 3))
+        return askers[0].memory, first, again, await askers[3].ask(*vars(several[0]).values())
+
+    (memory,), first, again, alone = asyncio.run(asyncio.wait_for(main(), 60))
+    assert memory.prompt_tokens == len(TOKENIZER.encode(several[0].prompt)) - 1 + 4
+    assert len({one.text for one in first}) == 4
+    assert [one.text for one in first] == [one.text for one in again]
+    assert alone.text == first[0].text  # the first of several is the one that would be the only one
+    for one in first:
+        assert sum(token.logprob for token in one.logprobs) / 8 == pytest.approx(one.mean_logprob)
+        assert [len(token.top_logprobs) for token in one.logprobs] == [1] * 8
+
+
+def test_a_form_begins_behind_the_reasoning_that_a_prompt_of_its_own_begins():
+    thinking = copy(TOKENIZER)
+    thinking.reasoning_of = lambda prompt: ReasoningMarks("<think>", "</think>", is_open=bool(prompt.messages))
+    form, chat = Grammar.of_choices(["a"]), Prompt("", "", messages=(Message("user", KING),))
+
+    async def main():
+        engine = EngineThread(ScriptedEngine(TOKENIZER.decode), asyncio.get_running_loop())
+        asker = EngineAsker("doc", thinking, engine, LIMIT)
+        found = await asker.ask_all([Ask(chat, SAMPLING, (), form), Ask(prompt(KING), SAMPLING, (), form)])
+        return found, [request.grammar for request, _ in asker.answered]
+
+    (thought, said), grammars = asyncio.run(asyncio.wait_for(main(), 20))
+    assert isinstance(thought, AnswerError)
+    assert isinstance(said, Answer)
+    assert grammars == [replace(form, after="</think>"), form]

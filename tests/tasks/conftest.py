@@ -45,7 +45,7 @@ class FakeAsker:
         return found
 
     def _size(self, prompt):
-        return len(prompt.text) + len(prompt.instruction)
+        return sum(map(len, (prompt.text, prompt.instruction, *(one.content for one in prompt.messages))))
 
     def fits(self, prompt, max_new_tokens):
         return self._size(prompt) + max_new_tokens <= self.context

@@ -9,6 +9,7 @@ SPECS = {
     "question_answer": {"question": "why?"},
     "extract": {"schema": {"type": "object", "properties": {"year": {"type": "integer"}}}},
     "prompt": {"template": "{{ text }}", "overflow": "truncate"},
+    "chat": {"messages_column": "chat"},
 }
 
 
@@ -27,7 +28,8 @@ def test_spec_round_trip_and_sampling(name):
 @pytest.mark.parametrize("name", SPECS)
 def test_result_columns_are_the_declared_ones(name, fake_asker, answer):
     task = Task.from_spec({"name": name, **SPECS[name]})
-    result = answer(task, fake_asker(lambda prompt: '{"year": 1999}'), "a text")
+    chat = [{"role": "user", "content": "a text"}]
+    result = answer(task, fake_asker(lambda prompt: '{"year": 1999}'), "a text", chat=chat)
     assert set(result.columns) == {field.name for field in task.result_fields}
     pa.Table.from_pylist([dict(result.columns)], schema=pa.schema(task.result_fields))
     assert result.pieces == 1

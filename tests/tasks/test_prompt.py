@@ -225,3 +225,58 @@ def test_a_template_that_only_its_own_text_suits_is_an_error_of_the_document(fak
         asker.prompts[0].about_another_text()
     assert not prompt_task("{{ title }}").tells_text
     assert prompt_task("{{ row['text'] }}").tells_text
+
+
+SHOTS = [
+    {"role": "system", "content": "Answer {{ tone }}."},
+    {"role": "user", "content": "A dog. What is it?"},
+    {"role": "assistant", "content": "An animal."},
+    {"role": "user", "content": "{{ text }} What is it?"},
+]
+
+
+def shots(**fields):
+    return Task.from_spec({"name": "prompt", "messages": SHOTS, "overflow": "truncate", **fields})
+
+
+def test_messages_are_a_chat_of_templates(fake_asker, answer):
+    task, asker = shots(max_new_tokens=10), fake_asker(lambda prompt: "fine", context=78)
+    assert (task.source_columns, task.tells_text) == (["tone"], True)
+    assert Task.from_spec(task.to_spec()) == task
+    answer(task, asker, "An oak and more.", tone="briefly")
+    (prompt,) = asker.prompts
+    assert [tuple(one) for one in prompt.messages] == [
+        ("system", "Answer briefly."),
+        ("user", "A dog. What is it?"),
+        ("assistant", "An animal."),
+        ("user", "An oak and mo What is it?"),  # cut as a template's text is
+    ]
+    other = prompt.about_another_text()
+    assert (other.messages[:3], other.messages[3].content) == (prompt.messages[:3], "x x x x x x x What is it?")
+
+
+def test_windows_of_messages_are_reduced_by_a_template(fake_asker, answer):
+    task = shots(overflow="map_reduce", reduce_template="{{ outputs | join('+') }}", max_new_tokens=10, logprobs=0)
+    asker = fake_asker(lambda prompt: "a" if prompt.messages else prompt.instruction, context=80)
+    result = answer(task, asker, "z" * 20, tone="briefly")
+    assert (result.output, result.pieces, result.columns) == ("a+a", 3, {"logprobs": [None]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"template": "{{ text }}"}, "exactly one of template and messages"),
+        ({"messages": []}, "exactly one of template and messages"),
+        ({"messages": [{"role": "usr", "content": "x"}]}, r"task\.messages\.0\.role: "),
+        ({"messages": [{"role": "user", "content": "{{ x"}]}, r"task\.messages\.0\.content: no valid template"),
+        ({"messages": [{"role": "user", "content": "{{ x }}", "name": "n"}]}, r"task\.messages\.0\.name: unknown key"),
+    ],
+)
+def test_messages_that_cannot_be_are_refused(fields, problem):
+    with pytest.raises(SpecError, match=problem):
+        shots(**fields)
+
+
+def test_a_message_that_cannot_be_rendered_is_named(fake_asker, answer):
+    with pytest.raises(DocumentError, match=r"task\.messages\[0\]\.content cannot be rendered"):
+        answer(shots(), fake_asker(lambda prompt: "fine"), "text", tone=None)

@@ -1,0 +1,174 @@
+"""ChatRequest: what a request in the form of OpenAI's chat completions asks for, and which of it no engine here can do.
+
+Nothing of a request is passed over: what cannot be honoured is refused by its name. Knows nothing of where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from corm_batch.errors import AnswerError, DocumentError
+from corm_batch.grammar.grammar import Grammar
+from corm_batch.registry import shown
+from corm_batch.tasks.base import Answer, Task
+from corm_batch.tasks.json_schema import check_schema, validator
+from corm_batch.tasks.messages import Message, messages_of
+from corm_batch.tasks.row_values import valid_value
+from corm_batch.tasks.schema_grammar import Form
+
+_FIELDS = {
+    "max_completion_tokens": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    **{
+        name: name
+        for name in (
+            "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "presence_penalty",
+            "frequency_penalty", "repetition_penalty", "n",
+        )
+    },
+}  # fmt: skip
+"""Parameters that are fields of the task."""
+_OWN = ("model", "messages", "logprobs", "top_logprobs", "response_format", "chat_template_kwargs")
+_NOTHING = ("user", "metadata", "safety_identifier", "prompt_cache_key")
+"""Say nothing of the answer."""
+_AS_IT_IS: Mapping[str, tuple[Any, ...]] = {
+    "stream": (False,), "store": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
+    "tools": ([],), "tool_choice": ("none",), "logit_bias": ({},), "modalities": (["text"],),
+    "service_tier": ("auto", "default"), "add_generation_prompt": (True,), "continue_final_message": (False,),
+    "skip_special_tokens": (True,), "include_stop_str_in_output": (False,), "use_beam_search": (False,),
+}  # fmt: skip
+"""Parameters that can be said, but only as everything is done anyway."""
+
+
+@dataclass(frozen=True)
+class JsonForm:
+    """JSON that an answer is held to.
+
+    Attributes:
+        grammar: holds it.
+        schema: what is checked of it afterwards, once it is whole.
+    """
+
+    grammar: Grammar
+    schema: Mapping[str, Any]
+
+    def checked(self, answer: Answer) -> Answer | AnswerError:
+        """The answer, or what is wrong with it; one that was cut off says so itself."""
+        if answer.finish_reason == "length":
+            return answer
+        try:
+            error = next(validator(self.schema).iter_errors(json.loads(answer.text)), None)
+        except (ValueError, RecursionError) as caught:
+            return AnswerError(f"the answer is no JSON ({caught})")
+        if error is not None:
+            return AnswerError(f"the answer breaks response_format: {error.json_path}: {error.message[:300]}")
+        return answer
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One request.
+
+    Attributes:
+        messages: the chat.
+        values: of fields of the task, by name.
+        model: as the request calls it.
+        template_arguments: as `Prompt` has them.
+        response_format: as it was given.
+    """
+
+    messages: tuple[Message, ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    template_arguments: str = ""
+    response_format: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_body(cls, body: Any, task: type[Task], called: str) -> ChatRequest:
+        """That of a body, in which null is what is not there.
+
+        Args:
+            body: the value that should be one.
+            task: declares what its parameters may be.
+            called: what messages call it.
+
+        Raises:
+            DocumentError: what is wrong with it, or cannot be honoured.
+        """
+        if not isinstance(body, Mapping):
+            raise DocumentError(f"{called}: expected an object with messages, got {shown(body)}")
+        given = {name: value for name, value in body.items() if value is not None}
+        known = {*_FIELDS, *_OWN, *_NOTHING}
+        for name, value in given.items():
+            if name not in known and value not in _AS_IT_IS.get(name, ()):
+                if name in _AS_IT_IS:
+                    only = " or ".join(map(json.dumps, _AS_IT_IS[name]))
+                    raise DocumentError(f"{called}.{name}: can only be {only} here, got {shown(value)}")
+                raise DocumentError(
+                    f"{called}.{name}: cannot be honoured, got {shown(value)}; a request may set "
+                    f"{', '.join(sorted({*_FIELDS, *_OWN}))}"
+                )
+        model, arguments = given.get("model"), given.get("chat_template_kwargs", {})
+        if model is not None and not isinstance(model, str):
+            raise DocumentError(f"{called}.model: expected a name, got {shown(model)}")
+        if not isinstance(arguments, Mapping):
+            raise DocumentError(f"{called}.chat_template_kwargs: expected an object, got {shown(arguments)}")
+        told = {name: value for name, value in arguments.items() if value is not None}
+        response_format = given.get("response_format", {})
+        if not isinstance(response_format, Mapping):
+            raise DocumentError(f"{called}.response_format: expected an object, got {shown(response_format)}")
+        return cls(
+            messages_of(given.get("messages"), f"{called}.messages"),
+            _values(given, task, called),
+            model,
+            json.dumps(told, sort_keys=True) if told else "",
+            response_format,
+        )
+
+    def form(self, max_new_tokens: int) -> JsonForm | None:
+        """What answers of so many tokens are held to; None for any text.
+
+        Raises:
+            DocumentError: there is no such form, or nothing can be held to it.
+        """
+        kind = self.response_format.get("type", "text")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            schema: dict[str, Any] = {"type": "object"}
+            return JsonForm(Grammar.of_schema(schema), schema)
+        if kind != "json_schema":
+            raise DocumentError(f"response_format.type: expected text, json_object or json_schema, got {shown(kind)}")
+        section = self.response_format.get("json_schema")
+        given = section.get("schema") if isinstance(section, Mapping) else None
+        if not isinstance(given, Mapping):
+            raise DocumentError(f"response_format.json_schema.schema: expected a JSON Schema, got {shown(given)}")
+        try:
+            schema = check_schema(dict(given))
+            return JsonForm(Grammar.of_schema(Form.of(schema, max_new_tokens).schema), schema)
+        except ValueError as error:
+            raise DocumentError(f"response_format.json_schema.schema: {error}") from error
+
+
+def _values(given: Mapping[str, Any], task: type[Task], called: str) -> dict[str, Any]:
+    """Values of the task's fields."""
+    found: dict[str, Any] = {}
+    for name, to in _FIELDS.items():
+        if name not in given:
+            continue
+        value = 0 if (name, given[name]) == ("top_k", -1) else given[name]  # -1 is all of them, too
+        value = valid_value(task, to, value, f"{called}.{name}")
+        if found.setdefault(to, value) != value:
+            raise DocumentError(f"{called}: max_tokens and max_completion_tokens differ: one of them is enough")
+    wanted = given.get("logprobs", False)
+    if not isinstance(wanted, bool):
+        raise DocumentError(f"{called}.logprobs: expected true or false, got {shown(wanted)}")
+    most = given.get("top_logprobs", 0)
+    if most and not wanted:
+        raise DocumentError(f"{called}.top_logprobs: {shown(most)} needs logprobs: true")
+    if wanted:
+        found["logprobs"] = valid_value(task, "logprobs", most, f"{called}.top_logprobs")
+    return found
