@@ -92,7 +92,8 @@ class OutputSection(Section):
     uri: Uri = Field(description="a folder, local or s3://")
     format: FormatName = Field(
         "parquet",
-        description="parquet, arrow (IPC); jsonl, csv: in Parquet, and at the end all rows in one file beside",
+        description="parquet, arrow (IPC); jsonl, csv, openai_batch: in Parquet, and at the end all rows in one file "
+        "beside",
     )
     columns: tuple[ColumnName, ...] = Field(
         (), description="columns of the source that every row of the results has too"
@@ -184,7 +185,10 @@ class JobSpec(Section):
         problems = list(filter(None, [self.engine.find_problem(self.policy)]))
         if problem := clash(self.output.columns, self.task.result_fields):
             problems.append(f"output.columns: {problem}")
-        if taken := sorted(RESULT_NAMES.intersection(field.name for field in self.task.result_fields)):
+        kind, names = Format.registered()[self.output.format], [field.name for field in self.task.result_fields]
+        if problem := kind.find_problem(names):
+            problems.append(f"output.format: {problem}")
+        if taken := sorted(RESULT_NAMES.intersection(names)):
             problems.append(f"task: {', '.join(taken)}: every results table has a column of that name; choose another")
         if any(map(self.source.would_read, self.output.files)):
             problems.append(
@@ -192,14 +196,16 @@ class JobSpec(Section):
                 f"to {self.output.uri}: choose a folder that is not below it"
             )
         if self.policy.pins_instruction and not all(part.tells_text for part in self.task.parts):
-            problems.append("policy.pin_instruction: true, but task.template does not use text: all is instruction")
+            problems.append(
+                "policy.pin_instruction: true, but nothing tells text from instruction in the task's prompts"
+            )
         if self.fallback is not None and self.policy.name == self.fallback:
             problems.append(f"fallback: {self.fallback}, but policy.name is {self.policy.name}: both are the same")
         longest, answer, ranks = self.engine.max_model_len, self.task.max_new_tokens, self.engine.tensor_parallel
         if longest is not None and answer >= longest:
             problems.append(f"task.max_new_tokens: {answer} leaves no prompt room in engine.max_model_len={longest}")
         temperature = max(part.temperature for part in self.task.parts)
-        by_row = any("temperature" in part.row_values for part in self.task.parts)
+        by_row = any(part.draws_by_row for part in self.task.parts)
         if self.verify is not None and (temperature > 0 or by_row):
             said = "each row's own" if by_row else f"{temperature:g}"
             for field in ("on_difference", "stop_above"):

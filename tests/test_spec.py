@@ -208,7 +208,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
         (
             {"output": {"uri": "x", "format": "xml"}},
-            "output.format: expected one of arrow, csv, jsonl, parquet, got 'xml'",
+            "output.format: expected one of arrow, csv, jsonl, openai_batch, parquet, got 'xml'",
         ),
         (
             {"extra": 1},
@@ -223,7 +223,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
                 "policy": {"name": "corm", "pin_instruction": True},
                 "task": {"name": "prompt", "template": "{{ title }}", "overflow": "truncate"},
             },
-            "policy.pin_instruction: true, but task.template does not use text",
+            "policy.pin_instruction: true, but nothing tells text from instruction",
         ),
         (
             {"engine": {"tensor_parallel": 4}, "cluster": {"gpus_per_replica": 2}},
@@ -442,7 +442,7 @@ def test_several_tasks_are_one_with_columns_of_their_names(write):
         ({"task": None, "tasks": {"a": {"name": "summarize", "temperature": 1}}, "verify": {"on_difference": "rerun"}},
          "task.temperature is 1"),
         ({"task": None, "tasks": {"a": {"name": "prompt", "template": "Hi", "overflow": "error"}},
-          "policy": {"name": "corm", "pin_instruction": True}}, "task.template does not use text"),
+          "policy": {"name": "corm", "pin_instruction": True}}, "nothing tells text from instruction"),
     ],
 )  # fmt: skip
 def test_several_tasks_that_cannot_be_are_refused(changes, said):

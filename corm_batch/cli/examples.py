@@ -20,7 +20,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "plan": ("plan job.yaml --show-prompt", "plan job.yaml --gpu h100"),
     "report": ("report out/quickstart", "report out/quickstart --html page.html --compare out/other"),
-    "export": ("export out/quickstart answers.csv", "export s3://bucket/out answers.jsonl.gz --memory"),
+    "export": (
+        "export out/quickstart answers.csv",
+        "export s3://bucket/out answers.jsonl.gz --memory",
+        "export out/batch answers.jsonl --format openai_batch",
+    ),
     "policies": ("policies", "policies --json"),
     "schema": ("schema > job.schema.json", "schema --markdown"),
     "bench": ("bench --workload tiny-256 --engine corm --engine full",),

@@ -14,7 +14,10 @@ from corm_batch.errors import SpecError
 def export(
     output: Annotated[str, typer.Argument(help="The output.uri of a job: a folder, local or s3://.")],
     file: Annotated[
-        str, typer.Argument(help="The file to write, local or s3://: .parquet, .arrow, .jsonl or .csv; text also .gz.")
+        str,
+        typer.Argument(
+            help="The file to write, local or s3://: .parquet, .arrow, .jsonl, .csv or .batch.jsonl; text also .gz."
+        ),
     ],
     kind: Annotated[
         str | None, typer.Option("--format", metavar="FORMAT", help="What to write, whatever the file is called.")

@@ -18,6 +18,7 @@ _SECTIONS = {
     "cluster.replicas": "ReplicaRange",
     "verify": "VerifyConfig",
     "output": "OutputSection",
+    "task.messages": "MessageTemplate",
 }
 _KINDS = {
     "Source": "source",

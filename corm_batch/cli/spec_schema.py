@@ -67,7 +67,7 @@ def _named(found: dict[str, Any], plugin: type[Plugin]) -> dict[str, str]:
     """A reference to a plug-in's section, which is put into `found` under `kind.name`."""
     section = plugin.model_json_schema()
     for name, inner in section.pop("$defs", {}).items():
-        found.setdefault(name, inner)
+        found.setdefault(name, _with_values(inner, f"{plugin.kind}.{plugin.name}"))
     section = _with_values(section, f"{plugin.kind}.{plugin.name}")
     section["properties"] = {"name": {"const": plugin.name}, **section.get("properties", {})}
     section["required"] = ["name", *section.get("required", ())]

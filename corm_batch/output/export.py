@@ -30,10 +30,11 @@ def format_of(target: str, name: str | None = None) -> Format:
     if name is not None:
         return Format.from_spec({"name": name})
     plain = _unpacked(target.lower())
-    for kind in known.values():
-        if plain.endswith(kind.suffixes) and (kind.is_text or plain == target.lower()):
-            return kind()
-    suffixes = ", ".join(suffix for kind in known.values() for suffix in kind.suffixes)
+    ends = {suffix: kind for kind in known.values() for suffix in kind.suffixes}
+    for suffix in sorted(filter(plain.endswith, ends), key=len, reverse=True):
+        if ends[suffix].is_text or plain == target.lower():
+            return ends[suffix]()
+    suffixes = ", ".join(ends)
     raise SpecError(f"{target}: the name of a file to write ends with one of {suffixes}; text also with .gz or .zst")
 
 
@@ -50,10 +51,13 @@ def export_rows(output_uri: str, target: str, kind: Format, *, memory: bool = Fa
         memory: add the columns of the memory table.
 
     Raises:
+        SpecError: the format cannot hold such rows.
         SourceError: nothing is committed there, or a part cannot be read.
         OutputError: the file cannot be written.
     """
     rows = NewestInOrder(resolve_uri(output_uri), memory=memory)
+    if problem := kind.find_problem(rows.schema.names):
+        raise SpecError(f"{output_uri}: {problem}")
     with published(resolve_uri(target)) as file, _packing(target, file, kind) as sink:
         kind.write(rows, rows.schema, sink)
     return rows.count

@@ -27,6 +27,8 @@ NEEDED = {
 """What a plug-in does not do without; others come to it where their kind needs it."""
 TOGETHER = {
     ("prompt", "reduce_template"): {"overflow": "map_reduce"},
+    ("prompt", "messages"): {"template": None},
+    ("prompt", "n"): {"temperature": 1},
     ("question_answer", "question"): {"question": None},
     ("question_answer", "rows"): {"question": None, "questions": ["Who?", "When?"]},
     ("extract", "questions"): {"ask": "each"},

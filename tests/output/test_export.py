@@ -138,3 +138,12 @@ def test_what_cannot_be_exported_leaves_the_file_that_is_there(commit, tmp_path)
         rows_of(tmp_path, "folder.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.csv", "folder.csv", "out"]
     assert Format.registered().keys() >= {"csv"}
+
+
+def test_a_format_for_other_rows_is_refused_and_the_longest_end_of_a_name_counts(commit, tmp_path):
+    commit("1", a=("f", 0, 1))
+    with pytest.raises(SpecError, match=r"out: format openai_batch: the rows have no answers, .*task chat"):
+        rows_of(tmp_path, "all.jsonl", "openai_batch")
+    assert not (tmp_path / "all.jsonl").exists()
+    names = {name: format_of(name).name for name in ("a.batch.jsonl", "a.batch.jsonl.gz", "batch.jsonl", "a.jsonl.zst")}
+    assert list(names.values()) == ["openai_batch", "openai_batch", "jsonl", "jsonl"]

@@ -1,13 +1,24 @@
 import asyncio
+import io
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
+import pyarrow as pa
 import pytest
+from openai.types.chat import ChatCompletion
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.selection import is_chosen
 from corm_batch.data.document import Document
+from corm_batch.data.formats.openai_batch import OpenAIBatch
+from corm_batch.data.schema import result_schema
+from corm_batch.data.sources.base import Source
+from corm_batch.engine.open import Engine
 from corm_batch.errors import AnswerError, BrokenEngineError
-from corm_batch.pipeline.worker import EngineActor, WorkerSettings
+from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
 from corm_batch.tasks.base import Prompt, Task, TaskResult
+from corm_batch.text.tokenize import PromptTokenizer
 from tests.fakes import scripted
 
 
@@ -271,3 +282,67 @@ def test_of_two_answers_the_one_with_fewer_failed_fields_stands(process):
     assert row.ok
     assert [one["field"] for one in row.result["failed_fields"]] == ["a"]
     assert (row.result["fallback"], row.result["fallback_error"]) == (True, "a: no number; b: no date")
+
+
+def test_a_file_of_requests_is_answered_as_a_chat_row_each_and_read_by_the_client(tiny_model, tmp_path, rows):
+    """200 requests, greedy and drawn, side by side; each again as a row of messages, with its values in columns."""
+    shots = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The king."}]
+    bodies = {
+        f"request-{number}": {
+            "model": "tiny",
+            "messages": [*shots[: 2 * (number % 2)], {"role": "user", "content": f"{number} apples, " * 20}],
+            "max_completion_tokens": 3 + number % 4,
+            "temperature": (0, 0.5, 1.5)[number % 3],
+            "seed": number,
+            "presence_penalty": (0, 1.5)[number % 2],
+            **({"logprobs": True, "top_logprobs": 2} if number % 10 == 0 else {}),
+        }
+        for number in range(200)
+    }
+    where = {"method": "POST", "url": "/v1/chat/completions"}
+    lines = [json.dumps({"custom_id": name, **where, "body": body}) for name, body in bodies.items()]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines))
+    source = Source.from_spec({"name": "openai_batch", "uri": str(tmp_path / "requests.jsonl")})
+    (split,) = source.splits(["body"])
+    named = {name: name for name in ("temperature", "seed", "presence_penalty")}
+    named["max_new_tokens"] = "max_completion_tokens"
+    single = Task.from_spec({"name": "chat", "messages_column": "messages", "row_values": named, "logprobs": 2})
+    alone = [Document(name, "text", body) for name, body in reversed(bodies.items())]
+
+    def load():
+        config = {"dtype": "float32", "device": "cpu", "kv_memory": 1 << 26, "max_sequences": 50}
+        engine = Engine.from_pretrained(tiny_model, policy={"name": "full"}, **config)
+        return Model(engine, PromptTokenizer.from_pretrained(tiny_model), pool_tokens=4096)
+
+    def answered(task, documents):
+        builder = replace(rows, result_schema=result_schema(task.result_fields, {}))
+
+        async def main():
+            actor = EngineActor(WorkerSettings(load, task, builder, 60.0))
+            await actor.load()
+            found = await asyncio.gather(*map(actor.process, documents))
+            stamped = [{**row.result, "committed_at": datetime.now(UTC)} for row in found]
+            return pa.Table.from_pylist(stamped, schema=builder.result_schema)
+
+        return asyncio.run(asyncio.wait_for(main(), 120))
+
+    requests = answered(Task.from_spec({"name": "chat"}), source.read(split, ["body"]))
+    assert set(requests["status"].to_pylist()) == {"ok"}
+    by_name = {row["doc_id"]: row for row in answered(single, alone).to_pylist()}
+    sink = io.BytesIO()
+    OpenAIBatch().write([requests], requests.schema, sink)
+    found = [json.loads(line) for line in sink.getvalue().splitlines()]
+    assert [line["custom_id"] for line in found] == list(bodies)
+    for line in found:
+        completion, row = ChatCompletion.model_validate(line["response"]["body"]), by_name[line["custom_id"]]
+        (choice,) = completion.choices
+        assert (choice.message.content, choice.finish_reason) == (row["output"], row["finish_reason"])
+        assert (completion.model, completion.usage.completion_tokens) == ("tiny", row["output_tokens"])
+        assert completion.usage.prompt_tokens == row["prompt_tokens"]
+        if choice.logprobs is not None:
+            told = [(one.token, [top.token for top in one.top_logprobs]) for one in choice.logprobs.content]
+            (expected,) = row["logprobs"]
+            assert told == [(one["token"], [top["token"] for top in one["top_logprobs"]]) for one in expected]
+    assert sum("logprobs" in body for body in bodies.values()) == sum(
+        line["response"]["body"]["choices"][0]["logprobs"] is not None for line in found
+    )

@@ -20,11 +20,21 @@ class Format(Plugin, kind="format", package="corm_batch.data.formats"):
         keeps_all: whether what is written is read back as it was: types, metadata, and that it is whole. What a job
             commits is in such a format.
         is_text: whether it is text, which is packed as a whole where the name says so (.gz, .zst).
+        needs: columns that its rows have to have, where not any will do.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     keeps_all: ClassVar[bool] = False
     is_text: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def find_problem(cls, names: Iterable[str]) -> str | None:
+        """Why rows of these columns cannot be written; None when they can."""
+        missing = sorted(cls.needs.difference(names))
+        return (
+            f"format {cls.name}: the rows have no {', '.join(missing)}, as those of task chat do" if missing else None
+        )
 
     @abstractmethod
     def write(self, pieces: Iterable[pa.Table], schema: pa.Schema, sink: BinaryIO) -> None:

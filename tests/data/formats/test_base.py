@@ -40,11 +40,11 @@ def written(name, pieces, schema=ROWS.schema):
 
 
 def test_formats_are_found_by_name():
-    assert list(Format.registered()) == ["arrow", "csv", "jsonl", "parquet"]
+    assert list(Format.registered()) == ["arrow", "csv", "jsonl", "openai_batch", "parquet"]
     assert {name for name, kind in Format.registered().items() if kind.keeps_all} == {"arrow", "parquet"}
     name = TypeAdapter(FormatName)
     assert (name.validate_python("csv"), name.json_schema()["enum"]) == ("csv", list(Format.registered()))
-    with pytest.raises(ValueError, match="expected one of arrow, csv, jsonl, parquet"):
+    with pytest.raises(ValueError, match="expected one of arrow, csv, jsonl, openai_batch, parquet"):
         name.validate_python("xml")
 
 
