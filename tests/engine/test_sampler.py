@@ -82,7 +82,7 @@ def test_a_model_that_says_no_top_k_has_none():
     drawn = row(temperature=1.0)
     drawn.sequence._rng = SimpleNamespace(random=lambda: 1.0 - 2.0**-26)
     rules = Rules.read(GenerationConfig(do_sample=True, temperature=0.7), 60, frozenset())
-    tokens, _ = sample(torch.linspace(1, 0, 60)[None], prepare(model(rules, 60), [drawn], 1))
+    tokens, *_ = sample(torch.linspace(1, 0, 60)[None], prepare(model(rules, 60), [drawn], 1))
     assert tokens.tolist() == [59]
 
 
