@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.parts import Table, encode_part, folder, part_name
-from corm_batch.data.schema import memory_schema, result_schema
+from corm_batch.data.schema import SOURCE_FILE, SOURCE_ROW, memory_schema, result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shape import ModelShape
@@ -92,15 +92,36 @@ def text_of(number: int, changed: int) -> str:
     return f"{number} {'changed' if number < changed else 'as it was'}. {TEXT}"
 
 
-def write_archive(place: Path, documents: int, changed: int = 0) -> None:
-    """Parquet files of so many documents, `changed` of which differ from `changed=0`, and a model without weights."""
+def columns_of(number: int) -> dict[str, Any]:
+    """What a job may carry over of one document: a text, and an object with a list."""
+    tags = [f"tag-{number % 7}", "archive", "a longer tag that many share"]
+    return {
+        "url": f"https://example.org/archive/{number:09d}.html",
+        "meta": {"title": f"Number {number}", "tags": tags},
+    }
+
+
+def write_archive(place: Path, documents: int, changed: int = 0, *, columns: bool = False) -> None:
+    """Parquet files of so many documents, `changed` of which differ from `changed=0`, and a model without weights.
+
+    With `columns` they have those of `columns_of`, too.
+    """
     (place / "archive").mkdir(parents=True, exist_ok=True)
     no_weights = shutil.ignore_patterns("*.safetensors", "*.md")
     shutil.copytree(ROOT / "jobs/quickstart/model", place / "model", ignore=no_weights, dirs_exist_ok=True)
     for file, numbers in enumerate(batched_range(documents, ROWS_PER_FILE)):
         texts = [text_of(number, changed) for number in numbers]
         table = pa.table({"doc_id": [f"document-{number:09d}" for number in numbers], "text": texts})
-        pq.write_table(table, place / "archive" / f"{file:05d}.parquet", row_group_size=ROWS_PER_GROUP)
+        if columns:
+            others = pa.Table.from_pylist([columns_of(number) for number in numbers])
+            for field in others.schema:
+                table = table.append_column(field, others[field.name])
+        pq.write_table(table, archive_file(place, file), row_group_size=ROWS_PER_GROUP)
+
+
+def archive_file(place: Path, number: int) -> Path:
+    """One of the files."""
+    return place / "archive" / f"{number:05d}.parquet"
 
 
 def answer_settings(spec: JobSpec) -> AnswerSettings:
@@ -111,11 +132,13 @@ def answer_settings(spec: JobSpec) -> AnswerSettings:
 
 def commit_history(spec: JobSpec, documents: int) -> None:
     """The parts of a run that answered every document of the archive, as its driver would have written them."""
-    fingerprint = answer_settings(spec).fingerprint
+    fingerprint, place = answer_settings(spec).fingerprint, Path(spec.source.place).parent
+    kinds = pa.Table.from_pylist([columns_of(0)]).schema
+    carried = [kinds.field(name) for name in spec.output.columns]
     for part, numbers in enumerate(batched_range(documents, spec.output.part_documents)):
         schemas: dict[Table, pa.Schema] = {
             "memory": memory_schema({}),
-            "results": result_schema(spec.task.result_fields, {}),
+            "results": result_schema([*spec.task.result_fields, *carried], {}),
         }
         rows: list[dict[str, Any]] = [
             {
@@ -128,6 +151,9 @@ def commit_history(spec: JobSpec, documents: int) -> None:
                 "prompt_tokens": 2,
                 "output_tokens": 1,
                 "committed_at": datetime.now(UTC),
+                SOURCE_FILE.name: str(archive_file(place, number // ROWS_PER_FILE)),
+                SOURCE_ROW.name: number % ROWS_PER_FILE,
+                **(columns_of(number) if carried else {}),
             }
             for number in numbers
         ]
@@ -142,8 +168,8 @@ def batched_range(stop: int, size: int) -> list[range]:
     return [range(start, min(start + size, stop)) for start in range(0, stop, size)]
 
 
-def no_op_spec(place: Path, replicas: int = 1) -> JobSpec:
-    """The job over `place/archive` that writes to `place/out`."""
+def no_op_spec(place: Path, replicas: int = 1, **output: Any) -> JobSpec:
+    """The job over `place/archive` that writes to `place/out`; `output` are further fields of that section."""
     return JobSpec.from_mapping(
         {
             "name": "no-op",
@@ -153,7 +179,7 @@ def no_op_spec(place: Path, replicas: int = 1) -> JobSpec:
             "policy": {"name": "full"},
             "engine": {"max_sequences": 64},
             "cluster": {"replicas": replicas, "cpus_per_replica": 1, "look_ahead": 1024},
-            "output": {"uri": str(place / "out")},
+            "output": {"uri": str(place / "out"), **output},
         }
     )
 
