@@ -101,7 +101,7 @@ def print_table(
         cells = zip(columns, row, strict=True)
         # only the columns' cells may say no_wrap: a column that does is the last one rich makes narrower
         table.add_row(*(Text(harmless(cell), no_wrap=column.overflow != "fold") for column, cell in cells))
-    console.print(title, style="bold", soft_wrap=True)
+    console.print(title, style="bold", soft_wrap=not console.is_terminal)
     with console.capture() as drawn:
         console.print(table)
     for line in drawn.get().splitlines():

@@ -52,7 +52,7 @@ def init(
     path, name = _place(spec)
     documents = _asked("--documents", documents, "Documents (a file, a folder or a glob; local or s3://)")
     ask = _asked("--ask", ask, "What to ask of every document (nothing: a summary of each)", may_be_empty=True)
-    model = _asked("--model", model, "Model (a hub id, a local folder or an s3:// folder)")
+    model = _asked("--model", model, "Model (a hub id like Qwen/Qwen3-4B-Instruct-2507, a local or s3:// folder)")
     sections: dict[str, Any] = {
         "name": name,
         "model": {"name": model},

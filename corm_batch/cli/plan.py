@@ -72,8 +72,9 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     rows = [
         (
             "reads",
-            f"{counted(documents, 'document')} in {counted(planned.splits, 'split')} of "
-            f"{counted(planned.files, job.source.to_spec()['name'] + ' file')}",
+            f"{counted(documents, 'document')} in "
+            f"{'' if planned.splits == planned.files else counted(planned.splits, 'split') + ' of '}"
+            f"{counted(planned.files, job.source.to_spec()['name'].removesuffix('s') + ' file')}",
         ),
         ("from", job.source.place),
         ("model", job.model.name),

@@ -38,7 +38,7 @@ def test_ten_thousand_rows_in_seconds_without_weights_or_ray(write_job):
 def test_tables(corm_batch, write_job):
     result = corm_batch("plan", write_job(ROWS, engine={"kv_memory": "16MiB"}))
     assert result.code == 0
-    assert "20 documents in 1 split of 1 parquet file" in result.out
+    assert "20 documents in 1 parquet file" in result.out
     said = dict(line.split("  ", 1) for line in result.out.partition("\n\n")[0].splitlines()[1:])
     assert said["prompts"].strip().startswith("20 prompts of ")
     assert said["prompts"].endswith(" tokens to read, instruction and template included")
