@@ -456,3 +456,54 @@ def test_all_rows_are_in_one_file_at_the_end_of_a_run(job, without_a_cluster, tm
     target.unlink()
     run({"c": "A new one, which is longer."})
     assert ids() == ["c", "a", "b"]  # what was at their rows before has its row still
+
+
+def test_a_step_reads_what_another_answered_and_only_groups_that_changed_are_answered_anew(
+    job, without_a_cluster, tmp_path
+):
+    def answer(**texts):
+        topics = {"a": "x", "b": "y", "bad": "x", "c": "x", "none": None, "old": "y"}
+        rows = [{"doc_id": name, "text": text, "topic": topics[name]} for name, text in texts.items()]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "documents.parquet")
+        load = scripted()
+        return run_job(first, load_model=load), run_job(second, load_model=load)
+
+    first = job({"a": "t"}, task={"max_new_tokens": 64}, output={"columns": ["topic"]})
+    sections = {
+        "source": {
+            "name": "results", "uri": first.output.uri, "filter": "doc_id != 'old'", "group_by": "topic",
+            "text_separator": " / ",
+        },
+        "output": {"uri": str(tmp_path / "topics"), "columns": ["members", "member_ids", "topic"]},
+    }  # fmt: skip
+    second = JobSpec.from_mapping({**first.model_dump(mode="json"), **sections})
+    texts = {"a": "Alpha.", "b": "Beta.", "bad": "@error", "c": "Gamma.", "none": "No topic.", "old": "Old."}
+    one, two = answer(**texts)
+    assert (one.ok, one.failed) == (5, 1)
+    assert (two.ok, two.failed, two.left_out, two.total) == (2, 1, 2, None)
+    assert {why: count for why, count in two.why_left_out} == {
+        "failed in the job that this one reads": 1,
+        "source.filter does not hold": 1,
+    }
+    found = rows_of(tmp_path / "topics")
+    x, y = found["x"], found["y"]
+    assert x["output"].startswith("Alpha. ")  # what is scripted says the text again, and what was asked
+    assert " / Gamma. " in x["output"]
+    assert (x["members"], x["member_ids"], x["topic"]) == (2, ["a", "c"], "x")
+    assert (y["member_ids"], y["_source_file"], y["_source_row"]) == (["b"], f"{tmp_path}/documents.parquet", 1)
+    (lost,) = [row for row in found.values() if row["status"] == "failed"]
+    assert "the row 'none' is in no group: its column 'topic' (source.group_by) holds no" in lost["error_message"]
+    one, two = answer(**texts | {"b": "Better.", "none": "None still."})
+    assert (one.ok, one.skipped) == (2, 4)
+    assert (two.ok, two.skipped_ok) == (1, 1)
+    assert rows_of(tmp_path / "topics")["y"]["output"].startswith("Better. ")
+
+
+def test_answers_that_could_not_be_used_are_tried_once_with_a_fallback_that_came_later(job, without_a_cluster):
+    task = {"name": "extract", "schema": {"type": "object", "properties": {"n": {"type": "integer"}}}, "retries": 0}
+    spec = job(GOOD, task={**task, "constrained": False, "max_new_tokens": 4})
+    assert run_job(spec, load_model=scripted()).failed == len(GOOD)
+    later = spec.model_copy(update={"fallback": "full"})
+    counts = [run_job(later, load_model=scripted()) for _ in range(2)]
+    assert [(one.failed, one.skipped_failed) for one in counts] == [(6, 0), (0, 6)]
+    assert {row["fallback"] for row in rows_of(spec.output.uri).values()} == {False}
