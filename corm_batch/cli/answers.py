@@ -75,5 +75,5 @@ def print_missed(console: Console, scores: Scores) -> None:
     title = f"Missed by {METRIC_NAMES[scores.metric]}: {scores.num_missed:,} of {scores.cases:,}"
     print_table(console, title, [*map(excerpt, names), number(score)], rows)
     if scores.num_missed > len(rows):
-        more = "; the page of report --html has more" if scores.num_missed > _MISSED else ""
-        console.print(f"{scores.num_missed - len(rows):,} others are nearer{more}\n", soft_wrap=True)
+        left = scores.num_missed - len(rows)
+        console.print(f"{left:,} others are not shown; the page of report --html has more\n", soft_wrap=True)

@@ -19,7 +19,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "run - --json < job.yaml",
     ),
     "plan": ("plan job.yaml --show-prompt", "plan job.yaml --gpu h100"),
-    "report": ("report out/quickstart", "report out/quickstart --html page.html --compare out/other"),
+    "report": (
+        "report out/quickstart",
+        "report out/quickstart --html page.html --compare out/other",
+        "report out/quickstart --expect expected",
+    ),
     "export": (
         "export out/quickstart answers.csv",
         "export s3://bucket/out answers.jsonl.gz --memory",

@@ -68,7 +68,7 @@ def test_what_was_missed_and_how_far_it_is(capsys):
     assert lines[0] == "Missed by exact: 25 of 31"
     assert [cell.strip() for cell in lines[1].split("|")] == ["document", "about", "expected", "answered", "F1"]
     assert [cell.strip() for cell in lines[3].split("|")] == ["d0", "year", "1999", "it was 1998", "0.250"]
-    assert lines[-2] == "5 others are nearer; the page of report --html has more"
+    assert lines[-2] == "5 others are not shown; the page of report --html has more"
 
 
 def test_nothing_is_said_of_what_was_missed_where_nothing_was(capsys):

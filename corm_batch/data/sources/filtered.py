@@ -12,6 +12,7 @@ from typing import Any
 from corm_batch.data.document import Document
 from corm_batch.data.expressions import names_in, value_of
 from corm_batch.data.filesystem import reason
+from corm_batch.data.kinds import spelled
 from corm_batch.data.sources.base import Source, Split
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
@@ -64,7 +65,9 @@ class Filtered(Source):
 
     def _held(self, document: Document) -> Document:
         """The row, left out where the filter does not hold; with a problem where it cannot be held against it."""
-        names, values = self._names, {**document.carried, "text": document.text, "doc_id": document.doc_id}
+        found = {**document.carried, "text": document.text, "doc_id": document.doc_id}
+        names = self._names
+        values = {name: spelled(value) if isinstance(value, bytes) else value for name, value in found.items()}
         if document.left_out is not None or not values.keys() >= set(names):  # of a row that cannot be read at all
             return document
         compared = [values[name] for name in names_in(self.of.filter or "")]

@@ -55,6 +55,11 @@ def test_a_filter_may_be_about_text_id_and_columns_of_any_name(source):
     assert [one.doc_id for one in taken(kept) if one.left_out is None] == ["b"]
 
 
+def test_bytes_are_compared_as_the_text_they_are(source):
+    rows = [{"doc_id": "a", "text": "t", "kind": b"x"}, {"doc_id": "b", "text": "t", "kind": b"\xff"}]
+    assert [one.left_out for one in taken(source("kind == 'x'", rows))] == [None, NOT_HELD]
+
+
 def test_a_row_that_cannot_be_held_against_it_is_a_problem_and_says_so(source):
     (found,) = taken(source("year > 4", [{"doc_id": "a", "text": "t", "year": "1999"}]))
     assert found.left_out is None
