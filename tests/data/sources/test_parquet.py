@@ -418,7 +418,7 @@ def test_reading_can_stop_early(tmp_path):
 
 
 def test_unknown_field_and_credentials_are_refused():
-    with pytest.raises(SpecError, match=r"source\.path: unknown key; known here: filter, group_by, uri, id_column, text_column"):
+    with pytest.raises(SpecError, match=r"source\.path: unknown key; known here: filter, group_by, uri, id_column"):
         Source.from_spec({"name": "parquet", "uri": "x", "path": "y"})
     with pytest.raises(SpecError, match=r"source\.uri: credentials in a URI") as caught:
         Source.from_spec({"name": "parquet", "uri": "s3://key:secret@bucket/x"})
