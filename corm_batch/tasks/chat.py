@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -69,7 +70,7 @@ class Chat(SampledTask, name="chat"):
         request = self._request(document)
         task = self.model_copy(update=request.values)
         prompt = Prompt("", "", messages=request.messages, template_arguments=request.template_arguments)
-        form = request.form(task.max_new_tokens)
+        form = await asyncio.to_thread(request.form, task.max_new_tokens)  # a schema may take its time
         if not asker.fits(prompt, task.max_new_tokens):
             raise DocumentError(
                 f"{len(request.messages)} messages and {task.max_new_tokens} new tokens are longer than the model's "

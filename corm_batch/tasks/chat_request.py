@@ -38,7 +38,9 @@ _AS_IT_IS: Mapping[str, tuple[Any, ...]] = {
     "stream": (False,), "store": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
     "tools": ([],), "tool_choice": ("none",), "logit_bias": ({},), "modalities": (["text"],),
     "service_tier": ("auto", "default"), "add_generation_prompt": (True,), "continue_final_message": (False,),
-    "skip_special_tokens": (True,), "include_stop_str_in_output": (False,), "use_beam_search": (False,),
+    "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,), "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,), "use_beam_search": (False,), "length_penalty": (1,), "best_of": (1,),
+    "priority": (0,), "parallel_tool_calls": (True, False),
 }  # fmt: skip
 """Parameters that can be said, but only as everything is done anyway."""
 
@@ -169,6 +171,6 @@ def _values(given: Mapping[str, Any], task: type[Task], called: str) -> dict[str
     most = given.get("top_logprobs", 0)
     if most and not wanted:
         raise DocumentError(f"{called}.top_logprobs: {shown(most)} needs logprobs: true")
-    if wanted:
-        found["logprobs"] = valid_value(task, "logprobs", most, f"{called}.top_logprobs")
+    if "logprobs" in given:
+        found["logprobs"] = valid_value(task, "logprobs", most, f"{called}.top_logprobs") if wanted else None
     return found

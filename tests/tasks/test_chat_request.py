@@ -38,6 +38,7 @@ def request(**body):
         ({"repetition_penalty": 1.1}, "repetition_penalty", 1.1),
         ({"n": 2}, "n", 2),
         ({"logprobs": True}, "logprobs", 0),
+        ({"logprobs": False, "top_logprobs": 0}, "logprobs", None),
         ({"logprobs": True, "top_logprobs": 20}, "logprobs", 20),
     ],
 )
@@ -48,7 +49,7 @@ def test_parameters_become_fields_of_the_task(given, field, value):
 
 def test_what_says_nothing_and_what_is_done_anyway_is_taken():
     neutral = {"stream": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "min_tokens": 0, "store": False}
-    nothing = {"user": "u", "metadata": {"a": "b"}, "model": "m", "logprobs": False, "top_logprobs": 0}
+    nothing = {"user": "u", "metadata": {"a": "b"}, "model": "m", "top_logprobs": 0}
     nulls = dict.fromkeys(("temperature", "functions", "wibble", "response_format", "chat_template_kwargs", "stop"))
     found = request(**neutral, **nothing, **nulls)
     assert found == ChatRequest((Message("user", "Hi."),), {}, "m")
