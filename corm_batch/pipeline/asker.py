@@ -209,7 +209,9 @@ class EngineAsker:
             what = "the answer is empty" if answer is not None else what
             raise AnswerError(f"{what}{cut}", finish_reason=completion.finish_reason)
         told = None if completion.logprobs is None else self._tokenizer.told(completion.logprobs)
-        return Answer(answer, completion.finish_reason, completion.mean_logprob, told)
+        return Answer(
+            answer, completion.finish_reason, completion.mean_logprob, told, prompt_tokens=request.num_prompt_tokens
+        )
 
     def spent(self) -> MemoryStats:
         """What the document has cost so far, all its prompts together, and the room that verifying them took."""

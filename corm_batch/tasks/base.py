@@ -100,12 +100,14 @@ class Answer:
         mean_logprob: mean natural-log probability of the answer's tokens: how certain the model was.
         logprobs: where its sampling asks for them, all tokens that the model wrote, those of its reasoning and the one
             that ends it included.
+        prompt_tokens: of the whole prompt, read for this answer alone or for several.
     """
 
     text: str
     finish_reason: str
     mean_logprob: float
     logprobs: tuple[AnswerToken, ...] | None = None
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

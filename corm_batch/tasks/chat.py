@@ -57,8 +57,13 @@ class Chat(SampledTask, name="chat"):
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:
-        """Those of several answers, for a row may ask for them, and the model's name."""
-        return (column("model", pa.string(), "the model as the request calls it", detail="yes"), *ANSWERS, LOGPROBS)
+        """Those of several answers, for a row may ask for them, and what a response says of the request."""
+        return (
+            column("model", pa.string(), "the model as the request calls it", detail="yes"),
+            column("request_tokens", pa.int64(), "of the chat as the model sees it", unit="tokens", detail="yes"),
+            *ANSWERS,
+            LOGPROBS,
+        )
 
     async def run(self, document: Document, asker: Asker) -> TaskResult:
         """Answer one chat.

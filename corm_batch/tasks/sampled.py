@@ -125,11 +125,12 @@ class SampledTask(Task):
             raise failures[0]
         failed = {f"answers[{place}]": str(one) for place, one in enumerate(given) if isinstance(one, DocumentError)}
         found = [one if isinstance(one, Answer) else None for one in given]
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, Any] = {
             "answers": [one and one.text for one in found],
             "finish_reasons": [one and one.finish_reason for one in found],
             "mean_logprobs": [one and one.mean_logprob for one in found],
             "logprobs": [_rows(one) for one in found],
+            "request_tokens": answers[0].prompt_tokens,
         }
         output = answers[0].text if self.n == 1 else json.dumps(columns["answers"], ensure_ascii=False)
         own = {field.name: columns[field.name] for field in self.result_fields if field.name in columns}

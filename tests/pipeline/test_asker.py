@@ -215,7 +215,8 @@ def test_a_model_reads_a_document_once_and_its_answers_are_verified():
     memory, uncompressed = asker.memory
     assert memory.prompt_tokens == uncompressed.prompt_tokens == read < 1.5 * len(prompts[0])
     assert memory.output_tokens == sum(len(completion.token_ids) for _, completion in asker.answered)
-    assert found[2] == found[3]  # one question, asked twice
+    assert found[2].text == found[3].text  # one question, asked twice
+    assert found[2].mean_logprob == pytest.approx(found[3].mean_logprob, abs=1e-5)  # some CPUs add rows up unlike
     assert verified.verify_error is None
     assert [one.prompt_tokens for one in asker.passes] == list(map(len, prompts))
     assert memory.kept_ratio < uncompressed.kept_ratio == 1.0
@@ -353,6 +354,7 @@ def test_answers_to_one_prompt_share_a_reading_and_are_drawn_apart_the_same_in_e
 
     (memory,), first, again, alone = asyncio.run(asyncio.wait_for(main(), 60))
     assert memory.prompt_tokens == len(TOKENIZER.encode(several[0].prompt)) - 1 + 4
+    assert {one.prompt_tokens for one in first} == {len(TOKENIZER.encode(several[0].prompt))}
     assert len({one.text for one in first}) == 4
     assert [one.text for one in first] == [one.text for one in again]
     assert alone.text == first[0].text  # the first of several is the one that would be the only one

@@ -338,7 +338,7 @@ def test_a_file_of_requests_is_answered_as_a_chat_row_each_and_read_by_the_clien
         (choice,) = completion.choices
         assert (choice.message.content, choice.finish_reason) == (row["output"], row["finish_reason"])
         assert (completion.model, completion.usage.completion_tokens) == ("tiny", row["output_tokens"])
-        assert completion.usage.prompt_tokens == row["prompt_tokens"]
+        assert completion.usage.prompt_tokens == row["prompt_tokens"] == row["request_tokens"]
         if choice.logprobs is not None:
             told = [(one.token, [top.token for top in one.top_logprobs]) for one in choice.logprobs.content]
             (expected,) = row["logprobs"]

@@ -13,17 +13,16 @@ from corm_batch.data.formats.json_values import json_text
 
 _OF_EVERY_TASK = (
     *("doc_id", "run_id", "status", "error_type", "error_message", "reasoning_content", "committed_at"),
-    *("prompt_tokens", "output_tokens"),
+    "output_tokens",
 )
-_OF_A_CHAT = ("model", "answers", "finish_reasons", "logprobs")
+_OF_A_CHAT = ("model", "request_tokens", "answers", "finish_reasons", "logprobs")
 
 
 class OpenAIBatch(Format, name="openai_batch"):
     """Lines as OpenAI's Batch API and vLLM's run-batch give them back, of the rows of task `chat`.
 
     `custom_id` is the row's id. Of a failed row `error` has the kind and the text. An answer that failed beside others
-    is left out of the choices, whose `index` counts it. `usage` is what was read and written: each of several answers
-    reads the last token of its prompt again, or where that is short all of it.
+    is left out of the choices, whose `index` counts it. `usage` counts the prompt once and the tokens of all answers.
     """
 
     suffixes = (".batch.jsonl",)
@@ -51,7 +50,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _completion(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The body of a response."""
-    read, written = row["prompt_tokens"], row["output_tokens"]
+    read, written = row["request_tokens"], row["output_tokens"]
     return {
         "id": f"chatcmpl-{key}",
         "object": "chat.completion",

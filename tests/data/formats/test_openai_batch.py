@@ -15,7 +15,7 @@ from corm_batch.tasks.chat import Chat
 SCHEMA = result_schema(Chat().result_fields, {})
 ROW = {
     **{"doc_id": "a", "run_id": "r", "content_sha256": "", "fingerprint": "", "status": "ok", "model": "org/m"},
-    **{"answers": ["Hi."], "finish_reasons": ["stop"], "logprobs": [None], "prompt_tokens": 9, "output_tokens": 3},
+    **{"answers": ["Hi."], "finish_reasons": ["stop"], "logprobs": [None], "request_tokens": 9, "output_tokens": 3},
     "committed_at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
 }
 
@@ -72,5 +72,5 @@ def test_other_rows_are_refused():
     assert OpenAIBatch.find_problem(SCHEMA.names) is None
     with pytest.raises(KeyError):
         OpenAIBatch().write([pa.table({"doc_id": ["a"]})], SCHEMA, io.BytesIO())
-    problem = OpenAIBatch.find_problem(["doc_id", "model", "answers"])
+    problem = OpenAIBatch.find_problem(["doc_id", "model", "request_tokens", "answers"])
     assert problem == "format openai_batch: the rows have no finish_reasons, logprobs, as those of task chat do"
