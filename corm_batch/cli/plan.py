@@ -13,7 +13,7 @@ from rich.console import Console
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
-from corm_batch.report.totals import policy_text
+from corm_batch.report.totals import left_out_text, policy_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def plan(
 
 def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: Iterable[str]) -> None:
     documents = planned.measured if planned.documents is None else planned.documents
-    every = planned.measured + planned.left_out
+    every = planned.measured + sum(count for _, count in planned.left_out)
     rows = [
         (
             "reads",
@@ -97,7 +97,7 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     if documents != every or planned.documents is None:
         rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
     if planned.left_out:
-        rows.append(("left out", f"{counted(planned.left_out, 'row')} of those looked at, none of the documents"))
+        rows.append(("left out", f"{left_out_text(planned.left_out)} of those looked at"))
     if planned.unusable:
         rows.append(("unusable", f"{planned.unusable} rows without text or an id of their own, each a failed row"))
     for refusal in planned.refused[:_REFUSALS]:
@@ -189,7 +189,7 @@ def _print_gpu(console: Console, job: JobSpec, planned: JobPlan, found: GpuEstim
 
 def _costs(job: JobSpec, planned: JobPlan, hours: float | None) -> list[str]:
     """Documents to do by the GPU hours of a run of so many hours, and what these cost, where a price is known."""
-    every = planned.measured + planned.left_out
+    every = planned.measured + sum(count for _, count in planned.left_out)
     price, gpu_hours = job.cluster.price_per_gpu_hour, (hours or 0.0) * _gpus_of(job)
     documents = planned.todo * (planned.documents or every) / max(1, every)
     costs = [] if price is None else [f"{gpu_hours * price:,.2f}" if gpu_hours else "-"]

@@ -16,7 +16,8 @@ from corm_batch.cli.progress import before_text, progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_fields, print_totals
 from corm_batch.errors import SourceError
 from corm_batch.exit_codes import ExitCode
-from corm_batch.report.units import counted, seconds_text
+from corm_batch.report.totals import expected_rows, left_out_text
+from corm_batch.report.units import seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.data.selection import Selection
@@ -124,7 +125,6 @@ def _print_output(console: Console, uri: str, expected: Expected | None, metric:
     from corm_batch.data.newest_rows import read_results
     from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import read_report
-    from corm_batch.report.totals import expected_rows
 
     if figures := read_report(uri):
         if figures.ok + figures.failed <= _SMALL_JOB:
@@ -168,8 +168,7 @@ def _print_summary(console: Console, summary: JobSummary) -> None:
         soft_wrap=True,
     )
     if summary.left_out:
-        reasons = "; ".join(f"{count}: {why}" for why, count in summary.why_left_out)
-        console.print(f"Left out of the source: {counted(summary.left_out, 'row')} ({reasons})", soft_wrap=True)
+        console.print(f"Left out of the source: {left_out_text(summary.why_left_out)}", soft_wrap=True)
     if summary.gpu_s:
         cost = "" if summary.cost is None else f", cost {summary.cost:,.2f}"
         console.print(f"GPU time: {summary.gpu_s / 3600:,.3g} GPU hours{cost}", soft_wrap=True)

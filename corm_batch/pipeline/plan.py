@@ -7,6 +7,7 @@ which the prompts of the others are estimated from their characters.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -51,7 +52,7 @@ class JobPlan:
     Attributes:
         files, splits, documents: in the source; `documents` is None when the files do not say.
         failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
-        left_out: rows that were read and are none of its documents, as its filter says; `documents` counts them.
+        left_out: why rows that were read are none of its documents, and how many; `documents` counts them.
         measured: documents that were read for everything below.
         unusable: of these, rows without text, or without an id that no earlier row has; each would become a failed row.
         refused: why the task refuses some of those it was asked for prompts of, each a failed row; the most first.
@@ -86,7 +87,7 @@ class JobPlan:
     documents: int | None
     failed_files: tuple[FailedFile, ...]
     empty_files: tuple[str, ...]
-    left_out: int
+    left_out: tuple[tuple[str, int], ...]
     measured: int
     unusable: int
     refused: tuple[Refusal, ...]
@@ -128,10 +129,7 @@ class _Measured:
     failed: dict[str, FailedFile] = field(default_factory=dict)
     whole: bool = True
     rows: int = 0
-
-    @property
-    def left_out(self) -> int:
-        return self.rows - len(self.states)
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, document: Document, state: State, *, usable: bool) -> None:
         self.states.append(state)
@@ -180,7 +178,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         documents=documents,
         failed_files=tuple(measured.failed.values()),
         empty_files=tuple(split.uri for split in splits if split.num_rows == 0 and split.error is None),
-        left_out=measured.left_out,
+        left_out=tuple(measured.left_out.most_common()),
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
         refused=refusals(measured.kept, asked),
@@ -230,6 +228,8 @@ def _documents(spec: JobSpec, splits: Sequence[Split], found: _Measured) -> Iter
                 found.rows += 1
                 if document.left_out is None:
                     yield ids.settle(document, split, number)
+                else:
+                    found.left_out[document.left_out] += 1
         except FileError as error:
             found.failed.setdefault(error.uri, FailedFile(error.uri, error.reason))
         found.whole &= quota is None or found.rows - before < quota

@@ -78,6 +78,11 @@ def field_cells(field: FieldFigures) -> list[str]:
     return [name, f"{field.asked:,}", answered, f"{field.not_stated:,}", f"{field.failed:,}", reason or NONE]
 
 
+def left_out_text(reasons: Sequence[tuple[str, int]]) -> str:
+    """`3 rows (2: source.filter does not hold; 1: ...)`, of rows that are none of a source's documents."""
+    return f"{counted(sum(n for _, n in reasons), 'row')} ({'; '.join(f'{count}: {why}' for why, count in reasons)})"
+
+
 METRIC_NAMES = {"exact": "exact", "contains": "contains", "f1": "F1", "rouge_l": "ROUGE-L"}
 """The metrics of answers, as they are shown."""
 

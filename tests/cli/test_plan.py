@@ -85,6 +85,16 @@ def test_what_earlier_runs_of_the_same_model_measured(corm_batch, write_job, tmp
     assert said in corm_batch("plan", job).out
 
 
+def test_rows_that_the_source_leaves_out_are_no_documents_of_the_plan(corm_batch, write_job):
+    options = ["plan", write_job(ROWS), "--set", "source.filter=doc_id in ('d1', 'd2')"]
+    lines = corm_batch(*options).out.splitlines()
+    assert "left out         18 rows (18: source.filter does not hold) of those looked at" in lines
+    assert "answered before  0 ok, 0 failed; 2 to do" in lines
+    planned = json.loads(corm_batch(*options, "--json").out)
+    assert (planned["documents"], planned["measured"], planned["prompts"]) == (20, 2, 2)
+    assert planned["left_out"] == [["source.filter does not hold", 18]]
+
+
 def test_a_pool_that_is_not_known_yet(corm_batch, write_job):
     job = write_job(ROWS, model={"name": str(MODEL), "device": "cuda"})
     assert "in a pool of 10.0 GiB, for example (engine.kv_memory is not set" in corm_batch("plan", job).out
