@@ -84,7 +84,7 @@ class PrefillBatch:
                 out_HRD = self._attend_questions(spans, layer, *packed, part, features)
             elif spans[0].stores:
                 out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features)
-                self.keep(spans, layer, entries, part)
+                self.keep(spans, layer, entries, part, packed[0])
             else:
                 out_HRD, _ = self.attend_causally(*packed, part, features)
             outs.append(out_HRD)
@@ -146,19 +146,21 @@ class PrefillBatch:
         layer: int,
         entries: Entries,
         part: Part,
+        query_HRD: Tensor,
         where: Packing | None = None,
     ) -> None:
         """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran.
 
         Args:
-            spans, layer, entries, part: as said.
+            spans, layer, entries, part, query_HRD: as said, the queries of these rows.
             where: where the entries of each stand; None where several have those of their rows alone.
         """
         eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
         if where is None:
             alone = Packing.alone(entries.position.shape[-1], self.cache.device)
             where = part.packing if len(spans) > 1 else alone
-        lost_SK = eviction.store(self.stage, sequences, layer, entries, [span.stop for span in spans], where)
+        steps, asked = [span.stop for span in spans], None if spans[0].start else query_HRD
+        lost_SK = eviction.store(self.stage, sequences, layer, entries, steps, where, asked)
         reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
         for number, (lost_K, size) in enumerate(zip(lost_SK, part.packing.sizes.tolist(), strict=True), first):
             self._lost[number].append(lost_K)
@@ -236,7 +238,7 @@ class PrefillBatch:
         questions = self.questions.of(spans, layer, policy.needs.reduction)
         born = self.born(spans, layer, key_KRD, value_KRD, part)
         out, entries = questions.attend(layer, query_HRD, born, part.step_R, features, policy)
-        self.keep(spans, layer, entries, part, questions.where)
+        self.keep(spans, layer, entries, part, query_HRD, questions.where)
         return out
 
     def attend_spans(

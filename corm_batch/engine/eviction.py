@@ -74,12 +74,14 @@ class Eviction:
         entries: Entries,
         steps: abc.Sequence[int],
         packing: Packing,
+        query: Tensor | None = None,
     ) -> Tensor:
         """Store what survives of one layer's entries, [K, N], of neighbours in a pass that have read so many tokens.
 
         Args:
             stage, sequences, layer, entries: of the pass.
             steps, packing: how many each sequence has read, and where its entries stand.
+            query: [H, N, D] of the same tokens, where nothing of the sequences was stored before.
 
         Returns:
             The statistic of those that did not, summed up, [S, K].
@@ -89,7 +91,10 @@ class Eviction:
         most = self._mosts(layer, sequences, steps)
         step = steps[0] if len(set(steps)) == 1 else _each_step(tuple(steps), self.cache.device)
         keep = packing.pack(self._survivors(layer, sequences, apart, step, most, max(steps)))
-        return self.cache.store(stage, [sequence.slot for sequence in sequences], layer, entries, keep, packing)
+        slots = [sequence.slot for sequence in sequences]
+        if query is not None:
+            self.cache.channels.choose(slots, layer, query, entries.key, keep, packing)
+        return self.cache.store(stage, slots, layer, entries, keep, packing)
 
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
         """As `Evictions.compact`, of sequences that this decides about."""
@@ -223,7 +228,9 @@ class Eviction:
         needed = pages._replace(value=pages.value[..., :0])
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
-        entries, step = read_pages(needed, table, length, self.cache.form), step_S[:, None, None]
+        channels, head_dim = self.cache.channels.of(layer, slot_S), self.cache.head_dim
+        entries = read_pages(needed, table, length, self.cache.form, channels, head_dim)
+        step = step_S[:, None, None]
         most = self._mosts(layer, sequences, steps.tolist())
         lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)

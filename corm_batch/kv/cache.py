@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.errors import OutOfPages
+from corm_batch.kv.channels import Channels
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.kv.stage import Ends, Stage, SwappedCache
@@ -54,6 +55,8 @@ class KVCache:
         self.pool = PagePool(num_pages, page_size, columns, device, len(form.scales))
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
+        self.channels = Channels(num_slots, num_layers, num_kv_heads, columns, form, device)
+        self.head_dim = columns[1].width or 0
         self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
 
     @property
@@ -84,6 +87,7 @@ class KVCache:
         """
         slot = self.open()
         self.table.fork(slot, source)
+        self.channels.fork(slot, source)
         self.pool.share(self.table.get_lists(slot))
         return slot
 
@@ -99,16 +103,18 @@ class KVCache:
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""
-        return self.table.lists(layer, slot_S)
+        return self.table.lists(layer, slot_S)._replace(channels=self.channels.of(layer, slice(None)))
 
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
-        return read_pages(self.pool.pages, *self.table.row(slot, layer), self.form)
+        channels = self.channels.of(layer, slot)
+        return read_pages(self.pool.pages, *self.table.row(slot, layer), self.form, channels, self.head_dim)
 
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
         table, length = self.table.row(slot, layer)
-        return self.ops.gather_entries(self.pool.pages, table[None], length[None], born)
+        channels = self.channels.of(layer, slice(slot, slot + 1))
+        return self.ops.gather_entries(self.pool.pages, table[None], length[None], born, None, channels)
 
     def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
         """Where what `read_before` gives stands, and where the padding in between."""
@@ -121,14 +127,16 @@ class KVCache:
 
         Asked for once for all layers of a pass: a copy to the device in every layer would have it wait.
         """
-        table, lengths, others = self.table.ends(np.array(slots, np.int64), most_before)
+        places = np.array(slots, np.int64)
+        table, lengths, others = self.table.ends(places, most_before)
         widths = -(-lengths.max(axis=2, initial=0) // self.pool.page_size) * self.pool.page_size
-        uploaded = [torch.from_numpy(array).to(self.device) for array in (table, lengths, others)]
-        return Ends(uploaded[0], uploaded[1], uploaded[2], widths)
+        uploaded = [torch.from_numpy(array).to(self.device) for array in (table, lengths, others, places)]
+        return Ends(uploaded[0], uploaded[1], uploaded[2], widths, uploaded[3])
 
     def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
         """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
-        return self.ops.gather_entries(self.pool.pages, ends.table[layer], ends.length[layer], born, packing)
+        lists = ends.table[layer], ends.length[layer]
+        return self.ops.gather_entries(self.pool.pages, *lists, born, packing, self.channels.of(layer, ends.slot))
 
     def revise(self, slot: int, layer: int, entries: Entries) -> None:
         """Change expiries and policies' own columns of one layer's entries in place.
@@ -157,8 +165,9 @@ class KVCache:
         held = np.concatenate([np.empty(0, np.int32), *(ids for layer in own for ids in layer)])
         fresh = torch.empty(count, dtype=torch.int32, device=self.device)
         used = torch.zeros(1, dtype=torch.int32, device=self.device)
-        held_ids, held_stops = (torch.from_numpy(numbers).to(self.device) for numbers in (held, stops))
-        known = Stage(places, np.empty(0, np.int32), fresh, used, own, held_ids, held_stops)
+        numbers = held, stops, np.array(places, np.int64)
+        held_ids, held_stops, slot = (torch.from_numpy(array).to(self.device) for array in numbers)
+        known = Stage(places, np.empty(0, np.int32), fresh, used, slot, own, held_ids, held_stops)
         ids = self.pool.take(count)  # last: a device without memory must not cost pages
         fresh.copy_(torch.from_numpy(ids))
         return replace(known, ids=ids)
@@ -190,6 +199,7 @@ class KVCache:
         counts, lost = self.ops.store_entries(
             self.pool.pages, entries, keep, packing or Packing.alone(keep.shape[1], self.device), stage.held,
             stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh, stage.used,
+            self.channels.of(layer, stage.slot[first : first + len(slots)]),
         )  # fmt: skip
         stage.stored.append((layer, first, counts))
         return lost
@@ -212,18 +222,8 @@ class KVCache:
         num_pages = -(-counts // self.pool.page_size)
         shared = self.table.num_shared(np.array(stage.slots, np.int64))
         self.table.grow(0, int(num_pages.max(initial=0)) + int(shared.max(initial=0)))
-        rows = [(layer, first + n) for layer, first, stored in stage.stored for n in range(len(stored))]
-        ids: dict[int, list[np.ndarray]] = {}
-        lengths: dict[int, list[np.ndarray]] = {}
-        surplus, start = [np.empty(0, np.int32)], 0
-        for (layer, place), count, total in zip(rows, counts, num_pages.sum(axis=1).tolist(), strict=True):
-            own = stage.own[layer][place]
-            stop = start + max(0, total - len(own))
-            ids.setdefault(place, []).extend((own[:total], stage.ids[start:stop]))
-            lengths.setdefault(place, []).append(count)
-            surplus.append(own[total:])
-            start = stop
-        self.pool.release(np.concatenate((*surplus, stage.ids[start:])))
+        ids, lengths, surplus = stage.taken(counts, num_pages.sum(axis=1))
+        self.pool.release(surplus)
         for place, pages in ids.items():
             slot = stage.slots[place]
             before = shared[place] * self.pool.page_size
@@ -266,6 +266,7 @@ class KVCache:
         swapped = SwappedCache(
             tuple(column.index_select(0, ids).cpu() for column in self.pool.pages.bytes),
             self.table.lengths[slot].copy(),
+            self.channels.save(slot),
         )
         self.close(slot)
         return swapped
@@ -287,6 +288,7 @@ class KVCache:
         ids = self.pool.allocate(swapped.num_pages)
         slot = self.open() if source is None else self.fork(source)
         self.table.set_lists(slot, ids, swapped.lengths)
+        self.channels.restore(slot, swapped.channels)
         index = torch.from_numpy(ids).to(self.device)
         for column, saved in zip(self.pool.pages.bytes, swapped.pages, strict=True):
             column.index_copy_(0, index.long(), saved.to(self.device))

@@ -17,12 +17,14 @@ class Ends(NamedTuple):
         length: [L, S, K] int32 entries in these pages.
         others: [L, S, K] int32 how many of them, the first ones, stand in pages that other sequences have, too.
         widths: [L, S] on the host: entries that the pages of a sequence's longest list there have room for.
+        slot: [S] int64, of the sequences.
     """
 
     table: Tensor
     length: Tensor
     others: Tensor
     widths: np.ndarray
+    slot: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class SwappedCache:
 
     pages: tuple[Tensor, ...]  # [its pages, ...] uint8 on the host, column by column, lists one behind the other
     lengths: np.ndarray  # [L, K], those included that it shares
+    channels: Tensor | None = None  # [L, K, W] uint8, see `Lists`
 
     @property
     def num_pages(self) -> int:
@@ -46,6 +49,7 @@ class Stage:
         slots: of the sequences.
         ids, fresh: [M] int32, the free pages, and the same on the device.
         used: [1] int32 on the device: how many were taken, beyond M if there were too few.
+        slot: [S] int64, `slots` on the device.
         own: of each layer, the pages that each sequence has there for itself.
         held, held_stops: the same on the device, layer after layer, and [L, S + 1] int32 where each begins and ends.
         stored: by call of `store`: layer, place of its first sequence in `slots`, entries stored [S, K].
@@ -55,7 +59,30 @@ class Stage:
     ids: np.ndarray
     fresh: Tensor
     used: Tensor
+    slot: Tensor
     own: list[list[np.ndarray]]
     held: Tensor
     held_stops: Tensor
     stored: list[tuple[int, int, Tensor]] = field(default_factory=list)
+
+    def taken(
+        self, counts: np.ndarray, num_pages: np.ndarray
+    ) -> tuple[dict[int, list[np.ndarray]], dict[int, list[np.ndarray]], np.ndarray]:
+        """What the pass left, of entries [M, K] and pages [M] that M layers of sequences stored, in their order.
+
+        Returns:
+            By place in `slots`, layer after layer, the ids of the pages and the entries of each list; and the ids of
+            the pages that nothing lies in.
+        """
+        rows = [(layer, first + n) for layer, first, stored in self.stored for n in range(len(stored))]
+        ids: dict[int, list[np.ndarray]] = {}
+        lengths: dict[int, list[np.ndarray]] = {}
+        surplus, start = [np.empty(0, np.int32)], 0
+        for (layer, place), count, total in zip(rows, counts, num_pages.tolist(), strict=True):
+            own = self.own[layer][place]
+            stop = start + max(0, total - len(own))
+            ids.setdefault(place, []).extend((own[:total], self.ids[start:stop]))
+            lengths.setdefault(place, []).append(count)
+            surplus.append(own[total:])
+            start = stop
+        return ids, lengths, np.concatenate((*surplus, self.ids[start:]))

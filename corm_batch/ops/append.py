@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Entries, Lists, Pages, write_pages
+from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, write_pages
 
 
 def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) -> None:
@@ -22,6 +22,9 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) 
     index = lists.length[slot].long()
     head = torch.arange(index.shape[1], device=index.device)
     page = lists.table[slot[:, None], head, index // page_size]
-    flat = entries.map(lambda column: column[rows].flatten(0, 1))
+    own = entries.map(lambda column: column[rows])
+    if lists.channels is not None:
+        own = own._replace(key=narrowed(own.key, lists.channels[slot]))
+    flat = own.map(lambda column: column.flatten(0, 1))
     write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat, form)
     lists.length.index_copy_(0, slot, (index + 1).to(lists.length.dtype))

@@ -44,6 +44,13 @@ class Form(Protocol):
     def scales(self) -> tuple[Column, ...]:
         """What is stored of an entry beside its numbers, one number a column."""
 
+    @property
+    def prunes_keys(self) -> bool:
+        """Whether lists store keys without some channels; the keys below are narrower then."""
+
+    def channels(self, query: Tensor, key: Tensor, keep: Tensor) -> Tensor:
+        """Which of them a list stores, [K, W] int64, of queries [H, R, D] and the keys [K, N, D] that it keeps."""
+
     def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
         """Where the numbers of a key, and those of a value, of this width and type lie."""
 

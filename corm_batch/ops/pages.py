@@ -153,9 +153,32 @@ class Lists(NamedTuple):
     length: Tensor  # [slots, K] int32 entries stored
     slot: Tensor  # [S] int64 the sequences of the batch
     shared: Tensor  # [slots, K] int32 entries at its beginning that others read, too: nothing votes on or moves them
+    channels: Tensor | None = (
+        None  # [slots, K, W] uint8 those of its keys that are stored, ascending; None: all of them
+    )
 
 
-def read_pages(pages: Pages, table: Tensor, length: Tensor, form: Form) -> Entries:
+def narrowed(wide: Tensor, channels: Tensor | None) -> Tensor:
+    """Keys or queries [..., D] without the channels that their list does not store: [..., W].
+
+    Args:
+        wide: the keys or queries.
+        channels: [..., W] as `Lists` has them, of the same or of broadcast dimensions; None for all.
+    """
+    return wide if channels is None else wide.gather(-1, channels.long().expand(*wide.shape[:-1], -1))
+
+
+def widened(narrow: Tensor, channels: Tensor | None, head_dim: int) -> Tensor:
+    """Keys [..., W] with zeros in the channels that their list does not store: [..., D]; what was empty stays so."""
+    if channels is None or not narrow.shape[-1]:
+        return narrow
+    wide = narrow.new_zeros(*narrow.shape[:-1], head_dim)
+    return wide.scatter_(-1, channels.long().expand(narrow.shape), narrow)
+
+
+def read_pages(
+    pages: Pages, table: Tensor, length: Tensor, form: Form, channels: Tensor | None = None, head_dim: int = 0
+) -> Entries:
     """Copy lists of pages out as padded, contiguous entries.
 
     Args:
@@ -163,6 +186,7 @@ def read_pages(pages: Pages, table: Tensor, length: Tensor, form: Form) -> Entri
         table: [..., K, P] int, page ids of each list, padded with 0.
         length: [..., K] int, entries in each list.
         form: in which they are stored.
+        channels, head_dim: [..., K, W] those of their keys that are stored, and the width of whole ones; None for all.
 
     Returns:
         Entries with N = P * C; beyond `length` the position is NEVER and the rest is whatever the page held.
@@ -172,8 +196,10 @@ def read_pages(pages: Pages, table: Tensor, length: Tensor, form: Form) -> Entri
     read = [column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors]
     key, value, position, expiry, statistic, own, scales = Pages.of(read, len(pages.scales))
     behind = torch.arange(num_slots, device=table.device) >= length[..., None]
-    decoded = form.decode(Stored(key, value, scales))
-    return Entries(*decoded, position.masked_fill(behind, NEVER), expiry, statistic, own)
+    key, value = form.decode(Stored(key, value, scales))
+    if channels is not None:
+        key = widened(key, channels[..., None, :], head_dim)
+    return Entries(key, value, position.masked_fill(behind, NEVER), expiry, statistic, own)
 
 
 def write_pages(pages: Pages, page: Tensor, slot: Tensor, entries: Entries, form: Form) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from corm_batch.ops.form import Form
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import Entries, Pages, write_pages
+from corm_batch.ops.pages import Entries, Pages, narrowed, write_pages
 
 
 def store_entries(
@@ -19,6 +19,7 @@ def store_entries(
     own_stops: Tensor,
     fresh: Tensor,
     used: Tensor,
+    channels_SKW: Tensor | None = None,
     *,
     form: Form,
 ) -> tuple[Tensor, Tensor]:
@@ -39,6 +40,7 @@ def store_entries(
         own_stops: [S + 1] int32: from where to where in `own` those of each sequence stand.
         fresh: [M] int32 ids of further pages.
         used: [1] int32, how many of `fresh` are taken; advanced in place.
+        channels_SKW: uint8, the channels of its keys that each list stores, ascending; None for all.
         form: in which entries are stored.
 
     Returns:
@@ -48,17 +50,24 @@ def store_entries(
     found = [
         _store_one(
             pages,
-            Entries.of(column[:, part] for column in entries.tensors),
+            _narrow(Entries.of(column[:, part] for column in entries.tensors), channels_SKW, number),
             keep_KN[:, part],
             own[start:stop],
             fresh,
             used,
             form,
         )
-        for part, start, stop in zip(packing.slices, stops[:-1], stops[1:], strict=True)
+        for number, (part, start, stop) in enumerate(zip(packing.slices, stops[:-1], stops[1:], strict=True))
     ]
     counts, lost = (torch.stack(column) for column in zip(*found, strict=True))
     return counts, lost
+
+
+def _narrow(entries: Entries, channels_SKW: Tensor | None, number: int) -> Entries:
+    """Entries [K, N] of this sequence as its lists store them."""
+    if channels_SKW is None:
+        return entries
+    return entries._replace(key=narrowed(entries.key, channels_SKW[number, :, None]))
 
 
 def _store_one(

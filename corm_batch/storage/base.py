@@ -39,12 +39,30 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
         """
         raise NotImplementedError
 
+    prunes_keys: ClassVar[bool] = False
+    """Whether lists store keys without some channels: `columns` is of the others, `encode` gets and `decode` gives no
+    more, and which they are `channels` says."""
+
+    def channels(self, query: Tensor, key: Tensor, keep: Tensor) -> Tensor:
+        """Which channels of its keys a list stores; asked once, when a sequence first stores something in a layer.
+
+        Args:
+            query: [H, R, D] of the sequence's tokens.
+            key: [K, N, D] of the same, both with their rotary position.
+            keep: [K, N] bool, which of them are stored.
+
+        Returns:
+            [K, W] int64, ascending.
+        """
+        raise NotImplementedError
+
     def encode(self, key: Tensor, value: Tensor) -> Stored:
         """Keys and values as they are stored. How an entry is does not depend on the others in the call, and one that
         was stored before is stored as it was: streaming prefill stores what it keeps again after every chunk.
 
         Args:
-            key, value: [..., D] as the model computes them, keys with their rotary position.
+            key, value: [..., D] as the model computes them, keys with their rotary position; keys [..., W] where
+                channels are pruned.
         """
         raise NotImplementedError
 

@@ -75,6 +75,14 @@ def find_form(storage: str) -> Storage:
     return Storage.from_spec({"name": storage})
 
 
+def choose_channels(S: int, K: int, storage: str) -> Tensor | None:
+    """[S, K, W] of random channels of keys that lists store; None for all."""
+    form = find_form(storage)
+    width, _ = (column.width for column in form.columns(D, DTYPE))
+    order = torch.rand(S, K, D).argsort(dim=-1)
+    return order[..., :width].sort(dim=-1).values.to(torch.uint8) if form.prunes_keys else None
+
+
 def visible_pairs(num_rows: int, num_entries: int, window: int | None = None) -> int:
     """(query, key) pairs that attend when the newest `num_rows` of `num_entries` tokens ask."""
     return sum(min(step, window or step) for step in range(num_entries - num_rows + 1, num_entries + 1))
@@ -93,7 +101,9 @@ def make_entries(K: int, N: int) -> Entries:
 
 def make_pages(P: int, storage: str) -> Pages:
     """A pool of random entries that never expire."""
-    key, value, scales = find_form(storage).encode(*(torch.randn(P, C, D, dtype=DTYPE) for _ in range(2)))
+    channels = choose_channels(1, 1, storage)
+    widths = D if channels is None else channels.shape[-1], D
+    key, value, scales = find_form(storage).encode(*(torch.randn(P, C, width, dtype=DTYPE) for width in widths))
     position = torch.ones(P, C, dtype=torch.int32)
     return Pages(key, value, position, torch.full_like(position, NEVER), torch.zeros(P, C), scales=scales)
 
@@ -105,7 +115,8 @@ def make_lists(S: int, K: int, N: int, spread: float = 0.1, storage: str = "mode
     table = (torch.randperm(S * K * P) + 1).int().view(S, K, P)
     pages = make_pages(S * K * P + 1, storage)
     pages.position[table.long()] = torch.arange(1, P * C + 1, dtype=torch.int32).view(P, C)
-    return pages, Lists(table, length, torch.randperm(S), torch.zeros_like(length))
+    channels = choose_channels(S, K, storage)
+    return pages, Lists(table, length, torch.randperm(S), torch.zeros_like(length), channels)
 
 
 def decode(ops: Ops, S: int, K: int, G: int, N: int, votes: bool, storage: str = "model") -> Call:
@@ -135,7 +146,8 @@ def store(ops: Ops, K: int, N: int, kept: int, storage: str = "model") -> Call:
     pages, used = make_pages(num_pages + 1, storage), torch.zeros(1, dtype=torch.int32)
     amount = K * kept * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * K * N + 4 * K * (N - kept)
     packing, stops = Packing.of([N], used.device), torch.tensor([0, num_pages], dtype=torch.int32)
-    return Call(lambda: ops.store_entries(pages, entries, keep, packing, own, stops, own[:0], used), amount)
+    where = packing, own, stops, own[:0], used, choose_channels(1, K, storage)
+    return Call(lambda: ops.store_entries(pages, entries, keep, *where), amount)
 
 
 def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
@@ -143,7 +155,8 @@ def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
     pages, lists = make_lists(1, K, N, spread=0.0, storage=storage)
     table, new = lists.table[:1, :, : -(-N // C)], make_entries(K, born)
     amount = K * (N * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * born * entry_bytes(3))
-    return Call(lambda: ops.gather_entries(pages, table, lists.length[:1], new), amount)
+    where = table, lists.length[:1], new, None, lists.channels
+    return Call(lambda: ops.gather_entries(pages, *where), amount)
 
 
 def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int, storage: str = "model") -> Call:

@@ -34,6 +34,7 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "fp8 entries": (ENTRIES,),
     "int8 entries": ("engine.storage=int8",),
     "int4 entries": ("engine.storage=int4",),
+    "think entries": ("engine.storage=think",),
     "fp8 weights and entries": (WEIGHTS, ENTRIES),
     "propagation 30 %": (PROPAGATION.format(share=0.3),),
     "propagation 50 %": (PROPAGATION.format(share=0.5),),

@@ -24,7 +24,7 @@ CASES = [
     (CORM, "exact", "fp8"),
     (CORM | {"window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}}, "streaming", "int4"),
     ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "model"),
-    (SNAPKV, "exact", "model"),
+    (SNAPKV, "exact", "think"),
     ({"name": "expected_attention", "ahead": 8, "budget": {"name": "uniform", "max_kept": 0.5}}, "streaming", "model"),
     ({"name": "keydiff", "recent": 3, "budget": {"name": "uniform", "max_kept": 10}}, "exact", "int8"),
     (KVZIP, "exact", "model"),

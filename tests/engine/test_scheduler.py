@@ -103,9 +103,7 @@ def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, dat
 @pytest.mark.parametrize(
     "policy", POLICIES, ids=lambda policy: "-".join(map(str, policy.values())) if len(policy) < 6 else policy["name"]
 )
-@pytest.mark.parametrize(
-    ("prefill", "storage"), [("exact", "model"), ("streaming", "model"), ("exact", "fp8"), ("streaming", "int4")]
-)
+@pytest.mark.parametrize(("prefill", "storage"), [("exact", "model"), ("streaming", "think"), ("exact", "int4")])
 def test_preemption_changes_nothing_but_time(policy, prefill, storage, tiny_llama):
     prompts = {str(i): [(i * 31 + j * j) % 199 for j in range(12 + 5 * i)] for i in range(7)}
     sampling = SamplingParams(max_new_tokens=30, ignore_eos=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from corm_batch.ops.form import Stored
-from corm_batch.ops.pages import Pages
+from corm_batch.ops.pages import Pages, narrowed, widened
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.int4 import Int4
 from corm_batch.storage.int8 import Int8
@@ -26,6 +26,21 @@ def decoded(pages, form):
     """Pages of plain numbers in float32 that say the same."""
     key, value = form.decode(Stored(pages.key, pages.value, pages.scales))
     return pages._replace(key=key.float(), value=value.float(), scales=())
+
+
+def pruned(pages, lists, width, alike=False):
+    """Pages and lists whose keys have `width` channels, each list's or, alike, each head's own; and the pages with
+    zeros in the others."""
+    (slots, heads, _), head_dim = lists.table.shape, pages.key.shape[-1]
+    order = torch.rand(1 if alike else slots, heads, head_dim).argsort(dim=-1).expand(slots, -1, -1)
+    channels = order[..., :width].sort(dim=-1).values.to(lists.table.device)
+    of_page = torch.arange(width, device=channels.device).repeat(len(pages.key), 1)
+    for slot, row in enumerate(lists.table):
+        for head, ids in enumerate(row):
+            of_page[ids.long()] = channels[slot, head]
+    narrow = narrowed(pages.key, of_page[:, None])
+    zeroed = widened(narrow, of_page[:, None], head_dim)
+    return pages._replace(key=narrow), lists._replace(channels=channels.to(torch.uint8)), pages._replace(key=zeroed)
 
 
 def copied(pages):

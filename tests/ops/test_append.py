@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from corm_batch.ops.append import append_entries
-from corm_batch.ops.pages import Entries, Lists, Pages, read_pages
-from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded
+from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, read_pages
+from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded, pruned
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -49,7 +49,10 @@ def setup(device, dtype, num_slots, kv_heads, page_size, width, slots, form):
 
 def check(append, pages, lists, entries, form):
     """Every real row's lists end with its entry; everything else is as before."""
-    expected, stored = copied(pages), encoded(entries, form)
+    there = entries
+    if lists.channels is not None:
+        there = entries._replace(key=narrowed(entries.key, lists.channels[lists.slot.clamp(min=0)]))
+    expected, stored = copied(pages), encoded(there, form)
     length, page_size = lists.length.clone(), pages.position.shape[1]
     for s, slot in enumerate(lists.slot.tolist()):
         for k in range(entries.position.shape[1] if slot >= 0 else 0):
@@ -99,3 +102,15 @@ def test_kernel(device, form, dtype, kv_heads, page_size, width):
     from corm_batch.ops.kernels.append import append_entries
 
     check(append_entries, *setup(device, dtype, 9, kv_heads, page_size, width, [-1, 3, 8, -1, 0, 5], form), form)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(("dtype", "width", "kept"), [(torch.float32, 16, 10), (torch.float16, 80, 48)])
+def test_kernel_leaves_out_the_channels_that_a_list_does_not_store(device, dtype, width, kept):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import append
+
+    for operation in (append_entries, append.append_entries):
+        pages, lists, entries = setup(device, dtype, 9, 3, 5, width, [-1, 3, 8, -1, 0, 5], MODEL)
+        pages, lists, _ = pruned(pages, lists, kept)
+        check(operation, pages, lists, entries, MODEL)

@@ -16,7 +16,7 @@ from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
-from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, pruned
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -101,7 +101,7 @@ def fill(device, dtype, sequences, kv_heads, page_size, width, shortest=1, longe
 def grouped(cache, groups):
     """The rows again, so many of them a group: each but its first has that one's shared pages, and lists of its own
     length behind copies of the others."""
-    columns, (table, length, slot, shared) = list(cache.pages.bytes), map(torch.clone, cache.lists)
+    columns, (table, length, slot, shared) = list(cache.pages.bytes), map(torch.clone, cache.lists[:4])
     written, page_size = cache.written_PC, cache.pages.position.shape[1]
     leaders = [sum(groups[:number]) for number, size in enumerate(groups) for _ in range(size)]
     for row, leader in enumerate(leaders):
@@ -336,6 +336,33 @@ def test_kernel_gives_zeros_to_a_query_that_sees_nothing(device, sink):
     arguments = torch.randn(3, 6, 16, device=device), step, Reduction(5, "cache"), 0.3, None, sink_H
     assert not decode_attention(cache.pages, cache.lists, *arguments, form=MODEL).any()
     assert all(torch.equal(after, column) for after, column in zip(cache.pages.tensors, before.tensors, strict=True))
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(
+    ("head_dim", "kept", "group", "groups"), [(16, 10, 3, None), (80, 48, 4, None), (64, 38, 4, (1, 3))]
+)
+def test_kernel_reads_narrow_keys_with_queries_as_narrow(device, head_dim, kept, group, groups):
+    """Definition and kernel read keys without some channels as keys that are zero there, shared ones too."""
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    cache, leader = fill(device, torch.float32, 4, 2, 16, head_dim, 0, 90), None
+    if groups is not None:
+        cache, leader = grouped(cache, groups)
+    pages, lists, zeroed = pruned(cache.pages, cache.lists, kept, alike=groups is not None)
+    narrow, wide = cache._replace(pages=pages, lists=lists), cache._replace(pages=zeroed)
+    query = torch.randn(len(cache.step_S), 2 * group, head_dim, device=device)
+    torch.testing.assert_close(narrow.copy().decode(query), wide.copy().decode(query))
+    check_kernel(
+        decode.decode_attention,
+        narrow,
+        query,
+        REDUCTIONS[1],
+        1e-5,
+        padding=(2,) if groups is None else (),
+        leader=leader,
+    )
 
 
 @pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 1), (128, 2), (256, 4)])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.gather import gather_entries
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Entries, Pages
-from tests.ops.forms import FORMS, MODEL, decoded, encoded
+from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
+from tests.ops.forms import FORMS, MODEL, decoded, encoded, pruned
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = [
@@ -147,3 +147,23 @@ def test_kernel_matches_on_long_lists(form):
     got, expected = kernel.gather_entries(*case, form=form), gather_entries(*case, form=form)
     for one, other in zip(got.tensors, expected.tensors, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("sequences", "heads", "longest", "page_size", "width", "kept"), [(3, 2, 70, 16, 80, 48), (2, 3, 9, 5, 16, 10)]
+)
+def test_kernel_has_zeros_in_channels_that_are_not_stored(
+    device, dtype, sequences, heads, longest, page_size, width, kept
+):
+    kernel = pytest.importorskip("corm_batch.ops.kernels.gather")
+    case, packing = make_packed(sequences, heads, longest, page_size, width, dtype, MODEL, device)
+    pages, table, length, new = case
+    narrow, lists, zeroed = pruned(pages, Lists(table, length, length, length), kept)
+    expected = gather_entries(zeroed, table, length, new, packing, form=MODEL)
+    for operation in (gather_entries, kernel.gather_entries):
+        got = operation(narrow, table, length, new, packing, lists.channels, form=MODEL)
+        for one, other in zip(got.tensors, expected.tensors, strict=True):
+            assert one.is_contiguous()
+            assert torch.equal(one, other)

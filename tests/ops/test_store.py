@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import Entries, Pages
+from corm_batch.ops.pages import Entries, Pages, narrowed
 from corm_batch.ops.store import store_entries
 from tests.ops.forms import FORMS, MODEL, assert_same, encoded
 
@@ -208,3 +208,27 @@ def test_kernel_matches_on_packed_prompts(sizes, share, own, short):
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), LARGE)
 def test_kernel_matches_on_long_prompts(form, heads, count, width, page_size, dtype, share, own, short):
     check_kernel("cuda", heads, count, width, page_size, dtype, share, own, short, form)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sizes", [[120, 0, 7, 201], [1] * 5], ids=str)
+def test_kernel_leaves_out_the_channels_that_a_list_does_not_store(device, sizes):
+    """As the definition does, which does as if they had been cut off before."""
+    kernel = pytest.importorskip("corm_batch.ops.kernels.store")
+    count, packing = sum(sizes), Packing.of(sizes, torch.device(device))
+    keep, entries = torch.rand(3, count, device=device) < 0.6, make_entries(3, count, 48, torch.float32, device)
+    channels = torch.rand(len(sizes), 3, 48).argsort(dim=-1)[..., :30].sort(dim=-1).values.to(device, torch.uint8)
+    of_entry = channels.repeat_interleave(torch.tensor(sizes, device=device), dim=0).transpose(0, 1)
+    total, own, fresh, _ = draw_pages(9, 400, 3, device)
+    stops = torch.linspace(0, 9, len(sizes) + 1).int().to(device)
+
+    def stored(operation, given, channels=None):
+        pages = stale_pages(total, 16, 48, torch.float32, MODEL, device)
+        pages = pages._replace(key=pages.key[..., :30].contiguous())
+        taken = torch.tensor([3], dtype=torch.int32, device=device)
+        operation(pages, given, keep, packing, own, stops, fresh, taken, channels, form=MODEL)
+        return pages
+
+    expected = stored(store_entries, entries._replace(key=narrowed(entries.key, of_entry)))
+    for operation in (store_entries, kernel.store_entries):
+        assert_same(stored(operation, entries, channels), expected, READ)

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.strides import Strides, own_strides, strides
-from corm_batch.ops.pages import Entries, Lists, Pages
+from corm_batch.ops.pages import Entries, Lists, Pages, narrowed
 
 
 def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) -> None:
@@ -19,13 +19,17 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) 
         entries: as there, in any strides whose last one is 1 for keys and values.
         form: as there.
     """
-    (num_sequences, num_kv_heads), head_dim = entries.position.shape, entries.key.shape[-1]
+    num_sequences, num_kv_heads = entries.position.shape
+    if lists.channels is not None:
+        key = narrowed(entries.key, lists.channels[lists.slot.clamp(min=0)])
+        entries, lists = entries._replace(key=key), lists._replace(channels=None)
+    key_width, value_width = entries.key.shape[-1], entries.value.shape[-1]
     _append[(num_sequences * num_kv_heads,)](
         pages, lists, entries, strides(entries, 0), strides(entries, 1),
         own_strides(entries, 0), own_strides(entries, 1),
         *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads,
-        C=pages.position.shape[1], D=head_dim, BLOCK_D=triton.next_power_of_2(head_dim), SAVE=form.kernels().save,
-        num_warps=1,
+        C=pages.position.shape[1], KEY=key_width, VALUE=value_width, BLOCK_KEY=triton.next_power_of_2(key_width),
+        BLOCK_VALUE=triton.next_power_of_2(value_width), SAVE=form.kernels().save, num_warps=1,
     )  # fmt: skip
 
 
@@ -34,7 +38,8 @@ def _append(
     pages: Pages, lists: Lists, new: Entries, stride_s: Strides, stride_k: Strides,
     own_s: tl.tuple, own_k: tl.tuple,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
-    C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, SAVE: tl.constexpr,
+    C: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, BLOCK_KEY: tl.constexpr, BLOCK_VALUE: tl.constexpr,
+    SAVE: tl.constexpr,
 ) -> None:  # fmt: skip
     """One new entry, of row s and head k; what ends in _s or _k is a stride."""
     s, k = (tl.program_id(0) // num_kv_heads).to(tl.int64), tl.program_id(0) % num_kv_heads
@@ -45,12 +50,12 @@ def _append(
     index = tl.load(length_at)
     page = tl.load(lists.table + slot * table_s + k * table_k + index // C).to(tl.int64)
     place = page * C + index % C
-    d = tl.arange(0, BLOCK_D)[None, :]
     there = place + tl.arange(0, 1)  # a tile of one entry
-    key = tl.load(new.key + s * stride_s.key + k * stride_k.key + d, mask=d < D, other=0.0)  # [1, D]
-    SAVE(key, pages.key, pages.scales, 0, there, there >= 0, D, BLOCK_D)
-    value = tl.load(new.value + s * stride_s.value + k * stride_k.value + d, mask=d < D, other=0.0)  # [1, D]
-    SAVE(value, pages.value, pages.scales, 1, there, there >= 0, D, BLOCK_D)
+    w, d = tl.arange(0, BLOCK_KEY)[None, :], tl.arange(0, BLOCK_VALUE)[None, :]
+    key = tl.load(new.key + s * stride_s.key + k * stride_k.key + w, mask=w < KEY, other=0.0)  # [1, KEY]
+    SAVE(key, pages.key, pages.scales, 0, there, there >= 0, KEY, BLOCK_KEY)
+    value = tl.load(new.value + s * stride_s.value + k * stride_k.value + d, mask=d < VALUE, other=0.0)  # [1, VALUE]
+    SAVE(value, pages.value, pages.scales, 1, there, there >= 0, VALUE, BLOCK_VALUE)
     tl.store(pages.position + place, tl.load(new.position + s * stride_s.position + k * stride_k.position))
     tl.store(pages.expiry + place, tl.load(new.expiry + s * stride_s.expiry + k * stride_k.expiry))
     tl.store(pages.statistic + place, tl.load(new.statistic + s * stride_s.statistic + k * stride_k.statistic))

@@ -25,7 +25,7 @@ from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.lists import common_of, locate, span_of
 from corm_batch.ops.kernels.tile import queries_of, see
 from corm_batch.ops.kernels.vote import vote
-from corm_batch.ops.pages import Lists, Pages
+from corm_batch.ops.pages import Lists, Pages, narrowed
 from corm_batch.ops.reduction import Reduction
 
 PROGRAMS = 2048
@@ -77,7 +77,7 @@ def decode_attention(
     blocks, at_once = choose_blocks(head_dim, pages.key.element_size()), rows_at_once(group)
     splits = choose_splits(num_lists, num_slots)
     shared_splits = 0 if leader_S is None else choose_splits(-(-num_lists // at_once), num_slots)
-    query, out = query_SHD.contiguous(), torch.empty_like(query_SHD, memory_format=torch.contiguous_format)
+    query, out = _as_keys(query_SHD, lists), torch.empty_like(query_SHD, memory_format=torch.contiguous_format)
     rows = (*lists[:3], *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads)
     common = leader_S, lists.shared, *lists.shared.stride(), num_sequences
 
@@ -92,6 +92,7 @@ def decode_attention(
     sizes = {"G": group, "C": page_size, "D": head_dim, "BLOCK_N": blocks.size}
     sizes |= {"BLOCK_D": triton.next_power_of_2(head_dim), "REACH": reduction.reach if reduction else 0}
     tile = {"BLOCK_G": max(16, triton.next_power_of_2(group)), "LOAD": form.kernels().load}
+    tile |= {"W": query.shape[-1], "BLOCK_W": max(16, triton.next_power_of_2(query.shape[-1]))}
     tile |= {"num_warps": blocks.num_warps, "num_stages": blocks.num_stages}
     if leader_S is not None:
         _attend_shared[(num_lists, shared_splits)](
@@ -109,6 +110,14 @@ def decode_attention(
     if reduction:
         _launch_vote((num_lists, splits), pages, lists, step_S, rows, reduction, group, logits, num_slots, lse, bar)
     return out
+
+
+def _as_keys(query_SHD: Tensor, lists: Lists) -> Tensor:
+    """Queries as wide as the keys of their lists, contiguous: [S, H, W]."""
+    if lists.channels is None:
+        return query_SHD.contiguous()
+    channels = lists.channels[lists.slot.clamp(min=0)]
+    return narrowed(query_SHD, channels.repeat_interleave(query_SHD.shape[1] // channels.shape[1], dim=1))
 
 
 def _launch_vote(
@@ -132,8 +141,8 @@ def _attend_shared(
     leader: tl.tensor, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None, own_splits: int,
     scale: float, softcap: float | None,
-    M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
+    M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of what a group of rows shares of one kv head; the program of its first row does it."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -149,11 +158,12 @@ def _attend_shared(
     there = tl.load(leader + s, mask=(g < M * G) & (s < num_rows), other=-1) == first
     now = tl.load(step + s, mask=there, other=0)  # [BG]
     head = (s * num_kv_heads + row % num_kv_heads) * G + g % G
-    q = queries_of(query, head, there, len(scales), D, BLOCK_D)  # [BG, D]
+    q = queries_of(query, head, there, len(scales), W, BLOCK_W)  # [BG, W]
     see(
         head * (own_splits + splits) + own_splits + split, begin, end, q, now, head, there, ids,
         key, value, position, expiry, scales, None, 0, scale, softcap,
-        part_out, part_max, part_sum, part_count, True, C, D, BLOCK_G, BLOCK_D, BLOCK_N, LOAD,
+        part_out, part_max, part_sum, part_count, True, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N,
+        LOAD,
     )  # fmt: skip
 
 
@@ -165,8 +175,8 @@ def _attend(
     leader: tl.tensor | None, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None, parts: int,
     logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
-    G: tl.constexpr, C: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of one list against all query heads of its group, as rows of one tile: at least 16, as MMA wants."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -180,11 +190,12 @@ def _attend(
     now = tl.load(step + row // num_kv_heads)
     g = tl.arange(0, BLOCK_G)
     head, there = row * G + g, g < G
-    q = queries_of(query, head, there, len(scales), D, BLOCK_D)  # [BG, D]
+    q = queries_of(query, head, there, len(scales), W, BLOCK_W)  # [BG, W]
     see(
         head * parts + split, begin, end, q, now, head, there, ids,
         key, value, position, expiry, scales, logits, num_slots, scale, softcap,
-        part_out, part_max, part_sum, part_count, False, C, D, BLOCK_G, BLOCK_D, BLOCK_N, LOAD,
+        part_out, part_max, part_sum, part_count, False, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N,
+        LOAD,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ def gather_entries(
     length_SK: Tensor,
     born: Entries,
     packing: tuple[Packing, Packing] | None = None,
+    channels_SKW: Tensor | None = None,
     *,
     form: Form,
 ) -> Entries:
@@ -37,12 +38,17 @@ def gather_entries(
         torch.empty(num_heads, total, *column.shape[2:], dtype=column.dtype, device=column.device)
         for column in born.tensors
     )
+    width = head_dim
+    if channels_SKW is not None:
+        channels_SKW, width = channels_SKW.contiguous(), channels_SKW.shape[-1]
+        gathered.key.zero_()
     padded_dim = triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     _gather_kernel[(triton.cdiv(longest, tile), num_heads, num_sequences)](
         pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
         gathered, table_SKP, *table_SKP.stride()[:2], length_SK, *bounds, total,
-        num_born, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile, LOAD=form.kernels().load, num_warps=4,
+        num_born, channels_SKW, W=width, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile,
+        LOAD=form.kernels().load, num_warps=4,
     )  # fmt: skip
     return gathered
 
@@ -54,7 +60,8 @@ def _gather_kernel(
     own_head: tl.tuple, own_entry: tl.tuple, gathered: Entries,
     table: tl.tensor, table_s: int, table_k: int, lengths: tl.tensor,
     born_bounds: tl.tensor | None, bounds: tl.tensor | None, all_entries: int, all_born: int,
-    D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, LOAD: tl.constexpr,
+    channels: tl.tensor | None, W: tl.constexpr, D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr,
+    TILE: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of a head of a sequence; programs: tile, head, sequence."""
     index, head, s = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -72,8 +79,13 @@ def _gather_kernel(
     to_at = to[:, None] * D + column
     key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
     value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
-    numbers, factor = LOAD(pages.key, pages.scales, 0, place, held, D, PADDED_D)
-    tl.store(gathered.key + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)
+    channel = column
+    if channels is not None:
+        of_list = channels + (s.to(tl.int64) * tl.num_programs(1) + head) * W
+        channel = tl.load(of_list + column, mask=column < W, other=0).to(tl.int32)
+    numbers, factor = LOAD(pages.key, pages.scales, 0, place, held, W, PADDED_D)
+    numbers = numbers.to(tl.float32) * factor[:, None]
+    tl.store(gathered.key + to[:, None] * D + channel, numbers, mask=held[:, None] & (column < W))
     tl.store(gathered.key + to_at, tl.load(born.key + key_at, mask=young), mask=young)
     numbers, factor = LOAD(pages.value, pages.scales, 1, place, held, D, PADDED_D)
     tl.store(gathered.value + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)

@@ -23,6 +23,7 @@ def store_entries(
     own_stops: Tensor,
     fresh: Tensor,
     used: Tensor,
+    channels_SKW: Tensor | None = None,
     *,
     form: Form,
 ) -> tuple[Tensor, Tensor]:
@@ -49,7 +50,8 @@ def store_entries(
     _copy_kernel[(num_tiles, num_heads, num_sequences)](
         pages, entries, strides(entries, 0), strides(entries, 1),
         own_strides(entries, 0), own_strides(entries, 1), keep, packing.bounds, count_SK, first_SK, further_SK, before,
-        own, own_stops, fresh, len(fresh), num_entries, num_tiles, D=head_dim, PADDED_D=padded_dim,
+        own, own_stops, fresh, len(fresh), num_entries, num_tiles, channels_SKW, D=head_dim, PADDED_D=padded_dim,
+        W=head_dim if channels_SKW is None else channels_SKW.shape[-1],
         KEY=pages.key.shape[-1], VALUE=pages.value.shape[-1], C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), TILE=tile, SAVE=form.kernels().save, num_warps=4,
     )  # fmt: skip
@@ -124,8 +126,8 @@ def _copy_kernel(
     own_head: tl.tuple, own_entry: tl.tuple,
     keep: tl.tensor, bounds: tl.tensor, counts: tl.tensor, firsts: tl.tensor, further: tl.tensor, before: tl.tensor,
     own: tl.tensor, own_stops: tl.tensor, fresh: tl.tensor, num_fresh: int, num_entries: int, num_tiles: int,
-    D: tl.constexpr, PADDED_D: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, C: tl.constexpr,
-    PADDED_C: tl.constexpr, TILE: tl.constexpr, SAVE: tl.constexpr,
+    channels: tl.tensor | None, D: tl.constexpr, PADDED_D: tl.constexpr, W: tl.constexpr, KEY: tl.constexpr,
+    VALUE: tl.constexpr, C: tl.constexpr, PADDED_C: tl.constexpr, TILE: tl.constexpr, SAVE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head,
     sequence."""
@@ -158,11 +160,14 @@ def _copy_kernel(
             rank = tl.load(before + this * num_tiles + tile) + tl.cumsum(kept.to(tl.int32)) - 1  # [TILE]
             page = _page_id(start + rank // C, kept, own_pages, num_own, fresh, num_fresh, begin)
             row, wide = index.to(tl.int64), kept[:, None] & (column < D)
-            key_at = head * head_stride.key + row[:, None] * entry_stride.key + column
+            channel = column
+            if channels is not None:
+                channel = tl.load(channels + this * W + column, mask=column < W, other=0).to(tl.int32)
+            key_at = head * head_stride.key + row[:, None] * entry_stride.key + channel
             value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
             place = page.to(tl.int64) * C + rank % C
-            key = tl.load(entries.key + key_at, mask=wide, other=0.0)  # [TILE, D]
-            SAVE(key, pages.key, pages.scales, 0, place, kept, D, PADDED_D)
+            key = tl.load(entries.key + key_at, mask=kept[:, None] & (column < W), other=0.0)  # [TILE, W]
+            SAVE(key, pages.key, pages.scales, 0, place, kept, W, PADDED_D)
             value = tl.load(entries.value + value_at, mask=wide, other=0.0)  # [TILE, D]
             SAVE(value, pages.value, pages.scales, 1, place, kept, D, PADDED_D)
             _write(

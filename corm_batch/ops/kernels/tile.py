@@ -14,8 +14,8 @@ def see(
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
     logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None, STEPS: tl.constexpr,
-    C: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    LOAD: tl.constexpr,
+    C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
 ) -> None:  # fmt: skip
     """Entries from `begin` to `end`, seen by the queries of some heads at step `now`, with STEPS [BG] steps, one for
     each; what they come to is kept at `mine`, for the merge."""
@@ -28,7 +28,7 @@ def see(
         index = start + n
         out, top, total, count = _visit(
             out, top, total, count, q, now, head, there, ids, index, index < end, key, value, position, expiry, scales,
-            logits, num_slots, scale, softcap, part_count is not None, STEPS, C, D, BLOCK_D, LOAD,
+            logits, num_slots, scale, softcap, part_count is not None, STEPS, C, W, D, BLOCK_W, BLOCK_D, LOAD,
         )  # fmt: skip
     _keep_part(mine, there, out, top, total, count, part_out, part_max, part_sum, part_count, D, BLOCK_D)
 
@@ -39,11 +39,12 @@ def _visit(
     head: tl.tensor, there: tl.tensor, ids: tl.tensor, index: tl.tensor, inside: tl.tensor, key: tl.tensor,
     value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple, logits: tl.tensor | None,
     num_slots: int, scale: float, softcap: float | None, COUNTS: tl.constexpr, STEPS: tl.constexpr,
-    C: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, LOAD: tl.constexpr,
+    C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
+    LOAD: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """One block of them."""
     place = place_of(ids, index, inside, C)
-    k, factor = LOAD(key, scales, 0, place, inside, D, BLOCK_D)  # [BN, D], [BN]
+    k, factor = LOAD(key, scales, 0, place, inside, W, BLOCK_W)  # [BN, W], [BN]
     born = tl.load(position + place, mask=inside, other=0)  # [BN]
     last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
     s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * (factor * scale)[None, :]
@@ -75,12 +76,12 @@ def _visit(
 
 @triton.jit
 def queries_of(
-    query: tl.tensor, head: tl.tensor, there: tl.tensor, num_scales: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    query: tl.tensor, head: tl.tensor, there: tl.tensor, num_scales: tl.constexpr, W: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The queries of some heads as rows of one tile, in the type of its products: [BG, D]."""
-    d = tl.arange(0, BLOCK_D)
-    q = tl.load(query + head[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
+    """The queries of some heads as rows of one tile, in the type of its products: [BG, W]."""
+    w = tl.arange(0, BLOCK_W)
+    q = tl.load(query + head[:, None] * W + w[None, :], mask=there[:, None] & (w < W)[None, :], other=0.0)
     if num_scales > 0 and q.dtype == tl.bfloat16:
         # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
         q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)

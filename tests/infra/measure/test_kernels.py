@@ -39,6 +39,9 @@ TINY = [
     (store, {"K": 2, "N": 40, "kept": 9, "storage": "fp8"}, 2 * 9 * (524 + 276) + 2 * 2 * 40 + 4 * 2 * 31),
     (gather, {"K": 2, "N": 40, "born": 9}, 2 * 2 * 49 * 524),
     (gather, {"K": 2, "N": 40, "born": 9, "storage": "fp8"}, 2 * (40 * (524 + 276) + 9 * 2 * 524)),
+    (append, {"S": 3, "K": 2, "N": 40, "storage": "think"}, 3 * 2 * (524 + 420)),
+    (store, {"K": 2, "N": 40, "kept": 9, "storage": "think"}, 2 * 9 * (524 + 420) + 2 * 2 * 40 + 4 * 2 * 31),
+    (gather, {"K": 2, "N": 40, "born": 9, "storage": "think"}, 2 * (40 * (524 + 420) + 9 * 2 * 524)),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 0}, 8 * 3 * 2 * 40),
     (compact, {"S": 3, "K": 2, "N": 40, "gone_percent": 100}, 8 * 3 * 2 * 40),
     (top, {"K": 3, "N": 300, "count": 20}, 10 * 3 * 300),
@@ -64,7 +67,7 @@ def test_pairs_that_attend(rows, entries, window, pairs):
 
 @pytest.mark.parametrize(("build", "shape", "amount"), TINY)
 def test_a_call_runs_and_is_counted(build, shape, amount):
-    call = build(FP8 if "storage" in shape else PLAIN, **shape)
+    call = build(FP8 if shape.get("storage") == "fp8" else PLAIN, **shape)
     assert call.amount == amount
     for _ in range(2):
         if call.reset is not None:
