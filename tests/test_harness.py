@@ -6,7 +6,6 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corm_batch.errors import DocumentError, SpecError
-from tests.evaluation.conftest import tiny_model
 from tests.evaluation.suites.files import write_lines
 
 lm_eval = pytest.importorskip("lm_eval", reason="not installed: pip install corm-batch[lm-eval]")
@@ -15,7 +14,6 @@ instance = pytest.importorskip("lm_eval.api.instance")
 registry = pytest.importorskip("lm_eval.api.registry")
 tasks = pytest.importorskip("lm_eval.tasks")
 
-__all__ = ["tiny_model"]
 TEXT = "On the third day the ship went on over a quiet sea, and nobody wrote a word of it in the log."
 SHORT = {"name": "snapkv", "recent": 4, "window": 4, "budget": {"name": "uniform", "max_kept": 8}}
 

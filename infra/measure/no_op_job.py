@@ -66,11 +66,13 @@ class NoOpEngine:
 class NoOpTokenizer:
     """Two tokens whatever the text."""
 
-    reasoning = ReasoningMarks("<think>", "</think>")
-
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of any prompt."""
         return (1, 2)
+
+    def reasoning_of(self, prompt: Prompt) -> ReasoningMarks:
+        """What no answer holds."""
+        return ReasoningMarks("<think>", "</think>")
 
     def stop_check(self, stop: Sequence[str]) -> None:
         """No answer is ever stopped."""

@@ -13,9 +13,9 @@ def test_a_night_answers_the_ten_that_changed_and_the_next_one_nothing(without_a
     spec = no_op_spec(tmp_path)
     write_archive(tmp_path, 5010)
     commit_history(spec, 5010)
-    assert resume(tmp_path) == {"ok": 5010}
+    assert resume(tmp_path, {}) == {"ok": 5010}
     write_archive(tmp_path, 5010, changed=10)
-    assert resume(tmp_path) == {"ok": 5000, "todo": 10}
+    assert resume(tmp_path, {}) == {"ok": 5000, "todo": 10}
     summary = run_job(spec, load_model=load_no_op)
     assert (summary.ok, summary.failed, summary.skipped) == (10, 0, 5000)
     newest = read_results(spec.output.uri)

@@ -12,9 +12,9 @@ import yaml
 from corm_batch.spec import JobSpec
 from infra.measure import settings_table
 from infra.measure.settings_table import BESIDE, SETTINGS, STREAMING, main
-from tests.evaluation.conftest import chat, load, tiny_model
+from tests.evaluation.conftest import chat, load
 
-__all__ = ["chat", "load", "tiny_model"]
+__all__ = ["chat", "load"]
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 

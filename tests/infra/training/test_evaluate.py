@@ -8,9 +8,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from corm_batch.evaluation.suites.needles import Needles
 from infra.training import evaluate
-from tests.evaluation.conftest import tiny_model
-
-__all__ = ["tiny_model"]
 
 GROUP = "facts 512"
 SHORT = {"name": "snapkv", "recent": 16, "window": 16, "budget": {"name": "uniform", "max_kept": 64}}
