@@ -186,16 +186,17 @@ def test_two_ranks_share_8_bit_weights(stored, leader, tmp_path):
 
 
 @needs_ranks
-def test_two_ranks_keep_entries_in_8_bits(leader, tiny_llama):
+@pytest.mark.parametrize(("storage", "num_bytes"), [("fp8", 2 * 16 + 2 * 4), ("think", 4 * (10 + 16))])
+def test_two_ranks_keep_entries_in_fewer_bytes(storage, num_bytes, leader, tiny_llama):
     """Sums of ranks differ in their last digit, by which a number may round to the neighbour."""
-    fields, prompt = {"storage": "fp8", **STREAMING}, make_requests(5)[4].token_ids
+    fields, prompt = {"storage": storage, **STREAMING}, make_requests(5)[4].token_ids
     one, two = make_one(leader, tiny_llama, CORM, **fields), make_two(leader, tiny_llama, CORM, **fields)
     answer = answers(one, make_requests(5))["4"]
     ours, alone = (
         torch.tensor(engine.score(prompt, answer.token_ids, uncompressed=False).logprobs) for engine in (two, one)
     )
     assert (ours - alone).abs().mean() < 0.02
-    assert two.cache.pool.page_bytes == 4 * (2 * 16 + 2 * 4 + 12)
+    assert two.cache.pool.page_bytes == 4 * (num_bytes + 12)
     assert two.pool_bytes_used == 0
 
 

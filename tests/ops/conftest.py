@@ -26,7 +26,7 @@ def fits_interpreter(item):
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if params.get("device") != "cpu" or not ("kernel" in item.name or item.path.parent.name == "kernels"):
         return False
-    if getattr(params.get("form"), "needs_fp8", False) and params.get("dtype") != torch.float16:
+    if getattr(params.get("form"), "scales", ()) and params.get("dtype") != torch.float16:
         return False
     return max((number for value in params.values() for number in numbers(value)), default=0) <= MOST
 
