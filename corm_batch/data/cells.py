@@ -105,9 +105,11 @@ def is_no_utf8(value: Any) -> bool:
 
 def readable(value: Any) -> Any:
     """A value with what UTF-8 cannot hold, and Python no time for, replaced in all text in it but names."""
-    if isinstance(value, str | NoText):
+    if isinstance(value, str):
+        return value if value.isascii() else spelled(value)
+    if isinstance(value, NoText):
         return spelled(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         return {name: readable(one) for name, one in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, Moment):
         return type(value)(spelled(one) if isinstance(one, Moment) else readable(one) for one in value)

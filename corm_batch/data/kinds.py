@@ -16,6 +16,7 @@ from corm_batch.data.columns import is_list, is_text
 
 _REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
 _LEVELS_OF_A_TYPE = 64
+_FLAT = {str, int, float, bool, bytes, type(None)}
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
@@ -120,10 +121,14 @@ def as_json(value: Any, **options: Any) -> str:
 
 def is_shallow(value: Any, levels: int) -> bool:
     """Whether a value nests no deeper than this, as one that holds itself does."""
-    if not isinstance(value, Mapping | list | tuple):
+    if type(value) in _FLAT or not isinstance(value, dict | list | tuple | Mapping):
         return True
-    inner = value.values() if isinstance(value, Mapping) else value
-    return levels > 0 and all(is_shallow(one, levels - 1) for one in inner)
+    if levels <= 0:
+        return False
+    for one in value.values() if isinstance(value, dict | Mapping) else value:  # a plain loop: of all that is carried
+        if type(one) not in _FLAT and not is_shallow(one, levels - 1):
+            return False
+    return True
 
 
 def spelled(value: Any) -> str | None:

@@ -13,7 +13,7 @@ from corm_batch.data.kinds import kind_of
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.foreign_json import encoding_problem, layout_problem
 from corm_batch.data.sources.packed import PACKED, unpacked
-from corm_batch.data.sources.tables import TableSource, unusable
+from corm_batch.data.sources.tables import TableSource, carried_value, unusable
 from corm_batch.errors import ColumnsError, FileError
 
 _LINES_LOOKED_AT = 100
@@ -43,7 +43,7 @@ class JsonlSource(TableSource, name="jsonl"):
                         head.append(line)
                     if isinstance(row := _parse(line), dict):
                         found.update(row)
-                        rows.append({name: value_in({**folders, **row}, name) for name in columns})
+                        rows.append({name: carried_value(value_in({**folders, **row}, name)) for name in columns})
                         led_to.update(name for name in asked if is_in(row, name))
                     if num_lines >= _LINES_LOOKED_AT and found:
                         break
@@ -91,11 +91,9 @@ def _lines(uri: str) -> Iterator[Iterator[bytes]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
-    """The line's JSON object, or why it is none."""
+    """The line's JSON object, or why it is none; what is no UTF-8 is its value's problem, as halves of pairs."""
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"the line holds invalid UTF-8 ({error.reason} at byte {error.start})"
+        row = json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         return f"the line is no JSON ({error})"
     return row if isinstance(row, dict) else f"the line holds no JSON object but {type(row).__name__}"

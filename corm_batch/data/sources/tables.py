@@ -73,16 +73,18 @@ class TableSource(FileSource):
             text = text_of(row[self.text_column], self.text_separator)
         except ValueError as error:
             problems.append(f"column {self.text_column!r} {error}")
-        extra, kept = {name: as_text(row[name]) for name in columns}, {name: _kept(row[name]) for name in carried}
+        extra = {name: as_text(row[name]) for name in columns}
+        kept = {name: carried_value(row[name]) for name in carried}
+        for name, value in extra.items():
+            if not is_shallow(value, _LEVELS):
+                problems.append(f"column {name!r} nests deeper than {_LEVELS} levels, or holds itself")
+                extra[name] = None
+            elif isinstance(value, UnicodeError) or is_no_utf8(value):
+                problems.append(f"column {name!r} holds invalid UTF-8")
+                extra[name] = None
         for values in (extra, kept):
             for name, value in values.items():
-                if not is_shallow(value, _LEVELS):
-                    problems.append(f"column {name!r} nests deeper than {_LEVELS} levels, or holds itself")
-                    values[name] = None
-                elif isinstance(value, UnicodeError) or is_no_utf8(value):
-                    problems.append(f"column {name!r} holds invalid UTF-8")
-                    values[name] = None
-                elif isinstance(value, Exception):
+                if isinstance(value, Exception):
                     problems.append(f"column {name!r} cannot be read ({reason(value)})")
                     values[name] = None
         return Document(
@@ -100,6 +102,6 @@ def unusable(origin: str, why: str) -> Document:
     return Document(doc_id=origin, text=None, problem=f"{origin}: {why}", origin=origin)
 
 
-def _kept(value: Any) -> Any:
+def carried_value(value: Any) -> Any:
     """What is carried over of a value: of its text all that is UTF-8, for no answer depends on it."""
     return readable(value) if is_shallow(value, _LEVELS) else spelled(value)

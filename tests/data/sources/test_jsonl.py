@@ -57,6 +57,19 @@ def test_broken_lines_are_documents_with_a_problem(tmp_path):
         assert document.text is None
 
 
+def test_bytes_that_are_no_utf8_cost_no_answer_that_does_not_depend_on_them(tmp_path):
+    carried = b'"url": "u\xff", "tags": ["v", "w\xfe"], "n": {"t": "\\ud800"}'
+    (tmp_path / "a.jsonl").write_bytes(b'{"doc_id": "a", "text": "x", ' + carried + b', "other": "\xff"}\n')
+    source, names = JsonlSource(uri=str(tmp_path)), ["url", "tags", "n"]
+    (split,) = source.splits(names)
+    assert [str(split.kinds[name]) for name in names] == ["string", "list<item: string>", "struct<t: string>"]
+    (only,) = source.read_carrying(split, [], names)
+    assert (only.problem, only.carried) == (None, {"url": "u?", "tags": ["v", "w?"], "n": {"t": "?"}})
+    (asked,) = source.read_carrying(split, ["tags"], ["url"])
+    assert "column 'tags' holds invalid UTF-8" in asked.problem
+    assert (asked.doc_id, asked.columns, asked.carried) == ("a", {"tags": None}, {"url": "u?"})
+
+
 def test_extra_columns_may_be_missing_in_a_line_but_not_in_the_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"doc_id": 1, "text": "x"}\n{"doc_id": 2, "text": "y", "question": "why?"}')
     source = JsonlSource(uri=str(tmp_path))
