@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _MOST_REMEMBERED = 256
 """Grammars: a job has one, or one a field."""
 
+_SAMPLE = '{"a b": ["é", 12]}'
+"""What a tokenizer's tokens are tried on: one whose bytes were read wrongly would hold answers to another form."""
+
 
 class Matchers:
     """Makes matchers for one model; the library and the tokenizer are loaded for the first.
@@ -72,9 +75,14 @@ class Matchers:
         try:
             tokenizer = self._load_tokenizer()
             size = max(len(tokenizer), self._vocab_size)  # a model may have more tokens, or fewer
-            return from_tokenizer(tokenizer, n_vocab=size, eos_token=sorted(self._ends) or None)
+            read = from_tokenizer(tokenizer, n_vocab=size, eos_token=sorted(self._ends) or None)
+            ids = tokenizer.encode(_SAMPLE, add_special_tokens=False)
+            ours, theirs = tokenizer.decode(ids, clean_up_tokenization_spaces=False), read.decode_bytes(ids).decode()
+            if ours.strip() != theirs.strip():  # some write a space in front
+                raise ValueError(f"its tokens of {ours!r} are read as {theirs!r}")  # noqa: TRY301 - as any other fault
         except Exception as error:  # somebody else's files can fail in any way
             raise GrammarError(f"answers cannot be held to a form with this model's tokenizer: {error}") from error
+        return read
 
 
 class Matcher:

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import decoders
 from transformers import AutoTokenizer
 
 from corm_batch.errors import GrammarError
@@ -168,3 +169,11 @@ def test_a_tokenizer_that_cannot_be_read_is_named():
         Matchers(fail, 10, {1}).matcher(FORMS["regex"][0])
     with pytest.raises(GrammarError, match="fast"):
         Matchers(lambda: [], 10, {1}).matcher(FORMS["regex"][0])
+
+
+def test_a_tokenizer_whose_tokens_are_read_as_other_bytes_is_refused():
+    """As transformers 5.17 makes one of a GGUF file: letters stand for bytes, and a decoder says that they do not."""
+    tokenizer, _ = byte_level()
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.ByteLevel()])
+    with pytest.raises(GrammarError, match="are read as"):
+        Matchers(lambda: tokenizer, len(tokenizer), {1}).matcher(FORMS["choices"][0])
