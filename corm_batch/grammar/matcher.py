@@ -79,7 +79,7 @@ class Matchers:
             ids = tokenizer.encode(_SAMPLE, add_special_tokens=False)
             ours, theirs = tokenizer.decode(ids, clean_up_tokenization_spaces=False), read.decode_bytes(ids).decode()
             if ours.strip() != theirs.strip():  # some write a space in front
-                raise ValueError(f"its tokens of {ours!r} are read as {theirs!r}")  # noqa: TRY301 - as any other fault
+                raise ValueError(f"its tokens of {ours!r} are read as {theirs!r}")
         except Exception as error:  # somebody else's files can fail in any way
             raise GrammarError(f"answers cannot be held to a form with this model's tokenizer: {error}") from error
         return read
