@@ -123,12 +123,14 @@ def _print_results(console: Console, summary: JobSummary, expected: Expected | N
 
 def _print_output(console: Console, uri: str, expected: Expected | None, metric: Metric) -> None:
     from corm_batch.data.newest_rows import read_results
+    from corm_batch.evaluation.expected import without_carried
     from corm_batch.report.fields import field_figures
     from corm_batch.report.job_report import read_report
 
     if figures := read_report(uri):
         if figures.ok + figures.failed <= _SMALL_JOB:
-            print_answers(console, read_results(uri, memory=True).sort_by("doc_id").to_pylist(), expected)
+            rows = without_carried(read_results(uri, memory=True).sort_by("doc_id"))
+            print_answers(console, rows.to_pylist(), expected)
         print_fields(console, field_figures(uri))
         print_failures(console, figures)
         scores = expected.scores(uri, metric) if expected is not None else None

@@ -1,7 +1,8 @@
 """Expected: the right answers that a column has, and what the answers of an output are worth against them.
 
 A document has one right answer, or a list of which any counts; where it is asked several things, a list with an entry
-for each, or a struct with one for each column of its answers. Knows nothing of how it is shown.
+for each, or a struct with one for each column of its answers. Of several answers to one prompt each is compared. Knows
+nothing of how it is shown.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Case:
     """One answer, and what is right.
 
     Attributes:
-        about: which of its document's answers: a column, or the place of a question (`#0`); empty where there is one.
+        about: which of its document's answers: a column, or the place of a question or of one of several answers
+            (`#0`); empty where there is one.
         right: any of these is.
         said: None where there is no answer.
     """
@@ -163,10 +165,10 @@ class Expected:
             yield Case(f"#{number}", _texts(of_it), said)
         elif isinstance(right, Mapping):
             yield from _fields(right, row, "")
-        elif isinstance(right, list) and "answers" in row:
+        elif isinstance(right, list) and "questions" in row:
             yield from _places(right, row["answers"], "")
         else:
-            yield Case("", _texts(right), said)
+            yield from _drawn(right, row, "answers", "", said)
 
     def scores(self, output_uri: str, metric: Metric = "exact") -> Scores:
         """What the newest answers of an output are worth.
@@ -182,8 +184,9 @@ class Expected:
         cases = num_missed = 0
         seen = set[str]()
         for uri, part in zip(newest, read_ahead(lambda uri: read_part(uri, without=unread), newest), strict=True):
-            self.check(part.column_names)
-            rows = part.filter(newest[uri])
+            answers = without_carried(part)
+            self.check(answers.column_names)
+            rows = answers.filter(newest[uri])
             rows = rows.filter(pc.is_in(rows["doc_id"].cast(pa.string()), known))
             columns = {name: values_of(rows[name]) for name in rows.column_names}
             for values in zip(*columns.values(), strict=True):
@@ -212,13 +215,22 @@ def _fields(right: Mapping[str, Any], row: Mapping[str, Any], prefix: str) -> It
         name = f"{prefix}{key}"
         if isinstance(one, Mapping) and any(column.startswith(f"{name}_") for column in row):
             yield from _fields(one, row, f"{name}_")
-        elif isinstance(one, list) and f"{name}_answers" in row:
+        elif isinstance(one, list) and f"{name}_questions" in row:
             yield from _places(one, row[f"{name}_answers"], name)
         elif isinstance(one, list) and isinstance(row.get(name), list):
             yield Case(name, (_text(one),), _text(row[name]))
         else:
             said = row.get(name)
-            yield Case(name, _texts(one), None if said is None else _text(said))
+            yield from _drawn(one, row, f"{name}_answers", name, None if said is None else _text(said))
+
+
+def _drawn(right: Any, row: Mapping[str, Any], column: str, about: str, said: str | None) -> Iterator[Case]:
+    """What one prompt was answered; of several answers, of which `said` is a list, each by its place."""
+    answers = row.get(column)
+    if said is None or f"{column.removesuffix('answers')}questions" in row or not answers or len(answers) == 1:
+        yield Case(about, _texts(right), said)
+    else:
+        yield from (Case(f"{about}#{place}", _texts(right), one) for place, one in enumerate(answers))
 
 
 def _places(right: list[Any], answers: list[Any] | None, prefix: str) -> Iterator[Case]:
@@ -242,6 +254,11 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping | list):
         return json.dumps(value, ensure_ascii=False, default=str)
     return spelled(value) or ""
+
+
+def without_carried(rows: pa.Table) -> pa.Table:
+    """Rows of results without the columns of the source, which are no answers, whatever they are called."""
+    return rows.select([name for name in rows.column_names if not _carries(rows.schema, name)])
 
 
 def _carries(schema: pa.Schema, column: str) -> bool:

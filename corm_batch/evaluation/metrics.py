@@ -47,9 +47,11 @@ def squad_exact(got: str, answer: str) -> float:
 
 
 def squad_f1(got: str, answer: str) -> float:
-    """SQuAD's token F1, 0..1."""
+    """SQuAD's token F1, 0..1; of what has no words, such as `A`, the exact match, as in its script for version 2."""
     left, right = Counter(squad_words(got)), Counter(squad_words(answer))
-    return 2 * (left & right).total() / max(1, left.total() + right.total())
+    if not left or not right:
+        return float(left == right)
+    return 2 * (left & right).total() / (left.total() + right.total())
 
 
 def words(text: str) -> list[str]:

@@ -53,7 +53,7 @@ def test_answer_beside_what_is_expected(capsys):
 def test_each_of_several_answers_beside_its_own_right_one(capsys):
     expected = Expected("right", {"a": ["Oslo", None, "17"]})
     lists = ["Oslo", "x", "18"], ["Oslo ", None, "17"], ["Oslo"]
-    rows = [ANSWERED | {"output": "[...]", "answers": answers} for answers in lists]
+    rows = [ANSWERED | {"output": "[...]", "questions": ["?"] * 3, "answers": answers} for answers in lists]
     rows += [ANSWERED | {"output": said, "question_number": place} for place, said in enumerate(lists[0])]
     drawn = cells(capsys, rows, expected)
     assert [row[4] for row in drawn] == ["1 of 2 exact", "exact", "differs", "exact", "ok", "differs"]

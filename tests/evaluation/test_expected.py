@@ -33,10 +33,21 @@ def test_a_failed_row_has_said_nothing_whatever_its_output_holds():
 
 
 def test_answers_of_several_questions_go_by_place():
-    found = cases(["Oslo", None, ["17", "seventeen"]], answers=["Oslo", "x", "17 "])
+    asked = {"questions": ["a", "b", "c"]}
+    found = cases(["Oslo", None, ["17", "seventeen"]], answers=["Oslo", "x", "17 "], **asked)
     assert found == [Case("#0", ("Oslo",), "Oslo"), Case("#2", ("17", "seventeen"), "17 ")]
-    assert [case.said for case in cases(["Oslo", "17"], answers=["Oslo"])] == [None, None]
-    assert [case.said for case in cases(["Oslo"], answers=None, status="failed")] == [None]
+    assert [case.said for case in cases(["Oslo", "17"], answers=["Oslo"], **asked)] == [None, None]
+    assert [case.said for case in cases(["Oslo"], answers=None, status="failed", **asked)] == [None]
+
+
+def test_of_several_answers_to_one_prompt_each_is_compared_and_a_list_has_right_ones_of_which_any_counts():
+    assert cases(["Rome", "Oslo"], answers=["Oslo"]) == [Case("", ("Rome", "Oslo"), "Oslo")]
+    drawn = {"output": '["Oslo", null]', "answers": ["Oslo", None]}
+    assert cases("Oslo", **drawn) == [Case("#0", ("Oslo",), "Oslo"), Case("#1", ("Oslo",), None)]
+    assert [case.right for case in cases(["Rome", "Oslo", "Bern"], **drawn)] == [("Rome", "Oslo", "Bern")] * 2
+    assert cases("Oslo", status="failed", answers=None) == [Case("", ("Oslo",), None)]
+    row = {"place": drawn["output"], "place_answers": drawn["answers"]}
+    assert cases({"place": ["Oslo"]}, **row) == [Case("place#0", ("Oslo",), "Oslo"), Case("place#1", ("Oslo",), None)]
 
 
 def test_a_question_with_a_row_of_its_own_has_its_own_right_answer():
@@ -55,7 +66,14 @@ def test_a_struct_says_what_each_column_should_hold():
 
 
 def test_a_struct_leads_into_the_columns_of_several_tasks():
-    row = {"summary": "s", "facts": "{...}", "facts_year": 1999, "asked": "[...]", "asked_answers": ["x", "y"]}
+    row = {
+        "summary": "s",
+        "facts": "{...}",
+        "facts_year": 1999,
+        "asked": "[...]",
+        "asked_answers": ["x", "y"],
+        "asked_questions": ["p", "q"],
+    }
     found = cases({"summary": "t", "facts": {"year": 1998}, "asked": ["x", "z"]}, **row)
     assert [(case.about, case.said) for case in found] == [
         ("summary", "s"), ("facts_year", "1999"), ("asked#0", "x"), ("asked#1", "y"),
@@ -108,3 +126,17 @@ def test_a_column_that_rows_carry_needs_no_source(tmp_path):
     assert Expected.of_output(str(tmp_path), "right").answers == {"a": ["x", "y"]}
     with pytest.raises(SpecError, match=r"--expect output: no row here has it, nor is its source known: .*spec"):
         Expected.of_output(str(tmp_path), "output")
+
+
+def test_a_column_that_rows_carry_is_no_answer_whatever_it_is_called(tmp_path):
+    commit(tmp_path, [answered("a", output="Rome")])
+    of_source = [column(name, pa.list_(pa.string()), "", detail="carried over") for name in ("answers", "questions")]
+    part = next((tmp_path / "results").iterdir())
+    rows = pq.read_table(part)
+    for field in of_source:
+        rows = rows.append_column(field, pa.array([["Oslo"]], field.type))
+    part.write_bytes(encode_part(rows, "parquet"))
+    found = Expected.of_output(str(tmp_path), "answers").scores(str(tmp_path))
+    assert (found.cases, found.means["exact"]) == (1, 0.0)
+    with pytest.raises(SpecError, match="no such column"):
+        Expected("right", {"a": {"answers": "Oslo"}}).scores(str(tmp_path))

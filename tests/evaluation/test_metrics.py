@@ -23,6 +23,8 @@ from corm_batch.evaluation.metrics import best, degenerate, rouge_l, share, squa
         ("dog", "cat", 0, 0),
         ("", "cat", 0, 0),
         ("the", "cat", 0, 0),
+        ("A", "A", 1, 1),
+        ("B", "A", 0, 0),
     ],
 )
 def test_squad_compares_words_without_case_punctuation_and_articles(got, answer, exact, f1):
