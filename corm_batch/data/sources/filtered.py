@@ -65,7 +65,8 @@ class Filtered(Source):
 
     def _held(self, document: Document) -> Document:
         """The row, left out where the filter does not hold; with a problem where it cannot be held against it."""
-        found = {**document.carried, "text": document.text, "doc_id": document.doc_id}
+        has_id = document.problem is None or document.doc_id != document.origin  # which stands for one
+        found = {**document.carried, "text": document.text, "doc_id": document.doc_id if has_id else None}
         names = self._names
         values = {name: spelled(value) if isinstance(value, bytes) else value for name, value in found.items()}
         if document.left_out is not None or not values.keys() >= set(names):  # of a row that cannot be read at all

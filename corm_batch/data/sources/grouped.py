@@ -105,7 +105,7 @@ class Grouped(Source):
 
     def _rows(self, columns: Sequence[str], carried: Sequence[str], broken: list[FileError]) -> Iterator[Document]:
         """Every row of the source; files that turn out to be broken are put into `broken`."""
-        own, kept = ([name for name in names if name not in _OWN] for names in (columns, self._wanted(carried)))
+        own, kept = self._wanted(columns), self._wanted(carried)  # the key in both: what is carried is made readable
         splits = self.of.splits(self._wanted([*columns, *carried]))
         for split, before in zip(splits, rows_before(splits), strict=True):
             if split.error is not None:

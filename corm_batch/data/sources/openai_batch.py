@@ -40,8 +40,11 @@ class OpenAIBatchSource(JsonlSource, name="openai_batch"):
         carried: Sequence[str] = (),
         own: Container[str] | None = None,
     ) -> Document:
-        """The document of one line; one that is sent elsewhere than to a chat model cannot be answered."""
+        """The document of one line; one without a request to a chat model cannot be answered."""
         made = super().document(row, columns, origin, carried, own)
+        if not isinstance(row[_BODY], Mapping):
+            problem = f"{origin}: {_BODY}: expected an object with messages, got {shown(row[_BODY])}"
+            return replace(made, text=None, problem=problem)
         for name, expected in _EXPECTED.items():
             if row[name] != expected:
                 return replace(

@@ -76,6 +76,13 @@ def test_a_bad_row_stays_one_unless_the_filter_leaves_it_out(source):
     assert [one.left_out for one in taken(source("text is not none", rows))] == [None, None]  # null is the problem
 
 
+def test_a_row_whose_id_nobody_knows_is_not_left_out_by_the_place_that_stands_for_it(source):
+    rows = [{"doc_id": None, "text": "t"}, {"doc_id": "b", "text": None}, {"doc_id": "c", "text": "t"}]
+    unknown, bad, good = taken(source("doc_id == 'c'", rows))
+    assert (unknown.left_out, bad.left_out, good.left_out) == (None, NOT_HELD, None)
+    assert "holds no usable id" in unknown.problem
+
+
 @pytest.mark.parametrize(
     ("expression", "said"),
     [

@@ -99,3 +99,13 @@ def test_a_broken_file_is_named_after_the_groups_of_the_others(tmp_path):
 def test_a_key_that_no_file_has_is_refused(tmp_path):
     with pytest.raises(SpecError, match="'other'"):
         lines(tmp_path, [row("a", "x")], group_by="other").splits()
+
+
+def test_a_key_that_is_no_utf8_is_not_the_key_that_it_reads_as(tmp_path):
+    rows = [row("a", "\ud800"), row("b", "\udfff"), row("c", "?")]
+    *bad, group = taken(lines(tmp_path, rows))
+    assert (group.doc_id, group.text) == ("?", "text of c")
+    assert [f"the row {name!r} is in no group: " in one.problem for name, one in zip("ab", bad, strict=True)] == [
+        True
+    ] * 2
+    assert "column 'key' holds invalid UTF-8" in bad[0].problem
