@@ -16,6 +16,7 @@ from corm_batch.errors import SpecError
 
 PLACES = ("name", "model.name", "model.revision", "source.uri", "cluster.address", "output.uri")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NO_VARIABLE = re.compile(rf"(?!{_VARIABLE.pattern})\$\{{[^}}]*\}}?")
 _SECRET = re.compile(r"key|secret|token|passw|credential|auth|private", re.IGNORECASE)
 
 
@@ -23,7 +24,8 @@ def with_variables(data: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a spec with the values of variables in place of them.
 
     Raises:
-        SpecError: one is not set, is called like a secret, or stands in another field; one line for each.
+        SpecError: one is not set, is called like a secret, stands in another field, or is written in another way, as
+            with a default; one line for each.
     """
     problems = [problem for path, text in _texts(data, "") for problem in _problems(path, text)]
     if problems:
@@ -51,6 +53,8 @@ def _problems(path: str, text: str) -> Iterator[str]:
             )
         elif not os.environ.get(name):
             yield f"{path}: {shown}: the environment has no such variable, or an empty one"
+    for found in _NO_VARIABLE.finditer(text if path in PLACES else ""):
+        yield f"{path}: {found.group()}: expected ${{NAME}}, a name of letters, _ and, not first, digits"
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,15 @@ def load_yaml(text: str, origin: str) -> Any:
     except SpecError:
         raise
     except Exception as error:  # odd tags and nesting raise KeyError, IndexError, RecursionError, ...
-        raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}") from error
+        raise SpecError(f"{origin}: no valid YAML: {type(error).__name__}: {error}{_hint(error, text)}") from error
+
+
+def _hint(error: Exception, text: str) -> str:
+    """What helps where a text with `${` is not in quotes, which within { } takes the brace for one of YAML's."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None or text[max(0, mark.index - 1) : mark.index + 1] != "${":
+        return ""
+    return '\nWithin { } a text that holds ${NAME} has to stand in quotes: {uri: "${NAME}/inbox"}'
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:

@@ -34,6 +34,8 @@ def test_places_are_filled_in(monkeypatch):
             r"task\.questions\.1: \$\{DAY\}: .* may stand in name, ",
         ),
         ({"model": {"chat_template_kwargs": {"date": "${DAY}"}}}, r"model\.chat_template_kwargs\.date: \$\{DAY\}"),
+        ({"output": {"uri": "out/${DAY:-today}/"}}, r"output\.uri: \$\{DAY:-today\}: expected \$\{NAME\}"),
+        ({"output": {"uri": "out/${DAY}/${1ST"}}, r"^output\.uri: \$\{1ST: expected \$\{NAME\}[^\n]*$"),
         ({"source": {"name": "${DAY}"}}, r"source\.name: \$\{DAY\}"),
     ],
 )

@@ -43,6 +43,17 @@ def test_what_is_no_yaml_or_too_large_is_refused_at_once(text, said):
     assert time.process_time() - began < 5
 
 
+def test_a_variable_without_quotes_in_a_flow_mapping_is_told_to_stand_in_some():
+    hint = 'Within { } a text that holds ${NAME} has to stand in quotes: {uri: "${NAME}/inbox"}'
+    with pytest.raises(SpecError) as caught:
+        load_yaml("source: {uri: s3://${BUCKET}/x}", "spec")
+    assert str(caught.value).endswith(f"\n{hint}")
+    with pytest.raises(SpecError) as caught:
+        load_yaml('source: {uri: "${BUCKET}" {}', "spec")
+    assert hint not in str(caught.value)
+    assert load_yaml("uri: s3://${BUCKET}/x", "spec") == {"uri": "s3://${BUCKET}/x"}
+
+
 def test_many_keys_take_no_time():
     began = time.process_time()
     assert len(load_yaml("\n".join(f"k{n}: {n}" for n in range(20_000)), "spec")) == 20_000
