@@ -107,9 +107,9 @@ def test_page_and_output_on_s3(corm_batch, bucket, s3_client):  # noqa: F811
     assert [item["Key"] for item in s3_client.list_objects_v2(Bucket=name, Prefix="pages")["Contents"]] == [
         "pages/report.html"
     ]
-    refused = corm_batch("report", output, "--html", "s3://no-such-bucket/report.html")
+    refused = corm_batch("report", output, "--html", "s3://No_Such_Bucket/report.html")
     assert (refused.code, refused.out) == (1, "")
-    assert "s3://no-such-bucket/report.html: cannot be written" in refused.err
+    assert "s3://No_Such_Bucket/report.html: cannot be written" in refused.err
 
 
 def test_page_beside_json(corm_batch, write_output, tmp_path):
