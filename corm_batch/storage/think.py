@@ -8,12 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from corm_batch.ops.form import FormKernels, Stored
 from corm_batch.ops.pages import Column
-from corm_batch.storage.base import Storage
+from corm_batch.storage.model import Model
 
 
-class Think(Storage, name="think"):
+class Think(Model, name="think"):
     """Keys without the channels that a prompt's newest queries need least, head by head; values as they are (ThinK).
 
     A channel counts by the squares of the window's queries in it times those of the kept keys (the paper's criterion,
@@ -43,17 +42,3 @@ class Think(Storage, name="think"):
         kept += kept.sum(dim=-1, keepdim=True) == 0  # where nothing stays, queries decide alone
         channels: Tensor = (needed * kept.square()).topk(column.width or 0, dim=-1).indices.sort(dim=-1).values
         return channels
-
-    def encode(self, key: Tensor, value: Tensor) -> Stored:
-        """As they are."""
-        return Stored(key, value)
-
-    def decode(self, stored: Stored) -> tuple[Tensor, Tensor]:
-        """As they are."""
-        return stored.key, stored.value
-
-    def kernels(self) -> FormKernels:
-        """Plain loads and stores."""
-        from corm_batch.ops.kernels.forms import load_numbers, save_numbers
-
-        return FormKernels(load_numbers, save_numbers)
