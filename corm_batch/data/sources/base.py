@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import AfterValidator, Field
@@ -100,6 +100,34 @@ class Source(Plugin, kind="source", package="corm_batch.data.sources"):
             found = document.columns
             own, kept = ({name: found[name] for name in names} for names in (columns, carried))
             yield replace(document, columns=own, carried=kept)
+
+
+class Refinement(Source):
+    """The rows of another source, taken as its `filter` or `group_by` says. It is in no registry."""
+
+    of: Source
+
+    @property
+    def place(self) -> str:
+        """That of the source."""
+        return self.of.place
+
+    @property
+    def leaves_out(self) -> bool:
+        """As the source."""
+        return self.of.leaves_out
+
+    def to_spec(self) -> dict[str, Any]:
+        """The source's section."""
+        return self.of.to_spec()
+
+    def would_read(self, uri: str) -> bool:
+        """As the source."""
+        return self.of.would_read(uri)
+
+    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
+        """Without columns that are carried over."""
+        return self.read_carrying(split, columns, ())
 
 
 def rows_before(splits: Iterable[Split]) -> list[int | None]:

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from corm_batch.data.document import Document
 from corm_batch.data.expressions import names_in, value_of
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import spelled
-from corm_batch.data.sources.base import Source, Split
+from corm_batch.data.sources.base import Refinement, Split
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}
 NOT_HELD = "source.filter does not hold"
 NULL = "a column that source.filter compares is null"
 
 
-class Filtered(Source):
+class Filtered(Refinement):
     """A source whose `filter` is not None."""
-
-    of: Source
-
-    @property
-    def place(self) -> str:
-        """That of the source."""
-        return self.of.place
 
     @property
     def leaves_out(self) -> bool:
@@ -40,21 +32,9 @@ class Filtered(Source):
         """Columns that the expression is about."""
         return sorted(names_in(self.of.filter or "") - _OF_THE_DOCUMENT)
 
-    def to_spec(self) -> dict[str, Any]:
-        """The source's section."""
-        return self.of.to_spec()
-
     def splits(self, columns: Sequence[str] = ()) -> list[Split]:
         """Those of the source."""
         return self.of.splits(list(dict.fromkeys([*columns, *self._names])))
-
-    def would_read(self, uri: str) -> bool:
-        """As the source."""
-        return self.of.would_read(uri)
-
-    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
-        """The rows of one split."""
-        return self.read_carrying(split, columns, ())
 
     def read_carrying(self, split: Split, columns: Sequence[str], carried: Sequence[str]) -> Iterator[Document]:
         """The rows of one split; one for which the filter does not hold is left out, and says so."""

@@ -21,36 +21,21 @@ import pyarrow as pa
 
 from corm_batch.data.cells import as_text, usable_id
 from corm_batch.data.document import Document
-from corm_batch.data.sources.base import Source, Split, rows_before
+from corm_batch.data.sources.base import Refinement, Split, rows_before
 from corm_batch.errors import FileError
 
 MEMBERS, MEMBER_IDS = "members", "member_ids"
 _OWN = {MEMBERS: pa.int64(), MEMBER_IDS: pa.list_(pa.string())}
 
 
-class Grouped(Source):
+class Grouped(Refinement):
     """A source whose `group_by` is not None, filtered where it says so.
 
     Columns: the key's, as it is; `members`, how many rows a group has, and `member_ids`; every other one a list.
     """
 
-    of: Source
     by: str
     separator: str
-
-    @property
-    def place(self) -> str:
-        """That of the source."""
-        return self.of.place
-
-    @property
-    def leaves_out(self) -> bool:
-        """As the source."""
-        return self.of.leaves_out
-
-    def to_spec(self) -> dict[str, Any]:
-        """The source's section."""
-        return self.of.to_spec()
 
     def splits(self, columns: Sequence[str] = ()) -> list[Split]:
         """All groups as one split, beside the files that cannot be read.
@@ -68,14 +53,6 @@ class Grouped(Source):
             for kind in [next((of_it[name] for of_it in told if name in of_it), pa.string())]
         }
         return [*(split for split in found if split.error is not None), Split(self.place, 0, kinds=kinds)]
-
-    def would_read(self, uri: str) -> bool:
-        """As the source."""
-        return self.of.would_read(uri)
-
-    def read(self, split: Split, columns: Sequence[str]) -> Iterator[Document]:
-        """The groups."""
-        return self.read_carrying(split, columns, ())
 
     def read_carrying(self, split: Split, columns: Sequence[str], carried: Sequence[str]) -> Iterator[Document]:
         """The groups, in the order of their first rows, below what is no row of a group.

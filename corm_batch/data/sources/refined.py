@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from corm_batch.data.sources.base import Source
+from corm_batch.data.sources.base import Refinement, Source
 from corm_batch.data.sources.filtered import Filtered
 from corm_batch.data.sources.grouped import Grouped
 
 
 def refined(source: Source) -> Source:
     """The source as its `filter` and `group_by` say; itself where it has neither."""
-    if isinstance(source, Filtered | Grouped):
+    if isinstance(source, Refinement):
         return source
     found = source if source.filter is None else Filtered(of=source)
     return (
