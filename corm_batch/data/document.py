@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
-from corm_batch.data.kinds import as_json
+from corm_batch.data.kinds import as_json, spelled
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ class Document:
         """Hash of everything of the row that can change its answer."""
         content = as_json([self.text, dict(self.columns)], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+    @cached_property
+    def carried_sha256(self) -> str | None:
+        """Hash of the columns that are carried over, with their names; None where there are none."""
+        if not self.carried:
+            return None
+        return hashlib.sha256((spelled(sorted(self.carried.items())) or "").encode()).hexdigest()
 
 
 def digest(*parts: str) -> bytes:

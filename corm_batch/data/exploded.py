@@ -15,7 +15,10 @@ import pyarrow.compute as pc
 
 from corm_batch.data.schema import QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW
 
-_OF_EACH = "doc_id", "content_sha256", "fingerprint", "run_id", "truncated", SOURCE_FILE.name, SOURCE_ROW.name
+_OF_EACH = (
+    *("doc_id", "content_sha256", "fingerprint", "carried_sha256", "run_id", "truncated"),
+    *(SOURCE_FILE.name, SOURCE_ROW.name),
+)
 
 
 def exploded(

@@ -66,6 +66,7 @@ RESULT_FIELDS: tuple[pa.Field, ...] = (
     DOC_ID,
     column("content_sha256", pa.string(), "hash of what the document said", nullable=False),
     column("fingerprint", pa.string(), "hash of what the spec sets and the answer depends on", nullable=False),
+    column("carried_sha256", pa.string(), "hash of the columns of the source that the row has; null where it has none"),
     _RUN_ID,
     STATUS,
     QUESTION_NUMBER,

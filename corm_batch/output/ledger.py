@@ -9,12 +9,11 @@ part that is damaged says nothing: its documents are answered again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 import pyarrow as pa
-import yaml
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.selection import is_chosen
@@ -23,13 +22,15 @@ from corm_batch.data.parts import folder, list_parts, read_ahead, read_fields
 from corm_batch.data.schema import RESULT_FIELDS
 from corm_batch.errors import AnswerError, DamagedPartError
 from corm_batch.output.settings import SETTINGS, AnswerSettings, Change
+from corm_batch.spec import JobSpec
 
 State = Literal["new", "ok", "failed"]
 _COLUMNS = [
     *("doc_id", "content_sha256", "fingerprint", "status", "question_number"),
-    *("first_difference", "rerun", "verify_error", "error_type", "failed_fields", "fallback"),
+    *("first_difference", "rerun", "verify_error", "error_type", "failed_fields", "fallback", "carried_sha256"),
 ]
-_MARK_BYTES = 4
+_CONTENT, _MARK = slice(0, 16), slice(16, 20)  # of what is kept of a document's newest row: digest of its content, mark
+_PART, _CARRIED = slice(20, 24), slice(24, None)  # and where columns are carried over, its part and their digest
 
 
 class _Mark(NamedTuple):
@@ -43,23 +44,21 @@ class _Mark(NamedTuple):
 
     @classmethod
     def read(cls, newest: bytes) -> Self:
-        mark = int.from_bytes(newest[-_MARK_BYTES:], "big")
+        mark = int.from_bytes(newest[_MARK], "big")
         return cls(mark // 8, bool(mark & 1), bool(mark & 2), bool(mark & 4))
 
     def to_bytes(self) -> bytes:
         mark = 8 * self.number + 4 * self.unusable + 2 * self.differing + self.failed
-        return mark.to_bytes(_MARK_BYTES, "big")
+        return mark.to_bytes(_MARK.stop - _MARK.start, "big")
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """Who wrote rows: the job's name and settings, None where no metadata tells, whether its rows stand, and which
-    columns of the source they have."""
+    """Who wrote rows: the job's name and settings, None where no metadata tells, and whether its rows stand."""
 
     job: str | None
     settings: AnswerSettings | None
     done: bool
-    columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,25 +94,44 @@ class EarlierRows:
 
 
 class Ledger:
-    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document.
+    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document, 170 where columns of the source
+    are carried over.
 
     Attributes:
         damaged: one line for each part of the results that cannot be read and was left out.
     """
 
     def __init__(
-        self, settings: AnswerSettings, job: str, verify: VerifyConfig | None = None, *, fallback: bool = False
+        self,
+        settings: AnswerSettings,
+        job: str,
+        verify: VerifyConfig | None = None,
+        *,
+        fallback: bool = False,
+        carries: bool = False,
     ) -> None:
-        """An empty ledger for a job of these settings and this name that verifies answers so, and has a `fallback` for
-        those that cannot be used."""
+        """An empty ledger for a job of these settings and this name that verifies answers so, has a `fallback` for
+        those that cannot be used, and `carries` columns of the source over."""
         self._settings, self._job = settings, job
         self._share_rerun = verify.share if verify is not None and verify.on_difference == "rerun" else 0.0
         self._fallback = fallback
-        self._newest: dict[bytes, bytes] = {}  # digest of the id -> digest of the content, writer and status
+        self._carries = carries
+        self._parts: list[str] = []
+        self._newest: dict[bytes, bytes] = {}  # digest of the id -> what is kept of its newest row
         self._writers: list[_Writer] = []
         self._numbers: dict[tuple[bytes, ...], int] = {}  # what tells a writer -> its place in the list
         self._places: dict[str, set[str]] = {}  # file -> ids of failed rows that may be named after a place in it
         self.damaged: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, spec: JobSpec, settings: AnswerSettings) -> Ledger:
+        """That of a job, of these settings.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        options = {"fallback": spec.fallback is not None, "carries": bool(spec.output.columns)}
+        return cls.read(spec.output.uri, settings, spec.name, spec.verify, **options)
 
     @classmethod
     def read(
@@ -124,24 +142,26 @@ class Ledger:
         verify: VerifyConfig | None = None,
         *,
         fallback: bool = False,
+        carries: bool = False,
     ) -> Ledger:
         """The ledger of what is committed under `output_uri`.
 
         Raises:
             SourceError: a part cannot be fetched, or is none of a job's results.
         """
-        ledger = cls(settings, job, verify, fallback=fallback)
-        for part in read_ahead(_read, list_parts(folder(output_uri, "results"))):
+        ledger = cls(settings, job, verify, fallback=fallback, carries=carries)
+        uris = list_parts(folder(output_uri, "results"))
+        for uri, part in zip(uris, read_ahead(_read, uris), strict=True):
             if isinstance(part, DamagedPartError):
                 ledger.damaged += (str(part),)
             else:
-                ledger._add(part)
+                ledger._add(part, uri)
         return ledger
 
     def state(self, document: Document) -> State:
         """What the newest row says of this document; "new" when it is about another content or other settings."""
         newest = self._newest.get(digest(document.doc_id))
-        if newest is None or newest[:-_MARK_BYTES] != digest(document.content_sha256):
+        if newest is None or newest[_CONTENT] != digest(document.content_sha256):
             return "new"
         mark = _Mark.read(newest)
         if not self._writers[mark.number].done or (self._fallback and mark.unusable):
@@ -149,6 +169,14 @@ class Ledger:
         if mark.differing and is_chosen(document.doc_id, self._share_rerun):
             return "new"
         return "failed" if mark.failed else "ok"
+
+    def outdated(self, document: Document) -> str | None:
+        """The part with the row of a document that is done, if what it has of the source's columns is not what they
+        are now; else None."""
+        newest = self._newest[digest(document.doc_id)]
+        if newest[_CARRIED] == digest(document.carried_sha256 or ""):
+            return None
+        return self._parts[int.from_bytes(newest[_PART], "big")]
 
     def failed_places(self, file: str) -> frozenset[str]:
         """Ids of the failed rows that are called after a place in this file, `file#...`."""
@@ -168,24 +196,11 @@ class Ledger:
         ]
         return tuple(sorted(found, key=lambda rows: -(rows.ok + rows.failed)))
 
-    def without(self, columns: Sequence[str]) -> str | None:
-        """What is said of rows that stand and do not have these columns of the source; None where there are none."""
-        rows = Counter(_Mark.read(newest).number for newest in self._newest.values())
-        lacking = {
-            number: set(columns) - self._writers[number].columns for number in rows if self._writers[number].done
-        }
-        count = sum(rows[number] for number, names in lacking.items() if names)
-        if not count:
-            return None
-        names = ", ".join(name for name in columns if any(name in one for one in lacking.values()))
-        return (
-            f"{count} row{'s' * (count > 1)} here, not answered again, without {names} (output.columns): null there; "
-            "another output.uri has all documents answered with them"
-        )
-
-    def _add(self, part: pa.Table) -> None:
+    def _add(self, part: pa.Table, uri: str) -> None:
         columns = part.to_pydict()
         numbers: dict[str, int] = {}
+        place = len(self._parts).to_bytes(_PART.stop - _PART.start, "big")
+        self._parts.append(uri)
         for doc_id, content, fingerprint, status, question, *found in zip(
             *(columns[name] for name in _COLUMNS), strict=True
         ):
@@ -197,19 +212,20 @@ class Ledger:
             if question:  # not the first row of its document, which is answered when any of them is
                 if status == "ok" and (first := self._newest.get(digest(doc_id))) is not None:
                     answered = _Mark.read(first)._replace(failed=False)
-                    self._newest[digest(doc_id)] = first[:-_MARK_BYTES] + answered.to_bytes()
+                    self._newest[digest(doc_id)] = first[_CONTENT] + answered.to_bytes() + first[_PART.start :]
                 continue
             if status == "gone":
                 self._newest.pop(digest(doc_id), None)
                 continue
-            first_difference, rerun, verify_error, error_type, failed_fields, fallback = found
+            first_difference, rerun, verify_error, error_type, failed_fields, fallback, carried = found
             mark = _Mark(
                 numbers[fingerprint],
                 failed=status != "ok",
                 differing=first_difference is not None and not rerun and verify_error is None,
                 unusable=fallback is None and (bool(failed_fields) or error_type == AnswerError.__name__),
             )
-            self._newest[digest(doc_id)] = digest(content) + mark.to_bytes()
+            rest = place + digest(carried or "") if self._carries else b""
+            self._newest[digest(doc_id)] = digest(content) + mark.to_bytes() + rest
 
     def _number(self, fingerprint: str, metadata: Mapping[bytes, bytes]) -> int:
         """The number of the writer of rows with `fingerprint` in a part with this metadata.
@@ -223,8 +239,7 @@ class Ledger:
             self._numbers[key] = len(self._writers)
             settings = AnswerSettings.of_part(metadata)
             stands = self._settings.fingerprint == fingerprint if settings is None else self._settings.same_as(settings)
-            columns = _columns(metadata.get(b"corm_batch.spec", b""))
-            self._writers.append(_Writer(key[1].decode() or None, settings, stands, columns))
+            self._writers.append(_Writer(key[1].decode() or None, settings, stands))
         return self._numbers[key]
 
 
@@ -233,11 +248,3 @@ def _read(uri: str) -> pa.Table | DamagedPartError:
         return read_fields(uri, [field for field in RESULT_FIELDS if field.name in _COLUMNS])
     except DamagedPartError as error:
         return error
-
-
-def _columns(spec: bytes) -> frozenset[str]:
-    """What a spec in a part's metadata has carried over; none where it does not tell."""
-    try:
-        return frozenset(yaml.safe_load(spec)["output"]["columns"])
-    except (KeyError, TypeError, ValueError, yaml.YAMLError):
-        return frozenset()

@@ -196,6 +196,7 @@ class RowBuilder:
             "doc_id": _clean(document.doc_id),
             "content_sha256": document.content_sha256,
             "fingerprint": self.fingerprint,
+            "carried_sha256": document.carried_sha256,
             "run_id": self.run_id,
             "status": status,
             SOURCE_FILE.name: None if document.file is None else _clean(document.file),

@@ -13,12 +13,13 @@ from corm_batch.data.kinds import array_of
 from corm_batch.data.parts import Table, encode_part, folder, part_name
 from corm_batch.output import clock
 from corm_batch.output.lease import Lease
+from corm_batch.output.refill import Refill
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.spec import OutputSection
 
 
 class PartWriter:
-    """Collects rows and publishes them part by part.
+    """Collects rows and publishes them part by part; `refill` sees to the columns of rows that are there already.
 
     Nothing of a part can be seen before its results file is there, complete; a memory file without one belongs to
     nobody, and readers join on (doc_id, run_id).
@@ -29,6 +30,7 @@ class PartWriter:
         self._output = output
         self._builder = rows
         self._lease = lease
+        self.refill = Refill(rows.carried, lease, output.part_documents)
         self._rows: list[DocumentRow] = []
         self._oldest = 0.0
         self._number = 0

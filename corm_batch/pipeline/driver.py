@@ -33,7 +33,7 @@ from corm_batch.output.settings import AnswerSettings
 from corm_batch.output.writer import PartWriter
 from corm_batch.pipeline.actor_pool import ActorPool
 from corm_batch.pipeline.gpu_meter import GpuMeter
-from corm_batch.pipeline.intake import Intake, Item
+from corm_batch.pipeline.intake import Intake, Item, Outdated
 from corm_batch.pipeline.model import check_model, model_loader, revision_hash
 from corm_batch.pipeline.placement import Placement, pool_limits, replica_spawner
 from corm_batch.pipeline.progress import Event, EventKind, JobSummary, OnEvent, Progress
@@ -81,16 +81,8 @@ def run_job(
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
         rows = row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri), splits)
-        settings = WorkerSettings(
-            load_model=load_model or model_loader(spec),
-            task=spec.task,
-            rows=rows,
-            document_timeout_s=spec.cluster.document_timeout_s,
-            patience_s=patience_s,
-            verify=spec.verify,
-            fallback=spec.fallback is not None,
-        )
-        ledger = Ledger.read(spec.output.uri, answer_settings, spec.name, spec.verify, fallback=settings.fallback)
+        settings = WorkerSettings.of(spec, rows, load_model or model_loader(spec), patience_s)
+        ledger = Ledger.of(spec, answer_settings)
         told = partial(Intake, retry_failed=retry_failed, selection=selection, on_document=on_document)
         intake = told(spec.source, spec.task, splits, ledger, rows)
         writer = PartWriter(spec.output, rows, lease)
@@ -135,8 +127,6 @@ class _Run:
             self._emit("notice", message=f"{damaged}, as this one does")
         for rows in ledger.earlier():
             self._emit("notice", message=rows.text, details=asdict(rows))
-        if lacking := ledger.without(self._spec.output.columns):
-            self._emit("notice", message=lacking)
 
     def main(self, cluster: ExitStack) -> JobSummary:
         """From the first document to the record of the run; the cluster is entered when there is something to do."""
@@ -153,6 +143,10 @@ class _Run:
                 self._answer(cluster)
         finally:
             self._commit()
+        if not self._stop.requested:  # else the next run finds what is not done
+            self._writer.refill.commit()
+        if self._writer.refill.text:
+            self._emit("notice", message=self._writer.refill.text)
         summary = self._summary()
         record = {
             **asdict(summary),
@@ -226,6 +220,9 @@ class _Run:
                 document = item
             elif isinstance(item, DocumentRow):
                 self._take(item)
+            elif isinstance(item, Outdated):
+                self._progress = self._progress.with_skipped(item.state)
+                self._writer.refill.add(item.document, item.part)
             else:
                 self._progress = self._progress.with_skipped(item)
         if (self._progress.skipped, self._progress.left_out) != (before.skipped, before.left_out):
@@ -256,7 +253,7 @@ class _Run:
             return
         if self._stop.requested:
             self._emit("notice", message=f"{target} is as it was: corm-batch export {uri} {target} writes it")
-        elif self._committed or not list_files(target):
+        elif self._committed or self._writer.refill.text or not list_files(target):
             self._emit("notice", message=f"{target} holds {export_rows(uri, target, format_of(target))} rows")
 
     def _enter(self, stage: str) -> None:

@@ -21,7 +21,18 @@ from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.tasks.base import Task
 
-Item = Document | DocumentRow | Literal["ok", "failed", "left out"]
+
+@dataclass(frozen=True)
+class Outdated:
+    """A document that an earlier run has ended so, whose row in `part` has other columns of the source than the source
+    has now."""
+
+    document: Document
+    part: str
+    state: Literal["ok", "failed"]
+
+
+Item = Document | DocumentRow | Outdated | Literal["ok", "failed", "left out"]
 """What becomes of a row."""
 
 
@@ -128,8 +139,8 @@ class Intake:
         return tuple(split.uri for split in self._splits if split.num_rows == 0 and split.error is None)
 
     def __iter__(self) -> Iterator[Item]:
-        """For each row to look at: a document to answer, its failed row, how an earlier run has ended it, or that the
-        source does not count it.
+        """For each row to look at: a document to answer, its failed row, how an earlier run has ended it, also if its
+        row is outdated, or that the source does not count it.
 
         And for each row of an earlier run that is no more: the row that says so.
 
@@ -172,7 +183,7 @@ class Intake:
             if wanted is None or number in wanted:
                 yield number, document.at(split.uri, None if before is None else before + number)
 
-    def _sort(self, document: Document, split: Split, number: int) -> Document | DocumentRow | Literal["ok", "failed"]:
+    def _sort(self, document: Document, split: Split, number: int) -> Item:
         document, problem = self._ids.settle(document, split, number)
         if self._on_document is not None:
             self._on_document(document.doc_id)
@@ -180,7 +191,8 @@ class Intake:
             self._placed.add(document.doc_id)
         state = self._ledger.state(document)
         if state != "new" and state in self._done:
-            return state
+            part = self._ledger.outdated(document) if self._carried else None
+            return state if part is None else Outdated(document, part, state)
         return document if problem is None else self._rows.failed(document, "DocumentError", problem)
 
 

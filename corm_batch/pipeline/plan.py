@@ -159,7 +159,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
     tokenizer = _tokenizer(spec, path)
     settings = AnswerSettings.of(spec, (model_hash := revision_hash(spec.model)), answers_version(spec, tokenizer))
-    ledger = Ledger.read(spec.output.uri, settings, spec.name, spec.verify, fallback=spec.fallback is not None)
+    ledger = Ledger.of(spec, settings)
     splits, measured = spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
@@ -186,7 +186,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         done=measured.states.count("ok"),
         failed_before=measured.states.count("failed"),
         todo=measured.states.count("new"),
-        earlier=(*(rows.text for rows in ledger.earlier()), *filter(None, [ledger.without(spec.output.columns)])),
+        earlier=tuple(rows.text for rows in ledger.earlier()),
         max_model_len=max_model_len,
         tokenized=len(asked),
         exact=measured.whole and len(asked) == len(measured.chars),

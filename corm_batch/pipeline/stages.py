@@ -27,13 +27,14 @@ class Stages:
 
     Args:
         placement: of the replicas.
-        shared: others may hold what the cluster has; it is asked about that at once, not just when it takes long.
+        shared: others may hold what the cluster has; it is asked about that. A run's own has room for its replicas, and
+            what is not free there is theirs.
     """
 
     def __init__(self, placement: Placement, *, shared: bool) -> None:
         self._placement = placement
         self._began = self._asked = time.monotonic()
-        self._lacks = placement.lacks() if shared else ""
+        self._shared, self._lacks = shared, placement.lacks() if shared else ""
         self._over = False
 
     def now(self, load: PoolLoad, *, answered: bool) -> str:
@@ -55,7 +56,7 @@ class Stages:
     def _ask(self) -> None:
         """Hear anew what the cluster lacks. What it lacks later than at first, a replica about to start may hold."""
         now = time.monotonic()
-        if now - self._asked < _ASK_S or not (self._lacks or now - self._began > _LONG_S):
+        if not self._shared or now - self._asked < _ASK_S or not (self._lacks or now - self._began > _LONG_S):
             return
         self._asked = now
         if cluster_answers():  # Ray aborts this process when it asks a head that was started anew for resources

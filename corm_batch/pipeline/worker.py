@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from corm_batch.audit.config import VerifyConfig
 from corm_batch.audit.verification import Verification
@@ -24,6 +24,7 @@ from corm_batch.output.rows import DocumentRow, RowBuilder
 from corm_batch.pipeline.asker import EngineAsker
 from corm_batch.pipeline.engine_thread import EngineThread, SteppedEngine
 from corm_batch.pipeline.verifier import Verifier
+from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Task
 from corm_batch.text.tokenize import PromptTokenizer
 
@@ -78,6 +79,12 @@ class WorkerSettings:
     patience_s: float = 60.0
     verify: VerifyConfig | None = None
     fallback: bool = False
+
+    @classmethod
+    def of(cls, spec: JobSpec, rows: RowBuilder, load_model: LoadModel, patience_s: float) -> Self:
+        """Those of a job."""
+        timeout_s, fallback = spec.cluster.document_timeout_s, spec.fallback is not None
+        return cls(load_model, spec.task, rows, timeout_s, patience_s, spec.verify, fallback)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def resume(place: Path, output: dict[str, Any]) -> dict[str, Any]:
     now, splits = answer_settings(spec), spec.splits()
     schemas = result_schema(spec.task.result_fields, {}), memory_schema({})
     rows = RowBuilder("run", now.fingerprint, *schemas, {}, carried=carried_fields(spec.output.columns, splits))
-    ledger = Ledger.read(spec.output.uri, now, spec.name)
+    ledger = Ledger.of(spec, now)
     intake = Intake(spec.source, spec.task, splits, ledger, rows, retry_failed=False)
     counts = Counter("todo" if isinstance(item, Document) else item for item in intake)
     return {str(state): count for state, count in counts.items()}

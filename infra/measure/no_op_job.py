@@ -146,7 +146,8 @@ def commit_history(spec: JobSpec, documents: int) -> None:
             {
                 "doc_id": f"document-{number:09d}",
                 "run_id": EARLIER_RUN,
-                "content_sha256": Document("", text_of(number, 0)).content_sha256,
+                "content_sha256": document.content_sha256,
+                "carried_sha256": document.carried_sha256,
                 "fingerprint": fingerprint,
                 "status": "ok",
                 "output": "yes",
@@ -155,9 +156,10 @@ def commit_history(spec: JobSpec, documents: int) -> None:
                 "committed_at": datetime.now(UTC),
                 SOURCE_FILE.name: str(archive_file(place, number // ROWS_PER_FILE)),
                 SOURCE_ROW.name: number % ROWS_PER_FILE,
-                **(columns_of(number) if carried else {}),
+                **document.carried,
             }
             for number in numbers
+            for document in [Document("", text_of(number, 0), carried=columns_of(number) if carried else {})]
         ]
         for table, schema in schemas.items():
             name = part_name(EARLIER_RUN, part, spec.output.part_format)

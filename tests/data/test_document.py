@@ -23,3 +23,11 @@ def test_keys_that_are_no_text_have_a_hash():
     }
     assert len(hashes) == 4
     assert Document("a", "text", {"meta": {"b": 2, 1: "a"}}).content_sha256 in hashes
+
+
+def test_columns_that_are_carried_over_have_a_hash_of_their_own():
+    document = Document("a", "text", carried={"url": "u", "caf\ud800": {1: [None]}})
+    again = replace(document, carried=dict(reversed(document.carried.items())))
+    assert again.carried_sha256 == document.carried_sha256 != replace(document, carried={"url": "u"}).carried_sha256
+    assert replace(document, carried={}).carried_sha256 is None
+    assert document.content_sha256 == Document("a", "text").content_sha256

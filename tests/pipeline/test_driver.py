@@ -420,12 +420,22 @@ def test_columns_of_the_source_and_the_place_of_a_row_are_in_every_row(job, with
     other = job({}, source=source, task=questions, output={"columns": ["meta", "text"]})
     assert run_job(other, load_model=scripted(), on_event=events.append).ok == 1
     told = [event.message for event in events if event.kind == "notice"]
-    assert told == [
-        "5 rows here, not answered again, without text (output.columns): null there; "
-        "another output.uri has all documents answered with them"
-    ]
+    assert told == ["5 documents answered before: meta, text (output.columns) filled in as the source has it now"]
     found = {(row["doc_id"], row["question_number"]): row for row in read_results(str(tmp_path / "out")).to_pylist()}
-    assert (found["e", 1]["text"], found["e", 1]["meta.url"], found["a", 0]["text"]) == ("One more.", None, None)
+    assert (found["e", 1]["text"], found["e", 1]["meta.url"]) == ("One more.", None)
+    assert [found["a", number]["text"] for number in (0, 1)] == ["A document.", "A document."]
+    assert (found["a", 0]["meta.url"], found["a", 0]["run_id"]) == ("http://x/1", summary.run_id)
+
+    write(2, [("d", "Another.", meta(7)), ("a", "the same id", meta(5))])
+    unlike = run_job(other, load_model=scripted(), on_event=events.append, selection=Selection(4))
+    assert (unlike.documents, unlike.skipped, events[-1].message) == (
+        *(0, 4),
+        "1 document answered before: meta, text (output.columns) filled in as the source has it now",
+    )
+    metas = [row["meta"] for row in read_results(str(tmp_path / "out")).to_pylist() if row["doc_id"] == "d"]
+    assert metas == [meta(7), meta(7)]
+    assert run_job(other, load_model=scripted(), on_event=events.append).skipped == 6
+    assert events[-1].kind != "notice"
     with pytest.raises(SpecError, match="one column 'link' is wanted; the file has: doc_id"):
         run_job(job({}, source=source, output={"columns": ["link"]}), load_model=scripted())
 

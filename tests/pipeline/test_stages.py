@@ -57,12 +57,16 @@ def test_a_cluster_that_others_hold_is_waited_for(clock):
     assert stages.now(STARTING, answered=False) == "starting a replica"
 
 
-def test_what_takes_long_is_looked_into_wherever_it_is(clock):
-    stages = Stages(Scarce(1, 0, 1), shared=False)
+def test_what_takes_long_is_looked_into_where_others_may_have_taken_it(clock):
+    placement = Scarce(1, 0, 1)
+    object.__setattr__(placement, "lack", "")
+    own, shared = (Stages(placement, shared=shared) for shared in (False, True))
+    object.__setattr__(placement, "lack", Scarce.lack)
     clock.now += 10.0
-    assert stages.now(STARTING, answered=False) == "starting a replica"
+    assert {one.now(STARTING, answered=False) for one in (own, shared)} == {"starting a replica"}
     clock.now += 15.0
-    assert stages.now(STARTING, answered=False).startswith("waiting for room for a replica: it needs 1 CPU")
+    assert own.now(STARTING, answered=False) == "starting a replica", "its own replica holds what is not free"
+    assert shared.now(STARTING, answered=False).startswith("waiting for room for a replica: it needs 1 CPU")
 
 
 @pytest.mark.ray

@@ -1,0 +1,91 @@
+"""Refill: columns of the source that rows of earlier runs carry over, as the source has them now.
+
+The part with such a row is written anew under its name, whole: answers, figures and what the part says of its run stay,
+and a reader finds the one or the other. Knows nothing of who reads the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+
+from corm_batch.data.document import Document
+from corm_batch.data.exploded import with_column
+from corm_batch.data.filesystem import write_whole
+from corm_batch.data.kinds import array_of, python_value
+from corm_batch.data.parts import encode_part, read_part
+from corm_batch.data.schema import RESULT_FIELDS, SOURCE_FILE, SOURCE_ROW
+from corm_batch.output.lease import Lease
+
+_PLACED = "carried_sha256", SOURCE_FILE.name, SOURCE_ROW.name
+_OURS = tuple(field for field in RESULT_FIELDS if field.name in _PLACED)
+
+
+class Refill:
+    """Collects documents that are done and writes the parts with their rows anew, those of some documents at once."""
+
+    def __init__(self, carried: tuple[pa.Field, ...], lease: Lease, most: int) -> None:
+        """For rows that carry these columns over; `most` documents are held at once."""
+        self._carried = carried
+        self._lease = lease
+        self._most = most
+        self._waiting: dict[str, dict[str, Document]] = {}
+        self._held = self._done = 0
+
+    def add(self, document: Document, part: str) -> None:
+        """Take a document whose newest row, or rows, are in `part`.
+
+        Raises:
+            LeaseError, SourceError, OutputError: as `commit`.
+        """
+        self._waiting.setdefault(part, {})[document.doc_id] = document
+        self._held += 1
+        if self._held >= self._most:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the parts of the documents that were added since the last time.
+
+        Raises:
+            LeaseError: the output belongs to another driver by now.
+            SourceError: a part cannot be read.
+            OutputError: a part cannot be written; it is as it was.
+        """
+        for part, documents in self._waiting.items():
+            self._lease.check()
+            rows = _with_carried(read_part(part), documents, self._carried)
+            write_whole(part, encode_part(rows, part.rpartition(".")[2]))
+        self._done += self._held
+        self._waiting, self._held = {}, 0
+
+    @property
+    def text(self) -> str:
+        """What was done, in one line; empty where nothing was."""
+        if not self._done:
+            return ""
+        names = ", ".join(field.name for field in self._carried)
+        documents = "1 document" if self._done == 1 else f"{self._done} documents"
+        return f"{documents} answered before: {names} (output.columns) filled in as the source has it now"
+
+
+def _with_carried(rows: pa.Table, documents: Mapping[str, Document], carried: Iterable[pa.Field]) -> pa.Table:
+    """The rows of a part, with what those of `documents` carry over now."""
+    found = [documents.get(doc_id) for doc_id in rows["doc_id"].to_pylist()]
+    for field in (*_OURS, *carried):
+        here = field.name in rows.column_names
+        before = map(python_value, rows[field.name]) if here else repeat(None)
+        values = [old if one is None else _value(one, field.name) for one, old in zip(found, before, strict=False)]
+        column = array_of(values, field.type)
+        rows = (
+            with_column(rows, field.name, column) if here else rows.append_column(field.with_type(column.type), column)
+        )
+    return rows
+
+
+def _value(document: Document, name: str) -> Any:
+    """What its row has in a column."""
+    own = {_PLACED[0]: document.carried_sha256, SOURCE_FILE.name: document.file, SOURCE_ROW.name: document.row}
+    return own[name] if name in own else document.carried.get(name)
