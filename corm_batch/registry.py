@@ -70,11 +70,17 @@ def describe(error: ValidationError, prefix: str, model: type[BaseModel]) -> str
             continue
         path = ".".join(part for part in (prefix, *(str(part) for part in item["loc"])) if part)
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key; known here: {', '.join(_keys(model, item['loc']))}")
+            known = f"unknown key; known here: {', '.join(_keys(model, item['loc']))}"
+            lines.append(f"{path}: {_elsewhere(model, item['loc']) or known}")
         else:
             given = "" if item["type"] == "missing" or not item["loc"] else f", got {shown(item['input'])}"
             lines.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
     return "\n".join(lines)
+
+
+def _elsewhere(model: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
+    """Why a plug-in does not have the key `loc`, which others of its kind have; None where nothing is said of that."""
+    return model.elsewhere.get(str(loc[0])) if issubclass(model, Plugin) and len(loc) == 1 else None
 
 
 def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -97,6 +103,7 @@ class Plugin(BaseModel):
             A plug-in file that does not say has the version of its text: whatever changes in it counts.
         gone: fields that a former version had, and the values at which they did what is done without them: rows
             answered under these stand. Null needs no mention.
+        elsewhere: fields that others of its kind have, and why it has none such.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +113,7 @@ class Plugin(BaseModel):
     package: ClassVar[str] = ""
     version: ClassVar[int | str] = INITIAL_VERSION
     gone: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     _plugins: ClassVar[dict[str, type[Plugin]]] = {}
 
     def __init_subclass__(cls, *, name: str = "", kind: str = "", package: str = "", **kwargs: Any) -> None:

@@ -17,7 +17,8 @@ from corm_batch.registry import shown
 from corm_batch.tasks.base import Asker, Prompt, TaskResult
 from corm_batch.tasks.chat_request import ChatRequest
 from corm_batch.tasks.messages import messages_of
-from corm_batch.tasks.sampled import ANSWERS, LOGPROBS, SampledTask
+from corm_batch.tasks.sampled import ANSWERS, SampledTask
+from corm_batch.tasks.scored import LOGPROBS
 
 
 class Chat(SampledTask, name="chat"):

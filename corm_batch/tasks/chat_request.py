@@ -31,16 +31,20 @@ _FIELDS = {
     },
 }  # fmt: skip
 """Parameters that are fields of the task."""
-_OWN = ("model", "messages", "logprobs", "top_logprobs", "response_format", "chat_template_kwargs")
-_NOTHING = ("user", "metadata", "safety_identifier", "prompt_cache_key")
-"""Say nothing of the answer."""
+_OWN = ("model", "messages", "logprobs", "top_logprobs", "response_format", "chat_template_kwargs", "reasoning_effort")
+_NOTHING = (
+    *("user", "metadata", "safety_identifier", "store", "service_tier", "priority", "request_id", "stream_options"),
+    *("prompt_cache_key", "prompt_cache_retention", "cache_salt", "prediction", "parallel_tool_calls"),
+)
+"""Say nothing of the answer: for whom it is, when it comes, what is kept or guessed of it, how it would be streamed."""
 _AS_IT_IS: Mapping[str, tuple[Any, ...]] = {
-    "stream": (False,), "store": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
-    "tools": ([],), "tool_choice": ("none",), "logit_bias": ({},), "modalities": (["text"],),
-    "service_tier": ("auto", "default"), "add_generation_prompt": (True,), "continue_final_message": (False,),
+    "stream": (False,), "echo": (False,), "ignore_eos": (False,), "min_tokens": (0,),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "logit_bias": ({},), "bad_words": ([],), "modalities": (["text"],), "verbosity": ("medium",),
+    "add_generation_prompt": (True,), "continue_final_message": (False,), "add_special_tokens": (False,),
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,), "include_reasoning": (True,),
     "include_stop_str_in_output": (False,), "use_beam_search": (False,), "length_penalty": (1,), "best_of": (1,),
-    "priority": (0,), "parallel_tool_calls": (True, False),
+    "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
 }  # fmt: skip
 """Parameters that can be said, but only as everything is done anyway."""
 
@@ -118,6 +122,10 @@ class ChatRequest:
             raise DocumentError(f"{called}.model: expected a name, got {shown(model)}")
         if not isinstance(arguments, Mapping):
             raise DocumentError(f"{called}.chat_template_kwargs: expected an object, got {shown(arguments)}")
+        effort = given.get("reasoning_effort")
+        if effort is not None and not isinstance(effort, str):
+            raise DocumentError(f"{called}.reasoning_effort: expected a word such as low, got {shown(effort)}")
+        arguments = {"reasoning_effort": effort, **arguments}
         told = {name: value for name, value in arguments.items() if value is not None}
         response_format = given.get("response_format", {})
         if not isinstance(response_format, Mapping):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, Field, model_validator
@@ -63,6 +63,12 @@ class Extract(Task, name="extract"):
     values, or of yes and no. What that cannot hold is checked afterwards, `validate` too; an answer in JSON with
     something wrong is asked for again, with what is wrong (`retries`). Fields that were right stay as they were.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "n": "a document has one record; the task prompt gives several answers",
+        "logprobs": "fields are made of answers, and hold none of their tokens; the tasks prompt, chat, summarize and "
+        "question_answer have this",
+    }
 
     json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
         alias="schema", description="a JSON Schema; each property of an object becomes a column, an array one of lists"

@@ -76,8 +76,6 @@ class PromptTask(SampledTask, name="prompt"):
         """One prompt; map_reduce and reduce_template come together, and each template uses what it is for."""
         if (self.template is None) == (not self.messages):
             raise ValueError("exactly one of template and messages is needed")
-        if self.n > 1 and self.overflow == "map_reduce":
-            raise ValueError("n: several answers of a window do not become one: overflow: truncate or error")
         if (self.overflow == "map_reduce") != (self.reduce_template is not None):
             raise ValueError("overflow: map_reduce and reduce_template come together; else: truncate or error")
         if self.reduce_template is not None and _OUTPUTS not in variables(self.reduce_template):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -13,10 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from corm_batch.data.document import Document
 from corm_batch.data.schema import column
 from corm_batch.errors import AnswerError, DocumentError, GrammarError
-from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
+from corm_batch.tasks.base import Answer, Asker, TaskResult
 from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.plain_form import PlainForm
 from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, QuestionInstruction, by_certainty, says_something
+from corm_batch.tasks.scored import LOGPROBS, TOKENS, ScoredTask, logprobs_of
 
 _PLACES = "question", "question_column", "questions", "questions_column"
 _ANSWERS = "answers"
@@ -43,7 +44,7 @@ Questions = Annotated[
 ]
 
 
-class QuestionAnswer(Task, name="question_answer"):
+class QuestionAnswer(ScoredTask, name="question_answer"):
     """One question or several asked of every document: the same for all, or each row's own.
 
     Several are asked over one reading. The columns `questions`, `answers`, `mean_logprobs` and `finish_reasons` are
@@ -59,6 +60,11 @@ class QuestionAnswer(Task, name="question_answer"):
     answers: a fact stands in one window, the others can only guess, and a model that reads ten guesses beside one
     answer may well pick a guess, or make a new one of several.
     """
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "n": "a question has one answer here, of the windows' answers the most certain one; the task prompt gives "
+        "several of a document"
+    }
 
     question: str | None = Field(None, min_length=1, description="asked of every document")
     question_column: str | None = Field(None, min_length=1, description="column that holds each row's own question")
@@ -126,16 +132,19 @@ class QuestionAnswer(Task, name="question_answer"):
         if self.rows == "document":
             return {}
         lists = "questions", _ANSWERS, "mean_logprobs", "finish_reasons"
-        return dict(zip(lists, ("question", "output", "mean_logprob", "finish_reason"), strict=True))
+        found = dict(zip(lists, ("question", "output", "mean_logprob", "finish_reason"), strict=True))
+        return found if self.logprobs is None else {**found, LOGPROBS.name: LOGPROBS.name}
 
     @property
     def result_fields(self) -> Sequence[pa.Field]:
         """What was asked, and how certain the answers are."""
         certain = "mean natural-log probability of the answer's tokens"
         if not self._are_several or self.rows == "question":
+            tokens = [field.with_type(TOKENS) for field in super().result_fields]
             return (
                 column("question", pa.string(), "what was asked", answers="output"),
                 column("mean_logprob", pa.float64(), certain, detail="yes"),
+                *(tokens if self._are_several else super().result_fields),
             )
         ended = "of each answer: stop, or length when it was cut"
         return (
@@ -143,6 +152,7 @@ class QuestionAnswer(Task, name="question_answer"):
             column(_ANSWERS, pa.list_(pa.string()), "the answer to each question; null where there is none"),
             column("mean_logprobs", pa.list_(pa.float64()), f"of each answer: {certain}", detail="yes"),
             column("finish_reasons", pa.list_(pa.string()), ended, detail="yes"),
+            *super().result_fields,
         )
 
     def prompts(self, document: Document) -> Sequence[MakePrompt]:
@@ -166,7 +176,7 @@ class QuestionAnswer(Task, name="question_answer"):
         (best,), num_prompts = await self._best(document, asker, [question])
         if isinstance(best, DocumentError):
             raise best
-        columns = {"question": question, "mean_logprob": best.mean_logprob}
+        columns = {"question": question, "mean_logprob": best.mean_logprob, **self._tokens([best])}
         return TaskResult(best.text, columns, best.finish_reason, num_prompts)
 
     async def _several(self, document: Document, asker: Asker) -> TaskResult:
@@ -185,11 +195,16 @@ class QuestionAnswer(Task, name="question_answer"):
             _ANSWERS: [one and one.text for one in answers],
             "mean_logprobs": [one and one.mean_logprob for one in answers],
             "finish_reasons": [one and one.finish_reason for one in answers],
+            **self._tokens(answers),
         }
         if len(failed) == len(best):
             raise AnswerError("; ".join(f"{name}: {reason}" for name, reason in failed.items()), columns=columns)
         output = json.dumps(columns[_ANSWERS], ensure_ascii=False)
         return TaskResult(output, columns, finish_reason_of(filter(None, answers)), num_prompts, failed)
+
+    def _tokens(self, answers: Sequence[Answer | None]) -> dict[str, Any]:
+        """The column of their tokens, where there is one."""
+        return {} if self.logprobs is None else {LOGPROBS.name: logprobs_of(answers)}
 
     async def _best(
         self, document: Document, asker: Asker, questions: Sequence[str]

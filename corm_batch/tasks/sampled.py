@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import repeat
 from typing import Any, Protocol, Self
 
@@ -15,29 +14,12 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from corm_batch.data.schema import column
-from corm_batch.engine.request import SamplingParams
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.grammar.grammar import Grammar
-from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.base import Answer, Asker, Prompt, TaskResult
 from corm_batch.tasks.overflow import ask_any, finish_reason_of, parted
+from corm_batch.tasks.scored import ScoredTask, logprobs_of
 
-_TOKEN = [
-    pa.field("token", pa.string()),
-    pa.field("token_id", pa.int64()),
-    pa.field("bytes", pa.binary()),
-    pa.field("logprob", pa.float64()),
-]
-_TOKENS = pa.list_(pa.struct([*_TOKEN, pa.field("top_logprobs", pa.list_(pa.struct(_TOKEN)))]))
-
-LOGPROBS = column(
-    "logprobs",
-    pa.list_(_TOKENS),
-    "of each answer all tokens that the model wrote, reasoning and the one that ends it included, with their "
-    "natural-log probabilities and the likeliest tokens in their places; under the model's rules, the penalties and "
-    "the form of the answer, before temperature, top_k, top_p and min_p",
-    unit="nats",
-    detail="yes",
-)
 ANSWERS: tuple[pa.Field, ...] = (
     column("answers", pa.list_(pa.string()), "every answer; null where there is none", detail="yes"),
     column("finish_reasons", pa.list_(pa.string()), "of each answer: stop, or length when it was cut", detail="yes"),
@@ -62,23 +44,18 @@ class Form(Protocol):
         """The answer, or why it is none."""
 
 
-class SampledTask(Task):
+class SampledTask(ScoredTask):
     """With `n` above 1 the output is a JSON list of all answers, which the columns `answers`, `finish_reasons` and
     `mean_logprobs` hold one by one. The prompt is read once, and each answer is drawn with random numbers of its own,
     which are the same in every batch and every run."""
 
     n: int = Field(1, ge=1, le=128, description="answers of one document, each drawn with numbers of its own")
-    logprobs: int | None = Field(
-        None,
-        ge=0,
-        le=20,
-        description="keep the log-probability of every token of an answer, and of so many likeliest ones in its place; "
-        "with penalties, before temperature",
-    )
 
     @model_validator(mode="after")
     def _drawn_if_several(self) -> Self:
-        """Several answers differ."""
+        """Several answers differ, and nothing is made of them."""
+        if self.n > 1 and self.overflow == "map_reduce":
+            raise ValueError("n: several answers of a window do not become one: overflow: truncate or error")
         if not self.draws_by_row and (problem := self._sameness):
             raise ValueError(problem)
         return self
@@ -91,14 +68,9 @@ class SampledTask(Task):
         return f"n: {self.n} answers at temperature 0 are {self.n} times the same: set a temperature above 0"
 
     @property
-    def sampling(self) -> SamplingParams:
-        """With the log-probabilities that are asked for."""
-        return super().sampling.model_copy(update={"logprobs": self.logprobs})
-
-    @property
     def result_fields(self) -> Sequence[pa.Field]:
         """Columns of several answers, and of their tokens."""
-        return [*(ANSWERS if self.n > 1 else ()), *((LOGPROBS,) if self.logprobs is not None else ())]
+        return [*(ANSWERS if self.n > 1 else ()), *super().result_fields]
 
     async def answered(self, asker: Asker, prompt: Prompt, form: Form | None = None) -> TaskResult:
         """The row of one prompt.
@@ -129,14 +101,9 @@ class SampledTask(Task):
             "answers": [one and one.text for one in found],
             "finish_reasons": [one and one.finish_reason for one in found],
             "mean_logprobs": [one and one.mean_logprob for one in found],
-            "logprobs": [_rows(one) for one in found],
+            "logprobs": logprobs_of(found),
             "request_tokens": answers[0].prompt_tokens,
         }
         output = answers[0].text if self.n == 1 else json.dumps(columns["answers"], ensure_ascii=False)
         own = {field.name: columns[field.name] for field in self.result_fields if field.name in columns}
         return TaskResult(output, own, finish_reason_of(answers), pieces, failed)
-
-
-def _rows(answer: Answer | None) -> list[dict[str, Any]] | None:
-    """The tokens of an answer as the column has them."""
-    return None if answer is None or answer.logprobs is None else [asdict(one) for one in answer.logprobs]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
 from corm_batch.data.document import Document
 from corm_batch.errors import AnswerError
-from corm_batch.tasks.base import Answer, Asker, Prompt, Task, TaskResult
+from corm_batch.tasks.base import Answer, Asker, Prompt, TaskResult
 from corm_batch.tasks.overflow import MakePrompt, ask_all, finish_reason_of, pieces, prompts_of, text_of
+from corm_batch.tasks.sampled import SampledTask
 
 
-class Summarize(Task, name="summarize"):
+class Summarize(SampledTask, name="summarize"):
     """A summary of every document.
 
     A document longer than the context is, with `overflow: map_reduce`, summarised window by window; the summaries,
-    joined in order, are summarised in turn until one prompt holds them all.
+    joined in order, are summarised in turn until one prompt holds them all. `logprobs` are those of the last summary.
     """
 
     instruction: str = Field(
@@ -44,10 +46,13 @@ class Summarize(Task, name="summarize"):
             def prompt(piece: str, instruction: str = instruction) -> Prompt:
                 return Prompt(piece, instruction)
 
-            answers = await ask_all(self, asker, map(prompt, pieces(self, asker, text, prompt)))
+            prompts = [prompt(piece) for piece in pieces(self, asker, text, prompt)]
+            if len(prompts) == 1:
+                last = await self.answered(asker, prompts[0])
+                cut = "length" in (finish_reason_of(asked), last.finish_reason)
+                return replace(last, finish_reason="length" if cut else "stop", pieces=len(asked) + last.pieces)
+            answers = await ask_all(self, asker, prompts)
             asked += answers
-            if len(answers) == 1:
-                return TaskResult(answers[0].text, finish_reason=finish_reason_of(asked), pieces=len(asked))
             summaries = "\n\n".join(answer.text for answer in answers).strip()
             if not 0 < len(summaries) < len(text):
                 raise AnswerError(

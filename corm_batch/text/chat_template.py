@@ -18,6 +18,24 @@ _TAKEN = {"messages", "conversation", "tools", "documents", "chat_template", "to
 _TAKEN |= {"max_length", "add_generation_prompt", "continue_final_message", "tokenizer_kwargs", "processor_kwargs"}
 _TAKEN |= {"return_dict", "return_tensors", "return_assistant_tokens_mask", "bos_token", "eos_token", "pad_token"}
 """Names that say what is asked, or how it is encoded: a job's, not a spec's."""
+_HINTS = {"reasoning_effort"}
+
+
+def without_hints(given: Mapping[str, Any], template: str | Mapping[str, str] | None) -> dict[str, Any]:
+    """The arguments of a request but for those that every model is told, `reasoning_effort`, where its template does
+    not ask for them.
+
+    Args:
+        given: by name.
+        template: as `check_arguments` has it.
+
+    Raises:
+        ModelLoadError: it is no template.
+    """
+    if not _HINTS & given.keys():
+        return dict(given)
+    known = _names(_joined(template), "chat_template_kwargs")
+    return {name: value for name, value in given.items() if name not in _HINTS - known}
 
 
 def check_arguments(
@@ -35,7 +53,7 @@ def check_arguments(
     """
     if given and not template:
         raise ModelLoadError(f"{called}: the tokenizer has no chat template, which alone knows them: leave them out")
-    text = " ".join(template.values()) if isinstance(template, Mapping) else template or ""
+    text = _joined(template)
     known = _names(text, called) if given else set()
     for name, value in given.items():
         if name in _TAKEN:
@@ -44,6 +62,10 @@ def check_arguments(
             raise ModelLoadError(f"{called}: the chat template says nothing of {name!r}{_others(text)}")
         if isinstance(value, str) and value.lower() in ("true", "false"):
             raise ModelLoadError(f"{called}: {name} is the text {value!r}, which no template takes for {value.lower()}")
+
+
+def _joined(template: str | Mapping[str, str] | None) -> str:
+    return " ".join(template.values()) if isinstance(template, Mapping) else template or ""
 
 
 def _names(template: str, called: str) -> set[str]:

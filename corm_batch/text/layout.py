@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from corm_batch.errors import DocumentError, ModelLoadError
 from corm_batch.tasks.base import Prompt
-from corm_batch.text.chat_template import check_arguments
+from corm_batch.text.chat_template import check_arguments, without_hints
 
 DocumentRole = Literal["user", "document"]
 Messages = Sequence[Mapping[str, str]]
@@ -122,8 +122,8 @@ class Layout:
         """
         if not prompt.template_arguments:
             return self.arguments
-        own = json.loads(prompt.template_arguments)
         try:
+            own = without_hints(json.loads(prompt.template_arguments), self._tokenizer.chat_template)
             check_arguments(own, self._tokenizer.chat_template, called="chat_template_kwargs")
         except ModelLoadError as error:
             raise DocumentError(str(error)) from error

@@ -10,7 +10,7 @@ from corm_batch.tasks.base import Answer
 class FakeAsker:
     """A model whose context is `context` characters, prompt and answer together; `reply` makes the answers.
 
-    `reply` takes the prompt and returns a text, or (text, mean_logprob), or an exception to raise.
+    `reply` takes the prompt and returns a text, or (text, mean_logprob), or an Answer, or an exception to raise.
     """
 
     def __init__(self, reply, context=10_000):
@@ -32,6 +32,8 @@ class FakeAsker:
         if isinstance(answer, Exception):
             raise answer
         self.finished += 1
+        if isinstance(answer, Answer):
+            return answer
         text, mean_logprob = answer if isinstance(answer, tuple) else (answer, -1.0)
         reason = "stop" if len(text) < sampling.max_new_tokens else "length"
         return Answer(text[: sampling.max_new_tokens], reason, mean_logprob)

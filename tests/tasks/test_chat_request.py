@@ -48,8 +48,9 @@ def test_parameters_become_fields_of_the_task(given, field, value):
 
 
 def test_what_says_nothing_and_what_is_done_anyway_is_taken():
-    neutral = {"stream": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "min_tokens": 0, "store": False}
-    nothing = {"user": "u", "metadata": {"a": "b"}, "model": "m", "top_logprobs": 0}
+    neutral = {"stream": False, "tools": [], "tool_choice": "auto", "logit_bias": {}, "min_tokens": 0}
+    nothing = {"user": "u", "metadata": {"a": "b"}, "model": "m", "top_logprobs": 0, "store": True, "priority": 3}
+    nothing |= {"stream_options": {"include_usage": True}, "service_tier": "flex", "prompt_cache_retention": "24h"}
     nulls = dict.fromkeys(("temperature", "functions", "wibble", "response_format", "chat_template_kwargs", "stop"))
     found = request(**neutral, **nothing, **nulls)
     assert found == ChatRequest((Message("user", "Hi."),), {}, "m")
@@ -60,6 +61,8 @@ def test_what_the_template_is_told_is_spelled_one_way():
     first = request(chat_template_kwargs={"b": [1], "a": False, "c": None})
     assert first.template_arguments == request(chat_template_kwargs={"a": False, "b": [1]}).template_arguments
     assert json.loads(first.template_arguments) == {"a": False, "b": [1]}
+    effort = request(reasoning_effort="low", chat_template_kwargs={"a": 1})
+    assert json.loads(effort.template_arguments) == {"a": 1, "reasoning_effort": "low"}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,8 @@ def test_what_the_template_is_told_is_spelled_one_way():
         ({"wibble": 1}, r"^body\.wibble: cannot be honoured, got 1; a request may set .*temperature"),
         ({"tools": [{"type": "function"}]}, r"^body\.tools: can only be \[\] here"),
         ({"stream": True}, r"^body\.stream: can only be false here, got True"),
-        ({"service_tier": "flex"}, r'can only be "auto" or "default" here'),
+        ({"tool_choice": "required"}, r'can only be "none" or "auto" here'),
+        ({"reasoning_effort": 3}, r"^body\.reasoning_effort: expected a word such as low, got 3"),
         ({"logit_bias": {"4": 1}}, r"^body\.logit_bias"),
         ({"ignore_eos": True}, r"^body\.ignore_eos"),
         ({"guided_json": {}}, r"^body\.guided_json: cannot be honoured"),

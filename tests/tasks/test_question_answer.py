@@ -1,9 +1,11 @@
 import json
 
+import pyarrow as pa
 import pytest
 
+from corm_batch.data.exploded import exploded
 from corm_batch.errors import AnswerError, DocumentError, SpecError
-from corm_batch.tasks.base import Task
+from corm_batch.tasks.base import Answer, AnswerToken, Task
 from corm_batch.tasks.question_answer import QuestionAnswer
 
 
@@ -130,6 +132,36 @@ def test_one_row_a_question_has_the_columns_of_one():
     task = several(questions_column="q", rows="question")
     assert [field.name for field in task.result_fields] == ["question", "mean_logprob"]
     assert task.exploded["answers"] == "output"
+
+
+def test_tokens_of_the_answers_that_stand_are_kept(fake_asker, answer):
+    def reply(prompt):
+        if prompt.instruction == "Where?":
+            return AnswerError("no end")
+        text = f"{prompt.instruction} {prompt.text[0]}"
+        tokens = (AnswerToken(prompt.text[0], 5, b"x", -1.0),)
+        return Answer(text, "stop", -1.0 if prompt.text[0] == "b" else -2.0, tokens)
+
+    def tokens_of(task, number=None):
+        asker = fake_asker(reply, context=task.max_new_tokens + 26)
+        result = answer(task, asker, "a" * 20 + "b" * 20)
+        (row, *_) = rows = exploded(dict(result.columns) | {"status": "ok"}, task.exploded)
+        schema = pa.schema(task.result_fields)
+        pa.Table.from_pylist([{name: one.get(name) for name in schema.names} for one in rows], schema=schema)
+        return (row if number is None else rows[number])["logprobs"]
+
+    assert [[one["token"] for one in answer] for answer in tokens_of(several(question="Who?", logprobs=0))] == [["b"]]
+    many = {"questions": ["Who?", "Where?"], "logprobs": 0}
+    found, missing = tokens_of(several(**many))
+    assert ([one["token"] for one in found], missing) == (["b"], None)
+    assert [one["token"] for one in tokens_of(several(**many, rows="question"), 0)] == ["b"]
+    assert tokens_of(several(**many, rows="question"), 1) is None
+
+
+@pytest.mark.parametrize("task", [{"name": "question_answer", "question": "Who?"}, {"name": "extract", "schema": {}}])
+def test_several_answers_are_another_task_s(task):
+    with pytest.raises(SpecError, match=r"(?m)^task\.n: .*the task prompt gives several"):
+        Task.from_spec({**task, "n": 3})
 
 
 def test_every_window_is_asked_and_the_most_certain_answer_wins(fake_asker, answer):

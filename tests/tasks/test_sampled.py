@@ -8,7 +8,8 @@ import pytest
 
 from corm_batch.errors import AnswerError, DocumentError, SpecError
 from corm_batch.tasks.base import Answer, AnswerToken, Task
-from corm_batch.tasks.sampled import ANSWERS, LOGPROBS
+from corm_batch.tasks.sampled import ANSWERS
+from corm_batch.tasks.scored import LOGPROBS
 
 DRAWN = {"name": "prompt", "template": "{{ text }}", "overflow": "error", "temperature": 0.5, "n": 3}
 

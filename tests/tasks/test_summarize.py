@@ -1,7 +1,7 @@
 import pytest
 
 from corm_batch.errors import AnswerError, SpecError
-from corm_batch.tasks.base import Task
+from corm_batch.tasks.base import Answer, AnswerToken, Task
 from corm_batch.tasks.summarize import Summarize
 
 
@@ -42,6 +42,28 @@ def test_truncate_asks_about_the_beginning(fake_asker, answer):
     result = answer(Summarize(instruction="map", overflow="truncate", max_new_tokens=10), asker, "y" * 60)
     assert [len(prompt.text) for prompt in asker.prompts] == [37]
     assert result.pieces == 1
+
+
+def test_several_summaries_are_drawn_where_the_text_is_one_piece(fake_asker, answer):
+    drafts = iter(["one", "two", "three"])
+    task = Task.from_spec({"name": "summarize", "n": 3, "temperature": 1, "overflow": "truncate", "max_new_tokens": 10})
+    result = answer(task, fake_asker(lambda prompt: next(drafts), context=300), "y" * 600)
+    assert (result.columns["answers"], result.pieces) == (["one", "two", "three"], 3)
+    with pytest.raises(SpecError, match="n: several answers of a window do not become one: overflow: truncate or err"):
+        Task.from_spec({"name": "summarize", "n": 3, "temperature": 1})
+
+
+def test_tokens_are_those_of_the_last_summary_and_a_window_that_was_cut_is_told(fake_asker, answer):
+    tokens = (AnswerToken("s", 5, b"s", -1.5),)
+
+    def reply(prompt):
+        return Answer("s", "length" if prompt.text.startswith("0") else "stop", -1.5, tokens)
+
+    task = Task.from_spec({"name": "summarize", "instruction": "map", "reduce_instruction": "cut", "logprobs": 0})
+    asker = fake_asker(reply, context=task.max_new_tokens + 33)
+    result = answer(task, asker, "0" * 30 + "1" * 30)
+    assert [len(one) for one in result.columns["logprobs"]] == [1]
+    assert (result.finish_reason, result.pieces) == ("length", 3)
 
 
 def test_empty_instruction_is_refused():

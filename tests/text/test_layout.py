@@ -56,6 +56,22 @@ def test_what_a_chat_tells_the_template_holds_for_it_alone(tokenizer):
         made.encode(chat(*SHOTS, arguments='{"thinkin": true}'))
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CHATML, ""),
+        (None, ""),
+        (CHATML + "{% if reasoning_effort is defined %}({{ reasoning_effort }}){% endif %}", "(low)"),
+    ],
+)
+def test_what_every_model_is_told_is_told_where_the_template_asks_for_it(tokenizer, template, said):
+    tokenizer.chat_template = template
+    made = PromptTokenizer(tokenizer)
+    plain, told = (chat(("user", "Hi."), arguments=one) for one in ("", '{"reasoning_effort": "low"}'))
+    assert made.spelled(made.encode(told)) == made.spelled(made.encode(plain)) + said
+    assert made.reasoning_of(told) == made.reasoning_of(plain)
+
+
 def test_a_chat_that_the_template_refuses_or_cuts_is_refused(tokenizer):
     with pytest.raises(DocumentError, match="leaves out messages of the role developer"):
         PromptTokenizer(tokenizer).encode(chat(("developer", "Be brief."), ("user", "Hi.")))
