@@ -10,7 +10,7 @@ from rich.console import Console
 
 from corm_batch.cli.console import excerpt, label, number, print_table
 from corm_batch.report.totals import METRIC_NAMES, answer_text, missed_cells, missed_heads, status_text
-from corm_batch.report.units import bytes_change_text, count_text, one_line, percent_text
+from corm_batch.report.units import bytes_change_text, count_text, one_line, savings_text
 
 if TYPE_CHECKING:
     from corm_batch.evaluation.expected import Case, Expected, Scores
@@ -49,7 +49,7 @@ def _cells(row: Mapping[str, Any], expected: Expected | None) -> list[str]:
         one_line(row["doc_id"], _MAX_CELL) + ("" if question is None else f" #{question}"),
         "-" if row["prompt_tokens"] is None else count_text(row["prompt_tokens"] + row["output_tokens"]),
         "-" if full is None else bytes_change_text(full, peak),
-        percent_text(1 - peak / full if full else None),
+        savings_text(1 - peak / full if full else None),
         status_text(row) if not found else "exact" if all(found) else some,
         one_line(answer_text(row), _MAX_CELL),
     ]

@@ -146,7 +146,7 @@ def _figures(progress: Progress, stage: str) -> str:
         return f"{stage or 'no answer yet'}, {seconds_text(progress.seconds)}"
     return (
         f"{count_text(_tokens_per_s(progress))} tokens/s, kept {percent_text(progress.kept_ratio)}, "
-        f"saved {bytes_text(progress.bytes_saved)} of {bytes_text(progress.kv_bytes_full)}, "
+        f"saved {bytes_text(max(0, progress.bytes_saved))} of {bytes_text(progress.kv_bytes_full)}, "
         f"{seconds_text(progress.seconds)}"
     )
 

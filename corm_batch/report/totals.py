@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from corm_batch.output.marks import Marks
 from corm_batch.report.settings import NONE, values_of, values_text
-from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text
+from corm_batch.report.units import (
+    bytes_text,
+    count_text,
+    counted,
+    one_line,
+    percent_text,
+    savings_text,
+    seconds_text,
+)
 
 if TYPE_CHECKING:
     from corm_batch.evaluation.expected import Missed, Scores
@@ -182,7 +190,7 @@ def compared_rows(comparison: Comparison) -> list[tuple[str, str, str]]:
     return [
         ("KV bytes full", bytes_text(here.kv_bytes_full), bytes_text(there.kv_bytes_full)),
         ("KV bytes peak", bytes_text(here.kv_bytes_peak), bytes_text(there.kv_bytes_peak)),
-        ("saved", percent_text(here.saved_ratio), percent_text(there.saved_ratio)),
+        ("saved", savings_text(here.saved_ratio), savings_text(there.saved_ratio)),
         ("kept ratio, mean", percent_text(here.kept_ratio), percent_text(there.kept_ratio)),
         ("tokens read", count_text(here.prompt_tokens), count_text(there.prompt_tokens)),
         ("tokens written", count_text(here.output_tokens), count_text(there.output_tokens)),
@@ -220,7 +228,8 @@ def saved_text(full: int, peak: int) -> str:
     """Two sums of bytes and what lies between them: `1.6 GiB -> 477.5 MiB, 71.1% saved`; a dash for no bytes."""
     if not full:
         return NONE
-    return f"{bytes_text(full)} -> {bytes_text(peak)}, {percent_text(1 - peak / full)} saved"
+    why = " (pages are held whole)" if peak > full else ""
+    return f"{bytes_text(full)} -> {bytes_text(peak)}, {savings_text(1 - peak / full)} saved{why}"
 
 
 def policy_text(policy: str) -> str:

@@ -52,6 +52,11 @@ def percent_text(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
+def savings_text(ratio: float | None) -> str:
+    """A share of bytes saved as percent; `none` where pages, which are held whole, take more than their entries."""
+    return "none" if ratio is not None and ratio < 0 else percent_text(ratio)
+
+
 def seconds_text(seconds: float | None) -> str:
     """Seconds as `4.2s`, `3m20s` or `2h05m`; a dash for None."""
     if seconds is None:

@@ -7,6 +7,7 @@ from corm_batch.report.units import (
     counted,
     one_line,
     percent_text,
+    savings_text,
     seconds_text,
 )
 
@@ -26,6 +27,11 @@ from corm_batch.report.units import (
 )
 def test_bytes(num_bytes, text):
     assert bytes_text(num_bytes) == text
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(0.622, "62.2%"), (0, "0.0%"), (-1.729, "none"), (None, "-")])
+def test_savings_that_are_none(ratio, text):
+    assert savings_text(ratio) == text
 
 
 def test_two_byte_counts_share_a_unit():

@@ -20,11 +20,13 @@ from corm_batch.data.uri import Uri
 from corm_batch.errors import SourceError, SpecError
 
 FAILED = "failed in the job that this one reads"
+_ABOUT_FAILURES = {STATUS.name, "error_type", "error_message"}
 
 
 class ResultsSource(TableSource, name="results"):
-    """Answers of an earlier job, the newest of every document; failed ones are left out unless `filter` names `status`.
+    """Answers of an earlier job, the newest of every document; failed ones are left out unless `filter` is about them.
 
+    It is if it names `status`, `error_type` or `error_message`: then it says which rows are taken, failed or not.
     They lie in the order of that job's source.
 
     Columns are those of the results: the task's, those that were carried over, `status`, `error_message` and the like.
@@ -68,7 +70,7 @@ class ResultsSource(TableSource, name="results"):
         Raises:
             SourceError: a part cannot be read.
         """
-        told = self.filter is not None and STATUS.name in names_in(self.filter)
+        told = self.filter is not None and bool(_ABOUT_FAILURES & set(names_in(self.filter)))
         for piece in (rows := self._newest()):
             names = self.wanted([*columns, *carried], rows.schema.names)
             places = {name: place_in(rows.schema, name) for name in names}

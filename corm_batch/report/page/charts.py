@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from corm_batch.report.page.svg import Axis, Chart, linear_axis, log_axis, up_to
-from corm_batch.report.units import bytes_text, counted, one_line, percent_text, seconds_text
+from corm_batch.report.units import bytes_text, counted, one_line, percent_text, savings_text, seconds_text
 
 if TYPE_CHECKING:
     from corm_batch.report.comparison import DocumentPair
@@ -55,7 +55,7 @@ def sizes_figure(groups: Sequence[SizeGroup]) -> Figure:
         span = (start, start + group.documents)
         who = f"mean of {group.documents:,} documents" if group.doc_id is None else one_line(group.doc_id, _TIP_ID)
         full, peak = bytes_text(round(group.kv_bytes_full)), bytes_text(round(group.kv_bytes_peak))
-        saved = percent_text(1 - group.kv_bytes_peak / group.kv_bytes_full)
+        saved = savings_text(1 - group.kv_bytes_peak / group.kv_bytes_full)
         tip = f"{who}: {full} -> {peak}, {saved} saved"
         chart.bar(span, (0, group.kv_bytes_full), "full", tip, gap=0.2)
         chart.bar(span, (0, group.kv_bytes_peak), "peak", tip, gap=0.2)

@@ -27,7 +27,7 @@ from corm_batch.report.totals import (
     totals_rows,
     warning_rows,
 )
-from corm_batch.report.units import bytes_text, one_line, percent_text, seconds_text, whole_text
+from corm_batch.report.units import bytes_text, one_line, percent_text, savings_text, seconds_text, whole_text
 
 if TYPE_CHECKING:
     from corm_batch.evaluation.expected import Scores
@@ -94,7 +94,7 @@ def _tiles(figures: JobReport) -> list[tuple[str, str, str]]:
         ("Documents answered", f"{figures.ok:,}", failed),
         (
             "KV bytes saved",
-            percent_text(figures.saved_ratio) if figures.kv_bytes_full else "-",
+            savings_text(figures.saved_ratio) if figures.kv_bytes_full else "-",
             f"{bytes_text(figures.kv_bytes_full)} → {bytes_text(figures.kv_bytes_peak)}, summed over documents",
         ),
         (
@@ -153,7 +153,7 @@ def _documents(details: JobDetails) -> Grid:
             _count(document.output_tokens),
             _bytes(document.kv_bytes_full),
             _bytes(document.kv_bytes_peak),
-            _percent(document.saved_ratio),
+            Cell(savings_text(document.saved_ratio), document.saved_ratio),
             _percent(document.kept_ratio),
             _seconds(document.prefill_s),
             _seconds(document.decode_s),

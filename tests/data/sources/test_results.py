@@ -53,10 +53,11 @@ def test_columns_are_those_of_the_results_null_where_a_part_has_none(tmp_path):
     assert (found.text, found.columns, found.carried) == ("T", {"score": 3}, {"status": "ok"})
 
 
-def test_a_filter_that_names_the_status_decides_on_failed_rows_too(tmp_path):
+@pytest.mark.parametrize("filter", ["status == 'failed'", "error_type == 'DocumentError'", "error_message|length"])
+def test_a_filter_about_failures_decides_on_failed_rows_too(tmp_path, filter):
     rows = [answered("a"), failed("b", output="half", error_message="cut"), failed("c")]
     write(tmp_path, rows)
-    found = taken(results(tmp_path, filter="status == 'failed'"), ["error_message"])
+    found = taken(results(tmp_path, filter=filter), ["error_message"])
     assert [one.doc_id for one in found if one.left_out is None] == ["b", "c"]
     assert (found[1].text, found[1].columns) == ("half", {"error_message": "cut"})
     assert "column 'output' is null" in found[2].problem

@@ -32,7 +32,7 @@ def test_sizes_one_by_one_and_in_groups(details):
     figure = charts.sizes_figure(details([answered("a"), answered("b", kv_bytes_peak=10 * 2**20)]).sizes)
     assert tips(figure, "rect", "full") == [
         "a: 8.0 MiB -> 2.0 MiB, 75.0% saved",
-        "b: 8.0 MiB -> 10.0 MiB, -25.0% saved",
+        "b: 8.0 MiB -> 10.0 MiB, none saved",
     ]
     assert figure.caption == "One bar for each of 2 documents."
 
