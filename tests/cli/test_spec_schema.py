@@ -29,6 +29,7 @@ TOGETHER = {
     ("prompt", "reduce_template"): {"overflow": "map_reduce"},
     ("prompt", "messages"): {"template": None},
     ("prompt", "n"): {"temperature": 1},
+    ("summarize", "n"): {"temperature": 1, "overflow": "truncate"},
     ("question_answer", "question"): {"question": None},
     ("question_answer", "rows"): {"question": None, "questions": ["Who?", "When?"]},
     ("extract", "questions"): {"ask": "each"},
