@@ -165,13 +165,13 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> Sampled:
         choice: of the same rows.
         step: which of its steps.
     """
-    ruled = logits_SV.float()
+    ruled = logits_SV.to(torch.float32, copy=choice.constraint is not None)
     if choice.changes is not None:
         ruled = choice.changes.apply(ruled, step)
     if choice.penalties is not None:
         ruled = choice.penalties.apply(ruled)
     if choice.constraint is not None:
-        ruled = choice.constraint.apply(ruled)
+        choice.constraint.apply(ruled)
     likeliest = ruled.argmax(dim=-1)
     tokens = likeliest.clone()
     if (draws := choice.draws) is not None:

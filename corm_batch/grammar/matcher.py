@@ -100,6 +100,7 @@ class Matcher:
 
     def __init__(self, state: LLMatcher, tokenizer: LLTokenizer, ends: frozenset[int], after: str = "") -> None:
         self._state, self._tokenizer, self._ends, self._after = state, tokenizer, ends, after
+        self._own_ends = ends.difference(tokenizer.eos_tokens)  # of which the library does not know
         self._tokens: list[int] = []  # followed so far
         self._start = 0 if after == "" else None  # where the grammar begins among these
         self._num_taken = 0  # of those behind the start, by the state
@@ -117,7 +118,20 @@ class Matcher:
             same = sum(1 for _ in takewhile(bool, map(eq, self._tokens, tokens)))
             self._back_to(same)
         for token in tokens[same:]:
-            self._take(int(token))
+            self.take(int(token))
+
+    def take(self, token: int) -> None:
+        """Go on by one token."""
+        was_free = self.is_free
+        self._tokens.append(token)
+        if self._start is None:
+            newest = self._tokens[-len(self._after.encode()) :]
+            if self._after in self._tokenizer.decode_str(newest):
+                self._start = len(self._tokens)
+        elif not was_free and token not in self._ends and self._state.try_consume_tokens([token]):
+            self._num_taken += 1
+            if self._state.is_stopped() and self._state.is_accepting():
+                self._whole_at = len(self._tokens)
 
     def is_whole_at(self, num_tokens: int) -> bool:
         """Whether nothing can follow the first `num_tokens` of the tokens followed: the answer is at its end."""
@@ -133,19 +147,6 @@ class Matcher:
         """W, 32-bit words of a mask over all tokens."""
         return -(-self._tokenizer.vocab_size // 32)
 
-    def _take(self, token: int) -> None:
-        """Go on by one token."""
-        was_free = self.is_free
-        self._tokens.append(token)
-        if self._start is None:
-            newest = self._tokens[-len(self._after.encode()) :]
-            if self._after in self._tokenizer.decode_str(newest):
-                self._start = len(self._tokens)
-        elif not was_free and token not in self._ends and self._state.try_consume_tokens([token]):
-            self._num_taken += 1
-            if self._state.is_stopped() and self._state.is_accepting():
-                self._whole_at = len(self._tokens)
-
     def _back_to(self, num_tokens: int) -> None:
         """Forget all but the first tokens."""
         taken = 0 if self._start is None else max(0, min(self._num_taken, num_tokens - self._start))
@@ -159,16 +160,15 @@ class Matcher:
 
     def _settle(self, mask_W: np.ndarray) -> None:
         """Put into the library's mask what it does not know: which tokens end this answer, and that all is free."""
-        words = mask_W.view(np.uint32)
         if self.is_free:
-            words[:] = ~np.uint32(0)
-            return
-        if self._state.is_error():
-            words[:] = 0
-        whole = not self._state.is_error() and self._state.is_accepting()
-        for token in self._ends:
-            bit = np.uint32(1 << (token % 32))
-            words[token // 32] = words[token // 32] | bit if whole else words[token // 32] & ~bit
+            mask_W[:] = -1
+        elif self._state.is_error():
+            mask_W[:] = 0
+        elif self._own_ends:
+            words, whole = mask_W.view(np.uint32), self._state.is_accepting()
+            for token in self._own_ends:
+                bit = np.uint32(1 << (token % 32))
+                words[token // 32] = words[token // 32] | bit if whole else words[token // 32] & ~bit
 
 
 def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
@@ -178,7 +178,7 @@ def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
         matchers: M of one model, each at its place.
         mask_MW: int32; bit t % 32 of word t // 32 says whether token t may come. None may where the library gave up.
     """
-    asked = [(one._state, row) for row, one in enumerate(matchers) if not (one.is_free or one.problem)]
+    asked = [(one._state, row) for row, one in enumerate(matchers) if not (one.is_free or one._state.is_error())]
     if asked:
         _executor().unsafe_compute_mask_ptr(asked, mask_MW.ctypes.data, mask_MW.strides[0], len(mask_MW))
     for one, mask_W in zip(matchers, mask_MW, strict=True):

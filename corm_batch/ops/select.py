@@ -1,4 +1,4 @@
-"""select_ops(): the plain definitions or their Triton kernels, whichever a device runs best."""
+"""select_ops(), select_mask(): the plain definitions or their Triton kernels, whichever a device runs best."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.gather import gather_entries
+from corm_batch.ops.mask import mask_tokens
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import reduce_columns
 from corm_batch.ops.store import store_entries
@@ -55,6 +56,15 @@ def select_ops(device: torch.device, form: Form) -> Ops:
         append_entries=partial(ops.append_entries, form=form),
         decode_attention=partial(ops.decode_attention, form=form),
     )
+
+
+def select_mask(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """`mask_tokens`, which knows of no entries: its kernel on a GPU, the definition elsewhere."""
+    if device.type != "cuda":
+        return mask_tokens
+    from corm_batch.ops.kernels import mask  # torch for CPU has no triton
+
+    return mask.mask_tokens
 
 
 def _kernels() -> Ops:
