@@ -6,17 +6,27 @@
 Of the folder a tokenizer and config.json are enough: weights are random and drawn on the card, in the config's shape or
 that of a workload of `corm-batch bench`. Prompts are random tokens, new ones for every run, all answers are greedy and
 equally long; the full cache is kept. The three ways take turns, --repeats times; what counts is each one's median.
+`parts` are of one more run with all rows held, in ms a step, mean and 95th percentile:
+
+    wait      host: for the tokens of the step before, while the forward pass runs
+    advance   host, still beside the pass: every answer's place goes on by its token
+    mask      host, still beside the pass: the library fills the masks
+    late      device: from the end of the pass until the masks are made, which is what the host was too slow by
+    copy      device: the masks come from host memory
+    apply     device: they go on the logits
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,6 +36,7 @@ from corm_batch.bench.bench import device_name
 from corm_batch.bench.gpus import dense_shape
 from corm_batch.bench.model import random_model
 from corm_batch.bench.workload import LlamaShape, find_workload
+from corm_batch.engine import constraint
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.open import Engine
@@ -101,6 +112,78 @@ def measure(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     return {"runs": runs, "median_tokens_per_s": medians, **over}
 
 
+Moment = tuple[float, torch.cuda.Event | None]
+"""On the host, in seconds, and in the device's stream, where there is one."""
+
+
+def moment() -> Moment:
+    """Now."""
+    event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else None
+    if event is not None:
+        event.record()
+    return time.perf_counter(), event
+
+
+def on_host(start: Moment, stop: Moment) -> float:
+    """Milliseconds between two moments."""
+    return 1e3 * (stop[0] - start[0])
+
+
+def on_device(start: Moment, stop: Moment) -> float:
+    """Milliseconds between two moments of the stream, of the host where there is none."""
+    return on_host(start, stop) if start[1] is None or stop[1] is None else start[1].elapsed_time(stop[1])
+
+
+def measure_parts(engine: Engine, prompts: Sequence[list[int]], answer_tokens: int) -> dict[str, dict[str, float]]:
+    """What makes up the steps of a batch of which all rows are held, those alone that come behind another one."""
+    steps: list[list[Moment]] = [[]]  # the first takes what belongs to none
+    go_on, fill, select = constraint.Constraint._go_on, constraint.fill, constraint.select_mask
+
+    def timed_go_on(one: constraint.Constraint) -> None:
+        steps.append([moment()])
+        if one._copied is not None:
+            one._copied.synchronize()
+        steps[-1].append(moment())
+        go_on(one)
+        steps[-1].append(moment())
+
+    def timed_fill(*arguments: Any) -> None:
+        steps[-1].append(moment())
+        fill(*arguments)
+
+    def timed_select(device: torch.device) -> Callable[..., None]:
+        def timed_apply(*arguments: Any) -> None:
+            steps[-1].append(moment())
+            apply(*arguments)
+            steps[-1].append(moment())
+
+        apply = select(device)
+        return timed_apply
+
+    with (
+        patch.object(constraint.Constraint, "_go_on", timed_go_on),
+        patch.object(constraint, "fill", timed_fill),
+        patch.object(constraint, "select_mask", timed_select),
+    ):
+        run(engine, prompts, answer_tokens, len(prompts))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    asked, here, advanced, filled, copied, applied = zip(*(step[:6] for step in steps[1:]), strict=True)
+    spans = {
+        "wait": (on_host, asked, here),
+        "advance": (on_host, here, advanced),
+        "mask": (on_host, advanced, filled),
+        "late": (on_device, asked, filled),
+        "copy": (on_device, filled, copied),
+        "apply": (on_device, copied, applied),
+    }
+    found = {name: sorted(map(of, starts, stops)) for name, (of, starts, stops) in spans.items()}
+    return {
+        name: {"mean": round(statistics.fmean(ms), 4), "p95": round(ms[int(0.95 * len(ms))], 4)}
+        for name, ms in found.items()
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = random_with_tokenizer(shape, options.model, getattr(torch, options.dtype), device)
     length = options.prompt_tokens + options.answer
     config = EngineConfig.parse({"max_sequences": options.batch, "max_model_len": length})
-    record |= measure(Engine(model, Full(), config), options)
+    engine = Engine(model, Full(), config)
+    record |= measure(engine, options)
+    prompts = np.random.default_rng(6).integers(shape.vocab_size, size=(options.batch, options.prompt_tokens)).tolist()
+    record["parts"] = measure_parts(engine, prompts, options.answer)
     write_record(record, options.output)
 
 
