@@ -42,6 +42,8 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.grammar.grammar import Grammar
+from corm_batch.grammar.matcher import fill
+from corm_batch.ops.select import select_mask
 from corm_batch.policies.full import Full
 from infra.measure.record import begin_record, write_record
 
@@ -135,9 +137,10 @@ def on_device(start: Moment, stop: Moment) -> float:
 
 
 def measure_parts(engine: Engine, prompts: Sequence[list[int]], answer_tokens: int) -> dict[str, dict[str, float]]:
-    """What makes up the steps of a batch of which all rows are held, those alone that come behind another one."""
+    """What makes up the steps of a batch of which all rows are held: of those that come behind another one between two
+    looks at the tokens. Nothing on a CPU, which looks at each."""
     steps: list[list[Moment]] = [[]]  # the first takes what belongs to none
-    go_on, fill, select = constraint.Constraint._go_on, constraint.fill, constraint.select_mask
+    go_on = constraint.Constraint._go_on
 
     def timed_go_on(one: constraint.Constraint) -> None:
         steps.append([moment()])
@@ -157,7 +160,7 @@ def measure_parts(engine: Engine, prompts: Sequence[list[int]], answer_tokens: i
             apply(*arguments)
             steps[-1].append(moment())
 
-        apply = select(device)
+        apply = select_mask(device)
         return timed_apply
 
     with (
@@ -168,6 +171,8 @@ def measure_parts(engine: Engine, prompts: Sequence[list[int]], answer_tokens: i
         run(engine, prompts, answer_tokens, len(prompts))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    if len(steps) == 1:
+        return {}
     asked, here, advanced, filled, copied, applied = zip(*(step[:6] for step in steps[1:]), strict=True)
     spans = {
         "wait": (on_host, asked, here),

@@ -36,8 +36,7 @@ def test_the_ways_take_turns_over_new_prompts(folder, monkeypatch):
     assert record["constrained over free"] == round(medians["constrained"] / medians["free"], 4)
     assert record["two constrained over free"] == round(medians["two constrained"] / medians["free"], 4)
     assert record["command"].startswith("python -m infra.measure.constrained_rate")
-    assert list(record["parts"]) == ["wait", "advance", "mask", "late", "copy", "apply"]
-    assert all(0 < part["mean"] for part in record["parts"].values())
+    assert record["parts"] == {}  # a CPU looks at every token
 
 
 def test_parts_are_those_of_the_steps_behind_another(folder, monkeypatch):
