@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from corm_batch.data.schema import column
+from corm_batch.data.sources.documents import page_at
 from corm_batch.tasks.json_schema import resolved
 
 
@@ -45,11 +46,12 @@ def evidence_columns(names: Iterable[str]) -> list[pa.Field]:
     """The columns of the fields' quotations."""
     found: list[pa.Field] = []
     for field in names:
-        quote, start, end = _columns_of(field)
+        quote, start, end, page = _columns_of(field)
         found += [
             column(quote, pa.string(), f"the words of the document that {field} was taken from", detail="yes"),
             column(start, pa.int64(), f"where {quote} begins in the document, in characters from 0", detail="yes"),
             column(end, pa.int64(), "where it ends: behind its last character", detail="yes"),
+            column(page, pa.int64(), "the page it begins on, where the text says so: [page 2]", detail="yes"),
         ]
     return found
 
@@ -64,11 +66,12 @@ def evidence(quotes: Mapping[str, str | None], text: str) -> tuple[dict[str, Any
     columns: dict[str, Any] = {}
     failed: dict[str, str] = {}
     for field, quote in quotes.items():
-        name, start, stop = _columns_of(field)
+        name, start, stop, page = _columns_of(field)
         if (found := find_quote(quote, text)) is None:
             failed[name] = _why_not(quote)
         else:
             columns |= {name: text[found.start : found.stop], start: found.start, stop: found.stop}
+            columns[page] = page_at(text, found.start)
     return columns, failed
 
 
@@ -91,6 +94,6 @@ def _why_not(quote: str | None) -> str:
     return f"{quote[:200]!r} does not stand in the document"
 
 
-def _columns_of(field: str) -> tuple[str, str, str]:
+def _columns_of(field: str) -> tuple[str, str, str, str]:
     name = quote_of(field)
-    return name, f"{name}_start", f"{name}_end"
+    return name, f"{name}_start", f"{name}_end", f"{name}_page"

@@ -92,7 +92,7 @@ class Extract(Task, name="extract"):
     retries: int = Field(1, ge=0, le=3, description="ask: together: times to ask again where an answer is not right")
     evidence: bool = Field(
         False,
-        description="ask: together: add the words that each field was taken from, and their place in the document",
+        description="ask: together: add the words that each field was taken from, and their place and page",
     )
 
     @model_validator(mode="after")

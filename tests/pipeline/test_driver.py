@@ -27,6 +27,7 @@ from corm_batch.pipeline.model import CheckedModel
 from corm_batch.report.job_report import read_report
 from corm_batch.spec import JobSpec
 from tests.conftest import REFERENCE_MODEL, write_documents
+from tests.document_files import pdf
 from tests.fakes import scripted
 
 KEPT = Path(__file__).parents[1] / "output" / "data"  # outputs that were written before parts told their settings
@@ -438,6 +439,26 @@ def test_columns_of_the_source_and_the_place_of_a_row_are_in_every_row(job, with
     assert events[-1].kind != "notice"
     with pytest.raises(SpecError, match="one column 'link' is wanted; the file has: doc_id"):
         run_job(job({}, source=source, output={"columns": ["link"]}), load_model=scripted())
+
+
+def test_a_folder_of_people_s_files_is_summed_up_and_pages_are_cited(job, without_a_cluster, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number:02d}.pdf").write_bytes(pdf(f"Report {number}.", "It ends here."))
+    (folder / "notes.md").write_text("# Notes\n\nIn Markdown.")
+    (folder / "page.html").write_text("<title>Page</title><style>p {}</style><p>In <b>HTML</b>.</p>")
+    source, task = {"name": "documents", "uri": str(folder)}, {"max_new_tokens": 40}
+    spec = job({}, source=source, task=task, output={"columns": ["pages"]})
+    assert run_job(spec, load_model=scripted()).ok == 22
+    rows = {row["doc_id"]: row for row in read_results(str(tmp_path / "out")).to_pylist()}
+    assert {name: row["pages"] for name, row in rows.items() if not name.endswith(".pdf")} == {
+        "notes.md": None,
+        "page.html": None,
+    }
+    assert rows["07.pdf"]["pages"] == 2
+    assert rows["07.pdf"]["output"].startswith("[page 1]\nReport 7.\n\n[page 2]\nIt ends here.")
+    assert rows["page.html"]["output"].startswith("In **HTML**.")
 
 
 def test_all_rows_are_in_one_file_at_the_end_of_a_run(job, without_a_cluster, tmp_path):

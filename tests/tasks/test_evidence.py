@@ -23,13 +23,20 @@ def test_quotations_stand_where_they_first_do(quote, found):
 
 def test_columns_and_why_there_are_none():
     columns, failed = evidence({"a": "of [it].", "b": None, "c": " ", "d": "no"}, TEXT)
-    assert columns == {"a_quote": "of [it].", "a_quote_start": 12, "a_quote_end": 20}
+    assert columns == {"a_quote": "of [it].", "a_quote_start": 12, "a_quote_end": 20, "a_quote_page": None}
     assert failed == {
         "b_quote": "no quotation was given",
         "c_quote": "no quotation was given",
         "d_quote": "'no' does not stand in the document",
     }
-    assert [field.name for field in evidence_columns(["a"])] == ["a_quote", "a_quote_start", "a_quote_end"]
+    names = ["a_quote", "a_quote_start", "a_quote_end", "a_quote_page"]
+    assert [field.name for field in evidence_columns(["a"])] == names
+
+
+def test_a_quotation_names_its_page():
+    text = "[page 1]\nAda, as [page 9] says.\n\n[page 2: no text]\n\n[page 3]\nBob was\n\n[page 4]\nborn."
+    columns, _ = evidence({"a": "as [page 9]", "b": "Bob", "c": "Bob was [page 4] born", "d": "born."}, text)
+    assert [columns[f"{name}_quote_page"] for name in "abcd"] == [1, 3, 3, 4]
 
 
 def test_schemas_ask_for_a_quotation_before_each_field():

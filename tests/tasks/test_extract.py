@@ -382,6 +382,7 @@ def test_every_field_comes_with_the_words_it_was_taken_from(fake_asker, answer):
     result = answer(task, asker, text)
     assert result.columns == {
         "year": 1999, "year_quote": "opened in 1999", "year_quote_start": 25, "year_quote_end": 39,
+        "year_quote_page": None, "city_quote_page": None, "open_quote_page": None,
         "city": "Ulm", "city_quote": "bridge at\n  Ulm", "city_quote_start": 4, "city_quote_end": 19,
         "open": True, "open_quote": None, "open_quote_start": None, "open_quote_end": None,
     }  # fmt: skip

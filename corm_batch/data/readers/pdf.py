@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ class Pdf(Reader, name="pdf"):
         """The text of each page, in the order of the file, and below it what its form has been filled in with."""
         from pypdf import PdfReader
 
+        logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its lines name no file; what matters is raised
         reader = PdfReader(io.BytesIO(content))
         if reader.is_encrypted and not reader.decrypt(""):
             raise ValueError("it is encrypted, and needs a password")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from corm_batch.data.sources.files import FileSource
 from corm_batch.data.uri import name_of
 from corm_batch.errors import ColumnsError, FileError, SpecError
 
+_MARK = re.compile(r"^\[page (\d+)\b", re.MULTILINE)  # what `_numbered` writes
 _COLUMNS = {"title": pa.string(), "page": pa.int64(), "pages": pa.int64()}
 
 
@@ -98,6 +100,12 @@ def _problem(pages: Sequence[Page]) -> str:
     pictures = sum(page.has_picture for page in pages)
     where = "" if len(pages) == 1 else f" on any of its {len(pages)} pages"
     return f"no text{where}, but pictures: it has been scanned" if pictures else f"is empty: no text{where}"
+
+
+def page_at(text: str, place: int) -> int | None:
+    """The page on which a character of a text stands, by the marks above it; None in a text without them."""
+    numbers = [mark[1] for mark in _MARK.finditer(text, 0, place)]
+    return int(numbers[-1]) if numbers else None
 
 
 def _together(content: Content) -> str:
