@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,19 +51,20 @@ def init(
     The documents and a model on this machine are looked at before: what is written runs.
     """
     path, name = _place(spec)
-    documents = _asked("--documents", documents, "Documents (a file, a folder or a glob; local or s3://)")
-    ask = _asked("--ask", ask, "What to ask of every document (nothing: a summary of each)", may_be_empty=True)
+    documents = _asked("--documents", documents, "Documents (a file, a folder or a glob; local or s3://)", or_else=".")
+    ask = _asked("--ask", ask, "What to ask of every document (nothing: a summary of each)", or_else="")
+    output = output or f"out/{name}"
     model = _asked("--model", model, "Model (a hub id like Qwen/Qwen3-4B-Instruct-2507, a local or s3:// folder)")
     sections: dict[str, Any] = {
         "name": name,
         "model": {"name": model},
-        "source": _source(documents, text_column),
+        "source": _source(documents, text_column, output),
         "task": {"name": "question_answer", "question": ask} if ask.strip() else {"name": "summarize"},
-        "output": {"uri": output or f"out/{name}"},
+        "output": {"uri": output},
     }
     job, sections = _looked_at(sections, may_ask=text_column is None)
     _write(path, _yaml(sections))
-    _say_what_is_next(spec, job, sections["output"]["uri"])
+    _say_what_is_next(spec, job, output)
 
 
 def _place(spec: str) -> tuple[Path, str]:
@@ -82,8 +84,8 @@ def _place(spec: str) -> tuple[Path, str]:
     return path, name or "job"
 
 
-def _asked(option: str, given: str | None, question: str, *, may_be_empty: bool = False) -> str:
-    """What was given, or what is answered now.
+def _asked(option: str, given: str | None, question: str, *, or_else: str | None = None) -> str:
+    """What was given, or what is answered now; `or_else` for nothing.
 
     Raises:
         SpecError: nothing was given, and nobody is there to be asked.
@@ -91,15 +93,16 @@ def _asked(option: str, given: str | None, question: str, *, may_be_empty: bool 
     if given is None:
         if not sys.stdin.isatty():
             raise SpecError(f"{option}: missing, and nobody can be asked: standard input is no terminal")
-        given = typer.prompt(question, default="" if may_be_empty else None, show_default=False, err=True)
-    if not given.strip() and not may_be_empty:
+        given = typer.prompt(question, default=or_else, show_default=bool(or_else), err=True)
+    if not given.strip() and or_else != "":
         raise SpecError(f"{option}: it is empty")
     return given.strip()
 
 
-def _source(uri: str, text_column: str | None) -> dict[str, Any]:
+def _source(uri: str, text_column: str | None, output: str) -> dict[str, Any]:
     """The section of the source that reads the files there, of several the one that reads most; rows go before files
-    that are documents themselves, such as a README beside them. What is left out is said.
+    that are documents themselves, such as a README beside them. What is left out is said. A folder in which the output
+    would be read, too, is named by its files.
 
     Raises:
         SpecError: none reads any of them.
@@ -124,7 +127,20 @@ def _source(uri: str, text_column: str | None) -> dict[str, Any]:
     if left := len(files) - found[name]:
         what = f"{uri}: source {name} reads {found[name]} of {len(files)} files there"
         error_console().print(f"{what}, and leaves {left} out: name a glob for others", soft_wrap=True)
+    read = [file for file in files if file.lower().endswith(kinds[name].suffixes)]
+    place = output if "://" in output else os.path.abspath(output)
+    if kinds[name].model_validate({"uri": uri}).would_read(f"{place.rstrip('/')}/results/part.parquet"):
+        uri = _glob_of(read, resolve_uri(uri)) or uri
     return {"name": name, "uri": uri} | ({} if text_column is None else {"text_column": text_column})
+
+
+def _glob_of(files: Sequence[str], folder: str) -> str | None:
+    """A glob of these files alone; None where they do not lie in the folder itself, or their names end otherwise."""
+    ends = {Path(file).suffix for file in files}
+    if len(ends) > 1 or {os.path.dirname(file) for file in files} != {folder.rstrip("/")}:
+        return None
+    found = f"{folder.rstrip('/')}/*{ends.pop()}"
+    return found if "://" in found else os.path.relpath(found)
 
 
 def _looked_at(sections: dict[str, Any], *, may_ask: bool) -> tuple[JobSpec, dict[str, Any]]:

@@ -83,6 +83,21 @@ def test_a_column_of_text_that_is_not_there_is_asked_for(corm_batch, folder, ans
     assert JobSpec.load("job.yaml").source.text_column == "body"
 
 
+def test_the_folder_that_the_user_is_in_is_the_default_and_its_output_is_not_read(corm_batch, folder, answer):
+    answer("", "", "org/model")
+    assert corm_batch("init").code == 0
+    assert JobSpec.load("job.yaml").source.uri == f"{folder}/*.parquet"
+    (folder / "docs.parquet").rename(folder / "docs.pq")
+    pq.write_table(pa.table({"doc_id": ["a"], "text": ["t"]}), folder / "others.parquet")
+    result = corm_batch("init", "two.yaml", "--documents", ".", "--ask", "", "--model", "org/model")
+    assert "output.uri: the source at" in result.err, "no one glob is of both"
+    (folder / "notes.md").write_text("Notes.", encoding="utf-8")
+    for name in ("docs.pq", "others.parquet"):
+        (folder / name).unlink()
+    assert corm_batch("init", "three.yaml", "--documents", ".", "--ask", "", "--model", "org/model").code == 0
+    assert JobSpec.load("three.yaml").source.uri == str(folder)
+
+
 @pytest.mark.parametrize("make", ["file", "link", "folder"])
 def test_nothing_is_overwritten(corm_batch, folder, make):
     path = folder / "job.yaml"
