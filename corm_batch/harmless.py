@@ -43,6 +43,8 @@ def _starred(uri: re.Match[str]) -> str:
         user = False
     elif scheme.lower().startswith("s3"):  # a bucket's name has no colon
         user = ":" in plain or "@" in plain
+    elif scheme.lower() in ("abfs", "abfss"):  # container@account
+        user = ":" in plain
     else:
         user = "@" in plain or (":" in plain and not _HOST_AND_PORT.fullmatch(plain))
     if user:

@@ -22,6 +22,7 @@ SECRETS = [
     "https://host/x?list=1&sig=1&AWSAccessKeyId=SECRET",
     "https://account.blob.host/c?sv=1&access_token=SECRET",
     "gs://user:SECRET@bucket",
+    "abfss://user:SECRET@account.dfs.core.windows.net/x",
 ]
 LEGAL = [
     "s3://bucket/me@home/x.parquet",
@@ -31,6 +32,7 @@ LEGAL = [
     "http://head:8265: the cluster refuses the token; see http://head:8265.",
     "http://host:8265/me@home",
     "/data/a@b/c:d.parquet",
+    "abfss://container@account.dfs.core.windows.net/x",
     "https://host/x?page=2",
     "it failed: see https://host/docs",
     "policy: {name: corm} @ 12:30",

@@ -37,6 +37,7 @@ _WRONG_SPEC = (SpecError, ModelError)  # a model that cannot be loaded is the sp
 
 app = typer.Typer(
     help="Ask a language model about every document of an archive, with CORM-compressed key-value caches.",
+    epilog=examples_of(""),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help and errors, on a terminal and off it

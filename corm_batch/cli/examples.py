@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("init", "run job.yaml --limit 3", "report out/job"),
     "init": (
         "init",
         "init job.yaml --documents docs.parquet --ask '' --model org/model",
@@ -41,6 +42,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "calibrate jobs/quickstart/job.yaml --max-loss 1%",
         "calibrate job.yaml --max-loss '0.01 nats' --minutes 30 --write",
     ),
+    "schedule": ("schedule add nightly job.yaml --cron '0 2 * * *'", "schedule serve"),
     "schedule add": ("schedule add nightly job.yaml --cron '0 2 * * *'",),
     "schedule list": ("schedule list --json",),
     "schedule remove": ("schedule remove nightly",),
@@ -50,7 +52,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "schedule render kuberay-rayjob nightly --image corm-batch:0.1",
     ),
 }
-"""By verb, without the program's name."""
+"""By verb, or group of verbs, without the program's name; of none what comes first."""
 
 
 def examples_of(verb: str) -> str:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from corm_batch.schedule.schedule import RunState, Schedule
 
 app = typer.Typer(
-    help="Run jobs at their times: add, list, remove, serve, render.", no_args_is_help=True, rich_markup_mode=None
+    help="Run jobs at their times: add, list, remove, serve, render.",
+    epilog=examples_of("schedule"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from corm_batch.errors import SpecError
 
 _GONE = 404, 410  # as web servers say it
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 
 
 def other_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:

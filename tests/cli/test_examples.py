@@ -13,10 +13,10 @@ LINES = [line for lines in EXAMPLES.values() for line in lines]
 
 
 def verbs(command, words=()):
-    if not hasattr(command, "commands"):
-        yield " ".join(words), command
+    """Verbs, and groups of them, by name; a group comes after what is in it."""
     for name, inner in getattr(command, "commands", {}).items():
         yield from verbs(inner, (*words, name))
+    yield " ".join(words), command
 
 
 def test_every_verb_has_examples_in_its_help(corm_batch):
