@@ -22,8 +22,9 @@ trap 'exit 130' INT TERM
 
 status=0
 # Two files at a time: half of the time a test waits, for clusters to start and for limits to pass. In the order of
-# tests/conftest.py, slow files first: pytest-xdist by itself leaves those of few tests to the end.
-.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || status=$?
+# tests/conftest.py, slow files first: pytest-xdist by itself leaves those of few tests to the end. A process that is
+# lost ends the run, with the name of its test: started anew, pytest-xdist would wait for ever for tests of that file.
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@" || status=$?
 wait "$checks" || status=$?
 cat "$log"
 exit "$status"
