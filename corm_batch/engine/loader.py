@@ -161,9 +161,10 @@ def _place(
         options["config"] = as_stored(checkpoint, stored.inputs == "static", trust_remote_code)
     elif weights == "fp8" and checkpoint.adapter is None:
         options["quantization_config"] = Fp8Config(str(device), ranks.size)
-    module = _load_module(
-        checkpoint, config.model_type, foreign, dtype=dtype, trust_remote_code=trust_remote_code, **options
-    )
+    with ranks.few_groups():
+        module = _load_module(
+            checkpoint, config.model_type, foreign, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        )
     if foreign:
         return module.eval()  # transformers has put it in its place
     make_plain(module)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
+from torch.distributed import device_mesh
 from torch.nn.functional import pad
 
 T = TypeVar("T")
@@ -53,6 +55,11 @@ class Ranks:
         """Every rank's [..., K, N] side by side, in the order of ranks: [..., all heads, the longest N], 0 behind."""
         return tensor
 
+    @contextmanager
+    def few_groups(self) -> Iterator[None]:
+        """While it lasts, whoever makes groups of torch.distributed gets the same ones again for the same ranks."""
+        yield
+
 
 ALONE = Ranks()
 
@@ -81,6 +88,7 @@ class JoinedRanks(Ranks):
         store = TCPStore("127.0.0.1", port, size, rank == 0, _TIMEOUT, master_listen_fd=listening)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        self._groups: dict[tuple[int, ...], Any] = {}
 
     def least(self, number: int) -> int:
         """The smallest of the ranks' numbers."""
@@ -105,3 +113,24 @@ class JoinedRanks(Ranks):
         heads = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(heads, sent)
         return torch.cat(heads, dim=-2).view(own.dtype)
+
+    @contextmanager
+    def few_groups(self) -> Iterator[None]:
+        """While it lasts, meshes of devices share the groups of their dimensions.
+
+        transformers makes two meshes of four dimensions for each model that it loads, most of them of one rank; each
+        would have a group, which is three threads that wake up a hundred times a second, and a socket that listens.
+        """
+        meshes: Any = device_mesh
+        make = meshes.new_group
+
+        def find(ranks: Sequence[int], **options: Any) -> Any:
+            if (key := tuple(ranks)) not in self._groups:
+                self._groups[key] = make(ranks=ranks, **options)
+            return self._groups[key]
+
+        meshes.new_group = find
+        try:
+            yield
+        finally:
+            meshes.new_group = make

@@ -247,6 +247,16 @@ def test_two_ranks_hold_answers_to_a_form_as_one_does(leader, tmp_path):
 
 
 @needs_ranks
+def test_another_model_makes_no_more_groups(leader, tiny_llama):
+    """Each is threads and sockets that stay; the ranks' own, and one of this rank alone, serve all models."""
+    make_two(leader, tiny_llama, CORM)
+    known = dict(dist.distributed_c10d._world.pg_map)
+    make_two(leader, tiny_llama, CORM)
+    assert dist.distributed_c10d._world.pg_map == known
+    assert len(known) == 2
+
+
+@needs_ranks
 def test_a_cancelled_request_leaves_both_ranks(leader, tiny_llama):
     requests = make_requests(3)
     expected = answers(make_one(leader, tiny_llama, CORM), requests)
