@@ -6,17 +6,20 @@ of batches: attention stays outside, behind a call the compiler does not look in
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from corm_batch.ops.scaled import FP8, quantize_blocks, quantize_rows
+from corm_batch.ops.scaled import FP8, gated_rows, measured_rows, quantize_blocks, quantize_rows
 
 MLP_ROWS = 16_384
 """Rows an MLP takes at once: plenty for its matrix products to run at full speed, and few enough that its wide
 activations (three of 14,336 columns in an 8B Llama: 1.4 GB) stay this size however long the prompt."""
+
+_MEASURED, _GATED = measured_rows._opoverload, gated_rows._opoverload  # as nodes of a graph name them
 
 _MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
 
@@ -55,7 +58,8 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
 
 
 def _sharing_numbers(backend: str) -> Callable[..., Any]:
-    """The backend, given graphs in which an input of several products is quantised once: q, k and v have the same."""
+    """The backend, given graphs in which an input of several products is quantised once, for q, k and v have the same,
+    and SwiGLU together with its quantisation."""
     compile_graph = torch._dynamo.lookup_backend(backend)
     for function in (quantize_rows, quantize_blocks):  # each a node of its own in a graph, by which it is known here
         torch.compiler.allow_in_graph(function)
@@ -63,15 +67,30 @@ def _sharing_numbers(backend: str) -> Callable[..., Any]:
     def share(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         first: dict[Any, torch.fx.Node] = {}
         for node in list(graph.graph.nodes):
-            if node.target in (quantize_rows, quantize_blocks):
+            if node.target in (quantize_rows, quantize_blocks, _MEASURED):
                 before = first.setdefault((node.target, node.args), node)
                 if before is not node:
                     node.replace_all_uses_with(before)
                     graph.graph.erase_node(node)
+                elif node.target is _MEASURED and (gate_and_up := _swiglu(node.args[0])):
+                    node.target, node.args = _GATED, gate_and_up
+        graph.graph.eliminate_dead_code()
         graph.recompile()
         return compile_graph(graph, inputs)
 
     return share
+
+
+def _swiglu(node: Any) -> tuple[torch.fx.Node, torch.fx.Node] | None:
+    """Gate and up of a node that is silu(gate) * up, two of one shape; None of any other."""
+    if node.target not in (operator.mul, torch.mul) or not all(isinstance(one, torch.fx.Node) for one in node.args):
+        return None
+    for silu, up in (node.args, node.args[::-1]):
+        if silu.target is torch.nn.functional.silu:
+            gate = silu.args[0]
+            of_one_shape = gate.meta["example_value"].shape == up.meta["example_value"].shape
+            return (gate, up) if of_one_shape else None
+    return None
 
 
 class _Sliced(torch.nn.Module):

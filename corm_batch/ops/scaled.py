@@ -3,14 +3,15 @@
 A value is its number times the scale of the row it stands in (`quantize_rows`), or of the block: 128 of a row of the
 input, 128 rows by 128 columns of the weights (`quantize_blocks`). On a GPU of compute capability 8.9 and newer the
 product runs on the numbers, by torch's own kernels, whose names live in this file alone: they may move. Elsewhere it is
-`scaled_product`, the definition.
+`scaled_product`, the definition. Numbers of rows come from a kernel of ours there: a compiler reads each row once for
+its scale and once more for its numbers, and takes three times as long.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -18,7 +19,7 @@ BLOCK = 128
 WIDTH_UNIT = 16
 """Both widths of the weights have to be multiples of it: tensor cores take no others."""
 
-_LEAST_SCALE = 1e-12  # of a row of zeros
+LEAST_SCALE = 1e-12  # of a row of zeros
 
 
 def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -33,10 +34,53 @@ def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, T
     """
     wide = value.float()
     if scale is None:
-        row_scale = (wide.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=_LEAST_SCALE)
+        row_scale = (wide.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=LEAST_SCALE)
     else:
         row_scale = scale.float().expand(*value.shape[:-1], 1).contiguous()
     return (wide / row_scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), row_scale
+
+
+@torch.library.custom_op("corm_batch::measured_rows", mutates_args=(), device_types="cpu")
+def measured_rows(value: Tensor) -> tuple[Tensor, Tensor]:
+    """`quantize_rows` by each row's own scale, as one node of a graph and one kernel on a GPU."""
+    return quantize_rows(value)
+
+
+@torch.library.custom_op("corm_batch::gated_rows", mutates_args=(), device_types="cpu")
+def gated_rows(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """`measured_rows` of SwiGLU, silu(gate) * up in float32: in one kernel on a GPU, nothing of it in memory.
+
+    Args:
+        gate, up: [..., K] of one shape and dtype.
+
+    Returns:
+        numbers [..., K] e4m3, scales [..., 1] float32.
+    """
+    return quantize_rows(silu(gate.float()) * up.float())
+
+
+@measured_rows.register_kernel("cuda")
+def _(value: Tensor) -> tuple[Tensor, Tensor]:
+    from corm_batch.ops.kernels import scaled  # torch for CPU has no triton
+
+    return scaled.measured_rows(value)
+
+
+@gated_rows.register_kernel("cuda")
+def _(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    from corm_batch.ops.kernels import scaled
+
+    return scaled.gated_rows(gate, up)
+
+
+@measured_rows.register_fake
+def _(value: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(value, dtype=FP8), value.new_empty((*value.shape[:-1], 1), dtype=torch.float32)
+
+
+@gated_rows.register_fake
+def _(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(gate, dtype=FP8), gate.new_empty((*gate.shape[:-1], 1), dtype=torch.float32)
 
 
 def quantize_blocks(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +94,7 @@ def quantize_blocks(value: Tensor) -> tuple[Tensor, Tensor]:
     """
     width = value.shape[-1]
     blocks = pad(value.float(), (0, -width % BLOCK)).unflatten(-1, (-1, BLOCK))
-    scale = (blocks.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=_LEAST_SCALE)
+    scale = (blocks.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=LEAST_SCALE)
     number = (blocks / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     return number.flatten(-2)[..., :width], scale.squeeze(-1)
 
@@ -102,7 +146,12 @@ def scaled_linear(value: Tensor, weight_NK: Tensor, weight_scale: Tensor, input_
         [..., N] in the input's dtype.
     """
     by_row = is_by_row(weight_NK, weight_scale)
-    number, scale = quantize_rows(value, input_scale) if by_row else quantize_blocks(value)
+    if not by_row:
+        number, scale = quantize_blocks(value)
+    elif input_scale is not None:
+        number, scale = quantize_rows(value, input_scale)
+    else:
+        number, scale = measured_rows(value)
     number_TK, scale = number.reshape(-1, number.shape[-1]), scale.reshape(-1, scale.shape[-1])
     if not value.is_cuda:
         product = scaled_product(number_TK, scale, weight_NK, weight_scale)

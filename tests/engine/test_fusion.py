@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 
 import pytest
 import torch
@@ -21,7 +22,6 @@ from corm_batch.engine.fp8 import quantize_linears
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.ops.causal import causal_attention
-from corm_batch.ops.scaled import quantize_rows
 from tests.conftest import llama_config
 
 SMALL = {
@@ -117,19 +117,21 @@ def test_compiled_layers_share_their_code_for_every_length(family):
 
 
 def test_products_of_one_input_share_its_numbers():
-    """q, k and v; the attention's output; gate and up; down: four quantisations where seven are written."""
+    """q, k and v; the output of attention; gate and up; SwiGLU: four quantisations where seven are written."""
     plain = make_in_8_bits(num_hidden_layers=1)
     fused = duplicate(plain)
-    found = []
+    found = Counter()
 
     def backend(graph, inputs):
-        found.append([node.target for node in graph.graph.nodes].count(quantize_rows))
+        found.update(node.target for node in graph.graph.nodes)
         return graph.forward
 
     torch._dynamo.register_backend(backend, name="counting")
     fuse(fused.module, backend="counting")
     assert distance(fused, plain, Prompt(33, "cpu")) < 1e-5
-    assert sum(found) == 4
+    rows = torch.ops.corm_batch
+    assert (found[rows.measured_rows.default], found[rows.gated_rows.default]) == (3, 1)
+    assert found[torch.nn.functional.silu] == 0
 
 
 def test_long_prompts_compile_the_slice_not_the_loop():

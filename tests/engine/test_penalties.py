@@ -166,9 +166,10 @@ def test_values_that_make_no_sense_are_refused(sampling):
 
 @pytest.mark.gpu
 def test_on_a_gpu_they_are_the_same_and_wait_for_nothing():
-    rows = [row(seed, **MIXED[seed % 5]) for seed in range(10)]
+    here_rows, rows = ([row(seed, **MIXED[seed % 5]) for seed in range(10)] for _ in range(2))
     logits = 5 * torch.randn(len(rows), V, generator=torch.Generator().manual_seed(1))
-    here, there = (Penalties.of(rows, NO_RULES, V, torch.device(name)) for name in ("cpu", "cuda"))
+    here = Penalties.of(here_rows, NO_RULES, V, torch.device("cpu"))
+    there = Penalties.of(rows, NO_RULES, V, torch.device("cuda"))
     of_gpu = logits.cuda()
     found = []
     torch.cuda.set_sync_debug_mode("error")

@@ -403,7 +403,7 @@ def test_a_cuda_graph_follows_lists_that_change(form):
 
     cache, reduction = fill("cuda", torch.float32, 6, 2, 16, 64, room=3, form=form), Reduction(9, "cache", 0.8, 3)
     exact = cache.copy()
-    exact = exact._replace(lists=Lists(*(column.clone() for column in cache.lists)))
+    exact = exact._replace(lists=cache.lists._replace(length=cache.lists.length.clone()))
     query, key, value = (torch.randn(6, heads, 64, device="cuda") for heads in (8, 2, 2))
     position = torch.empty(6, 2, dtype=torch.int32, device="cuda")
     born = Entries(key, value, position, torch.empty_like(position), torch.zeros(6, 2, device="cuda"))

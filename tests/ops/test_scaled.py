@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from torch.nn.functional import silu
 
 from corm_batch.ops.scaled import (
     FP8,
@@ -18,6 +21,11 @@ from corm_batch.ops.scaled import (
     scaled_product,
 )
 
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
 ROWS = [(1, 16, 16), (3, 48, 32), (7, 160, 144), (130, 272, 400)]
 BLOCKS = [(1, 128, 128), (3, 256, 384), (5, 96, 144), (7, 272, 400)]
 
@@ -111,6 +119,26 @@ def test_a_linear_layer_is_close_to_the_one_it_stands_for(dtype, shape):
             assert distance(out, value.float() @ weight.t()) < 0.05
     static = scaled_linear(value, *quantize_rows(weight), torch.tensor([4 / 448]))
     assert static.numel() == 0 or distance(static, value.float() @ weight.t()) < 0.05
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(3, 16), (1, 5, 48), (2, 3, 130), (1, 1), (0, 16), (7, 640), (33, 14336)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernel_of_rows_gives_the_numbers_of_the_definition(dtype, shape, device):
+    from corm_batch.ops.kernels import scaled
+
+    gate, up = (draw(*shape, dtype=dtype, seed=seed).to(device) * 3 for seed in (0, 1))
+    if up.numel():
+        up.view(-1, shape[-1])[0] = 0
+    wide = silu(gate.double()) * up.double()
+    number, scale = scaled.measured_rows(up)
+    expected, expected_scale = quantize_rows(up)
+    assert torch.equal(number.view(torch.uint8), expected.view(torch.uint8))
+    assert torch.equal(scale, expected_scale)
+    number, scale = scaled.gated_rows(gate, up)
+    assert (number.dtype, number.shape, scale.shape) == (FP8, up.shape, expected_scale.shape)
+    torch.testing.assert_close(scale, quantize_rows(wide)[1], rtol=1e-5, atol=0)
+    assert ((number.double() * scale - wide).abs() <= wide.abs() / 15 + scale / 500).all()
 
 
 def test_a_machine_without_a_gpu_does_without_one():

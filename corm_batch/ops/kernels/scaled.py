@@ -1,0 +1,54 @@
+"""Numbers of 8 bits in Triton: a program holds a whole row, so memory is read once for its scale and its numbers."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from corm_batch.ops.scaled import FP8, FP8_MAX, LEAST_SCALE
+
+
+def measured_rows(value: Tensor) -> tuple[Tensor, Tensor]:
+    """`ops.scaled.measured_rows`."""
+    return _quantize(value, None)
+
+
+def gated_rows(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """`ops.scaled.gated_rows`."""
+    return _quantize(up, gate)
+
+
+def _quantize(value: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Numbers and scales of [..., K] by rows, times silu of a gate where there is one."""
+    width = value.shape[-1]
+    rows = value.reshape(-1, width).contiguous()
+    gates = None if gate is None else gate.reshape(-1, width).contiguous()
+    number = torch.empty(value.shape, dtype=FP8, device=value.device)
+    scale = torch.empty((*value.shape[:-1], 1), dtype=torch.float32, device=value.device)
+    if number.numel():
+        block = triton.next_power_of_2(width)
+        _quantize_row[(len(rows),)](
+            rows, gates, number, scale, width, FP8_MAX, LEAST_SCALE, BLOCK=block,
+            num_warps=min(16, max(1, block // 1024)),
+        )  # fmt: skip
+    return number, scale
+
+
+@triton.jit
+def _quantize_row(
+    values: tl.tensor, gates: tl.tensor | None, numbers: tl.tensor, scales: tl.tensor,
+    width: int, most: float, least_scale: float, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """One row; BLOCK is its width, padded."""
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    at, inside = row * width + column, column < width
+    value = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)  # [BLOCK]
+    if gates is not None:
+        gate = tl.load(gates + at, mask=inside, other=0.0).to(tl.float32)  # [BLOCK]
+        value *= gate / (1.0 + tl.exp(-gate))
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value)), most), least_scale)
+    number = tl.minimum(tl.maximum(tl.div_rn(value, scale), -most), most)
+    tl.store(numbers + at, number.to(tl.float8e4nv), mask=inside)
+    tl.store(scales + row, scale)
