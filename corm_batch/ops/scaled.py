@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import pad, silu
 
 FP8 = torch.float8_e4m3fn
-FP8_MAX = 448.0
+FP8_MAX = torch.finfo(FP8).max
 BLOCK = 128
 WIDTH_UNIT = 16
 """Both widths of the weights have to be multiples of it: tensor cores take no others."""
 
-LEAST_SCALE = 1e-12  # of a row of zeros
+_LEAST_SCALE = torch.finfo(torch.float32).tiny  # of a row of zeros
 
 
 def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def quantize_rows(value: Tensor, scale: Tensor | None = None) -> tuple[Tensor, T
     """
     wide = value.float()
     if scale is None:
-        row_scale = (wide.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=LEAST_SCALE)
+        row_scale = (wide.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=_LEAST_SCALE)
     else:
         row_scale = scale.float().expand(*value.shape[:-1], 1).contiguous()
     return (wide / row_scale).clamp(-FP8_MAX, FP8_MAX).to(FP8), row_scale
@@ -94,7 +94,7 @@ def quantize_blocks(value: Tensor) -> tuple[Tensor, Tensor]:
     """
     width = value.shape[-1]
     blocks = pad(value.float(), (0, -width % BLOCK)).unflatten(-1, (-1, BLOCK))
-    scale = (blocks.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=LEAST_SCALE)
+    scale = (blocks.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=_LEAST_SCALE)
     number = (blocks / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     return number.flatten(-2)[..., :width], scale.squeeze(-1)
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from corm_batch.ops.scaled import FP8, FP8_MAX, LEAST_SCALE
+_FP8 = torch.float8_e4m3fn
 
 
 def measured_rows(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,12 +25,12 @@ def _quantize(value: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
     width = value.shape[-1]
     rows = value.reshape(-1, width).contiguous()
     gates = None if gate is None else gate.reshape(-1, width).contiguous()
-    number = torch.empty(value.shape, dtype=FP8, device=value.device)
+    number = torch.empty(value.shape, dtype=_FP8, device=value.device)
     scale = torch.empty((*value.shape[:-1], 1), dtype=torch.float32, device=value.device)
     if number.numel():
         block = triton.next_power_of_2(width)
         _quantize_row[(len(rows),)](
-            rows, gates, number, scale, width, FP8_MAX, LEAST_SCALE, BLOCK=block,
+            rows, gates, number, scale, width, torch.finfo(_FP8).max, torch.finfo(torch.float32).tiny, BLOCK=block,
             num_warps=min(16, max(1, block // 1024)),
         )  # fmt: skip
     return number, scale
@@ -48,7 +48,7 @@ def _quantize_row(
     if gates is not None:
         gate = tl.load(gates + at, mask=inside, other=0.0).to(tl.float32)  # [BLOCK]
         value *= gate / (1.0 + tl.exp(-gate))
-    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value)), most), least_scale)
-    number = tl.minimum(tl.maximum(tl.div_rn(value, scale), -most), most)
+    scale = tl.maximum(tl.max(tl.abs(value)) / most, least_scale)
+    number = tl.minimum(tl.maximum(value / scale, -most), most)
     tl.store(numbers + at, number.to(tl.float8e4nv), mask=inside)
     tl.store(scales + row, scale)
