@@ -29,8 +29,9 @@ _COLUMNS = [
     *("doc_id", "content_sha256", "fingerprint", "status", "question_number"),
     *("first_difference", "rerun", "verify_error", "error_type", "failed_fields", "fallback", "carried_sha256"),
 ]
-_CONTENT, _MARK = slice(0, 16), slice(16, 20)  # of what is kept of a document's newest row: digest of its content, mark
-_PART, _CARRIED = slice(20, 24), slice(24, None)  # and where columns are carried over, its part and their digest
+# what is kept of a document's newest row: digest of its content, mark and, where columns are carried over, its part and a
+# digest of these, so short that Python's blocks of memory are no more
+_CONTENT, _MARK, _PART, _CARRIED = slice(0, 16), slice(16, 20), slice(20, 24), slice(24, 31)
 
 
 class _Mark(NamedTuple):
@@ -94,8 +95,7 @@ class EarlierRows:
 
 
 class Ledger:
-    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document, 170 where columns of the source
-    are carried over.
+    """Done documents by id, as 16-byte digests: about 150 bytes of memory a document.
 
     Attributes:
         damaged: one line for each part of the results that cannot be read and was left out.
@@ -174,7 +174,7 @@ class Ledger:
         """The part with the row of a document that is done, if what it has of the source's columns is not what they
         are now; else None."""
         newest = self._newest[digest(document.doc_id)]
-        if newest[_CARRIED] == digest(document.carried_sha256 or ""):
+        if newest[_CARRIED] == _short(document.carried_sha256):
             return None
         return self._parts[int.from_bytes(newest[_PART], "big")]
 
@@ -224,7 +224,7 @@ class Ledger:
                 differing=first_difference is not None and not rerun and verify_error is None,
                 unusable=fallback is None and (bool(failed_fields) or error_type == AnswerError.__name__),
             )
-            rest = place + digest(carried or "") if self._carries else b""
+            rest = place + _short(carried) if self._carries else b""
             self._newest[digest(doc_id)] = digest(content) + mark.to_bytes() + rest
 
     def _number(self, fingerprint: str, metadata: Mapping[bytes, bytes]) -> int:
@@ -241,6 +241,11 @@ class Ledger:
             stands = self._settings.fingerprint == fingerprint if settings is None else self._settings.same_as(settings)
             self._writers.append(_Writer(key[1].decode() or None, settings, stands))
         return self._numbers[key]
+
+
+def _short(carried_sha256: str | None) -> bytes:
+    """A digest of what a row carries over."""
+    return digest(carried_sha256 or "")[: _CARRIED.stop - _CARRIED.start]
 
 
 def _read(uri: str) -> pa.Table | DamagedPartError:
