@@ -29,8 +29,8 @@ _COLUMNS = [
     *("doc_id", "content_sha256", "fingerprint", "status", "question_number"),
     *("first_difference", "rerun", "verify_error", "error_type", "failed_fields", "fallback", "carried_sha256"),
 ]
-# what is kept of a document's newest row: digest of its content, mark and, where columns are carried over, its part and a
-# digest of these, so short that Python's blocks of memory are no more
+# what is kept of a document's newest row: digest of its content, mark and, where columns are carried over, its part and
+# a digest of these, so short that a block of Python's memory still holds it all
 _CONTENT, _MARK, _PART, _CARRIED = slice(0, 16), slice(16, 20), slice(20, 24), slice(24, 31)
 
 
