@@ -7,6 +7,7 @@ and a reader finds the one or the other. Knows nothing of who reads the source.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -41,7 +42,7 @@ class Refill:
         Raises:
             LeaseError, SourceError, OutputError: as `commit`.
         """
-        self._waiting.setdefault(part, {})[document.doc_id] = document
+        self._waiting.setdefault(part, {})[document.doc_id] = replace(document, text=None, columns={})
         self._held += 1
         if self._held >= self._most:
             self.commit()
