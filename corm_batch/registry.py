@@ -5,8 +5,8 @@
 A kind of plug-in (`KVPolicy`, `Source`, `Task`) names the package its plug-ins live in; every module of that package is
 imported the first time a name is looked up, so adding one means adding a file and nothing else. A plug-in of somebody
 else's lives in a file that `load_plugin` reads, or in an installed package that names it as an entry point of the group
-`corm_batch.policies`, `.budgets`, `.storage`, `.propagation`, `.sources`, `.formats`, `.tasks` or `.suites`. Knows
-nothing of what the plug-ins do.
+`corm_batch.policies`, `.budgets`, `.storage`, `.propagation`, `.weights`, `.sources`, `.formats`, `.tasks` or
+`.suites`. Knows nothing of what the plug-ins do.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ LAYERS = [
     "policies",
     "propagation",
     "engine",
+    "weights",
     "audit",
     "bench",
     "data",

@@ -15,6 +15,7 @@ from corm_batch.cli import (
     bench,
     calibrate,
     cancel,
+    convert,
     evaluation,
     export,
     init,
@@ -47,6 +48,7 @@ _VERBS: Mapping[str, Callable[..., None]] = {
     **{"export": export.export, "schema": schema.schema},
     **{"bench": bench.bench, "submit": submit.submit, "status": status.status, "logs": logs.logs},
     **{"cancel": cancel.cancel, "eval": evaluation.evaluate, "calibrate": calibrate.calibrate},
+    **{"convert": convert.convert},
 }
 for name, verb in _VERBS.items():
     app.command(name, epilog=examples_of(name))(verb)

@@ -42,6 +42,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "calibrate jobs/quickstart/job.yaml --max-loss 1%",
         "calibrate job.yaml --max-loss '0.01 nats' --minutes 30 --write",
     ),
+    "convert": (
+        "convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' --license CC-BY-4.0 "
+        "--output models/three-heads",
+    ),
     "schedule": ("schedule add nightly job.yaml --cron '0 2 * * *'", "schedule serve"),
     "schedule add": ("schedule add nightly job.yaml --cron '0 2 * * *'",),
     "schedule list": ("schedule list --json",),

@@ -1,5 +1,5 @@
 """`corm-batch policies`: what `policy.name`, `policy.budget.name`, `engine.propagation.name` and `engine.storage.name`
-in a spec may be, with the fields of each."""
+in a spec may be, and `--weights` of `corm-batch convert`, with the fields of each."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ def policies(
     plugins: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the cache policies, the budgets they take, the propagations and forms of storage beside them, with their
-    fields and defaults."""
+    """List the cache policies, the budgets they take, the propagations and forms of storage beside them, and what
+    `convert` makes of a model's weights, with their fields and defaults."""
     from corm_batch.budgets.base import Budget
     from corm_batch.policies.base import KVPolicy
     from corm_batch.propagation.base import Propagation
     from corm_batch.storage.base import Storage
+    from corm_batch.weights.base import Weights
 
-    kinds: list[type[Plugin]] = [KVPolicy, Budget, Propagation, Storage]
+    kinds: list[type[Plugin]] = [KVPolicy, Budget, Propagation, Storage, Weights]
     known = [plugin for kind in kinds for plugin in kind.registered().values()]
     described: list[dict[str, Any]] = [
         {"kind": plugin.kind, "name": plugin.name, "summary": plugin.summary(), "fields": _fields(plugin)}
         | _judges(plugin)
         | ({"needs_fp8": plugin.needs_fp8} if issubclass(plugin, Storage) else {})
+        | ({"needs": plugin.needs} if issubclass(plugin, Weights) else {})
         for plugin in known
     ]
     if as_json:
@@ -39,7 +41,8 @@ def policies(
         prefix = "" if plugin["kind"] == "policy" else f"{plugin['kind']} "
         blind = " Judges without the question." if plugin.get("looks_for_question") is False else ""
         card = " Needs a GPU of compute capability 8.9 or newer, or a CPU." if plugin.get("needs_fp8") else ""
-        title = f"{prefix}{plugin['name']}: {plugin['summary']}{blind}{card}"
+        needs = f" Needs {plugin['needs']}." if "needs" in plugin else ""
+        title = f"{prefix}{plugin['name']}: {plugin['summary']}{blind}{card}{needs}"
         if plugin["fields"]:
             columns = [label("field"), label("type"), label("default"), prose("meaning")]
             print_table(console, title, columns, [list(field.values()) for field in plugin["fields"]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,6 +138,31 @@ def load_model(
     return LoadedModel(module, shape, windows, ends, device, dtype, ranks, rules, tokenizer)
 
 
+def load_plain(path: str, device: torch.device, revision: str | None = None) -> Any:
+    """A model as transformers has it, in float32, an adapter merged: for what changes its weights.
+
+    Raises:
+        ModelLoadError: nothing there, or unreadable weights.
+    """
+    checkpoint, config = find_checkpoint(path, revision), load_config(path, revision)
+    module = _load_module(checkpoint, config.model_type, None, dtype=torch.float32, attn_implementation="sdpa")
+    if checkpoint.adapter is not None:
+        module = merge_adapter(module, checkpoint)
+    return module.to(device).eval()
+
+
+def save_plain(module: Any, path: str, folder: Path, revision: str | None = None) -> None:
+    """Write such a model, in the type that the one at `path` is stored in, and with that one's tokenizer.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    dtype = getattr(load_config(path, revision), "dtype", None) or torch.float32
+    where, tokenizer_revision = find_checkpoint(path, revision).tokenizer
+    module.to(dtype).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(where, revision=tokenizer_revision).save_pretrained(folder)
+
+
 def _place(
     checkpoint: Checkpoint,
     config: Any,
@@ -184,8 +210,8 @@ def _load_module(checkpoint: Checkpoint, family: str, method: str | None, **opti
     """The transformers model of a checkpoint, all of its weights in place."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.weights, attn_implementation=ATTENTION, use_safetensors=True, revision=checkpoint.revision,
-            output_loading_info=True, **options,
+            checkpoint.weights, use_safetensors=True, revision=checkpoint.revision, output_loading_info=True,
+            **{"attn_implementation": ATTENTION} | options,
         )  # fmt: skip
     except Exception as error:  # transformers, and what it loads a quantised model with, fail in any way
         if "does not support" in str(error) and "attention" in str(error).lower():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from corm_batch.engine.engine import EngineCore
 from corm_batch.errors import FileError, SpecError
@@ -35,6 +35,7 @@ class Plan:
         lengths, cases, seed: see `Suite.cases`.
         command: noted in the result.
         author: the job whose answers are scored, where a suite asks for scores; None: the reference.
+        other_weights: which weights those of a candidate are that has others, by label.
     """
 
     reference: JobSpec
@@ -46,6 +47,7 @@ class Plan:
     seed: int | str
     command: str
     author: JobSpec | None = None
+    other_weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def run_evaluation(
     name = reference.policy.name
 
     def run(label: str, job: JobSpec, cases: Sequence[Asked], *, again: bool = False) -> Answers:
-        return _Run(plan.model_hash, label, job, again).answers(cases, load, store, on_progress)
+        weights = plan.other_weights.get(label, plan.model_hash)
+        return _Run(weights, label, job, again).answers(cases, load, store, on_progress)
 
     answers = run(name, reference, unique)
     if any(suite.own_answers for suite in plan.suites.values()):

@@ -5,8 +5,9 @@
 Facts of held-out books are asked for, and the full cache's own answers about texts scored token by token, under the
 job's own policy with each of the settings: beside the full cache, and beside the same policy without them. Both are
 answered twice, which is the noise. Run again, it goes on. Everything behind `--` is set in the job, as in
-`model.dtype=bfloat16`. With --document FILE the tables of the records given are written between the markers of that
-file instead.
+`model.dtype=bfloat16`. `--also 'three heads=model.name=FOLDER'` adds a row: another setting, or another model with the
+same tokenizer. With --document FILE the tables of the records given are written between the markers of that file
+instead.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
     """
     own = JobSpec.load(options.job, options.rest)
     full = own.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"})})
-    rows = {label: JobSpec.load(options.job, [*options.rest, *SETTINGS[label]]) for label in options.settings}
+    rows = {label: JobSpec.load(options.job, [*options.rest, *sets]) for label, sets in asked_rows(options).items()}
     suites: dict[str, Suite] = {}
     for given in SUITES:
         label, fields = read_labelled("--suite", given)
@@ -66,8 +67,15 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
     command = f"python -m infra.measure.settings_table {' '.join(sys.argv[1:])}"
     asked = suites, lengths, options.cases, "evaluation", command
     weights = revision_hash(own.model)
-    yield "full", Plan(full, weights, {"default": own, **rows}, *asked)
-    yield "default", Plan(own, weights, rows, *asked, author=full)
+    others = {label: revision_hash(job.model) for label, job in rows.items()}
+    yield "full", Plan(full, weights, {"default": own, **rows}, *asked, other_weights=others)
+    yield "default", Plan(own, weights, rows, *asked, author=full, other_weights=others)
+
+
+def asked_rows(options: argparse.Namespace) -> dict[str, Sequence[str]]:
+    """By label, what is set in the job: the settings asked for, and those of `--also`."""
+    given = (also.partition("=") for also in options.also)
+    return {label: SETTINGS[label] for label in options.settings} | {label: (sets,) for label, _, sets in given}
 
 
 def evaluate(plan: Plan, folder: str) -> Evaluation:
@@ -85,12 +93,17 @@ def evaluate(plan: Plan, folder: str) -> Evaluation:
     return run_evaluation(plan, tokenizer, load, AnswerStore(f"{folder}/answers"), tell)
 
 
-def compact(beside: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """The record: what was asked, and each figure over all lengths, by what the settings are compared with."""
+def compact(beside: Mapping[str, Evaluation], rows: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The record: what was asked, and each figure over all lengths, by what the settings are compared with.
+
+    Args:
+        beside: the evaluations.
+        rows: by label, what was set in the job.
+    """
     first = next(iter(beside.values()))
     asked = first.model_dump(mode="json", exclude={"figures", "failures", "candidates", "note"})
     candidates = [one.model_dump(mode="json") for one in first.candidates]
-    settings = {one["label"]: list(SETTINGS.get(one["label"], ())) for one in candidates}
+    settings = {one["label"]: list(rows.get(one["label"], ())) for one in candidates}
     return {**asked, "position": first.figures[0].position, "policy": candidates[0]["policy"], "settings": settings,
             "failed": {name: len(one.failures) for name, one in beside.items()},
             "beside": {name: _rows(one) for name, one in beside.items()}}  # fmt: skip
@@ -115,7 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", nargs="?", help="whose model, engine and own policy are measured")
     parser.add_argument("--output", default="out/settings", help="where answers are kept, local")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--also", metavar="LABEL=A.B=VALUE", action="append", default=[], help="a row beside --settings"
+    )
+    parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--cases", type=int, default=25, help="of each task and length")
     parser.add_argument("--lengths", default="1024,2048,4096,7000")
     parser.add_argument("--record", type=Path, action="append", required=True)
@@ -123,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = split_arguments(parser, arguments)
     if options.document is None:
         found = {name: evaluate(plan, options.output) for name, plan in plans(options)}
-        write_compact(compact(found), options.record[0])
+        write_compact(compact(found, asked_rows(options)), options.record[0])
     write_tables(options, tables, "settings")
 
 

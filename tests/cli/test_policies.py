@@ -6,6 +6,7 @@ from corm_batch.budgets.base import Budget
 from corm_batch.policies.base import KVPolicy
 from corm_batch.propagation.base import Propagation
 from corm_batch.storage.base import Storage
+from corm_batch.weights.base import Weights
 
 
 def test_every_policy_with_its_fields(corm_batch):
@@ -20,6 +21,8 @@ def test_every_policy_with_its_fields(corm_batch):
         assert f"propagation {name}: {propagation.summary()}" in result.out
     for name, storage in Storage.registered().items():
         assert f"storage {name}: {storage.summary()}" in result.out
+    for name, weights in Weights.registered().items():
+        assert f"weights {name}: {weights.summary()} Needs {weights.needs}." in result.out
     assert result.out.count(" Needs a GPU of compute capability 8.9 or newer") == 1
     assert "{name: uniform, max_kept: 1024}" in result.out
     window = next(line for line in result.out.splitlines() if line.startswith("window"))
@@ -35,6 +38,7 @@ def test_json(corm_batch):
         *Budget.registered(),
         *Propagation.registered(),
         *Storage.registered(),
+        *Weights.registered(),
     ]
     assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")

@@ -17,13 +17,13 @@ def chat(tiny_model):
 
 
 @pytest.fixture
-def load(tiny_model, chat):
-    """Loads the tiny model under a job's policy, as evaluations do; `load.jobs` holds the jobs."""
+def load(chat):
+    """Loads a job's model under the job's policy, as evaluations do; `load.jobs` holds the jobs."""
 
     def call(job):
         call.jobs.append(job)
         config = job.engine.model_dump() | {"kv_memory": "32MiB"}
-        return Engine.from_pretrained(tiny_model, policy=job.policy, dtype="float32", device="cpu", **config), chat
+        return Engine.from_pretrained(job.model.name, policy=job.policy, dtype="float32", device="cpu", **config), chat
 
     call.jobs = []
     return call

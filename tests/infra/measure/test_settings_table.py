@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import yaml
 from corm_batch.spec import JobSpec
 from infra.measure import settings_table
 from infra.measure.settings_table import BESIDE, SETTINGS, STREAMING, main
+from tests.conftest import llama_config, save_random_model
 from tests.evaluation.conftest import chat, load
 
 __all__ = ["chat", "load"]
@@ -43,19 +45,24 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
         "output": {"uri": str(tmp_path / "out")},
     }
     job.write_text(yaml.safe_dump(spec))
-    record = tmp_path / "record.json"
+    record, other = tmp_path / "record.json", tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    save_random_model(llama_config(vocab_size=8192, max_position_embeddings=1024), other, seed=7)
     asked = [str(job), "--output", str(tmp_path / "answers"), "--record", str(record), "--cases", "2"]
-    main([*asked, "--lengths", "250,300", "--", "engine.chunk_size=64"])
+    main([*asked, "--lengths", "250,300", "--also", f"others=model.name={other}", "--", "engine.chunk_size=64"])
     told = capsys.readouterr()
     assert "snapkv, again: 8 of 8" in told.err
     assert [job.policy.name for job in load.jobs].count("full") == 3  # its answers, their scores, and once more
     written = json.loads(record.read_text())
-    assert written["settings"] == {"default": [], "streaming": [STREAMING], "small pages": ["engine.page_size=8"]}
+    assert written["settings"] == {
+        "default": [], "streaming": [STREAMING], "small pages": ["engine.page_size=8"],
+        "others": [f"model.name={other}"],
+    }  # fmt: skip
     assert (written["policy"]["name"], written["engine"]["chunk_size"]) == ("snapkv", 64)
     assert written["position"] == "question after the document"
     beside = written["beside"]
     assert {name: list(dict.fromkeys(row["candidate"] for row in rows)) for name, rows in beside.items()} == {
-        "full": ["default", "streaming", "small pages"], "default": ["streaming", "small pages"]
+        "full": ["default", "streaming", "small pages", "others"], "default": ["streaming", "small pages", "others"]
     }  # fmt: skip
     full, default = (
         {(row["candidate"], row["suite"]): row["against"] for row in beside[name]} for name in ("full", "default")
@@ -64,6 +71,8 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
         assert full[label, "meetings"]["there"] == default[label, "meetings"]["there"]  # the same answers were scored
         assert default[label, "meetings"]["here"] == full["default", "meetings"]["there"]
     assert default["streaming", "meetings"]["difference"] != 0
+    # another model's, not the first one's from the store
+    assert full["others", "meetings"]["difference"] < full["default", "meetings"]["difference"] - 0.1
     assert abs(default["small pages", "meetings"]["difference"]) < 1e-4
     assert all(text in told.out for text in BESIDE.values())
     assert "| full against itself |" in told.out
@@ -79,6 +88,7 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
         "| default", "| streaming", "| small pages", "| default, score", "| default against itself", "| streaming",
         "| small pages",
     ]  # fmt: skip
+    assert sum(line.startswith("| others | ") for line in lines) == 2
 
 
 def test_every_setting_is_one_of_a_job():
