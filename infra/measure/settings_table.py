@@ -6,8 +6,8 @@ Facts of held-out books are asked for, and the full cache's own answers about te
 job's own policy with each of the settings: beside the full cache, and beside the same policy without them. Both are
 answered twice, which is the noise. Run again, it goes on. Everything behind `--` is set in the job, as in
 `model.dtype=bfloat16`. `--also 'three heads=model.name=FOLDER'` adds a row: another setting, or another model with the
-same tokenizer. With --document FILE the tables of the records given are written between the markers of that file
-instead.
+same tokenizer; given again with the same label, both are set. With --document FILE the tables of the records given are
+written between the markers of that file instead.
 """
 
 from __future__ import annotations
@@ -72,10 +72,12 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
     yield "default", Plan(own, weights, rows, *asked, author=full, other_weights=others)
 
 
-def asked_rows(options: argparse.Namespace) -> dict[str, Sequence[str]]:
+def asked_rows(options: argparse.Namespace) -> dict[str, list[str]]:
     """By label, what is set in the job: the settings asked for, and those of `--also`."""
-    given = (also.partition("=") for also in options.also)
-    return {label: SETTINGS[label] for label in options.settings} | {label: (sets,) for label, _, sets in given}
+    rows = {label: [*SETTINGS[label]] for label in options.settings}
+    for label, _, override in (also.partition("=") for also in options.also):
+        rows.setdefault(label, []).append(override)
+    return rows
 
 
 def evaluate(plan: Plan, folder: str) -> Evaluation:

@@ -1,6 +1,6 @@
 """Teach a converted model to say what the model it was made of says, on one GPU, in minutes.
 
-    corm-batch convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' --license MIXED \\
+    corm-batch convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' --license 'in column license' \\
         --output models/heads-3
     python -m infra.training.heal jobs/quickstart/job.yaml models/heads-3 models/heads-3-healed --seconds 900
 
@@ -125,19 +125,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("job", help="whose model the teacher is, and whose documents are read")
     parser.add_argument("model", type=Path, help="folder of the converted model")
     parser.add_argument("output", type=Path, help="folder of the trained one; must not be there")
+    parser.add_argument("--set", metavar="A.B=VALUE", action="append", default=[], help="change the job")
     parser.add_argument("--seconds", type=float, default=900, help="of training, at most")
     parser.add_argument("--tokens", type=float, default=3e8, help="of training, at most")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--warm-up", type=float, default=1e5, help="tokens until the rate is full")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 7168], help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=100, help="of each suite's tasks and each length")
+    parser.add_argument("--rows", type=int, default=40, help="of each suite's tasks and each length")
     parser.add_argument("--batch", type=int, default=16384, help="tokens of a step")
     parser.add_argument("--log-every", type=int, default=20, help="steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     limits = parser.parse_args(arguments)
     if limits.output.exists():
         raise SystemExit(f"{limits.output}: is there already")
-    job = JobSpec.load(limits.job)
+    job = JobSpec.load(limits.job, limits.set)
     torch.manual_seed(0)
     teacher, student = (
         AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, attn_implementation="sdpa")
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     feed = batches(compose(job, limits.lengths, limits.rows), limits.batch)
     log = heal(teacher.eval(), student.train(), feed, limits)
-    told = {name: value for name, value in vars(limits).items() if name not in ("job", "model", "output")}
+    told = {name: value for name, value in vars(limits).items() if name not in ("job", "set", "model", "output")}
     record = json.loads((limits.model / RECORD).read_text(encoding="utf-8"))
     record["healed"] = {**told, "source": job.source.place, "log": log}
     write(student.eval(), str(limits.model), limits.output, record)

@@ -48,15 +48,16 @@ def test_one_command_measures_and_writes_the_tables(tiny_model, load, tmp_path, 
     record, other = tmp_path / "record.json", tmp_path / "other"
     shutil.copytree(tiny_model, other)
     save_random_model(llama_config(vocab_size=8192, max_position_embeddings=1024), other, seed=7)
+    also = "--also", f"others=model.name={other}", "--also", "others=engine.page_size=4"
     asked = [str(job), "--output", str(tmp_path / "answers"), "--record", str(record), "--cases", "2"]
-    main([*asked, "--lengths", "250,300", "--also", f"others=model.name={other}", "--", "engine.chunk_size=64"])
+    main([*asked, "--lengths", "250,300", *also, "--", "engine.chunk_size=64"])
     told = capsys.readouterr()
     assert "snapkv, again: 8 of 8" in told.err
     assert [job.policy.name for job in load.jobs].count("full") == 3  # its answers, their scores, and once more
     written = json.loads(record.read_text())
     assert written["settings"] == {
         "default": [], "streaming": [STREAMING], "small pages": ["engine.page_size=8"],
-        "others": [f"model.name={other}"],
+        "others": [f"model.name={other}", "engine.page_size=4"],
     }  # fmt: skip
     assert (written["policy"]["name"], written["engine"]["chunk_size"]) == ("snapkv", 64)
     assert written["position"] == "question after the document"
