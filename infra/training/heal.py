@@ -1,7 +1,7 @@
 """Teach a converted model to say what the model it was made of says, on one GPU, in minutes.
 
-    corm-batch convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' --license 'in column license' \\
-        --output models/heads-3
+    corm-batch convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' \\
+        --license 'in column license' --output models/heads-3
     python -m infra.training.heal jobs/quickstart/job.yaml models/heads-3 models/heads-3-healed --seconds 900
 
 The job's model is the teacher, and its documents are the texts: pieces of them, and facts planted in such pieces with
