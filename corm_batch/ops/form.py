@@ -1,7 +1,7 @@
 """Form: how keys and values lie in their pages. Operations encode what they store and decode what they read by it.
 
 The plug-ins of `corm_batch.storage` are forms; an operation knows no more of one than is said here, its kernel no more
-than the two functions that `kernels` names. What moves entries (compaction, the way to host memory and back) knows
+than the functions that `kernels` names. What moves entries (compaction, the way to host memory and back) knows
 none.
 """
 
@@ -28,13 +28,21 @@ class Stored(NamedTuple):
 class FormKernels(NamedTuple):
     """The same two ways in Triton, see `ops.kernels.forms`: of one tile of keys (which = 0) or values (1).
 
+    Numbers are read as words: 16 bits of 1, 2 or 4 of them, or one number that is wider.
+
     Attributes:
-        load: (numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) -> the tile [BN, D], its factors [BN] float32.
+        unpack: (words [BN, B], the type of the product) -> the words' first numbers, their second ones and so on, tiles
+            [BN, B] each.
+        factors: (scales, which, place [BN], mask [BN]) -> what multiplies the numbers of each equal part of entries,
+            [BN] float32 each, 0 where masked.
         save: (tile [BN, D], numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) writes it.
+        num_factors: parts of an entry that have a factor of their own, a power of two.
     """
 
-    load: Callable[..., Any]
+    unpack: Callable[..., Any]
+    factors: Callable[..., Any]
     save: Callable[..., Any]
+    num_factors: int = 1
 
 
 class Form(Protocol):

@@ -71,7 +71,11 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
         raise NotImplementedError
 
     def kernels(self) -> FormKernels:
-        """The same two ways in Triton, which there is on a GPU alone: nothing else may import it."""
+        """The same two ways in Triton, which there is on a GPU alone: nothing else may import it.
+
+        Entries are read as words of 16 bits of one, two or four numbers each, or of one number as wide as that or
+        wider; keys and values alike, all of them whole words.
+        """
         raise NotImplementedError
 
 

@@ -42,10 +42,10 @@ class Fp8(Storage, name="fp8"):
         return stored.key.float() * key_scale, stored.value.float() * value_scale
 
     def kernels(self) -> FormKernels:
-        """Loads and stores of numbers and their entry's scale."""
-        from corm_batch.ops.kernels.forms import load_scaled, save_fp8
+        """Two numbers a word, and their entry's scale."""
+        from corm_batch.ops.kernels.forms import save_fp8, scale_factor, unpack_fp8
 
-        return FormKernels(load_scaled, save_fp8)
+        return FormKernels(unpack_fp8, scale_factor, save_fp8)
 
 
 def _scaled(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,10 +48,10 @@ class Int4(Storage, name="int4"):
         return _unpacked(stored.key, *stored.scales[:2]), _unpacked(stored.value, *stored.scales[2:])
 
     def kernels(self) -> FormKernels:
-        """Loads and stores of packed numbers and their quarters' largest."""
-        from corm_batch.ops.kernels.forms import load_int4, save_int4
+        """Four numbers a word, and their quarters' steps."""
+        from corm_batch.ops.kernels.forms import quarter_steps, save_int4, unpack_int4
 
-        return FormKernels(load_int4, save_int4)
+        return FormKernels(unpack_int4, quarter_steps, save_int4, GROUPS)
 
 
 def _packed(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,4 +74,4 @@ def _unpacked(packed: Tensor, *largest: Tensor) -> Tensor:
     numbers = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2).float() - 8
     each = [half for pair in largest for half in ((pair & 0xFFFF) * 0x10000, pair & -0x10000)]
     factor = torch.stack(each, dim=-1).view(torch.float32).repeat_interleave(numbers.shape[-1] // GROUPS, dim=-1)
-    return numbers * factor * (1 / 7)
+    return numbers * (factor * (1 / 7))

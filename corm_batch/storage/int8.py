@@ -37,10 +37,10 @@ class Int8(Storage, name="int8"):
         return stored.key.float() * key_step, stored.value.float() * value_step
 
     def kernels(self) -> FormKernels:
-        """Loads and stores of numbers and their entry's step."""
-        from corm_batch.ops.kernels.forms import load_scaled, save_int8
+        """Two numbers a word, and their entry's step."""
+        from corm_batch.ops.kernels.forms import save_int8, scale_factor, unpack_int8
 
-        return FormKernels(load_scaled, save_int8)
+        return FormKernels(unpack_int8, scale_factor, save_int8)
 
 
 def _whole_numbers(value: Tensor) -> tuple[Tensor, Tensor]:

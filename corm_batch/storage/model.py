@@ -26,7 +26,7 @@ class Model(Storage, name="model"):
         return stored.key, stored.value
 
     def kernels(self) -> FormKernels:
-        """Plain loads and stores."""
-        from corm_batch.ops.kernels.forms import load_numbers, save_numbers
+        """Numbers as they are."""
+        from corm_batch.ops.kernels.forms import no_factor, save_numbers, unpack_numbers
 
-        return FormKernels(load_numbers, save_numbers)
+        return FormKernels(unpack_numbers, no_factor, save_numbers)

@@ -1,34 +1,160 @@
 """How kernels read and write keys and values in one form or another; see `ops.form.FormKernels`.
 
 `which` is 0 for keys and 1 for values; a tile is [BLOCK_N, BLOCK_D], of which D columns count. What is masked reads as
-0, and so does a factor that is stored.
+words and factors of 0. Where Triton is interpreted numbers are unpacked by the same arithmetic without instructions.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+_IN_PTX = tl.constexpr(not knobs.runtime.interpret)
+"""Whether two words at a time are unpacked by instructions that Triton has no words for."""
+
+
+def numbers_a_word(value: Tensor, head_dim: int) -> int:
+    """How many numbers of values of this width a word of their pages has, see `load_words`."""
+    return head_dim // (value.shape[-1] // 2 if value.element_size() == 1 else value.shape[-1])
 
 
 @triton.jit
-def load_numbers(
-    numbers: tl.tensor, scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+def load_words(
+    numbers: tl.tensor, page: tl.tensor, within: tl.tensor, mask: tl.tensor, C: tl.constexpr, WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """What pages have of entries [BN], so many words each, as [BN, BLOCK]: bytes two at a time as int16, wider numbers
+    as they are. The place within a page is apart from the page, which alone changes from block to block."""
+    if numbers.dtype.element_ty.primitive_bitwidth == 8:
+        numbers = numbers.to(tl.pointer_type(tl.int16), bitcast=True)
+    column = tl.arange(0, BLOCK)[None, :]
+    at = numbers + within[:, None] * WORDS + column
+    return tl.load(at + page.to(tl.int64)[:, None] * (C * WORDS), mask=mask[:, None] & (column < WORDS), other=0)
+
+
+@triton.jit
+def load_decoded(
+    numbers: tl.tensor, factors: tl.tuple, page: tl.tensor, within: tl.tensor, mask: tl.tensor, C: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Keys or values as their form decodes them, [BN, BLOCK_D] float32."""
+    parts = UNPACK(load_words(numbers, page, within, mask, C, D // PACK, BLOCK_D // PACK), tl.float32)
+    if PACK == 4:
+        tile = tl.interleave(tl.interleave(parts[0], parts[2]), tl.interleave(parts[1], parts[3]))
+    elif PACK == 2:
+        tile = tl.interleave(parts[0], parts[1])
+    else:
+        tile = parts[0]
+    part, factor = tl.arange(0, BLOCK_D)[None, :] * len(factors) // D, factors[0][:, None]
+    for i in tl.static_range(1, len(factors)):
+        factor = tl.where(part < i, factor, factors[i][:, None])
+    return tile * factor
+
+
+@triton.jit
+def unpack_numbers(words: tl.tensor, DTYPE: tl.constexpr) -> tl.tuple:
+    """Numbers that are their words."""
+    return (words.to(DTYPE),)
+
+
+@triton.jit
+def no_factor(scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
     """Numbers that stand for themselves."""
-    column = tl.arange(0, BLOCK_D)[None, :]
-    tile = tl.load(numbers + place[:, None] * D + column, mask=mask[:, None] & (column < D), other=0.0)  # [BN, D]
-    return tile, tl.full([place.shape[0]], 1.0, tl.float32)
+    return (tl.full([place.shape[0]], 1.0, tl.float32),)
 
 
 @triton.jit
-def load_scaled(
-    numbers: tl.tensor, scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+def scale_factor(scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
     """Numbers that an entry's scale multiplies."""
-    tile, _ = load_numbers(numbers, scales, which, place, mask, D, BLOCK_D)
-    return tile, tl.load(scales[which] + place, mask=mask, other=0.0)  # [BN]
+    return (tl.load(scales[which] + place, mask=mask, other=0.0),)
+
+
+@triton.jit
+def unpack_fp8(words: tl.tensor, DTYPE: tl.constexpr) -> tl.tuple:
+    """Two numbers of e4m3."""
+    if _IN_PTX:
+        low, high = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t;
+            .reg .b16 a, b;
+            prmt.b32 t, $2, 0, 0x3120;
+            mov.b32 {a, b}, t;
+            cvt.rn.f16x2.e4m3x2 $0, a;
+            cvt.rn.f16x2.e4m3x2 $1, b;
+            }""",
+            "=r,=r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        low = (words & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+        high = ((words >> 8) & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+    return low.to(DTYPE), high.to(DTYPE)
+
+
+@triton.jit
+def unpack_int8(words: tl.tensor, DTYPE: tl.constexpr) -> tl.tuple:
+    """Two whole numbers: with 0x64 above it a byte is the last digits of a float16 from 1024 on."""
+    if _IN_PTX:
+        low, high = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t, o;
+            xor.b32 t, $2, 0x80808080;
+            mov.b32 o, 0xe480e480;
+            prmt.b32 $0, t, 0x64646464, 0x4240;
+            prmt.b32 $1, t, 0x64646464, 0x4341;
+            add.f16x2 $0, $0, o;
+            add.f16x2 $1, $1, o;
+            }""",
+            "=&r,=&r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        low = (((words & 0xFF) ^ 0x80) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
+        high = ((((words >> 8) & 0xFF) ^ 0x80) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
+    return low.to(DTYPE), high.to(DTYPE)
+
+
+@triton.jit
+def unpack_int4(words: tl.tensor, DTYPE: tl.constexpr) -> tl.tuple:
+    """Four numbers plus 8, as `unpack_int8` does it; those of the upper halves of bytes come 16-fold."""
+    if _IN_PTX:
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t, o, m, n;
+            shr.u32 t, $4, 8;
+            mov.b32 o, 0xe408e408;
+            mov.b32 m, 0x2c002c00;
+            mov.b32 n, 0xd480d480;
+            lop3.b32 $0, $4, 0x000f000f, 0x64006400, 0xea;
+            lop3.b32 $1, $4, 0x00f000f0, 0x64006400, 0xea;
+            lop3.b32 $2, t, 0x000f000f, 0x64006400, 0xea;
+            lop3.b32 $3, t, 0x00f000f0, 0x64006400, 0xea;
+            add.f16x2 $0, $0, o;
+            fma.rn.f16x2 $1, $1, m, n;
+            add.f16x2 $2, $2, o;
+            fma.rn.f16x2 $3, $3, m, n;
+            }""",
+            "=&r,=&r,=&r,=&r,r", [words], dtype=(tl.float16,) * 4, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        first = ((words & 15) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
+        second = (((words >> 4) & 15) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
+        third = (((words >> 8) & 15) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
+        fourth = (((words >> 12) & 15) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
+    return first.to(DTYPE), second.to(DTYPE), third.to(DTYPE), fourth.to(DTYPE)
+
+
+@triton.jit
+def quarter_steps(scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
+    """Steps of an entry's quarters, a seventh of their largest numbers, of which two are in 32 bits."""
+    older = tl.load(scales[2 * which] + place, mask=mask, other=0)
+    newer = tl.load(scales[2 * which + 1] + place, mask=mask, other=0)
+    return (
+        (older << 16).to(tl.float32, bitcast=True) * (1 / 7),
+        (older & -0x10000).to(tl.float32, bitcast=True) * (1 / 7),
+        (newer << 16).to(tl.float32, bitcast=True) * (1 / 7),
+        (newer & -0x10000).to(tl.float32, bitcast=True) * (1 / 7),
+    )
 
 
 @triton.jit
@@ -72,35 +198,6 @@ def save_int8(
     number = tl.clamp(wide * _inverse(largest, 127)[:, None], -127.0, 127.0)
     save_numbers(tl.floor(number + 0.5).to(tl.int32).to(tl.int8), numbers, scales, which, place, mask, D, BLOCK_D)
     tl.store(scales[which] + place, largest * (1 / 127), mask=mask)
-
-
-@triton.jit
-def load_int4(
-    numbers: tl.tensor, scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
-    """As `storage.int4` decodes them; multiples of a quarter's largest number stay below 16 times a power of two, which
-    is the entry's factor but for the seventh."""
-    column = tl.arange(0, BLOCK_D // 2)[None, :]
-    there = mask[:, None] & (column < D // 2)
-    packed = tl.load(numbers + place[:, None] * (D // 2) + column, mask=there, other=0x88)  # [BN, D / 2]
-    level = tl.interleave(packed & 15, packed >> 4).to(tl.float32) - 8.0  # [BN, D]
-    pair, other = (
-        tl.load(scales[2 * which] + place, mask=mask, other=0),
-        tl.load(scales[2 * which + 1] + place, mask=mask, other=0),
-    )  # [BN]
-    first, second = ((pair & 0xFFFF) << 16).to(tl.float32, bitcast=True), (pair & -0x10000).to(tl.float32, bitcast=True)
-    third, fourth = (
-        ((other & 0xFFFF) << 16).to(tl.float32, bitcast=True),
-        (other & -0x10000).to(tl.float32, bitcast=True),
-    )
-    largest = tl.maximum(tl.maximum(first, second), tl.maximum(third, fourth))
-    exponent = largest.to(tl.int32, bitcast=True) & 0x7F800000
-    inverse = (0x7F000000 - exponent).to(tl.float32, bitcast=True)
-    quarter = tl.arange(0, BLOCK_D)[None, :] * 4 // D
-    older = tl.where(quarter == 0, (first * inverse)[:, None], (second * inverse)[:, None])
-    newer = tl.where(quarter == 2, (third * inverse)[:, None], (fourth * inverse)[:, None])
-    return level * tl.where(quarter < 2, older, newer), exponent.to(tl.float32, bitcast=True) * (1 / 7)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from corm_batch.ops.form import Form
+from corm_batch.ops.kernels.forms import load_decoded, numbers_a_word
 from corm_batch.ops.kernels.packed import bounds_of
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.packing import Packing
@@ -42,13 +43,13 @@ def gather_entries(
     if channels_SKW is not None:
         channels_SKW, width = channels_SKW.contiguous(), channels_SKW.shape[-1]
         gathered.key.zero_()
-    padded_dim = triton.next_power_of_2(head_dim)
+    kernels, padded_dim = form.kernels(), triton.next_power_of_2(head_dim)
     tile = max(16, TILE_ELEMENTS // padded_dim)
     _gather_kernel[(triton.cdiv(longest, tile), num_heads, num_sequences)](
         pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
         gathered, table_SKP, *table_SKP.stride()[:2], length_SK, *bounds, total,
         num_born, channels_SKW, W=width, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile,
-        LOAD=form.kernels().load, num_warps=4,
+        PACK=numbers_a_word(pages.value, head_dim), UNPACK=kernels.unpack, FACTORS=kernels.factors, num_warps=4,
     )  # fmt: skip
     return gathered
 
@@ -61,7 +62,7 @@ def _gather_kernel(
     table: tl.tensor, table_s: int, table_k: int, lengths: tl.tensor,
     born_bounds: tl.tensor | None, bounds: tl.tensor | None, all_entries: int, all_born: int,
     channels: tl.tensor | None, W: tl.constexpr, D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr,
-    TILE: tl.constexpr, LOAD: tl.constexpr,
+    TILE: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of a head of a sequence; programs: tile, head, sequence."""
     index, head, s = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -71,8 +72,8 @@ def _gather_kernel(
     held, inside = index < num_held, index < count
     new = inside & (index >= num_held)
     ids = table + s.to(tl.int64) * table_s + head * table_k
-    page = tl.load(ids + index // C, mask=held, other=0).to(tl.int64)  # [TILE]
-    place, row = page * C + index % C, (index - num_held + born_start).to(tl.int64)
+    page, within = tl.load(ids + index // C, mask=held, other=0), index % C  # [TILE]
+    place, row = page.to(tl.int64) * C + within, (index - num_held + born_start).to(tl.int64)
     to = head * all_entries + start + index
     column = tl.arange(0, PADDED_D)[None, :]
     old, young = held[:, None] & (column < D), new[:, None] & (column < D)
@@ -83,12 +84,13 @@ def _gather_kernel(
     if channels is not None:
         of_list = channels + (s.to(tl.int64) * tl.num_programs(1) + head) * W
         channel = tl.load(of_list + column, mask=column < W, other=0).to(tl.int32)
-    numbers, factor = LOAD(pages.key, pages.scales, 0, place, held, W, PADDED_D)
-    numbers = numbers.to(tl.float32) * factor[:, None]
-    tl.store(gathered.key + to[:, None] * D + channel, numbers, mask=held[:, None] & (column < W))
+    factors = FACTORS(pages.scales, 0, place, held)
+    key = load_decoded(pages.key, factors, page, within, held, C, W, PADDED_D, PACK, UNPACK)
+    tl.store(gathered.key + to[:, None] * D + channel, key, mask=held[:, None] & (column < W))
     tl.store(gathered.key + to_at, tl.load(born.key + key_at, mask=young), mask=young)
-    numbers, factor = LOAD(pages.value, pages.scales, 1, place, held, D, PADDED_D)
-    tl.store(gathered.value + to_at, numbers.to(tl.float32) * factor[:, None], mask=old)
+    factors = FACTORS(pages.scales, 1, place, held)
+    value = load_decoded(pages.value, factors, page, within, held, C, D, PADDED_D, PACK, UNPACK)
+    tl.store(gathered.value + to_at, value, mask=old)
     tl.store(gathered.value + to_at, tl.load(born.value + value_at, mask=young), mask=young)
     live = held & (index < tl.load(lengths + s * tl.num_programs(1) + head))
     position_at = head * head_stride.position + row * entry_stride.position

@@ -1,103 +1,158 @@
-"""Entries of a list in a decode step, in Triton: seen by the queries that fill a tile of a matrix product."""
+"""Entries of a list in a decode step, in Triton: seen by the queries that fill a tile of a matrix product.
+
+What is stored is read as words of PACK numbers, which become as many tiles in registers: from shared memory a product
+can take tiles of 16 bits alone. Scores are the sum of products over the words' first numbers, their second and so on;
+values of each are columns of their own, kept apart to the end. Where parts of an entry have factors of their own,
+NUM_FACTORS of them, a head has a row for each, with that part's numbers of the query and zeros: factors multiply scores
+and weights, never tiles, and a tile has rows to spare.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from corm_batch.ops.kernels.lists import place_of
+from corm_batch.ops.kernels.forms import load_words
 
 
 @triton.jit
 def see(
-    mine: tl.tensor, begin: tl.tensor, end: tl.tensor, q: tl.tensor, now: tl.tensor, head: tl.tensor, there: tl.tensor,
+    begin: tl.tensor, end: tl.tensor, q: tl.tuple, now: tl.tensor, head: tl.tensor, there: tl.tensor, top: tl.tensor,
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
-    logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
-    part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None, STEPS: tl.constexpr,
-    C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, LOAD: tl.constexpr,
-) -> None:  # fmt: skip
-    """Entries from `begin` to `end`, seen by the queries of some heads at step `now`, with STEPS [BG] steps, one for
-    each; what they come to is kept at `mine`, for the merge."""
+    logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None, STEPS: tl.constexpr,
+    COUNTS: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
+    FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
+) -> tuple[tl.tuple, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
+    """Entries from `begin`, where a page begins, to `end`, seen by the queries of some heads at step `now`, with STEPS
+    [BG] steps, one for each.
+
+    Returns:
+        Weighted values, PACK tiles [rows, BLOCK_D]; of each head the highest score, not below `top`, the sum of its
+        weights relative to that and, where COUNTS, how many entries it sees, all [BG].
+    """
     n = tl.arange(0, BLOCK_N)
-    top = tl.full([BLOCK_G], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_G], tl.float32)
-    out = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-    count = tl.zeros([BLOCK_G], tl.int32)
+    outs: tl.tuple = ()
+    for _ in tl.static_range(PACK):
+        outs += (tl.zeros([NUM_FACTORS * BLOCK_G, BLOCK_D], tl.float32),)
+    total, count = tl.zeros([BLOCK_G, BLOCK_N], tl.float32), tl.zeros([BLOCK_G, BLOCK_N], tl.int32)  # summed up last
+    following = tl.load(ids + (begin + n) // C, mask=begin + n < end, other=0)
     for start in range(begin, end, BLOCK_N):
         index = start + n
-        out, top, total, count = _visit(
-            out, top, total, count, q, now, head, there, ids, index, index < end, key, value, position, expiry, scales,
-            logits, num_slots, scale, softcap, part_count is not None, STEPS, C, W, D, BLOCK_W, BLOCK_D, LOAD,
-        )  # fmt: skip
-    _keep_part(mine, there, out, top, total, count, part_out, part_max, part_sum, part_count, D, BLOCK_D)
+        inside = index < end
+        # ids of pages are loaded a block ahead, so that entries are one load away, not two
+        page, following = following, tl.load(ids + (index + BLOCK_N) // C, mask=index + BLOCK_N < end, other=0)
+        within = n % C if BLOCK_N % C == 0 else index % C  # the former is one for all blocks
+        place = page.to(tl.int64) * C + within
+        keys = UNPACK(load_words(key, page, within, inside, C, W // PACK, BLOCK_W), q[0].dtype)  # [BN, BLOCK_W] each
+        s = _scores(q, keys, FACTORS(scales, 0, place, inside), scale, softcap, BLOCK_G, BLOCK_N)  # [BG, BN]
+        born = tl.load(position + place, mask=inside, other=0)  # [BN]
+        last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
+        if STEPS:
+            visible = inside[None, :] & (born[None, :] <= now[:, None]) & (now[:, None] <= last[None, :])
+        else:
+            visible = (inside & (born <= now) & (now <= last))[None, :]
+        s = tl.where(visible, s, float("-inf"))
+        if logits is not None:
+            tl.store(logits + head[:, None] * num_slots + index[None, :], s, mask=there[:, None] & inside[None, :])
+        higher = tl.maximum(top, tl.max(s, axis=1))
+        base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing visible yet: -inf - -inf is no number
+        p, shrink = tl.exp(s - base[:, None]), tl.exp(top - base)
+        total, top = total * shrink[:, None] + p, higher
+        if COUNTS:
+            count += (s > float("-inf")).to(tl.int32)
+        values = UNPACK(load_words(value, page, within, inside, C, D // PACK, BLOCK_D), q[0].dtype)  # [BN, BD] each
+        outs = _weighted(outs, each_row(shrink, NUM_FACTORS), p, values, FACTORS(scales, 1, place, inside), len(scales))
+    return outs, top, tl.sum(total, axis=1), tl.sum(count, axis=1)
 
 
 @triton.jit
-def _visit(
-    out: tl.tensor, top: tl.tensor, total: tl.tensor, count: tl.tensor, q: tl.tensor, now: tl.tensor,
-    head: tl.tensor, there: tl.tensor, ids: tl.tensor, index: tl.tensor, inside: tl.tensor, key: tl.tensor,
-    value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple, logits: tl.tensor | None,
-    num_slots: int, scale: float, softcap: float | None, COUNTS: tl.constexpr, STEPS: tl.constexpr,
-    C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
-    LOAD: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """One block of them."""
-    place = place_of(ids, index, inside, C)
-    k, factor = LOAD(key, scales, 0, place, inside, W, BLOCK_W)  # [BN, W], [BN]
-    born = tl.load(position + place, mask=inside, other=0)  # [BN]
-    last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
-    s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * (factor * scale)[None, :]
+def _scores(
+    q: tl.tuple, keys: tl.tuple, factors: tl.tuple, scale: float, softcap: float | None, BLOCK_G: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """[BG, BN] of queries and keys, both in as many tiles."""
+    s = tl.zeros([q[0].shape[0], BLOCK_N], tl.float32)
+    for i in tl.static_range(len(q)):
+        s = tl.dot(q[i], tl.trans(keys[i]), s, input_precision="ieee")
+    if len(factors) > 1:
+        s = tl.sum(tl.reshape(s, [len(factors), BLOCK_G, BLOCK_N]) * (_by_part(factors) * scale), axis=0)
+    else:
+        s = s * (factors[0] * scale)[None, :]
     if softcap is not None:
         s = softcap - 2 * softcap / (tl.exp(2 * s / softcap) + 1)  # softcap * tanh(s / softcap)
-    if STEPS:
-        visible = inside[None, :] & (born[None, :] <= now[:, None]) & (now[:, None] <= last[None, :])
-        s = tl.where(visible, s, float("-inf"))
+    return s
+
+
+@triton.jit
+def _weighted(
+    outs: tl.tuple, shrink: tl.tensor, p: tl.tensor, values: tl.tuple, factors: tl.tuple, num_scales: tl.constexpr
+) -> tl.tuple:
+    """Tiles [rows, BD] of weighted values, shrunk, and a block's weights [BG, BN] of more of them."""
+    most = 1.0
+    if num_scales > 0:  # relative to the block's largest factor: float16 has no number for a small one
+        most = tl.max(factors[0], axis=0)
+        for i in tl.static_range(1, len(factors)):
+            most = tl.maximum(most, tl.max(factors[i], axis=0))
+        if len(factors) > 1:
+            p = tl.reshape(p[None, :, :] * (_by_part(factors) / most), [shrink.shape[0], p.shape[1]])
+        else:
+            p = p * (factors[0] / most)[None, :]
+    p = p.to(values[0].dtype)
+    new: tl.tuple = ()
+    for i in tl.static_range(len(values)):
+        before = outs[i] * shrink[:, None]
+        if num_scales > 0:
+            new += (before + tl.dot(p, values[i], input_precision="ieee") * most,)
+        else:
+            new += (tl.dot(p, values[i], before, input_precision="ieee"),)
+    return new
+
+
+@triton.jit
+def _by_part(factors: tl.tuple) -> tl.tensor:
+    """The factors of entries' parts, [BN] each, as [parts, 1, BN]."""
+    part, by_part = tl.arange(0, len(factors))[:, None, None], factors[0][None, None, :]
+    for i in tl.static_range(1, len(factors)):
+        by_part = tl.where(part < i, by_part, factors[i][None, None, :])
+    return by_part
+
+
+@triton.jit
+def each_row(x: tl.tensor, NUM_FACTORS: tl.constexpr) -> tl.tensor:
+    """What heads have, [BG], as their rows have it: part by part all heads."""
+    if NUM_FACTORS == 1:
+        rows = x
     else:
-        visible = inside & (born <= now) & (now <= last)
-        s = tl.where(visible[None, :], s, float("-inf"))
-    if logits is not None:
-        tl.store(logits + head[:, None] * num_slots + index[None, :], s, mask=there[:, None] & inside[None, :])
-    higher = tl.maximum(top, tl.max(s, axis=1))
-    base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing visible yet: -inf - -inf is no number
-    p, shrink = tl.exp(s - base[:, None]), tl.exp(top - base)
-    v, factor = LOAD(value, scales, 1, place, inside, D, BLOCK_D)  # [BN, D], [BN]
-    v, out = v.to(q.dtype), out * shrink[:, None]
-    if len(scales) > 0:  # relative to the block's largest factor: float16 has no number for a small one
-        most = tl.max(factor)
-        out += tl.dot((p * (factor / most)[None, :]).to(q.dtype), v, input_precision="ieee") * most
-    else:
-        out = tl.dot(p.to(q.dtype), v, out, input_precision="ieee")
-    total, top = total * shrink + tl.sum(p, axis=1), higher
-    if COUNTS:
-        count += tl.sum((s > float("-inf")).to(tl.int32), axis=1)
-    return out, top, total, count
+        rows = tl.reshape(tl.broadcast_to(x[None, :], [NUM_FACTORS, x.shape[0]]), [NUM_FACTORS * x.shape[0]])
+    return rows
+
+
+@triton.jit
+def part_of(
+    head: tl.tensor, there: tl.tensor, i: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, PACK: tl.constexpr,
+    NUM_FACTORS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+    """Where the i-th numbers of words are in what heads [BG] have of D numbers each, as rows have them: offsets
+    [rows, BLOCK], and which of these a row has."""
+    column, row = tl.arange(0, BLOCK) * PACK + i, tl.arange(0, NUM_FACTORS * head.shape[0])
+    mine = (column * NUM_FACTORS // D)[None, :] == (row // head.shape[0])[:, None]
+    mine = mine & each_row(there, NUM_FACTORS)[:, None] & (column < D)[None, :]
+    return each_row(head, NUM_FACTORS)[:, None] * D + column[None, :], mine
 
 
 @triton.jit
 def queries_of(
     query: tl.tensor, head: tl.tensor, there: tl.tensor, num_scales: tl.constexpr, W: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """The queries of some heads as rows of one tile, in the type of its products: [BG, W]."""
-    w = tl.arange(0, BLOCK_W)
-    q = tl.load(query + head[:, None] * W + w[None, :], mask=there[:, None] & (w < W)[None, :], other=0.0)
-    if num_scales > 0 and q.dtype == tl.bfloat16:
-        # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
-        q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
-    return q
-
-
-@triton.jit
-def _keep_part(
-    mine: tl.tensor, there: tl.tensor, out: tl.tensor, top: tl.tensor, total: tl.tensor, count: tl.tensor,
-    part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-) -> None:  # fmt: skip
-    """What a split came to, for the merge."""
-    d = tl.arange(0, BLOCK_D)
-    tl.store(part_out + mine[:, None] * D + d[None, :], out, mask=there[:, None] & (d < D)[None, :])
-    tl.store(part_max + mine, top, mask=there)
-    tl.store(part_sum + mine, total, mask=there)
-    if part_count is not None:
-        tl.store(part_count + mine, count, mask=there)
+    BLOCK_W: tl.constexpr, PACK: tl.constexpr, NUM_FACTORS: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """The queries of some heads, in the type of its products: PACK tiles [rows, BLOCK_W]."""
+    qs: tl.tuple = ()
+    for i in tl.static_range(PACK):
+        at, mine = part_of(head, there, i, W, BLOCK_W, PACK, NUM_FACTORS)
+        q = tl.load(query + at, mask=mine, other=0.0)
+        if num_scales > 0 and q.dtype == tl.bfloat16:
+            # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
+            q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
+        qs += (q,)
+    return qs
