@@ -84,10 +84,17 @@ def evaluate(options: argparse.Namespace) -> Evaluation:
 def compact(result: Evaluation) -> dict[str, Any]:
     """The record: what was asked, and each figure over all lengths."""
     asked = result.model_dump(mode="json", exclude={"figures", "failures", "command", "candidates"})
-    wanted = [one for one in result.figures if one.group == ALL and one.score == SCORES[one.suite]]
+    wanted = over_all_lengths(result)
     rows = [one.model_dump(mode="json", exclude={"model", "group", "position"}) for one in wanted]
     return {"command": "python -m infra.measure.policy_table " + " ".join(sys.argv[1:]), **asked,
             "position": wanted[0].position, "failed": len(result.failures), "rows": rows}  # fmt: skip
+
+
+def over_all_lengths(result: Evaluation) -> list[Figure]:
+    """What a table shows: the score of each suite over all lengths, or of the only one there is."""
+    several = {one.suite for one in result.figures if one.group == ALL}
+    whole = (one for one in result.figures if (one.group == ALL) == (one.suite in several))
+    return [one for one in whole if one.score == SCORES[one.suite]]
 
 
 def table(record: Mapping[str, Any], reference: str = "full", rows: str = "policy") -> str:

@@ -21,12 +21,12 @@ from typing import Any
 from corm_batch.cli.policy_option import read_labelled
 from corm_batch.evaluation.answers import AnswerStore
 from corm_batch.evaluation.base import Suite
-from corm_batch.evaluation.result import ALL, Evaluation
+from corm_batch.evaluation.result import Evaluation
 from corm_batch.evaluation.run import Plan, Progress, run_evaluation
 from corm_batch.pipeline.model import load_tokenizer, model_loader, model_path, revision_hash
 from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import JobSpec
-from infra.measure.policy_table import SCORES, SUITES, split_arguments, table, write_compact, write_tables
+from infra.measure.policy_table import SUITES, over_all_lengths, split_arguments, table, write_compact, write_tables
 
 WEIGHTS, ENTRIES, STREAMING = "model.weights=fp8", "engine.storage=fp8", "engine.prefill=streaming"
 PROPAGATION = "engine.propagation={{name: attention, layer: half, share: {share}, pooling: 31}}"
@@ -112,8 +112,8 @@ def compact(beside: Mapping[str, Evaluation], rows: Mapping[str, Sequence[str]])
 
 
 def _rows(found: Evaluation) -> list[dict[str, Any]]:
-    wanted = [one for one in found.figures if one.group == ALL and one.score == SCORES[one.suite]]
-    return [one.model_dump(mode="json", exclude={"model", "group", "position", "policy"}) for one in wanted]
+    left_out = {"model", "group", "position", "policy"}
+    return [one.model_dump(mode="json", exclude=left_out) for one in over_all_lengths(found)]
 
 
 def tables(record: Mapping[str, Any]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 from corm_batch.cli.policy_option import read_labelled
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.paired import paired_means, paired_shares
 from corm_batch.policies.base import KVPolicy
-from infra.measure.policy_table import SUITES, main, policies, suites
+from infra.measure.policy_table import SUITES, main, over_all_lengths, policies, suites
 
 BEGIN, END = "<!-- policies: begin -->", "<!-- policies: end -->"
 
@@ -22,6 +23,15 @@ def test_every_policy_and_suite_can_be_asked_for():
         made = [Suite.from_spec(read_labelled("--suite", given)[1]) for given in suites(position)]
         assert [one.position for one in made] == [position] * 3
     assert tuple(suites("after")) == SUITES
+
+
+def test_a_table_shows_all_lengths_or_the_only_one():
+    def figure(suite, group, score):
+        return SimpleNamespace(suite=suite, group=group, score=score)
+
+    wanted = [figure("needles", "all", "said"), figure("books", "documents 512", "logprob")]
+    others = [figure("needles", "facts 512", "said"), figure("needles", "all", "exact")]
+    assert over_all_lengths(SimpleNamespace(figures=[*others, *wanted])) == wanted
 
 
 def test_a_record_becomes_a_table(tmp_path):
