@@ -6,6 +6,7 @@ and a reader finds the one or the other. Knows nothing of who reads the source.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import repeat
@@ -16,51 +17,70 @@ import pyarrow as pa
 from corm_batch.data.document import Document
 from corm_batch.data.exploded import with_column
 from corm_batch.data.filesystem import write_whole
-from corm_batch.data.kinds import array_of, python_value
+from corm_batch.data.kinds import array_of, python_value, spelled
 from corm_batch.data.parts import encode_part, read_part
 from corm_batch.data.schema import RESULT_FIELDS, SOURCE_FILE, SOURCE_ROW
+from corm_batch.errors import DamagedPartError
 from corm_batch.output.lease import Lease
 
+_MOST, _OF_A_DOCUMENT = 64 << 20, 1000  # bytes: of all documents that wait, and of one besides its columns
 _PLACED = "carried_sha256", SOURCE_FILE.name, SOURCE_ROW.name
 _OURS = tuple(field for field in RESULT_FIELDS if field.name in _PLACED)
 
 
 class Refill:
-    """Collects documents that are done and writes the parts with their rows anew, those of some documents at once."""
+    """Collects documents that are done and writes the parts with their rows anew, one part at a time.
 
-    def __init__(self, carried: tuple[pa.Field, ...], lease: Lease, most: int) -> None:
-        """For rows that carry these columns over; `most` documents are held at once."""
+    Attributes:
+        damaged: one line for each part that cannot be read and was left as it is.
+    """
+
+    def __init__(self, carried: tuple[pa.Field, ...], lease: Lease, most: int = _MOST) -> None:
+        """For rows that carry these columns over; of documents, about `most` bytes are held."""
         self._carried = carried
         self._lease = lease
         self._most = most
         self._waiting: dict[str, dict[str, Document]] = {}
-        self._held = self._done = 0
+        self._held: Counter[str] = Counter()  # bytes by part
+        self._done = 0
+        self.damaged: tuple[str, ...] = ()
 
     def add(self, document: Document, part: str) -> None:
-        """Take a document whose newest row, or rows, are in `part`.
+        """Take a document whose newest row, or rows, are in `part`; where too many wait, write one part.
 
         Raises:
             LeaseError, SourceError, OutputError: as `commit`.
         """
         self._waiting.setdefault(part, {})[document.doc_id] = replace(document, text=None, columns={})
-        self._held += 1
-        if self._held >= self._most:
+        self._held[part] += _OF_A_DOCUMENT + len(spelled(list(document.carried.values())) or "")
+        if self._held.total() >= self._most:
             self.commit()
 
-    def commit(self) -> None:
-        """Write the parts of the documents that were added since the last time.
+    def commit(self) -> bool:
+        """Write the part of which most waits; whether anything did.
+
+        Rows of runs that were limited to some documents, or answered failed ones again, lie all over the source: their
+        parts are written once many are found.
 
         Raises:
             LeaseError: the output belongs to another driver by now.
-            SourceError: a part cannot be read.
-            OutputError: a part cannot be written; it is as it was.
+            SourceError: the part cannot be fetched.
+            OutputError: the part cannot be written; it is as it was.
         """
-        for part, documents in self._waiting.items():
-            self._lease.check()
-            rows = _with_carried(read_part(part), documents, self._carried)
+        if not self._waiting:
+            return False
+        part = max(self._held, key=self._held.__getitem__)
+        self._lease.check()
+        try:
+            rows = read_part(part)
+        except DamagedPartError as error:
+            self.damaged += (str(error),)
+        else:
+            rows = _with_carried(rows, self._waiting[part], self._carried)
             write_whole(part, encode_part(rows, part.rpartition(".")[2]))
-        self._done += self._held
-        self._waiting, self._held = {}, 0
+            self._done += len(self._waiting[part])
+        del self._waiting[part], self._held[part]
+        return True
 
     @property
     def text(self) -> str:

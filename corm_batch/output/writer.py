@@ -30,7 +30,7 @@ class PartWriter:
         self._output = output
         self._builder = rows
         self._lease = lease
-        self.refill = Refill(rows.carried, lease, output.part_documents)
+        self.refill = Refill(rows.carried, lease)
         self._rows: list[DocumentRow] = []
         self._oldest = 0.0
         self._number = 0

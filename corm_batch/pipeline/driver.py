@@ -143,10 +143,10 @@ class _Run:
                 self._answer(cluster)
         finally:
             self._commit()
-        if not self._stop.requested:  # else the next run finds what is not done
-            self._writer.refill.commit()
-        if self._writer.refill.text:
-            self._emit("notice", message=self._writer.refill.text)
+        while not self._stop.requested and self._writer.refill.commit():  # the next run finds what is not done
+            pass
+        for line in (*self._writer.refill.damaged, *filter(None, [self._writer.refill.text])):
+            self._emit("notice", message=line)
         summary = self._summary()
         record = {
             **asdict(summary),

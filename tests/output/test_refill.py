@@ -38,7 +38,7 @@ def test_rows_get_columns_and_keep_everything_else(rows, place, part_format):
     first, second = list_parts(f"{place}/results")
     untouched, old = read_whole(second), read_part(first)
     carried = (pa.field("url", pa.string()), pa.field("year", pa.int64()))
-    refill = Refill(carried, Freehold(), most=10)
+    refill = Refill(carried, Freehold())
     moved = replace(document("b", url="new", year=1999), row=5)
     refill.add(moved, first)
     assert refill.text == ""
@@ -86,10 +86,38 @@ def test_a_value_that_the_column_cannot_hold_makes_it_text_and_changes_no_other(
     assert read_part(part)["year"].to_pylist() == ["1", "soon"]
 
 
+def test_the_part_of_which_most_waits_is_written_first(rows, tmp_path):
+    commit(rows, str(tmp_path), "parquet", document("a"), document("b"))
+    commit(replace(rows, run_id=f"{rows.run_id}-2"), str(tmp_path), "parquet", document("c"), document("d"))
+    first, second = parts = list_parts(f"{tmp_path}/results")
+    before = [read_whole(part) for part in parts]
+    refill = Refill((pa.field("url", pa.string()),), Freehold(), most=3000)
+    for name, part in (("a", first), ("c", second), ("d", second)):
+        refill.add(document(name, url=f"of {name}"), part)
+    assert [read_whole(part) == content for part, content in zip(parts, before, strict=True)] == [True, False]
+    assert read_part(second)["url"].to_pylist() == ["of c", "of d"]
+    assert [refill.commit(), refill.commit()] == [True, False]
+    assert (read_part(first)["url"].to_pylist(), refill.text.partition(" ")[0]) == (["of a", None], "3")
+
+
+def test_a_damaged_part_is_left_and_named_while_the_others_are_written(rows, tmp_path):
+    commit(rows, str(tmp_path), "parquet", document("a"))
+    commit(replace(rows, run_id=f"{rows.run_id}-2"), str(tmp_path), "parquet", document("b"))
+    damaged, whole = list_parts(f"{tmp_path}/results")
+    write_whole(damaged, content := read_whole(damaged)[:-40])
+    refill = Refill((pa.field("url", pa.string()),), Freehold(), most=1)
+    refill.add(document("a", url="u"), damaged)
+    refill.add(document("b", url="u"), whole)
+    assert (read_whole(damaged), read_part(whole)["url"].to_pylist()) == (content, ["u"])
+    (line,) = refill.damaged
+    assert line.startswith(f"{damaged}: damaged: ")
+    assert refill.text.startswith("1 document answered before")
+
+
 def test_nothing_is_written_once_the_lease_is_lost(rows, tmp_path):
     commit(rows, str(tmp_path), "parquet", document("a"))
     (part,) = list_parts(f"{tmp_path}/results")
-    before, refill = read_whole(part), Refill((pa.field("url", pa.string()),), Freehold(lost=True), most=10)
+    before, refill = read_whole(part), Refill((pa.field("url", pa.string()),), Freehold(lost=True))
     refill.add(document("a", url="u"), part)
     with pytest.raises(LeaseError):
         refill.commit()
