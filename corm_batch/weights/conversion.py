@@ -59,9 +59,11 @@ def check(weights: Weights, path: str, folder: Path, revision: str | None = None
     """Look before anything is loaded.
 
     Raises:
-        SpecError: the folder is there, or a field does not suit the model.
+        SpecError: the folder is there or is none of this machine, or a field does not suit the model.
         ModelLoadError, UnsupportedModelError: the model cannot be read, or changed.
     """
+    if folder.parts[:1] and folder.parts[0].endswith(":"):
+        raise SpecError(f"--output {folder}: expected a local folder, which may be uploaded as it is")
     if folder.exists():
         raise SpecError(f"--output {folder}: is there already; a model is written to a new folder")
     config = load_config(path, revision)

@@ -50,6 +50,8 @@ def test_a_converted_folder_is_a_model_of_its_own(tiny_model, tmp_path):
 def test_nothing_is_loaded_or_written_for_what_cannot_be(tiny_model, tmp_path):
     with pytest.raises(SpecError, match=f"--output {tmp_path}: is there already"):
         check(WEIGHTS, tiny_model, tmp_path)
+    with pytest.raises(SpecError, match="expected a local folder"):
+        check(WEIGHTS, tiny_model, Path("s3://bucket/model"))
     quantised = tmp_path / "quantised"
     quantised.mkdir()
     config = json.loads(Path(tiny_model, "config.json").read_text())
