@@ -87,7 +87,9 @@ def storable(kind: pa.DataType) -> pa.DataType | None:
         return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
     if pa.types.is_struct(kind):
         fields = [(field, storable(field.type)) for field in kind]
-        if not fields or any(inner is None for _, inner in fields):  # an object without fields is none in Parquet
+        names = {field.name for field in kind}
+        # an object without fields is none in Parquet, one with two of a name none in Python
+        if not fields or len(names) < len(fields) or any(inner is None for _, inner in fields):
             return None
         return pa.struct([field.with_type(inner) for field, inner in fields])
     return kind

@@ -103,7 +103,8 @@ def test_types_that_no_part_holds_are_those_of_their_values_or_text():
     assert storable(pa.large_list_view(pa.int8())) == pa.list_(pa.int8())
     assert storable(pa.list_(pa.int8(), 2)) == pa.list_(pa.int8(), 2)
     assert unified([pa.run_end_encoded(pa.int32(), pa.int64()), pa.null()]) == pa.int64()
-    for kind in (pa.struct([]), pa.month_day_nano_interval()):
+    twice = pa.struct([pa.field("a", pa.int64()), pa.field("a", pa.string())])
+    for kind in (pa.struct([]), twice, pa.month_day_nano_interval()):
         assert unified([kind]) is unified([pa.list_(pa.struct([("x", kind)])), pa.null()]) is None
     for values, texts in (([{}, None], ["{}", None]), ([{"x": {}}], ['{"x": {}}']), ([[{}], []], ["[{}]", "[]"])):
         found = array_of(values, kind_of(values))

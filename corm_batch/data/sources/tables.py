@@ -82,11 +82,10 @@ class TableSource(FileSource):
             elif isinstance(value, UnicodeError) or is_no_utf8(value):
                 problems.append(f"column {name!r} holds invalid UTF-8")
                 extra[name] = None
-        for values in (extra, kept):
-            for name, value in values.items():
-                if isinstance(value, Exception):
-                    problems.append(f"column {name!r} cannot be read ({reason(value)})")
-                    values[name] = None
+        for name, value in extra.items():
+            if isinstance(value, Exception):
+                problems.append(f"column {name!r} cannot be read ({reason(value)})")
+                extra[name] = None
         return Document(
             doc_id=doc_id or origin,
             text=None if problems else text,
@@ -103,5 +102,7 @@ def unusable(origin: str, why: str) -> Document:
 
 
 def carried_value(value: Any) -> Any:
-    """What is carried over of a value: of its text all that is UTF-8, for no answer depends on it."""
+    """What is carried over of a value: of its text all that is UTF-8, or why there is none; no answer depends on it."""
+    if isinstance(value, Exception):
+        return f"<cannot be read: {reason(value)}>"
     return readable(value) if is_shallow(value, _LEVELS) else spelled(value)

@@ -375,6 +375,16 @@ def test_a_cell_that_is_no_value_is_its_rows_problem(tmp_path):
     assert good.problem is None
 
 
+def test_a_cell_that_is_no_value_is_no_problem_where_it_is_carried_over(tmp_path):
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
+    put(f"{tmp_path}/a.parquet", {"doc_id": ["a"], "text": ["x"], "pair": twice})
+    source = ParquetSource(uri=str(tmp_path))
+    (split,) = source.splits(["pair"])
+    (document,) = source.read_carrying(split, [], ["pair"])
+    assert (document.text, document.problem) == ("x", None)
+    assert document.carried["pair"].startswith("<cannot be read: Converting to Python dictionary is not supported")
+
+
 @pytest.mark.parametrize("rows", [None, 0])
 def test_nothing_to_read_says_where_it_looked(rows, place):
     if rows == 0:
