@@ -69,7 +69,7 @@ def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, ref
     ],
 )
 def test_rounded_entries_score_as_on_the_cpu_but_for_rounding(policy, storage, prefill, reference_model):
-    """A number half way between two of 8 bits may go either way."""
+    """A number half way between two may go either way: two of 4 bits are 18 times as far apart as two of 8."""
     lengths = (300, 2900, 1111)
     answers = {one.id: list(one.token_ids) for one in run(
         reference_model, "cuda", policy, make_requests(reference_model, lengths)
@@ -79,7 +79,7 @@ def test_rounded_entries_score_as_on_the_cpu_but_for_rounding(policy, storage, p
     cpu, gpu = (run(reference_model, device, policy, requests, **fields) for device in ("cpu", "cuda"))
     for name, expected in cpu.items():
         ours, theirs = (torch.tensor(one.scores.logprobs) for one in (gpu[name], expected))
-        assert (ours - theirs).abs().mean() < 0.02
+        assert (ours - theirs).abs().mean() < (0.05 if storage == "int4" else 0.02)
         assert gpu[name].memory.kept_ratio == pytest.approx(expected.memory.kept_ratio, rel=0.01)
         assert gpu[name].memory.kv_bytes_full == expected.memory.kv_bytes_full
 
