@@ -84,12 +84,14 @@ class Refill:
 
     @property
     def text(self) -> str:
-        """What was done, in one line; empty where nothing was."""
-        if not self._done:
+        """What was done, and is left where that was not all, in one line; empty where there is nothing of either."""
+        left = sum(map(len, self._waiting.values()))
+        if not self._done and not left:
             return ""
         names = ", ".join(field.name for field in self._carried)
         documents = "1 document" if self._done == 1 else f"{self._done} documents"
-        return f"{documents} answered before: {names} (output.columns) filled in as the source has it now"
+        rest = f"; {left} more wait for the next run" if left else ""
+        return f"{documents} answered before: {names} (output.columns) filled in as the source has it now{rest}"
 
 
 def _with_carried(rows: pa.Table, documents: Mapping[str, Document], carried: Iterable[pa.Field]) -> pa.Table:

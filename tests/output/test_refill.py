@@ -41,7 +41,7 @@ def test_rows_get_columns_and_keep_everything_else(rows, place, part_format):
     refill = Refill(carried, Freehold())
     moved = replace(document("b", url="new", year=1999), row=5)
     refill.add(moved, first)
-    assert refill.text == ""
+    assert refill.text.endswith("; 1 more wait for the next run")
     refill.commit()
     assert refill.text == "1 document answered before: url, year (output.columns) filled in as the source has it now"
     assert (read_whole(second), list_parts(f"{place}/results")) == (untouched, [first, second])
