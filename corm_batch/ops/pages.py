@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.errors import UnsupportedModelError
 from corm_batch.ops.form import Form, Stored
 
 NEVER = torch.iinfo(torch.int32).max
@@ -65,9 +66,18 @@ def entry_columns(form: Form, head_dim: int, dtype: torch.dtype, own: Iterable[C
         head_dim: width of a key and of a value.
         dtype: of both, as the model computes them.
         own: the policy's columns.
+
+    Raises:
+        UnsupportedModelError: a key or value in this form is no whole number of the 16-bit words that kernels read.
     """
+    key, value = form.columns(head_dim, dtype)
+    if key.num_bytes % 2 or value.num_bytes % 2:
+        raise UnsupportedModelError(
+            f"engine.storage: keys and values of bytes need heads of an even width, got {head_dim}"
+        )
     return (
-        *form.columns(head_dim, dtype),
+        key,
+        value,
         Column("position", torch.int32),
         Column("expiry", torch.int32),
         Column("statistic"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corm_batch.ops.pages import NEVER, Entries, Pages, read_pages, update_pages, write_pages
+from corm_batch.errors import UnsupportedModelError
+from corm_batch.ops.pages import NEVER, Entries, Pages, entry_columns, read_pages, update_pages, write_pages
 from tests.ops.forms import FORMS, FP8, INT4, MODEL, decoded, encoded
 
 
@@ -47,3 +48,9 @@ def test_updates_go_to_the_pages_of_the_list_alone():
     assert pages.expiry[3].tolist() == [0, 1, 2, 3]
     assert pages.statistic[1].tolist() == [4, 5, 6, 7]
     assert pages.expiry[[2, 4, 5]].abs().sum() == 0
+
+
+def test_heads_of_an_odd_width_are_refused_where_numbers_are_bytes():
+    assert [column.width for column in entry_columns(MODEL, 7, torch.float16)[:2]] == [7, 7]
+    with pytest.raises(UnsupportedModelError, match=r"engine\.storage: .* an even width, got 7"):
+        entry_columns(FP8, 7, torch.float16)
