@@ -43,8 +43,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "calibrate job.yaml --max-loss '0.01 nats' --minutes 30 --write",
     ),
     "convert": (
-        "convert jobs/quickstart/job.yaml --weights '{name: kv_heads, num_kv_heads: 3}' --license CC-BY-4.0 "
-        "--output models/three-heads",
+        "convert job.yaml --weights '{name: kv_heads, num_kv_heads: 1}' \\\n"
+        "      --license MIT --output models/one-head",
     ),
     "schedule": ("schedule add nightly job.yaml --cron '0 2 * * *'", "schedule serve"),
     "schedule add": ("schedule add nightly job.yaml --cron '0 2 * * *'",),
