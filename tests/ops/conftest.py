@@ -1,12 +1,13 @@
 """In Triton's interpreter every kernel runs on small shapes only: it takes a second for what a GPU does in none."""
 
-import os
 from collections import defaultdict
+from zlib import crc32
 
 import pytest
 import torch
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+from tests.ops.devices import INTERPRET
+
 MOST = 700
 """Largest number among the parameters of a test that the interpreter runs."""
 MANY = 20
@@ -41,6 +42,11 @@ def pytest_collection_modifyitems(config, items):
     kept = [item for test in tests.values() for item in (test if len(test) < MANY else test[::3])]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+def pytest_runtest_setup(item):
+    """What a test draws follows from its name: not from the tests before it, which depend on what is left out."""
+    torch.manual_seed(crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(autouse=INTERPRET)

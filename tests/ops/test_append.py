@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, read_pages
+from tests.ops.devices import KERNEL_DEVICES
 from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded, pruned
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-KERNEL_DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 
 
 def own(*shape, device, turn=False):

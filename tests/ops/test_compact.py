@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,13 +9,9 @@ from hypothesis import strategies as st
 
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.pages import Lists, Pages
+from tests.ops.devices import KERNEL_DEVICES
 from tests.ops.forms import FORMS, FP8, INT4, MODEL, assert_same, copied, encoded
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 LAYER = 1
 
 
@@ -116,7 +110,7 @@ def test_each_sequence_has_a_step_of_its_own():
     check(compact_lists, *case, torch.tensor([1, 0]), torch.tensor([60, 50], dtype=torch.int32))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("death", [0.0, 0.1, 1.0, 130, -1])
 @pytest.mark.parametrize(
     ("page_size", "width", "dtype"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,14 +15,10 @@ from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
+from tests.ops.devices import KERNEL_DEVICES
 from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, pruned
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-KERNEL_DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 REDUCTIONS = [
     None,
     Reduction(5, "step", 1.2),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,13 +10,8 @@ from hypothesis import strategies as st
 from corm_batch.ops.gather import gather_entries
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
+from tests.ops.devices import INTERPRET, KERNEL_DEVICES
 from tests.ops.forms import FORMS, MODEL, decoded, encoded, pruned
-
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 
 
 def random_columns(lead, width, dtype, device):
@@ -103,7 +96,7 @@ def test_sequences_gathered_together_are_what_each_is_alone(sequences, heads, lo
             assert torch.equal(one[:, whole], other)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
@@ -121,7 +114,7 @@ def test_packed_kernel_matches(device, form, sequences, heads, longest, page_siz
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(
@@ -149,7 +142,7 @@ def test_kernel_matches_on_long_lists(form):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(
     ("sequences", "heads", "longest", "page_size", "width", "kept"), [(3, 2, 70, 16, 80, 48), (2, 3, 9, 5, 16, 10)]

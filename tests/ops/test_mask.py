@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from corm_batch.ops.mask import mask_tokens
+from tests.ops.devices import KERNEL_DEVICES
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 SHAPES = [(1, [0], 1), (3, [2, 0], 33), (5, [1, 3, 4], 321), (2, [1], 97)]
 
 
@@ -38,7 +32,7 @@ def test_definition_is_a_loop_over_bits(num_rows, rows, vocab_size):
     assert_masks(mask_tokens, num_rows, rows, vocab_size, "cpu")
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize(("num_rows", "rows", "vocab_size"), SHAPES)
 def test_kernel_matches(num_rows, rows, vocab_size, device, monkeypatch):
     kernel = pytest.importorskip("corm_batch.ops.kernels.mask")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,13 +11,9 @@ from corm_batch.ops import dense, reduction
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
+from tests.ops.devices import KERNEL_DEVICES
 
 CPU = torch.device("cpu")
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-KERNEL = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 RAGGED = ([33, 0, 5, 70], [1], [0, 16, 0], [20, 20, 20])
 """Rows of each sequence: unequal ones, none, equal ones."""
 
@@ -134,7 +128,7 @@ def test_definitions_do_to_each_sequence_what_they_do_to_one_alone(rows):
     assert (voted.expiry != case[2].expiry).any() or not sum(rows)
 
 
-@pytest.mark.parametrize("device", KERNEL)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("rows", RAGGED, ids=str)
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (3.0, 9)])
 def test_dense_attention_kernel(device, rows, softcap, window):
@@ -144,7 +138,7 @@ def test_dense_attention_kernel(device, rows, softcap, window):
     assert all(part.isfinite().all() for part in found)
 
 
-@pytest.mark.parametrize("device", KERNEL)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("rows", RAGGED, ids=str)
 @pytest.mark.parametrize("gap_rule", [False, True])
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch.nn.functional import silu
@@ -20,12 +18,8 @@ from corm_batch.ops.scaled import (
     scaled_linear,
     scaled_product,
 )
+from tests.ops.devices import KERNEL_DEVICES
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-    pytest.param("cuda", marks=pytest.mark.gpu),
-]
 ROWS = [(1, 16, 16), (3, 48, 32), (7, 160, 144), (130, 272, 400)]
 BLOCKS = [(1, 128, 128), (3, 256, 384), (5, 96, 144), (7, 272, 400)]
 
@@ -121,7 +115,7 @@ def test_a_linear_layer_is_close_to_the_one_it_stands_for(dtype, shape):
     assert static.numel() == 0 or distance(static, value.float() @ weight.t()) < 0.05
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("shape", [(3, 16), (1, 5, 48), (2, 3, 130), (1, 1), (0, 16), (7, 640), (33, 14336)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_kernel_of_rows_gives_the_numbers_of_the_definition(dtype, shape, device):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,13 +10,8 @@ from hypothesis import strategies as st
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages, narrowed
 from corm_batch.ops.store import store_entries
+from tests.ops.devices import KERNEL_DEVICES
 from tests.ops.forms import FORMS, MODEL, assert_same, encoded
-
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 
 
 def stale_pages(num_pages, page_size, width, dtype, form, device="cpu"):
@@ -174,21 +167,21 @@ def check_kernel(device, heads, count, width, page_size, dtype, share, own, shor
     assert_same(pages, expected, READ)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize(("share", "own", "short"), [(0.0, 0, 0), (1.0, 0.5, 0), (0.3, 1.7, 0), (0.5, 0, 3)])
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
 def test_kernel_matches(device, heads, count, width, page_size, dtype, share, own, short):
     check_kernel(device, heads, count, width, page_size, dtype, share, own, short)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.parametrize(("heads", "count", "width", "page_size", "dtype"), SHAPES)
 def test_kernel_encodes_as_the_definition_does(device, form, heads, count, width, page_size, dtype):
     check_kernel(device, heads, count, width, page_size, dtype, 0.4, 0.5, 0, form)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize(("share", "own", "short"), [(1.0, 0.5, 0), (0.4, 1.5, 0), (0.5, 0.2, 4)])
 @pytest.mark.parametrize("sizes", [[120, 0, 7, 301], [64, 64, 64], [1] * 9], ids=str)
 def test_kernel_matches_on_packed_sequences(device, sizes, share, own, short):
@@ -210,7 +203,7 @@ def test_kernel_matches_on_long_prompts(form, heads, count, width, page_size, dt
     check_kernel("cuda", heads, count, width, page_size, dtype, share, own, short, form)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("sizes", [[120, 0, 7, 201], [1] * 5], ids=str)
 def test_kernel_leaves_out_the_channels_that_a_list_does_not_store(device, sizes):
     """As the definition does, which does as if they had been cut off before."""

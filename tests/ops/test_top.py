@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corm_batch.ops.top import order_entries, top_entries
-
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
-
+from tests.ops.devices import KERNEL_DEVICES
 
 EXTREME = torch.iinfo(torch.int32)
 
@@ -71,7 +63,7 @@ def test_every_head_may_have_a_number_of_its_own(heads, entries, candidates):
     assert torch.equal(top_entries(*ranks, most), by_sorting_each(*ranks, most))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize(("heads", "entries"), [(1, 1), (5, 300), (3, 1100)])
 def test_kernel_takes_a_number_for_every_head(device, heads, entries):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
@@ -96,7 +88,7 @@ def test_definition_is_what_sorting_finds(heads, entries, count, candidates, kin
     assert torch.equal(top_entries(*ranks, count), by_sorting(*ranks, count))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("kind", [torch.int32, torch.float32])
 @pytest.mark.parametrize("candidates", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(
@@ -108,7 +100,7 @@ def test_kernel_matches(device, heads, entries, count, candidates, kind):
     assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_kernel_takes_extremes_and_columns_that_all_heads_share(device):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
     rank = torch.tensor([EXTREME.min, EXTREME.min + 1, -1, 0, 1, EXTREME.max, 1 << 30, EXTREME.max], device=device)
@@ -128,7 +120,7 @@ def test_kernel_matches_on_many_entries(heads, entries, count):
     assert torch.equal(kernel.top_entries(*ranks, count), top_entries(*ranks, count))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_more_entries_than_a_count_holds_take_the_definition(device, monkeypatch):
     kernel = pytest.importorskip("corm_batch.ops.kernels.top")
     monkeypatch.setattr(kernel, "_COUNT_BITS", type("", (), {"value": 5}))

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from corm_batch.ops import dense as definition
 from corm_batch.ops.pages import NEVER
+from tests.ops.devices import KERNEL_DEVICES
 
 pytest.importorskip("triton")
 kernels = pytest.importorskip("corm_batch.ops.kernels.dense")
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
@@ -60,7 +54,7 @@ def assert_equals_definition(query, key, value, step, first, last, *features, pa
     torch.testing.assert_close(lse, expected_lse, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("group", "kv_heads", "rows", "kept", "width"),
@@ -80,7 +74,7 @@ def test_a_chunk_sees_what_was_kept_and_itself(group, kv_heads, rows, kept, widt
     assert_equals_definition(*case, width**-0.5, padding=padding)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("features", ["softcap", "sink", "both"])
 def test_soft_caps_and_sinks(features, dtype, device):
@@ -91,7 +85,7 @@ def test_soft_caps_and_sinks(features, dtype, device):
     assert_equals_definition(*case, 0.3, softcap, sink, padding=padding)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("window", [1, 16, 130, 1000])
 def test_a_sliding_window_over_a_whole_prompt(window, device):
     *case, _ = make_chunk(2, 2, 400, 0, 64, device, torch.float16)
@@ -100,7 +94,7 @@ def test_a_sliding_window_over_a_whole_prompt(window, device):
     assert_equals_definition(query, key, value, step, first, first + window - 1, 0.125)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_entries_born_and_gone_at_any_step(dtype, device):
     skip_what_cannot_run(device, dtype)
@@ -111,7 +105,7 @@ def test_entries_born_and_gone_at_any_step(dtype, device):
     assert_equals_definition(query, key, value, step, first, last, 0.2)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_rows_that_see_nothing_give_their_sink(device):
     query, key, value, step, first, _, _ = make_chunk(2, 1, 5, 40, 16, device, torch.float32)
     sink = torch.randn(2, device=device)
@@ -126,7 +120,7 @@ def test_rows_that_see_nothing_give_their_sink(device):
         assert (lse == -torch.inf).all()
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_no_rows_at_all(device):
     query, *rest, _ = make_chunk(2, 1, 5, 40, 16, device, torch.float32)
     key, value, step, first, last = rest

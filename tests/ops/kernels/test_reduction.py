@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -12,15 +10,11 @@ from corm_batch.ops.dense import attention_scores, dense_attention
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import ALL_ROWS, Reduction
 from corm_batch.ops.spread import spread_hits
+from tests.ops.devices import KERNEL_DEVICES
 
 pytest.importorskip("triton")
 kernels = pytest.importorskip("corm_batch.ops.kernels.reduction")
 
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRET, reason="needs Triton's interpreter")),
-]
 BORDERLINE, BORDERLINE_ON_TENSOR_CORES = 1e-5, 1e-4
 """Hits whose log weight is this near the threshold's may go either way."""
 
@@ -113,7 +107,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize(("reduction", "gap_rule"), zip(KINDS, [False, True] * 8, strict=True), ids=str)
 def test_every_kind_of_vote(reduction, gap_rule, device):
     case = (2, 2, 90, 77, 64, device, torch.bfloat16)
@@ -122,7 +116,7 @@ def test_every_kind_of_vote(reduction, gap_rule, device):
     assert_equals_definition(reduction, make_case(*case), gap_rule)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("group", "kv_heads", "rows", "kept", "width"),
@@ -142,20 +136,20 @@ def test_odd_sizes(group, kv_heads, rows, kept, width, dtype, device):
     assert_equals_definition(Reduction(window=30, threshold="step", tau=1.5), case, gap_rule=True)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_a_reach_too_far_for_wide_float32_keys(device):
     case = make_case(2, 1, 10, 60, 256, device, torch.float32)
     assert_equals_definition(Reduction(20, "step", tau=9.0, reach=50), case, gap_rule=True)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("reach", [0, 4])
 def test_soft_caps(reach, device):
     case = make_case(2, 1, 50, 90, 64, device, torch.float16, softcap=4.0)
     assert_equals_definition(Reduction(25, "step", tau=4.0, reach=reach), case, gap_rule=False)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("gap_rule", [False, True])
 @pytest.mark.parametrize(
     "reduction",
@@ -178,7 +172,7 @@ def test_what_attention_did_not_see_does_not_count(reduction, gap_rule, device):
     assert_equals_definition(reduction, (query, lse, step, entries, last, scale, None), gap_rule)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_the_last_rows_of_a_whole_prompt_vote(device):
     case = make_case(2, 1, 200, 0, 64, device, torch.float16)
     query, lse, step, entries, last, scale, _ = case
@@ -188,7 +182,7 @@ def test_the_last_rows_of_a_whole_prompt_vote(device):
     assert_equals_definition(Reduction(50, "step"), case, gap_rule=False)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_nothing_to_vote_on_and_nobody_to_vote(device):
     query, lse, step, entries, last, scale, _ = make_case(2, 1, 5, 8, 16, device, torch.float32)
     reduction = Reduction(4, "step")
@@ -200,7 +194,7 @@ def test_nothing_to_vote_on_and_nobody_to_vote(device):
     assert none.expiry.shape == (1, 0)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("gap_rule", [False, True])
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 129])
 @pytest.mark.parametrize(
@@ -226,7 +220,7 @@ def test_what_begins_and_ends_around_the_edges_of_tiles(reduction, rows, gap_rul
     assert_equals_definition(reduction, (query, lse, step, entries, last, scale, None), gap_rule)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("old", [126, 127, 128])
 @pytest.mark.parametrize("votes", [1, 64, 100])
 def test_a_program_whose_entries_are_seen_from_some_row_on(votes, old, device):
@@ -240,7 +234,7 @@ def test_a_program_whose_entries_are_seen_from_some_row_on(votes, old, device):
     assert_equals_definition(Reduction(votes), case, gap_rule=False)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 def test_padding_stays_as_it_is_where_everything_is_hit(device):
     query, lse, step, entries, last, scale, _ = make_case(1, 2, 70, 257, 16, device, torch.float16)
     entries = entries._replace(expiry=entries.expiry.clamp(max=500))
