@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from hypothesis import settings
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -166,6 +168,27 @@ def job(tmp_path):
         return JobSpec.from_mapping(data)
 
     return make
+
+
+@pytest.fixture
+def tiny_job(tiny_model, tmp_path):
+    """Writes the spec of a job of the tiny model over texts by id, in documents.jsonl beside it; returns its path."""
+
+    def write(texts):
+        documents = tmp_path / "documents.jsonl"
+        rows = ({"id": doc_id, "text": text} for doc_id, text in texts.items())
+        documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        spec = {
+            "name": "tiny",
+            "model": {"name": tiny_model, "dtype": "float32", "document_role": "document"},
+            "source": {"name": "jsonl", "uri": str(documents)},
+            "task": {"name": "summarize"},
+            "output": {"uri": str(tmp_path / "out")},
+        }
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
+        return str(tmp_path / "job.yaml")
+
+    return write
 
 
 def write_documents(path, documents):

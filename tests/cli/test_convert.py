@@ -3,27 +3,13 @@
 import json
 
 import pytest
-import yaml
 
 WEIGHTS = "{name: kv_heads, num_kv_heads: 1, num_texts: 2, num_tokens: 64}"
 
 
 @pytest.fixture
-def job(tiny_model, tmp_path):
-    documents = tmp_path / "documents.jsonl"
-    rows = [
-        {"id": str(number), "text": text} for number, text in enumerate(["The river. " * 40, " ", "A boat.", "No."])
-    ]
-    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = {
-        "name": "tiny",
-        "model": {"name": tiny_model, "dtype": "float32", "document_role": "document"},
-        "source": {"name": "jsonl", "uri": str(documents)},
-        "task": {"name": "summarize"},
-        "output": {"uri": str(tmp_path / "out")},
-    }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
-    return str(tmp_path / "job.yaml")
+def job(tiny_job):
+    return tiny_job({"river": "The river. " * 40, "blank": " ", "boat": "A boat.", "no": "No."})
 
 
 def test_a_job_runs_the_new_model(corm_batch, job, tmp_path):

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from corm_batch.engine.loader import load_model
 from infra.measure.shared_layers import SharingBatch, hidden_states, main, nats, share, unlike_pairs
@@ -48,20 +47,10 @@ def test_the_search_takes_unlike_layers_first_and_only_what_stays_alike(model):
     assert hidden_states(model, TEXTS, {}).shape == (144, 48)
 
 
-def test_one_command_writes_what_is_lost(tiny_model, tmp_path, capsys):
-    texts = tmp_path / "texts.jsonl"
-    rows = [{"id": boat, "text": f"The {boat} boat lay at the river that year. " * 60} for boat in "abcd"]
-    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = {
-        "name": "tiny",
-        "model": {"name": tiny_model, "dtype": "float32", "document_role": "document"},
-        "source": {"name": "jsonl", "uri": str(texts)},
-        "task": {"name": "summarize"},
-        "output": {"uri": str(tmp_path / "out")},
-    }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
+def test_one_command_writes_what_is_lost(tiny_job, tmp_path, capsys):
+    job = tiny_job({boat: f"The {boat} boat lay at the river that year. " * 60 for boat in "abcd"})
     record = tmp_path / "record.json"
-    main([str(tmp_path / "job.yaml"), "--text", str(texts), "--cosine", "-1", "--share", "0.5", "--texts", "3",
+    main([job, "--text", str(tmp_path / "documents.jsonl"), "--cosine", "-1", "--share", "0.5", "--texts", "3",
           "--tokens", "40", "--device", "cpu", "--output", str(record)])  # fmt: skip
     found = json.loads(record.read_text())
     assert (found["num_layers"], found["wanted"]) == (2, 1)

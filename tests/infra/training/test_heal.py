@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
@@ -14,19 +13,10 @@ from infra.training.heal import ANSWER_WEIGHT, batches, compose, divergence, mai
 
 
 @pytest.fixture
-def job(tiny_model, tmp_path):
-    texts = tmp_path / "texts.jsonl"
-    rows = [f"The {boat} boat lay at the river that year, and nobody knew {boat} things. " * 60 for boat in "abcd"]
-    texts.write_text("".join(json.dumps({"id": row[4], "text": row}) + "\n" for row in rows))
-    spec = {
-        "name": "tiny",
-        "model": {"name": tiny_model, "dtype": "float32", "document_role": "document"},
-        "source": {"name": "jsonl", "uri": str(texts)},
-        "task": {"name": "summarize"},
-        "output": {"uri": str(tmp_path / "out")},
-    }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
-    return str(tmp_path / "job.yaml")
+def job(tiny_job):
+    return tiny_job(
+        {boat: f"The {boat} boat lay at the river that year, and nobody knew {boat} things. " * 60 for boat in "abcd"}
+    )
 
 
 def test_an_answer_counts_more_than_what_is_read(job, tiny_model):
