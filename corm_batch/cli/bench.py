@@ -103,9 +103,8 @@ def bench(
     import torch
 
     from corm_batch.bench.bench import run_bench
+    from corm_batch.engine.loader import find_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     errors = error_console()
 
     def on_row(result: BenchResult) -> None:
@@ -114,7 +113,7 @@ def bench(
             _write(result, Path(output))
 
     command, measure_job = shlex.join(["corm-batch", *sys.argv[1:]]), _measure_job(through, replicas)
-    where = torch.device(device)
+    where = torch.device(find_device(device))
     result = run_bench(
         found, engines, where, prefill, command, time_limit, forms, storages, leaving, on_row, measure_job
     )

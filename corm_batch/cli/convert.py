@@ -52,10 +52,11 @@ def convert(
 
     import torch
 
-    named = job.model.device
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if named == "auto" else named
+    from corm_batch.engine.loader import find_device
+
+    device = torch.device(find_device(job.model.device))
     error_console().print(f"reading {len(texts.token_ids)} texts of {texts.source}", soft_wrap=True)
-    record = convert_model(change, path, texts, output, torch.device(device), job.model.revision)
+    record = convert_model(change, path, texts, output, device, job.model.revision)
     if as_json:
         print_json(record | {"folder": str(output)})
         return

@@ -138,6 +138,11 @@ def load_model(
     return LoadedModel(module, shape, windows, ends, device, dtype, ranks, rules, tokenizer)
 
 
+def find_device(name: str) -> str:
+    """The device that a name means: of "auto" a GPU where there is one."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_plain(path: str, device: torch.device, revision: str | None = None) -> Any:
     """A model as transformers has it, in float32, an adapter merged: for what changes its weights.
 

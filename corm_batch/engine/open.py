@@ -11,7 +11,7 @@ import torch
 from corm_batch.engine.checkpoint import check_head_tables, load_config
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.engine import EngineCore
-from corm_batch.engine.loader import load_model
+from corm_batch.engine.loader import find_device, load_model
 from corm_batch.engine.parallel import ParallelEngine
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import SpecError
@@ -58,7 +58,7 @@ class Engine(EngineCore):
             raise SpecError(f"model.dtype: got {dtype!r}, allowed are float32, bfloat16 and float16")
         if weights not in get_args(WeightForm):
             raise SpecError(f"model.weights: got {weights!r}, allowed are {' and '.join(get_args(WeightForm))}")
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        device = find_device(device)
         check_head_tables(chosen, path_or_hub_id)
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,

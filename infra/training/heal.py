@@ -23,8 +23,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from corm_batch.engine.loader import load_plain
 from corm_batch.evaluation.asking import lay_out
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.run import job_texts
@@ -140,13 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{limits.output}: is there already")
     job = JobSpec.load(limits.job, limits.set)
     torch.manual_seed(0)
-    teacher, student = (
-        AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, attn_implementation="sdpa")
-        .to(limits.device).requires_grad_(trained)
-        for path, trained in ((model_path(job.model), False), (limits.model, True))
-    )  # fmt: skip
+    device = torch.device(limits.device)
+    teacher = load_plain(model_path(job.model), device, job.model.revision).requires_grad_(False)
+    student = load_plain(str(limits.model), device)
     feed = batches(compose(job, limits.lengths, limits.rows), limits.batch)
-    log = heal(teacher.eval(), student.train(), feed, limits)
+    log = heal(teacher, student.train(), feed, limits)
     told = {name: value for name, value in vars(limits).items() if name not in ("job", "set", "model", "output")}
     record = json.loads((limits.model / RECORD).read_text(encoding="utf-8"))
     record["healed"] = {**told, "source": job.source.place, "log": log}
