@@ -88,7 +88,7 @@ class Eviction:
         """
         key = entries.key if self.policies[layer].needs.keys else entries.key[..., :0]
         apart = unpack_entries(entries._replace(key=key, value=entries.value[..., :0]), packing)
-        most = self._mosts(layer, sequences, steps)
+        most = self._mosts(layer, steps, [self._num_pins(sequence) for sequence in sequences])
         step = steps[0] if len(set(steps)) == 1 else _each_step(tuple(steps), self.cache.device)
         keep = packing.pack(self._survivors(layer, sequences, apart, step, most, max(steps)))
         slots = [sequence.slot for sequence in sequences]
@@ -101,14 +101,16 @@ class Eviction:
         slots = np.array([sequence.slot for sequence in sequences])
         steps = np.array([sequence.num_cached for sequence in sequences], dtype=np.int32)
         slot_S, step_S = (torch.from_numpy(x).to(self.cache.device) for x in (slots, steps))
-        losses = []
+        pins, longest = [self._num_pins(sequence) for sequence in sequences], int(steps.max())
         for layer, budget in enumerate(self.limits.budgets):
             if budget is not None:
-                for rows in self._groups(layer, sequences, slots, steps):
-                    self._expire_surplus(layer, sequences[rows], slots[rows], slot_S[rows], steps[rows], step_S[rows])
-            lost_SK = self.cache.ops.compact_lists(self.cache.pool.pages, self.cache.lists(layer, slot_S), step_S)
-            losses.append(lost_SK.mean(dim=1))
-        for sequence, lost_L in zip(sequences, torch.stack(losses, dim=1), strict=True):
+                most = self._mosts(layer, steps.tolist(), pins)
+                for rows in self._groups(layer, slots, most):
+                    few = most if isinstance(most, int) else most[rows]
+                    self._expire_surplus(layer, sequences[rows], slots[rows], slot_S[rows], step_S[rows], few, longest)
+        # A launch in every layer would have the device wait for the host.
+        lost = self.cache.ops.compact_lists(self.cache.pool.pages, self.cache.table.every_list(slot_S), step_S)
+        for sequence, lost_L in zip(sequences, lost.unflatten(1, (len(self.policies), -1)).mean(dim=2), strict=True):
             sequence.lost_statistic += lost_L
             sequence.num_compacted = len(sequence.output)
         self.cache.settle(slots)
@@ -121,15 +123,14 @@ class Eviction:
         """Pinned tokens of its prompt, in the layers that pin any: these have one policy."""
         return num_pins(self._pinning, sequence.request)
 
-    def _mosts(self, layer: int, sequences: abc.Sequence[Sequence], steps: abc.Sequence[int]) -> int | np.ndarray:
-        """As `_most`, of several sequences: one number, or [S, 1] or [S, K]."""
-        each = [self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True)]
-        mosts = np.stack([np.atleast_1d(most) for most in each])
+    def _mosts(self, layer: int, steps: abc.Sequence[int], pins: abc.Sequence[int]) -> int | np.ndarray:
+        """As `Limits.most`, of sequences of so many tokens, of which so many are pinned in the layers that pin any: one
+        number, or [S, 1] or [S, K]."""
+        pinning = self.policies[layer].num_first or self.policies[layer].pins_instruction
+        asked = list(zip(steps, pins if pinning else [0] * len(steps), strict=True))
+        most = {one: self.limits.most(layer, *one) for one in set(asked)}
+        mosts = np.array([most[one] for one in asked]).reshape(len(asked), -1)
         return int(mosts.flat[0]) if (mosts == mosts.flat[0]).all() else mosts
-
-    def _most(self, layer: int, sequence: Sequence, num_tokens: int) -> int | np.ndarray:
-        """As `Limits.most`, of this sequence."""
-        return self.limits.most(layer, num_tokens, num_pins(self.policies[layer], sequence.request))
 
     def _survivors(
         self,
@@ -193,18 +194,14 @@ class Eviction:
         rank_LN, position_LN, keep_LN = (column.flatten(0, -2) for column in (rank, entries.position, keep))
         return self.cache.ops.top_entries(rank_LN, position_LN, keep_LN, limit).view(keep.shape)
 
-    def _groups(
-        self, layer: int, sequences: abc.Sequence[Sequence], slots: np.ndarray, steps: np.ndarray
-    ) -> list[slice]:
+    def _groups(self, layer: int, slots: np.ndarray, most: int | np.ndarray) -> list[slice]:
         """Rows of `slots` to look at together: all of them, none where no head holds too much, or as many at a time as
         keys fit that a policy wants to see."""
         cache, policy = self.cache, self.policies[layer]
         lengths = cache.table.lengths[slots, layer] - cache.table.shared[slots, layer]
         joint = self.limits.joint[layer]
-        if not joint:
-            mosts = (self._most(layer, one, int(step)) for one, step in zip(sequences, steps, strict=True))
-            if (lengths <= np.stack([np.broadcast_to(most, lengths.shape[1]) for most in mosts])).all():
-                return []
+        if not joint and (lengths <= most).all():
+            return []
         if not policy.needs.keys:
             return [slice(None)]
         head_dim = cache.pool.pages.key.shape[-1]
@@ -219,10 +216,11 @@ class Eviction:
         sequences: abc.Sequence[Sequence],
         slots: np.ndarray,
         slot_S: Tensor,
-        steps: np.ndarray,
         step_S: Tensor,
+        most: int | np.ndarray,
+        num_tokens: int,
     ) -> None:
-        """Let what the budget leaves no room for expire with the last step."""
+        """Let what the budget leaves no room for expire with the last step; `most`, `num_tokens` as in `_survivors`."""
         pages = self.cache.pool.pages
         table, length = self.cache.table.own_lists(layer, slots, slot_S)
         needed = pages._replace(value=pages.value[..., :0])
@@ -231,7 +229,6 @@ class Eviction:
         channels, head_dim = self.cache.channels.of(layer, slot_S), self.cache.head_dim
         entries = read_pages(needed, table, length, self.cache.form, channels, head_dim)
         step = step_S[:, None, None]
-        most = self._mosts(layer, sequences, steps.tolist())
-        lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, int(steps.max()))
+        lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, num_tokens)
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)
         update_pages(pages, table, expiry, entries.statistic)

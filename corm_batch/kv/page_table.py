@@ -65,6 +65,11 @@ class PageTable:
         """One layer's lists as kernels read them; valid while `version` stays the same."""
         return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S, self._device_shared[:, layer])
 
+    def every_list(self, slot_S: Tensor) -> Lists:
+        """All layers' lists side by side, [slots, L * K, P]; valid as `lists` are."""
+        lengths, shared = self._device_lengths.flatten(1), self._device_shared.flatten(1)
+        return Lists(self._copy.flatten(1, 2), lengths, slot_S, shared)
+
     def row(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
         """One sequence's page ids [K, P], as many as its longest list fills, and lengths [K] in one layer, on the
         device; valid as `lists` are."""
