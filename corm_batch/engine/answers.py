@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import abc
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ class Continuation:
     problem: str = ""
 
 
-def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> Continuation:
+def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: abc.Set[int]) -> Continuation:
     """Which of a step's tokens of one sequence count; the sequence stays as it is.
 
     Args:
@@ -49,6 +49,10 @@ def judge(sequence: Sequence, chosen: Chosen, eos_token_ids: Container[int]) -> 
     output, matcher = list(sequence.output), sequence.matcher
     if matcher is not None:
         matcher.follow(output + chosen.tokens)
+    # Of most steps' tokens none is the last: that is seen of all at once.
+    finite = not math.isnan(sum(chosen.logprobs)) and -math.inf not in chosen.best_logprobs
+    if finite and not sequence.may_end(chosen.tokens, eos_token_ids):
+        return Continuation(chosen, None)
     for count, (token, logprob, best, *_) in enumerate(zip(*chosen, strict=True)):
         if math.isnan(logprob):
             return Continuation(chosen.part(0, count), "error", "the model's logits are not finite")

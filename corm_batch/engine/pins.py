@@ -29,6 +29,8 @@ _REMEMBERED = 4096
 def pinned_spans(policy: KVPolicy, request: Request) -> tuple[range, ...]:
     """The tokens that are pinned, as indices from 0: in order, no two spans touching. What a reading that the prompt
     begins with has pinned is its own, and not named again."""
+    if not policy.num_first and not policy.pins_instruction:
+        return ()
     first = (range(policy.num_first),) if request.reading is None else ()
     instruction = (request.own_instruction if policy.pins_instruction else None) or ()
     return _joined((*first, *instruction), request.num_prompt_tokens)

@@ -6,7 +6,6 @@ import math
 import random
 import time
 from collections import abc
-from collections.abc import Container
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -164,7 +163,19 @@ class Sequence:
         """Tokens of prompt and answer, should the answer be as long as it may."""
         return self.num_prompt_tokens + self.request.most_new_tokens
 
-    def finish_reason(self, output: list[int], eos_token_ids: Container[int]) -> FinishReason | None:
+    def may_end(self, tokens: abc.Sequence[int], eos_token_ids: abc.Set[int]) -> bool:
+        """Whether the answer may end with one of its next tokens; False is certain."""
+        sampling, request = self.request.sampling, self.request
+        if len(self.output) + len(tokens) >= request.most_new_tokens:
+            return True
+        if request.answer_ids is not None:
+            return False
+        if self.matcher is not None or request.stop is not None:
+            return True
+        ends = not sampling.ignore_eos and not eos_token_ids.isdisjoint(tokens)
+        return ends or not frozenset(sampling.stop_token_ids).isdisjoint(tokens)
+
+    def finish_reason(self, output: list[int], eos_token_ids: abc.Set[int]) -> FinishReason | None:
         """Why the newest token of `output` ends the answer; None when it does not."""
         if self.request.answer_ids is None and self._stops(output, eos_token_ids):
             return "stop"
@@ -189,7 +200,7 @@ class Sequence:
         self.notes.clear()
         self.preemptions += 1
 
-    def _stops(self, output: list[int], eos_token_ids: Container[int]) -> bool:
+    def _stops(self, output: list[int], eos_token_ids: abc.Set[int]) -> bool:
         """Whether the newest token ends an answer that is written."""
         sampling, stop = self.request.sampling, self.request.stop
         ends = output[-1] in eos_token_ids and not sampling.ignore_eos

@@ -247,8 +247,7 @@ class KVCache:
         missing = self.table.missing(slots, num_entries)
         self.table.grow(0, int((self.table.num_pages[slots] + missing).max(initial=0)))
         self.table.extend(slots, missing, self.pool.allocate(int(missing.sum())))
-        for slot in slots[missing.any(axis=(1, 2))]:
-            self._book(int(slot))
+        self._book(slots[missing.any(axis=(1, 2))])
 
     def advance(self, slots: np.ndarray, num_entries: int = 1) -> None:
         """Count the entries that kernels have appended to every list of `slots`."""
@@ -295,5 +294,5 @@ class KVCache:
         self._book(slot)
         return slot
 
-    def _book(self, slot: int) -> None:
-        self.peak_pages[slot] = max(self.peak_pages[slot], self.pages_held(slot))
+    def _book(self, slots: np.ndarray | int) -> None:
+        self.peak_pages[slots] = np.maximum(self.peak_pages[slots], self.table.num_own(slots))
