@@ -2,6 +2,7 @@
 
     python -m infra.measure.one_reading                   # all documents of the quick start
     python -m infra.measure.one_reading --documents 6 --characters 4000 --output /tmp/one_reading.json
+    python -m infra.measure.one_reading -- model.dtype=bfloat16 engine.max_sequences=64   # on a GPU
 
 One engine of this process answers all of it, as a replica does, without Ray; documents are taken evenly over their
 lengths. Writes infra/measure/results/one_reading.json and prints it.
@@ -110,8 +111,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, help="how many; default: all")
     parser.add_argument("--characters", type=int, help="of each document at most; default: all")
     parser.add_argument("--output", type=Path, default=ROOT / "infra/measure/results/one_reading.json")
+    parser.add_argument("set", nargs="*", metavar="a.b=value", help="fields of the job, behind --")
     arguments = parser.parse_args()
-    spec = JobSpec.load(str(ROOT / "jobs/questions/job.yaml"))
+    spec = JobSpec.load(str(ROOT / "jobs/questions/job.yaml"), arguments.set)
     documents = read_documents(spec, arguments.documents, arguments.characters)
     record = begin_record("one_reading", documents=len(documents), prompts_a_document=16)
     record["planned_tokens_of_all_documents"] = planned_tokens(spec)
