@@ -22,6 +22,8 @@ settings.load_profile("fixed")
 torch.set_num_threads(1)  # tensors here are tiny: threads would only wait for each other
 ROOT = Path(__file__).parents[1]
 REFERENCE_MODEL = ROOT / "jobs" / "quickstart" / "model"
+RUNS_MODELS = {"corm_batch.engine.loader", "scipy", "torch._dynamo", "transformers.modeling_utils", "triton"}
+"""Modules that take some 200 MB and seconds to import, for nothing in a process that runs no model."""
 
 
 def pytest_collection_modifyitems(config, items):

@@ -15,6 +15,8 @@ from corm_batch.storage.base import StorageField
 
 WeightForm = Literal["stored", "fp8"]
 """How a model's weights are held: as its checkpoint stores them, or the linear layers of its blocks in 8 bits."""
+_CPU_POOL_BYTES = 1 << 30
+"""The pool of a CPU engine that was given no size."""
 
 
 class EngineConfig(BaseModel):
@@ -62,6 +64,13 @@ class EngineConfig(BaseModel):
     def find_problem(self, policy: KVPolicy) -> str | None:
         """Why these settings make no sense under a policy; None when they do."""
         return propagation_problem(self.propagation, policy)
+
+    def pool_bytes(self, device: str) -> int | None:
+        """Bytes for the page pool on a "cuda" or "cpu" device, as far as they are known without a model; None where
+        they have to be measured."""
+        if self.kv_memory is not None:
+            return int(self.kv_memory)
+        return None if device == "cuda" else _CPU_POOL_BYTES
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:

@@ -19,7 +19,6 @@ from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.fp8 import refuse_old_gpu
 from corm_batch.engine.loader import LoadedModel
-from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.pins import find_pin_problem
 from corm_batch.engine.policy_check import check_policy, least_room
 from corm_batch.engine.profile_run import measure_pool_bytes
@@ -81,7 +80,7 @@ class EngineCore:
         if config.storage.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
         columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
-        given = pool_bytes(config, model.device)
+        given = config.pool_bytes(model.device.type)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self._pins_problem = partial(

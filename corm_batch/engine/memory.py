@@ -19,16 +19,6 @@ from corm_batch.ops.pages import kv_bytes
 from corm_batch.ops.reduction import Reduction
 from corm_batch.policies.needs import Needs
 
-_CPU_POOL_BYTES = 1 << 30
-"""The pool of a CPU engine that was given no size."""
-
-
-def pool_bytes(config: EngineConfig, device: torch.device) -> int | None:
-    """Bytes for the page pool as far as they are known without a model; None where they have to be measured."""
-    if config.kv_memory is not None:
-        return int(config.kv_memory)
-    return None if device.type == "cuda" else _CPU_POOL_BYTES
-
 
 def memory_stats(
     sequence: Sequence, cache: KVCache, model: LoadedModel, needs: Needs, config: EngineConfig

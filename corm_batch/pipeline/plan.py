@@ -18,7 +18,6 @@ import torch
 from corm_batch.bench.gpus import GpuEstimate, find_gpu
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
-from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
@@ -268,7 +267,7 @@ def _known_pool_bytes(spec: JobSpec) -> int | None:
     device, here = spec.model.device, spec.cluster.address is None and not torch.cuda.is_available()
     if spec.engine.kv_memory is None and device != "cpu" and not (device == "auto" and here):
         return None
-    return pool_bytes(spec.engine, torch.device("cpu"))
+    return spec.engine.pool_bytes("cpu")
 
 
 def _documents_at_once(spec: JobSpec, pool: int | None, page_bytes: np.ndarray) -> tuple[tuple[float, int], ...]:

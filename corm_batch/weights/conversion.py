@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from corm_batch.engine.checkpoint import load_config, quantization, weights_sha256
-from corm_batch.engine.loader import load_plain, save_plain
 from corm_batch.errors import OutputError, SpecError, UnsupportedModelError
 from corm_batch.weights.base import Weights
 
@@ -88,6 +87,8 @@ def convert(
         SpecError, ModelLoadError, UnsupportedModelError: as `check`.
         OutputError: the folder cannot be written.
     """
+    from corm_batch.engine.loader import load_plain  # here: who lists what weights may become starts without it
+
     check(weights, path, folder, revision)
     model = load_plain(path, device, revision)
     token_ids = [torch.tensor(ids, device=device) for ids in texts.token_ids]
@@ -108,6 +109,8 @@ def write(model: Any, path: str, folder: Path, record: dict[str, Any], revision:
     Raises:
         OutputError: the folder cannot be written.
     """
+    from corm_batch.engine.loader import save_plain  # here, as above
+
     part = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from scipy.optimize import nnls
 from torch import Tensor
 
 from corm_batch.engine.shape import ModelShape
@@ -177,6 +176,8 @@ def _normalised(layer: Attention, weight: Tensor, norm: Tensor) -> tuple[Tensor,
 def _norm_of(seen: Tensor, weight: Tensor, wanted_TH: Tensor) -> tuple[Tensor, Tensor]:
     """Heads, [H, D, X], divided by the weights of a norm, [D], behind it: those that give vectors the directions of
     what `weight` makes of the inputs, and nearest the squared lengths `wanted_TH` over all tokens and heads."""
+    from scipy.optimize import nnls  # here: who lists what weights may become starts without it
+
     squares = _heads(seen, weight).square()
     share = squares * (wanted_TH / squares.sum(dim=-1))[..., None] / squares.shape[-1]
     rows = torch.cat((share.flatten(0, 1), share.new_ones(share[..., 0].numel(), 1)), dim=1)

@@ -18,18 +18,18 @@ from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.tasks.base import Task
 from infra.chaos.faults import descendants
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RUNS_MODELS
 from tests.fakes import scripted
 from tests.until import until
 
 DOCUMENTS = {f"d{index}": f"Document {index} is about the number {index}. " * (1 + index % 7) for index in range(40)}
-DRIVER = """
+DRIVER = f"""
 import sys
 from corm_batch.pipeline.driver import run_job
 from corm_batch.spec import JobSpec
 from tests.fakes import scripted
 summary = run_job(JobSpec.load(sys.argv[1]), load_model=scripted(step_s=0.2))
-print("interrupted" if summary.interrupted else "complete", summary.ok)
+print("interrupted" if summary.interrupted else "complete", summary.ok, *{RUNS_MODELS} & set(sys.modules))
 """
 
 

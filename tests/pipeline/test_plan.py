@@ -8,11 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.memory import pool_bytes
 from corm_batch.engine.open import Engine
 from corm_batch.engine.scripted import ScriptedEngine
 from corm_batch.engine.shape import ModelShape
@@ -308,7 +306,7 @@ def test_pool_of_a_cpu_is_known_and_that_of_a_gpu_is_not(job):
         model = {"name": str(MODEL), "dtype": "float32", "device": device}
         return plan_job(job(["x" * 400_000], model=model, engine=engine)).pool_bytes
 
-    assert pool("cpu") == pool_bytes(EngineConfig(), torch.device("cpu"))
+    assert pool("cpu") == EngineConfig().pool_bytes("cpu")
     assert pool("cpu", kv_memory="40MiB") == pool("cuda", kv_memory="40MiB") == 40 * 2**20
     assert pool("cuda") is None
 
