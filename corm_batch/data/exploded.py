@@ -62,12 +62,13 @@ def is_first(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def newest_of(ids: pa.Table) -> np.ndarray:
     """Which of these rows, in the order in which they were written, are what was written of their document last."""
-    first = is_first(ids[QUESTION_NUMBER.name]).to_numpy()
-    place = np.arange(ids.num_rows)
-    firsts = pa.table({"doc_id": ids["doc_id"], "place": place}).filter(pa.array(first))
-    last = firsts.group_by("doc_id").aggregate([("place", "max")])
-    begins = last["place_max"].take(pc.index_in(ids["doc_id"], last["doc_id"]))
-    return np.asarray(place >= begins.to_numpy())
+    firsts = np.flatnonzero(is_first(ids[QUESTION_NUMBER.name]).to_numpy())
+    documents = pc.dictionary_encode(ids["doc_id"]).combine_chunks()
+    numbers, nowhere = documents.indices.to_numpy(), -1
+    begins = np.full(len(documents.dictionary), nowhere)  # of each document: the last of its first rows
+    np.maximum.at(begins, numbers[firsts], firsts)
+    begins[begins == nowhere] = ids.num_rows
+    return np.asarray(np.arange(ids.num_rows) >= begins[numbers])
 
 
 def joined(rows: pa.Table) -> pa.Table:

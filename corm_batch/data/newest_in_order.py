@@ -10,7 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from corm_batch.data.exploded import with_column
 from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.newest_rows import memory_parts, newest_rows, with_memory
@@ -43,10 +45,10 @@ class NewestInOrder:
         self._uris = list(self._newest)
         self._memory = memory_parts(uri) if memory else None
         self._part = lru_cache(_PARTS_KEPT)(self._read)
-        keys = [self._keys(part, ids) for part, ids in enumerate(read_ahead(_ids, self._uris))]
-        order = pa.concat_tables(keys).sort_by(IN_SOURCE_ORDER)
-        self._places = np.stack([order["part"].to_numpy(), order["row"].to_numpy()])
-        self.count: int = order.num_rows
+        keys = _by_rank(pa.concat_tables(self._keys(*one) for one in enumerate(read_ahead(_ids, self._uris))))
+        order = pc.sort_indices(keys, IN_SOURCE_ORDER)
+        self._places = np.stack([keys[name].take(order).to_numpy() for name in ("part", "row")])
+        self.count: int = keys.num_rows
         self.schema = self._schema()
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -67,8 +69,8 @@ class NewestInOrder:
     def _keys(self, part: int, ids: pa.Table) -> pa.Table:
         """What the newest rows of a part are sorted by, and where they lie."""
         newest = self._newest[self._uris[part]]
-        rows = np.flatnonzero(newest.to_numpy(zero_copy_only=False))
-        keys = ids.filter(newest).append_column("part", pa.array(np.full(len(rows), part)))
+        rows = np.flatnonzero(newest.to_numpy(zero_copy_only=False)).astype(np.int32)
+        keys = ids.filter(newest).append_column("part", pa.array(np.full_like(rows, part)))
         return keys.append_column("row", pa.array(rows))
 
     def _read(self, part: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -111,7 +113,15 @@ class NewestInOrder:
 
 
 def _ids(uri: str) -> pa.Table:
-    return read_fields(uri, [DOC_ID, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW]).replace_schema_metadata()
+    ids = read_fields(uri, [DOC_ID, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW]).replace_schema_metadata()
+    return with_column(ids, SOURCE_FILE.name, ids[SOURCE_FILE.name].dictionary_encode())
+
+
+def _by_rank(keys: pa.Table) -> pa.Table:
+    """Rows with the rank of their file in place of its name: Arrow does not sort by what lies in a dictionary."""
+    files = keys[SOURCE_FILE.name].combine_chunks()
+    ranks = pc.rank(files.dictionary, tiebreaker="dense")
+    return with_column(keys, SOURCE_FILE.name, ranks.take(files.indices))
 
 
 def _conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

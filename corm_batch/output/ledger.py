@@ -182,6 +182,11 @@ class Ledger:
         """Ids of the failed rows that are called after a place in this file, `file#...`."""
         return frozenset(self._places.get(file, ()))
 
+    def clear(self) -> None:
+        """Let go of all documents, where no more are looked at."""
+        self._newest.clear()
+        self._places.clear()
+
     def earlier(self) -> tuple[EarlierRows, ...]:
         """The rows that another job or other settings left here, most rows first."""
         counts: Counter[tuple[str | None, bool, tuple[Change, ...], bool]] = Counter()

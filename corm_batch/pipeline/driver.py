@@ -159,6 +159,7 @@ class _Run:
             "versions": versions(),
         }
         self._write_job_file(f"runs/{summary.run_id}.json", json.dumps(record, indent=1))
+        self._intake.close()  # the rows in one file take memory of their own
         self._gather()
         return summary
 

@@ -59,6 +59,10 @@ class DocumentIds:
             return replace(document, doc_id=place), f"{taken}; this one is {place} and was not answered"
         return document, document.problem
 
+    def clear(self) -> None:
+        """Let go of all ids, where no more rows are read."""
+        self._seen.clear()
+
     def _taken(self, doc_id: str) -> str | None:
         """Why a row cannot have this id; None when it can, and has it from now on."""
         if doc_id.rpartition("#")[0] in self._files:
@@ -137,6 +141,11 @@ class Intake:
     def empty_files(self) -> tuple[str, ...]:
         """Files without rows."""
         return tuple(split.uri for split in self._splits if split.num_rows == 0 and split.error is None)
+
+    def close(self) -> None:
+        """Let go of what is known of documents, some 300 bytes of each: no more rows are looked at."""
+        self._ledger.clear()
+        self._ids.clear()
 
     def __iter__(self) -> Iterator[Item]:
         """For each row to look at: a document to answer, its failed row, how an earlier run has ended it, also if its

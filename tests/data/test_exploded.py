@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corm_batch.data.document import Document
+from corm_batch.data.exploded import newest_of
 from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.figures import MemoryStats
@@ -130,3 +131,10 @@ def test_rows_of_documents_and_of_questions_lie_side_by_side(commit, rows, tmp_p
     assert [(row["doc_id"], row["question_number"], row["output"]) for row in found] == [
         ("z", None, "kept"), ("a", 0, "Ada"), ("a", 1, "1852"),
     ]  # fmt: skip
+
+
+def test_newest_is_what_was_written_of_a_document_last_and_nothing_of_one_that_does_not_begin():
+    written = [("a", 0), ("a", 1), ("b", None), ("c", 1), ("a", 0), ("a", 1), ("b", None), ("d", None)]
+    names, numbers = zip(*written, strict=True)
+    ids = pa.table({"doc_id": pa.chunked_array([names[:3], names[3:]]), "question_number": pa.array(numbers)})
+    assert newest_of(ids).nonzero()[0].tolist() == [4, 5, 6, 7]

@@ -54,6 +54,18 @@ def test_rows_that_can_only_fail(rows):
     assert taken(Memory(documents), rows) == ["a", ("b", "column 'text' is null"), "c"]
 
 
+def test_nothing_is_held_of_documents_once_it_is_closed(rows):
+    ledger = Known(a="ok")
+    ledger._newest, ledger._places = {b"a": b"newest"}, {"y": {"y#1"}}
+    task = Task.from_spec({"name": "summarize"})
+    intake = Intake(Memory([Document("a", "text")]), task, [Split("x", 0, 1)], ledger, rows, retry_failed=False)
+    assert list(intake) == ["ok"]
+    assert intake._ids._seen
+    intake.close()
+    assert (ledger._newest, ledger._places, intake._ids._seen) == ({}, {}, set())
+    assert intake.total == 1
+
+
 def test_a_second_row_of_an_id_goes_by_its_place(rows):
     documents = [Document("a", str(number), origin=f"x#{number}") for number in range(3)]
     first, second, third = taken(Memory(documents), rows)
