@@ -30,6 +30,7 @@ from corm_batch.engine.sequence import Sequence as EngineSequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
+from corm_batch.engine.support import refuse_large_biases
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
 from corm_batch.grammar.grammar import Grammar
@@ -79,6 +80,7 @@ class EngineCore:
         self.policies, full = by_layer(policy, model), by_layer(Full(), model)
         if config.storage.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
+        refuse_large_biases(model.module, config.storage)
         columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
         given = config.pool_bytes(model.device.type)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)

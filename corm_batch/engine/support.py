@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import UnsupportedModelError
+from corm_batch.storage.base import Storage
 
 
 def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards: int = 1) -> None:
@@ -41,6 +44,27 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards
         )
     if not getattr(config, "base_model_tp_plan", None):
         refuse(f"engine.tensor_parallel of {num_shards} for a model without a tensor-parallel plan in transformers")
+
+
+def refuse_large_biases(module: torch.nn.Module, storage: Storage) -> None:
+    """Refuse a form of storage that would round a model's keys beside their largest number's bias.
+
+    Raises:
+        UnsupportedModelError: the model's keys have a larger bias than the form bears.
+    """
+    if storage.most_bias == torch.inf:
+        return
+    biases = {
+        name: float(part.bias.detach().abs().max())
+        for name, part in module.named_modules()
+        if name.endswith("k_proj") and getattr(part, "bias", None) is not None
+    }
+    name, largest = max(biases.items(), key=lambda one: one[1], default=("", 0.0))
+    if largest > storage.most_bias:
+        raise UnsupportedModelError(
+            f"engine.storage: {storage.name} rounds a key by its largest number, and {name} has a bias of "
+            f"{largest:.0f} where {storage.most_bias:g} leaves the others their digits; fp8 and model hold such keys"
+        )
 
 
 def _refuse_rope(config: Any, refuse: Callable[[str], None], max_model_len: int | None) -> None:

@@ -9,6 +9,7 @@ never sees a form; a query sees what was kept decoded. Everything that moves ent
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,6 +30,9 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
 
     needs_fp8: ClassVar[bool] = False
     """Whether a GPU has to know 8-bit floating-point numbers to read it."""
+
+    most_bias: ClassVar[float] = inf
+    """Largest bias of a model's keys beside which their other numbers keep their digits: a larger one is refused."""
 
     def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
         """Where the numbers of a key and of a value lie.

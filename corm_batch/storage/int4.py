@@ -23,6 +23,8 @@ class Int4(Storage, name="int4"):
     of it. Heads 128 wide take 72 bytes where bfloat16 takes 256, a 3.6th. Any GPU reads it.
     """
 
+    most_bias: ClassVar[float] = 8.0
+
     # two largest numbers each: kernels copy no fewer than 4 bytes while they compute
     scales: ClassVar[tuple[Column, ...]] = tuple(
         Column(f"{part}_largest_{half}", torch.int32) for part in ("key", "value") for half in (0, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from transformers import DeepseekV3Config, Gemma3TextConfig, Llama4TextConfig, Phi3Config
+from transformers import DeepseekV3Config, Gemma3TextConfig, Llama4TextConfig, LlamaForCausalLM, Phi3Config
 
-from corm_batch.engine.support import refuse_unsupported
+from corm_batch.engine.support import refuse_large_biases, refuse_unsupported
 from corm_batch.errors import UnsupportedModelError
+from corm_batch.storage.base import Storage
 from tests.conftest import llama_config
 
 REFUSED = {
@@ -47,3 +48,17 @@ def test_a_model_that_cannot_be_split_is_refused_on_several_ranks_only():
     refuse_unsupported(config)
     with pytest.raises(UnsupportedModelError, match=r"tensor_parallel of 2.*without a tensor-parallel plan"):
         refuse_unsupported(config, num_shards=2)
+
+
+def test_whole_numbers_are_refused_beside_large_biases_of_keys_and_the_layer_is_named():
+    model = LlamaForCausalLM(llama_config(attention_bias=True))
+    bias = model.model.layers[1].self_attn.k_proj.bias.data
+    for largest, refused in ((0.0, ()), (-20.0, ("int4",)), (-300.0, ("int4", "int8"))):
+        bias[3] = largest
+        for name in Storage.registered():
+            storage = Storage.from_spec({"name": name})
+            if name not in refused:
+                refuse_large_biases(model, storage)
+                continue
+            with pytest.raises(UnsupportedModelError, match=rf"{name} rounds.*layers\.1.*k_proj.*{-largest:.0f}"):
+                refuse_large_biases(model, storage)

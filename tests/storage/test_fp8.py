@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from corm_batch.storage.fp8 import Fp8
+from tests.storage.outliers import attention_off
 
 FP8 = Fp8()
 NUMBERS = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
@@ -50,25 +51,11 @@ def test_nothing_becomes_infinite_or_no_number(largest):
 
 
 def test_keys_with_outliers_of_several_hundred_cost_little():
-    """Keys have a bias of 700 in a slow pair of dimensions, turned by position, as those of some released models do;
-    without scales, what is above 448 would be cut off.
-    """
-    draw = torch.Generator().manual_seed(0)
-    angle = torch.arange(512) * 0.002
-    key, value = torch.randn(2, 512, 64, generator=draw).double()
-    key[:, 31] += 700 * angle.cos()
-    key[:, 63] += 700 * angle.sin()
-    query = torch.randn(20, 64, generator=draw).double()
-    query[:, [31, 63]] *= 0.05
+    """Without scales, what is above 448 would be cut off."""
 
-    def attention(keys, values):
-        return torch.softmax(query @ keys.double().T / 8, dim=-1) @ values.double()
+    def cast(key, value):
+        return [number.float().clamp(-448, 448).to(torch.float8_e4m3fn) for number in (key, value)]
 
-    expected = attention(key, value)
-    cast = [number.float().clamp(-448, 448).to(torch.float8_e4m3fn) for number in (key, value)]
-    off, cast_off = (
-        float((attention(*kept) - expected).norm() / expected.norm())
-        for kept in (FP8.decode(FP8.encode(key, value)), cast)
-    )
+    off, cast_off = (attention_off(kept, 700) for kept in (lambda *each: FP8.decode(FP8.encode(*each)), cast))
     assert off < 0.15
     assert off < cast_off / 3

@@ -13,6 +13,7 @@ from corm_batch.ops.form import Stored
 from corm_batch.ops.pages import entry_columns
 from corm_batch.storage.base import Storage
 from corm_batch.storage.model import Model
+from tests.storage.outliers import attention_off
 
 FORMS = [Storage.from_spec({"name": name}) for name in Storage.registered()]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -64,6 +65,18 @@ def test_what_is_stored_again_is_stored_as_it_was_and_by_itself(form, dtype):
         for one, other in zip(as_bytes(form.encode(key[n : n + 1], value[n : n + 1])), as_bytes(stored), strict=True):
             assert torch.equal(one[0], other[n])
     assert form.encode(key[:0], value[:0]).key.shape[0] == 0
+
+
+@pytest.mark.parametrize(("name", "none", "most"), [("fp8", 0.05, 0.15), ("int8", 0.02, 0.08), ("int4", 0.2, 0.3)])
+def test_attention_is_little_off_beside_the_largest_bias_that_a_form_bears(name, none, most):
+    form = Storage.from_spec({"name": name})
+
+    def rounded(key, value):
+        return form.decode(form.encode(key, value))
+
+    assert attention_off(rounded, 0) < none
+    assert attention_off(rounded, min(form.most_bias, 700)) < most
+    assert form.most_bias > 700 or attention_off(rounded, 8 * form.most_bias) > 0.4
 
 
 def test_a_form_is_given_by_name_or_mapping():
