@@ -20,6 +20,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from corm_batch.budgets.head_table import measured_scores
 from corm_batch.errors import ModelError, ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.policies.base import KVPolicy
+from corm_batch.storage.base import Storage
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -90,8 +91,9 @@ def _sha256_of(files: tuple[tuple[str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def check_head_tables(policy: KVPolicy, path: str) -> None:
-    """Make sure that tables of head scores are this model's, as far as their files and its folder tell.
+def check_measured(policy: KVPolicy, storage: Storage, path: str) -> None:
+    """Make sure that tables of head scores, and what a form of storage takes from a file, are this model's, as far as
+    their files and its folder tell.
 
     Raises:
         SpecError: one was measured on other weights.
@@ -103,6 +105,12 @@ def check_head_tables(policy: KVPolicy, path: str) -> None:
                 f"{scores.weights_sha256[:12]}) than those in {path} (sha256 {str(found)[:12]}): measure this model, "
                 "with python -m infra.measure.head_table, or give the scores themselves"
             )
+    measured = storage.measured_on()
+    if measured is not None and (found := weights_sha256(path)) not in (None, measured):
+        raise SpecError(
+            f"engine.storage: {storage.name}: its file was measured on other weights (sha256 {measured[:12]}) than "
+            f"those in {path} (sha256 {str(found)[:12]}): measure this model"
+        )
 
 
 def load_config(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

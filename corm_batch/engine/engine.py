@@ -14,6 +14,7 @@ from weakref import WeakMethod
 import torch
 
 from corm_batch.engine.answers import Answers
+from corm_batch.engine.bases import find_bases
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.evictions import Evictions
@@ -82,15 +83,15 @@ class EngineCore:
             refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
         refuse_large_biases(model.module, config.storage)
         columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
-        given = config.pool_bytes(model.device.type)
-        num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns)
+        given, bases = config.pool_bytes(model.device.type), find_bases(model, config.storage)
+        num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns, bases)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self._pins_problem = partial(
             find_pin_problem, policy, num_layers=shape.num_layers, num_heads=model.shape.num_kv_heads
         )
         self.cache = KVCache(
             2 * config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
-            config.storage, model.device, ranks.least,
+            config.storage, model.device, ranks.least, bases,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)

@@ -226,8 +226,8 @@ class Eviction:
         needed = pages._replace(value=pages.value[..., :0])
         if not self.policies[layer].needs.keys:
             needed = needed._replace(key=pages.key[..., :0])
-        channels, head_dim = self.cache.channels.of(layer, slot_S), self.cache.head_dim
-        entries = read_pages(needed, table, length, self.cache.form, channels, head_dim)
+        channels, head_dim, basis = self.cache.channels.of(layer, slot_S), self.cache.head_dim, self.cache.bases[layer]
+        entries = read_pages(needed, table, length, self.cache.form, channels, head_dim, basis)
         step = step_S[:, None, None]
         lost = (entries.position <= step) & ~self._survivors(layer, sequences, entries, step, most, num_tokens)
         expiry = torch.where(lost, torch.minimum(entries.expiry, step), entries.expiry)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from corm_batch.engine.checkpoint import check_head_tables, load_config
+from corm_batch.engine.checkpoint import check_measured, load_config
 from corm_batch.engine.config import EngineConfig, WeightForm
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.loader import find_device, load_model
@@ -59,7 +59,7 @@ class Engine(EngineCore):
         if weights not in get_args(WeightForm):
             raise SpecError(f"model.weights: got {weights!r}, allowed are {' and '.join(get_args(WeightForm))}")
         device = find_device(device)
-        check_head_tables(chosen, path_or_hub_id)
+        check_measured(chosen, settings.storage, path_or_hub_id)
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
             trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),

@@ -15,6 +15,7 @@ from corm_batch.engine.rotary import rotary_for
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy
 
@@ -26,17 +27,25 @@ MLP's rows run in slices and only what a token leaves behind grows."""
 
 
 def measure_pool_bytes(
-    config: EngineConfig, model: LoadedModel, policies: abc.Sequence[KVPolicy], columns: abc.Sequence[Column]
+    config: EngineConfig,
+    model: LoadedModel,
+    policies: abc.Sequence[KVPolicy],
+    columns: abc.Sequence[Column],
+    bases: abc.Sequence[Basis] | None = None,
 ) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
-    transient = _largest_pass(config, model, policies, columns)
+    transient = _largest_pass(config, model, policies, columns, bases)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(0, int((free - transient - DRIVER_BYTES) * config.memory_fraction))
 
 
 def _largest_pass(
-    config: EngineConfig, model: LoadedModel, policies: abc.Sequence[KVPolicy], columns: abc.Sequence[Column]
+    config: EngineConfig,
+    model: LoadedModel,
+    policies: abc.Sequence[KVPolicy],
+    columns: abc.Sequence[Column],
+    bases: abc.Sequence[Basis] | None,
 ) -> int:
     """Bytes that the largest forward pass takes beside the pool: over a prompt that is kept, or over one that is scored
     where room for that is asked for and prompts that are kept come in chunks."""
@@ -45,11 +54,11 @@ def _largest_pass(
 
     def kept(num_tokens: int) -> int:
         request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1), instruction=(range(1),))
-        return _peak_bytes(config, model, policies, columns, request)
+        return _peak_bytes(config, model, policies, columns, bases, request)
 
     def scored(num_tokens: int) -> int:
         request = Request("", [0] * num_tokens, answer_ids=[0], uncompressed=True)
-        return _peak_bytes(config, model, policies, columns, request)
+        return _peak_bytes(config, model, policies, columns, bases, request)
 
     most = _extrapolated(max(config.step_token_budget, context if exact else 0), kept)
     return max(most, _extrapolated(context, scored)) if config.room_for_scoring and not exact else most
@@ -70,11 +79,14 @@ def _peak_bytes(
     model: LoadedModel,
     policies: abc.Sequence[KVPolicy],
     columns: abc.Sequence[Column],
+    bases: abc.Sequence[Basis] | None,
     request: Request,
 ) -> int:
     """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
-    cache = KVCache(1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, config.storage, device)
+    cache = KVCache(
+        1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, config.storage, device, bases=bases
+    )
     sequence = Sequence(request, 0, shape.num_layers, device)
     if sequence.stores:
         sequence.slot = cache.open()

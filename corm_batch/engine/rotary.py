@@ -44,8 +44,13 @@ def rotary_for(model: LoadedModel, policies: Iterable[KVPolicy]) -> Rotary | Non
 
 
 @torch.inference_mode()
-def find_rotary(model: LoadedModel) -> Rotary:
-    """The rotary embedding of a model's layers without a window of their own.
+def find_rotary(model: LoadedModel, needing: str = "the policy", *, windows: bool = False) -> Rotary:
+    """The rotary embedding of a model's layers, or of those without a window of their own.
+
+    Args:
+        model: whose.
+        needing: what needs to know it, for whoever reads that it cannot.
+        windows: whether layers with a window count.
 
     Raises:
         UnsupportedModelError: there is none, or more than one, or queries are not turned as it says.
@@ -53,7 +58,7 @@ def find_rotary(model: LoadedModel) -> Rotary:
     found = [one for one in model.module.modules() if isinstance(getattr(one, "inv_freq", None), Tensor)]
     if len(found) != 1:
         raise UnsupportedModelError(
-            f"the policy needs keys without their rotary position; the model has {len(found)} rotary embeddings, and "
+            f"{needing} needs keys without their rotary position; the model has {len(found)} rotary embeddings, and "
             "one is supported"
         )
     scale = float(getattr(found[0], "attention_scaling", 1.0))
@@ -67,9 +72,9 @@ def find_rotary(model: LoadedModel) -> Rotary:
     for layer, window in enumerate(model.windows):
         still, moved = at_start.queries[layer] / scale, at_far.queries[layer]
         distance = (rotary.undo(moved, torch.tensor(far, device=model.device)) - still).norm() / still.norm()
-        if window is None and not distance.item() <= _TOLERANCE[model.dtype]:
+        if (windows or window is None) and not distance.item() <= _TOLERANCE[model.dtype]:
             raise UnsupportedModelError(
-                "the policy needs keys without their rotary position, and layer "
+                f"{needing} needs keys without their rotary position, and layer "
                 f"{layer} turns them in another way than by halves (relative distance {distance.item():.2g})"
             )
     return rotary

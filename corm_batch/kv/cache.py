@@ -19,9 +19,10 @@ from corm_batch.kv.channels import Channels
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.kv.stage import Ends, Stage, SwappedCache
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import Column, Entries, Lists, read_pages
+from corm_batch.ops.pages import Column, Entries, Lists, projected, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
 
@@ -36,21 +37,16 @@ class KVCache:
         device: where.
         agree: the least of a number over all caches that hold heads of the same sequences; the number itself where this
             one holds them all.
+        bases: by layer, the directions in which the form has keys and values stored; None: in all.
     """
 
     def __init__(
-        self,
-        num_slots: int,
-        num_layers: int,
-        num_kv_heads: int,
-        page_size: int,
-        num_pages: int,
-        columns: Sequence[Column],
-        form: Form,
-        device: torch.device,
-        agree: Callable[[int], int] = int,
-    ) -> None:
+        self, num_slots: int, num_layers: int, num_kv_heads: int, page_size: int, num_pages: int,
+        columns: Sequence[Column], form: Form, device: torch.device, agree: Callable[[int], int] = int,
+        bases: Sequence[Basis] | None = None,
+    ) -> None:  # fmt: skip
         self.device, self.agree, self.form = device, agree, form
+        self.bases: Sequence[Basis | None] = bases or [None] * num_layers
         self.ops: Ops = select_ops(device, form)
         self.pool = PagePool(num_pages, page_size, columns, device, len(form.scales))
         self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
@@ -103,18 +99,19 @@ class KVCache:
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""
-        return self.table.lists(layer, slot_S)._replace(channels=self.channels.of(layer, slice(None)))
+        lists = self.table.lists(layer, slot_S)
+        return lists._replace(channels=self.channels.of(layer, slice(None)), basis=self.bases[layer])
 
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
-        channels = self.channels.of(layer, slot)
-        return read_pages(self.pool.pages, *self.table.row(slot, layer), self.form, channels, self.head_dim)
+        lists, channels = self.table.row(slot, layer), self.channels.of(layer, slot)
+        return read_pages(self.pool.pages, *lists, self.form, channels, self.head_dim, self.bases[layer])
 
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
         table, length = self.table.row(slot, layer)
-        channels = self.channels.of(layer, slice(slot, slot + 1))
-        return self.ops.gather_entries(self.pool.pages, table[None], length[None], born, None, channels)
+        lists, channels = (table[None], length[None]), self.channels.of(layer, slice(slot, slot + 1))
+        return self.ops.gather_entries(self.pool.pages, *lists, born, None, channels, basis=self.bases[layer])
 
     def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
         """Where what `read_before` gives stands, and where the padding in between."""
@@ -135,8 +132,8 @@ class KVCache:
 
     def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
         """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
-        lists = ends.table[layer], ends.length[layer]
-        return self.ops.gather_entries(self.pool.pages, *lists, born, packing, self.channels.of(layer, ends.slot))
+        lists, channels = (ends.table[layer], ends.length[layer]), self.channels.of(layer, ends.slot)
+        return self.ops.gather_entries(self.pool.pages, *lists, born, packing, channels, basis=self.bases[layer])
 
     def revise(self, slot: int, layer: int, entries: Entries) -> None:
         """Change expiries and policies' own columns of one layer's entries in place.
@@ -197,7 +194,8 @@ class KVCache:
         """
         first = stage.slots.index(slots[0])
         counts, lost = self.ops.store_entries(
-            self.pool.pages, entries, keep, packing or Packing.alone(keep.shape[1], self.device), stage.held,
+            self.pool.pages, projected(entries, self.bases[layer]), keep,
+            packing or Packing.alone(keep.shape[1], self.device), stage.held,
             stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh, stage.used,
             self.channels.of(layer, stage.slot[first : first + len(slots)]),
         )  # fmt: skip

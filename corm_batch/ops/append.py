@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, write_pages
+from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, projected, write_pages
 
 
 def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) -> None:
@@ -25,6 +25,6 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) 
     own = entries.map(lambda column: column[rows])
     if lists.channels is not None:
         own = own._replace(key=narrowed(own.key, lists.channels[slot]))
-    flat = own.map(lambda column: column.flatten(0, 1))
+    flat = projected(own, lists.basis, dim=1).map(lambda column: column.flatten(0, 1))
     write_pages(pages, page.long().flatten(), (index % page_size).flatten(), flat, form)
     lists.length.index_copy_(0, slot, (index + 1).to(lists.length.dtype))

@@ -46,7 +46,7 @@ def decode_attention(
     num_kv_heads = lists.table.shape[1]
     table_SKP, length_SK = _rows(lists, pages.position.shape[1])
     channels = None if lists.channels is None else lists.channels[lists.slot.clamp(min=0)]
-    entries = read_pages(pages, table_SKP, length_SK, form, channels, head_dim)
+    entries = read_pages(pages, table_SKP, length_SK, form, channels, head_dim, lists.basis)
     step = step_S[:, None, None]
     visible = (entries.position <= step) & (step <= entries.expiry)
     query = query_SHD.float().reshape(num_sequences, num_kv_heads, -1, head_dim) * scale

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.errors import UnsupportedModelError
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form, Stored
 
 NEVER = torch.iinfo(torch.int32).max
@@ -166,6 +167,7 @@ class Lists(NamedTuple):
     channels: Tensor | None = (
         None  # [slots, K, W] uint8 those of its keys that are stored, ascending; None: all of them
     )
+    basis: Basis | None = None  # the directions in which keys and values are stored; None: as they are
 
 
 def narrowed(wide: Tensor, channels: Tensor | None) -> Tensor:
@@ -186,8 +188,28 @@ def widened(narrow: Tensor, channels: Tensor | None, head_dim: int) -> Tensor:
     return wide.scatter_(-1, channels.long().expand(narrow.shape), narrow)
 
 
+def projected(entries: Entries, basis: Basis | None, dim: int = 0) -> Entries:
+    """Entries [K, N] as lists in this basis store them; None: as they are.
+
+    Args:
+        entries: of one sequence or several.
+        basis: of their layer.
+        dim: where their heads are; 1: they are [N, K].
+    """
+    if basis is None:
+        return entries
+    key, value = basis.project(*(column.transpose(0, dim) for column in entries[:3]))
+    return entries._replace(key=key.transpose(0, dim), value=value.transpose(0, dim))
+
+
 def read_pages(
-    pages: Pages, table: Tensor, length: Tensor, form: Form, channels: Tensor | None = None, head_dim: int = 0
+    pages: Pages,
+    table: Tensor,
+    length: Tensor,
+    form: Form,
+    channels: Tensor | None = None,
+    head_dim: int = 0,
+    basis: Basis | None = None,
 ) -> Entries:
     """Copy lists of pages out as padded, contiguous entries.
 
@@ -197,6 +219,7 @@ def read_pages(
         length: [..., K] int, entries in each list.
         form: in which they are stored.
         channels, head_dim: [..., K, W] those of their keys that are stored, and the width of whole ones; None for all.
+        basis: in which they are stored.
 
     Returns:
         Entries with N = P * C; beyond `length` the position is NEVER and the rest is whatever the page held.
@@ -209,6 +232,8 @@ def read_pages(
     key, value = form.decode(Stored(key, value, scales))
     if channels is not None:
         key = widened(key, channels[..., None, :], head_dim)
+    if basis is not None:
+        key, value = basis.rebuild(key, value, position)
     return Entries(key, value, position.masked_fill(behind, NEVER), expiry, statistic, own)
 
 

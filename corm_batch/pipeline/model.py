@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
-from corm_batch.engine.checkpoint import Checkpoint, check_head_tables, find_checkpoint, load_config, quantization
+from corm_batch.engine.checkpoint import Checkpoint, check_measured, find_checkpoint, load_config, quantization
 from corm_batch.engine.fp8_format import refuse_quantizing, stored_fp8
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
@@ -116,7 +116,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
     refuse_quantizing(config, spec.model.weights)
     vocab_size = ModelShape.from_config(config).vocab_size
-    check_head_tables(spec.policy, path)
+    check_measured(spec.policy, spec.engine.storage, path)
     tokenizer = load_tokenizer(spec.model, path)
     if outside := [token for part in task.parts for token in part.stop_token_ids if token >= vocab_size]:
         raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")

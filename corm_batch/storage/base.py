@@ -9,8 +9,9 @@ never sees a form; a query sees what was kept decoded. Everything that moves ent
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -20,6 +21,24 @@ from corm_batch.errors import SpecError
 from corm_batch.ops.form import FormKernels, Stored
 from corm_batch.ops.pages import Column
 from corm_batch.registry import Plugin
+
+
+class Projections(NamedTuple):
+    """What a form may know of the model whose keys and values it stores.
+
+    Attributes:
+        num_layers, head_dim: of it.
+        num_kv_heads: of a layer, over all ranks.
+        own_heads: those of them that are stored here.
+        weights: of a layer, what makes its keys, without position, and its values of what its norm makes of hidden
+            states: [K, D, E] float32 each, of these heads; what is added to all of them is one more column.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    own_heads: slice
+    head_dim: int
+    weights: Callable[[int], tuple[Tensor, Tensor]]
 
 
 class Storage(Plugin, kind="storage", package="corm_batch.storage"):
@@ -60,13 +79,30 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
         """
         raise NotImplementedError
 
+    low_rank: ClassVar[bool] = False
+    """Whether lists store keys, without their rotary position, and values as numbers in some directions of their head:
+    `columns` is of these numbers, `encode` gets and `decode` gives no more, and which they are `directions` says."""
+
+    def directions(self, model: Projections) -> Iterable[tuple[Tensor, Tensor]]:
+        """By layer the directions of keys, [K, D, W], and of values, [K, D, V], orthonormal; asked once a model.
+
+        Raises:
+            SpecError, UnsupportedModelError: there are none for this model.
+        """
+        raise NotImplementedError
+
+    def measured_on(self) -> str | None:
+        """SHA-256 of the weights on which what the form needs to know was measured; None where it needs nothing, or
+        nobody knows."""
+        return None
+
     def encode(self, key: Tensor, value: Tensor) -> Stored:
         """Keys and values as they are stored. How an entry is does not depend on the others in the call, and one that
         was stored before is stored as it was: streaming prefill stores what it keeps again after every chunk.
 
         Args:
             key, value: [..., D] as the model computes them, keys with their rotary position; keys [..., W] where
-                channels are pruned.
+                channels are pruned; numbers in directions of their head where the form is of a low rank.
         """
         raise NotImplementedError
 

@@ -42,10 +42,12 @@ from torch import Tensor
 from corm_batch.bench.ceilings import Ceilings, measure_ceilings
 from corm_batch.bench.workload import WORKLOADS
 from corm_batch.cli.console import label, number, output_console, print_table
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Entries, Lists, Pages
+from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, projected
 from corm_batch.ops.reduction import Reduction
+from corm_batch.ops.rotary import Rotary
 from corm_batch.ops.select import Ops, select_ops
 from corm_batch.report.units import percent_text
 from corm_batch.storage.base import Storage
@@ -83,6 +85,13 @@ def choose_channels(S: int, K: int, storage: str) -> Tensor | None:
     return order[..., :width].sort(dim=-1).values.to(torch.uint8) if form.prunes_keys else None
 
 
+def choose_basis(K: int, storage: str) -> Basis | None:
+    """Random directions in which a layer's heads store keys and values; None for all."""
+    form, rotary = find_form(storage), Rotary(5e5 ** (-torch.arange(D // 2) / (D // 2)))
+    key, value = (torch.linalg.qr(torch.randn(K, D, D)).Q[..., : column.width] for column in form.columns(D, DTYPE))
+    return Basis.of(key, value, rotary, DTYPE) if form.low_rank else None
+
+
 def visible_pairs(num_rows: int, num_entries: int, window: int | None = None) -> int:
     """(query, key) pairs that attend when the newest `num_rows` of `num_entries` tokens ask."""
     return sum(min(step, window or step) for step in range(num_entries - num_rows + 1, num_entries + 1))
@@ -101,9 +110,9 @@ def make_entries(K: int, N: int) -> Entries:
 
 def make_pages(P: int, storage: str) -> Pages:
     """A pool of random entries that never expire."""
-    channels = choose_channels(1, 1, storage)
-    widths = D if channels is None else channels.shape[-1], D
-    key, value, scales = find_form(storage).encode(*(torch.randn(P, C, width, dtype=DTYPE) for width in widths))
+    form = find_form(storage)
+    widths = [column.width or D for column in form.columns(D, DTYPE)] if form.prunes_keys or form.low_rank else [D, D]
+    key, value, scales = form.encode(*(torch.randn(P, C, width, dtype=DTYPE) for width in widths))
     position = torch.ones(P, C, dtype=torch.int32)
     return Pages(key, value, position, torch.full_like(position, NEVER), torch.zeros(P, C), scales=scales)
 
@@ -115,8 +124,8 @@ def make_lists(S: int, K: int, N: int, spread: float = 0.1, storage: str = "mode
     table = (torch.randperm(S * K * P) + 1).int().view(S, K, P)
     pages = make_pages(S * K * P + 1, storage)
     pages.position[table.long()] = torch.arange(1, P * C + 1, dtype=torch.int32).view(P, C)
-    channels = choose_channels(S, K, storage)
-    return pages, Lists(table, length, torch.randperm(S), torch.zeros_like(length), channels)
+    columns = table, length, torch.randperm(S), torch.zeros_like(length)
+    return pages, Lists(*columns, choose_channels(S, K, storage), choose_basis(K, storage))
 
 
 def decode(ops: Ops, S: int, K: int, G: int, N: int, votes: bool, storage: str = "model") -> Call:
@@ -147,7 +156,8 @@ def store(ops: Ops, K: int, N: int, kept: int, storage: str = "model") -> Call:
     amount = K * kept * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * K * N + 4 * K * (N - kept)
     packing, stops = Packing.of([N], used.device), torch.tensor([0, num_pages], dtype=torch.int32)
     where = packing, own, stops, own[:0], used, choose_channels(1, K, storage)
-    return Call(lambda: ops.store_entries(pages, entries, keep, *where), amount)
+    latent = projected(entries, choose_basis(K, storage))
+    return Call(lambda: ops.store_entries(pages, latent, keep, *where), amount)
 
 
 def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
@@ -156,7 +166,7 @@ def gather(ops: Ops, K: int, N: int, born: int, storage: str = "model") -> Call:
     table, new = lists.table[:1, :, : -(-N // C)], make_entries(K, born)
     amount = K * (N * (entry_bytes(3) + entry_bytes(3, storage)) + 2 * born * entry_bytes(3))
     where = table, lists.length[:1], new, None, lists.channels
-    return Call(lambda: ops.gather_entries(pages, *where), amount)
+    return Call(lambda: ops.gather_entries(pages, *where, basis=lists.basis), amount)
 
 
 def compact(ops: Ops, S: int, K: int, N: int, gone_percent: int, storage: str = "model") -> Call:
@@ -258,15 +268,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="kernels whose names begin so")
-    parser.add_argument(
-        "--storage", choices=Storage.registered(), help="those alone that read or write entries stored so"
-    )
+    forms = [name for name in Storage.registered() if name != "eigen"]  # which is read as lorc is
+    parser.add_argument("--storage", choices=forms, help="those alone that read or write entries stored so")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if case[0].startswith(tuple(options.only))]
-    if options.storage is not None:
-        cases = [
-            (name, build, {**shape, "storage": options.storage}) for name, build, shape in cases if build in STORED
-        ]
+    if (form := options.storage) is not None:
+        cases = [(name, build, {**shape, "storage": form}) for name, build, shape in cases if build in STORED]
     if not cases:
         parser.error(f"--only: no such kernel; known: {', '.join(dict.fromkeys(case[0] for case in CASES))}")
     device, name = torch.device("cuda"), torch.cuda.get_device_name()

@@ -36,6 +36,7 @@ SETTINGS: Mapping[str, Sequence[str]] = {
     "int8 entries": ("engine.storage=int8",),
     "int4 entries": ("engine.storage=int4",),
     "think entries": ("engine.storage=think",),
+    "lorc entries": ("engine.storage=lorc",),
     "fp8 weights and entries": (WEIGHTS, ENTRIES),
     "propagation 30 %": (PROPAGATION.format(share=0.3),),
     "propagation 50 %": (PROPAGATION.format(share=0.5),),

@@ -102,7 +102,7 @@ def test_a_job_has_a_table_of_its_own(corm_batch, monkeypatch, tmp_path):
         (["--workload", "tiny-256", "--weights", "int4"], "--weights: there is no 'int4'; known: stored, fp8"),
         (
             ["--workload", "tiny-256", "--storage", "int2"],
-            "--storage: there is no 'int2'; known: fp8, int4, int8, model",
+            "--storage: there is no 'int2'; known: fp8, int4, int8, lorc, model, think",
         ),
         (["--workload", "tiny-256", "--max-kept", "8"], "max_kept (8) must be at least recent (32)"),
         (["--workload", "tiny-256", "--documents", "0"], "--documents"),

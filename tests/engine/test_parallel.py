@@ -186,7 +186,9 @@ def test_two_ranks_share_8_bit_weights(stored, leader, tmp_path):
 
 
 @needs_ranks
-@pytest.mark.parametrize(("storage", "num_bytes"), [("fp8", 2 * 16 + 2 * 4), ("think", 4 * (10 + 16))])
+@pytest.mark.parametrize(
+    ("storage", "num_bytes"), [("fp8", 2 * 16 + 2 * 4), ("think", 4 * (10 + 16)), ("lorc", 4 * (12 + 16))]
+)
 def test_two_ranks_keep_entries_in_fewer_bytes(storage, num_bytes, leader, tiny_llama):
     """Sums of ranks differ in their last digit, by which a number may round to the neighbour."""
     fields, prompt = {"storage": storage, **STREAMING}, make_requests(5)[4].token_ids

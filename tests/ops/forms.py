@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Stored
 from corm_batch.ops.pages import Pages, narrowed, widened
+from corm_batch.ops.rotary import Rotary
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.int4 import Int4
 from corm_batch.storage.int8 import Int8
@@ -41,6 +43,13 @@ def pruned(pages, lists, width, alike=False):
     narrow = narrowed(pages.key, of_page[:, None])
     zeroed = widened(narrow, of_page[:, None], head_dim)
     return pages._replace(key=narrow), lists._replace(channels=channels.to(torch.uint8)), pages._replace(key=zeroed)
+
+
+def some_basis(heads, head_dim, width, value_width, dtype=torch.float32, device="cpu", scale=1.0):
+    """Orthonormal directions, and frequencies as models have them."""
+    key, value = (torch.linalg.qr(torch.randn(heads, head_dim, head_dim)).Q.to(device) for _ in range(2))
+    frequencies = 1e4 ** (-torch.arange(head_dim // 2, device=device) / (head_dim // 2))
+    return Basis.of(key[..., :width], value[..., :value_width], Rotary(frequencies, scale), dtype)
 
 
 def copied(pages):

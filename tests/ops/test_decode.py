@@ -16,7 +16,7 @@ from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
 from tests.ops.devices import KERNEL_DEVICES
-from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, pruned
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, pruned, some_basis
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 REDUCTIONS = [
@@ -358,6 +358,68 @@ def test_kernel_reads_narrow_keys_with_queries_as_narrow(device, head_dim, kept,
         padding=(2,) if groups is None else (),
         leader=leader,
     )
+
+
+def in_directions(cache, dtype, head_dim, width, value_width, scale=1.0):
+    """The same entries as numbers in a few directions."""
+    pages, device = cache.pages, cache.step_S.device
+    basis = some_basis(cache.lists.table.shape[1], head_dim, width, value_width, dtype, device, scale)
+    narrow = pages._replace(key=pages.key[..., :width].clone(), value=pages.value[..., :value_width].clone())
+    return cache._replace(pages=narrow, lists=cache.lists._replace(basis=basis))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_directions_are_rebuilt_before_a_query_sees_them(device):
+    cache = fill(device, torch.float32, 3, 2, 4, 16)
+    narrow = in_directions(cache, torch.float32, 16, 6, 10, 1.2)
+    basis, pages = narrow.lists.basis, cache.pages
+    for s in range(len(cache.lists.table)):
+        for k in range(2):
+            ids = cache.lists.table[s, k].long()
+            stored = (narrow.pages.key[ids].flatten(0, 1), narrow.pages.value[ids].flatten(0, 1))
+            position = pages.position[ids].flatten()
+            pages.key[ids] = basis.rotary.rotate(stored[0] @ basis.key[k].T, position - 1).view(pages.key[ids].shape)
+            pages.value[ids] = (stored[1] @ basis.value[k].T).view(pages.value[ids].shape)
+    query = torch.randn(3, 6, 16, device=device)
+    torch.testing.assert_close(narrow.decode(query), cache.decode(query))
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "width", "value_width", "kv_heads", "group", "page_size", "splits", "features", "reduction",
+     "groups"),
+    [
+        (torch.float32, 16, 6, 10, 2, 1, 1, 3, "", REDUCTIONS[1], None),
+        (torch.float32, 64, 40, 64, 1, 3, 5, 1, "sink", Reduction(9, "cache", 0.8, 3), None),
+        (torch.float32, 80, 48, 36, 2, 4, 16, 2, "softcap", REDUCTIONS[2], None),
+        (torch.bfloat16, 128, 76, 96, 2, 4, 16, 2, "", None, None),
+        (torch.float16, 96, 58, 50, 1, 12, 64, 1, "sink softcap", REDUCTIONS[3], None),
+        (torch.float16, 128, 128, 128, 1, 8, 16, 2, "", REDUCTIONS[6], None),
+        (torch.float32, 32, 12, 20, 1, 3, 4, 2, "", REDUCTIONS[1], (1, 3)),
+        (torch.bfloat16, 128, 80, 80, 2, 4, 16, 1, "sink", Reduction(6, "step", 2.0, 17), (2, 4)),
+    ],
+)  # fmt: skip
+def test_kernel_rebuilds_keys_and_widens_what_it_makes_of_values(
+    device, monkeypatch, dtype, head_dim, width, value_width, kv_heads, group, page_size, splits, features, reduction,
+    groups,
+):  # fmt: skip
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        dtype = torch.float16  # the interpreter cannot multiply bfloat16 matrices
+    monkeypatch.setattr(decode, "choose_splits", lambda *_: splits)
+    torch.manual_seed(0)
+    cache, leader = fill(device, dtype, sum(groups or (4,)), kv_heads, page_size, head_dim, 0, 120), None
+    if groups is not None:
+        cache, leader = grouped(cache, groups)
+    narrow = in_directions(cache, dtype, head_dim, width, value_width)
+    query = torch.randn(len(cache.step_S), kv_heads * group, head_dim, device=device, dtype=dtype)
+    sink = torch.randn(kv_heads * group, device=device, dtype=dtype) if "sink" in features else None
+    softcap = 1.5 if "softcap" in features else None
+    tolerance = 3e-5 if dtype == torch.float32 else 1e-2
+    padding = (0, 3) if groups is None else (sum(groups),)
+    check_kernel(decode.decode_attention, narrow, query, reduction, tolerance, softcap, sink, padding, leader)
 
 
 @pytest.mark.parametrize(("head_dim", "itemsize"), [(16, 2), (80, 2), (128, 1), (128, 2), (256, 4)])

@@ -225,3 +225,23 @@ def test_kernel_leaves_out_the_channels_that_a_list_does_not_store(device, sizes
     expected = stored(store_entries, entries._replace(key=narrowed(entries.key, of_entry)))
     for operation in (store_entries, kernel.store_entries):
         assert_same(stored(operation, entries, channels), expected, READ)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize(("key_width", "value_width"), [(12, 40), (76, 20)])
+def test_kernel_stores_keys_and_values_of_two_widths(device, key_width, value_width):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import store
+
+    entries, packing = make_entries(3, 70, 96, torch.float16, device), Packing.of([30, 40], torch.device(device))
+    entries = entries._replace(key=entries.key[..., :key_width], value=entries.value[..., :value_width])
+    keep = torch.rand(3, 70, device=device) < 0.6
+    own, stops = torch.zeros(0, dtype=torch.int32, device=device), torch.zeros(3, dtype=torch.int32, device=device)
+    found = []
+    for operation in (store_entries, store.store_entries):
+        pages = stale_pages(60, 5, 96, torch.float16, MODEL, device)
+        pages = pages._replace(key=pages.key[..., :key_width].clone(), value=pages.value[..., :value_width].clone())
+        fresh, taken = torch.arange(1, 60, dtype=torch.int32, device=device), own.new_zeros(1)
+        operation(pages, entries, keep, packing, own, stops, fresh, taken, form=MODEL)
+        found.append(pages)
+    assert_same(found[1], found[0], slice(1, 40))

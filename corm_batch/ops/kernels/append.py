@@ -7,7 +7,7 @@ import triton.language as tl
 
 from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.strides import Strides, own_strides, strides
-from corm_batch.ops.pages import Entries, Lists, Pages, narrowed
+from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, projected
 
 
 def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) -> None:
@@ -23,6 +23,8 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) 
     if lists.channels is not None:
         key = narrowed(entries.key, lists.channels[lists.slot.clamp(min=0)])
         entries, lists = entries._replace(key=key), lists._replace(channels=None)
+    if lists.basis is not None:
+        entries, lists = projected(entries, lists.basis, dim=1), lists._replace(basis=None)
     key_width, value_width = entries.key.shape[-1], entries.value.shape[-1]
     _append[(num_sequences * num_kv_heads,)](
         pages, lists, entries, strides(entries, 0), strides(entries, 1),

@@ -26,7 +26,7 @@ from corm_batch.ops.form import Form, FormKernels
 from corm_batch.ops.kernels.forms import numbers_a_word
 from corm_batch.ops.kernels.lists import common_of, locate, span_of
 from corm_batch.ops.kernels.merge import bounded, keep_bar, keep_part, merge
-from corm_batch.ops.kernels.tile import each_row, part_of, queries_of, see
+from corm_batch.ops.kernels.tile import each_row, half_queries_of, halves_of, part_of, queries_of, see
 from corm_batch.ops.kernels.vote import vote
 from corm_batch.ops.pages import Lists, Pages, narrowed
 from corm_batch.ops.reduction import Reduction
@@ -71,10 +71,11 @@ def decode_attention(
     (num_sequences, num_heads, head_dim), page_size = query_SHD.shape, pages.position.shape[1]
     num_kv_heads, num_slots = lists.table.shape[1], lists.table.shape[2] * page_size
     num_lists, group = num_sequences * num_kv_heads, num_heads // num_kv_heads
-    at_once = rows_at_once(group)
-    splits = choose_splits(num_lists, num_slots)
+    basis = None if lists.basis is None else (lists.basis.halves, lists.basis.turns)
+    head_dim = head_dim if basis is None else pages.value.shape[-1]  # values are seen as they are stored
+    at_once, splits = rows_at_once(group), choose_splits(num_lists, num_slots)
     shared_splits = 0 if leader_S is None else choose_splits(-(-num_lists // at_once), num_slots)
-    query, out = _as_keys(query_SHD, lists), torch.empty_like(query_SHD, memory_format=torch.contiguous_format)
+    query, out = _as_keys(query_SHD, lists), query_SHD.new_empty(num_sequences, num_heads, head_dim)
     rows = (*lists[:3], *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads)
     common = leader_S, lists.shared, *lists.shared.stride(), num_sequences
 
@@ -90,15 +91,14 @@ def decode_attention(
     found = out, lse, bar, step_S, sink_H, reduction.tau if reduction else 1.0
     sizes = {"G": group, "C": page_size, "D": head_dim, "REACH": reduction.reach if reduction else 0}
     sizes |= {"BLOCK_N": choose_block(head_dim, pages.key.element_size()), "COUNTS": counts}
-    read = query, *pages[:4], pages.scales, *rows, *common, *part
-    shape = query, head_dim, pages, form.kernels()
+    read = query, *pages[:4], pages.scales, *rows, *common, *part, basis
+    shape = query, head_dim, pages, form.kernels(), basis is not None
     if leader_S is not None:
         _attend_shared[(num_lists, shared_splits)](
             *read, step_S, splits, scale, softcap, M=at_once, **sizes, **_tile(at_once * group, *shape)
         )
-    _attend[(num_lists, splits)](
-        *read, *found, parts, logits, num_slots, scale, softcap, **sizes, **_tile(group, *shape)
-    )
+    tile = _tile(group, *shape)
+    _attend[(num_lists, splits)](*read, *found, parts, logits, num_slots, scale, softcap, **sizes, **tile)
     if parts > 1:
         merge[(num_sequences * num_heads,)](
             *found, *rows, *common, *part, splits, shared_splits, BLOCK_S=16,
@@ -106,28 +106,35 @@ def decode_attention(
         )  # fmt: skip
     if reduction:
         _launch_vote(num_lists, pages, lists, step_S, rows, reduction, group, logits, num_slots, lse, bar)
-    return out
+    return out if lists.basis is None else lists.basis.widened(out)
 
 
-def _tile(num_heads: int, query: Tensor, head_dim: int, pages: Pages, kernels: FormKernels) -> dict[str, Any]:
+def _tile(
+    num_heads: int, query: Tensor, head_dim: int, pages: Pages, kernels: FormKernels, rebuilds: bool
+) -> dict[str, Any]:
     """The tiles of products in which so many query heads see keys as wide as `query`, and how these are unpacked.
 
     Half of the 16 rows that a product has at least may be none's: they take no registers. A warp can take 16 rows of
-    heads 128 wide, with keys and values of 8 KiB on their way, and spill nothing.
+    heads 128 wide, with keys and values of 8 KiB on their way, and spill nothing. One that rebuilds keys has a head's
+    directions in shared memory, too, and four warps need no more registers than three programs of them have.
     """
-    width, pack, padded_dim = query.shape[-1], numbers_a_word(pages.value, head_dim), triton.next_power_of_2(head_dim)
+    pack, padded_dim = numbers_a_word(pages.value, head_dim), triton.next_power_of_2(head_dim)
+    width, half = pages.key.shape[-1] if rebuilds else query.shape[-1], query.shape[-1] // 2
     heads = max(8 // kernels.num_factors, triton.next_power_of_2(num_heads))
+    rows = max(16, kernels.num_factors * heads)
     return {
         "W": width,
         "BLOCK_G": heads,
+        "H": half,
+        "BLOCK_H": max(16, triton.next_power_of_2(half)),
         "BLOCK_W": max(16, triton.next_power_of_2(width) // pack),
         "BLOCK_D": max(16, padded_dim // pack),
         "PACK": pack,
         "UNPACK": kernels.unpack,
         "FACTORS": kernels.factors,
         "NUM_FACTORS": kernels.num_factors,
-        "num_warps": max(1, max(16, kernels.num_factors * heads) * padded_dim * query.element_size() // 4096),
-        "num_stages": 3,
+        "num_warps": 4 if rebuilds else max(1, rows * padded_dim * query.element_size() // 4096),
+        "num_stages": 2 if rebuilds else 3,
     }
 
 
@@ -160,10 +167,11 @@ def _attend_shared(
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     leader: tl.tensor, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
-    step: tl.tensor, own_splits: int, scale: float, softcap: float | None,
+    basis: tl.tuple | None, step: tl.tensor, own_splits: int, scale: float, softcap: float | None,
     M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
     COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
+    H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
+    NUM_FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of what a group of rows shares of one kv head; the program of its first row does it."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -179,11 +187,16 @@ def _attend_shared(
     there = tl.load(leader + s, mask=(g < M * G) & (s < num_rows), other=-1) == first
     now = tl.load(step + s, mask=there, other=0)  # [BG]
     head = (s * num_kv_heads + row % num_kv_heads) * G + g % G
-    q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
+    up, turns = None, None
+    if basis is not None:
+        up, turns = halves_of(basis[0], basis[1], row % num_kv_heads, W, H, BLOCK_W, BLOCK_H)
+        q = half_queries_of(query, head, there, H, BLOCK_H)
+    else:
+        q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, tl.full([BLOCK_G], float("-inf"), tl.float32), ids, key, value, position,
-        expiry, scales, None, 0, scale, softcap, True, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, PACK,
-        UNPACK, FACTORS, NUM_FACTORS,
+        expiry, scales, up, turns, None, 0, scale, softcap, True, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N,
+        PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     mine = head * (own_splits + splits) + own_splits + split
     keep_part(mine, there, outs, top, total, count, part_out, part_max, part_sum, part_count, D, NUM_FACTORS)
@@ -196,11 +209,13 @@ def _attend(
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     leader: tl.tensor | None, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor | None, part_max: tl.tensor | None, part_sum: tl.tensor | None, part_count: tl.tensor | None,
-    out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor, sink: tl.tensor | None, tau: float,
-    parts: int, logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None,
+    basis: tl.tuple | None, out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor,
+    sink: tl.tensor | None, tau: float, parts: int, logits: tl.tensor | None, num_slots: int, scale: float,
+    softcap: float | None,
     G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr, COUNTS: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
+    H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
+    NUM_FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of one list against all query heads of its group, as rows of one tile; without parts, all of it."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -217,10 +232,16 @@ def _attend(
     lowest = tl.full([BLOCK_G], float("-inf"), tl.float32)
     if part_out is None and sink is not None:
         lowest = tl.load(sink + head % (num_kv_heads * G), mask=there, other=0.0).to(tl.float32)
-    q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
+    up, turns = None, None
+    if basis is not None:
+        up, turns = halves_of(basis[0], basis[1], row % num_kv_heads, W, H, BLOCK_W, BLOCK_H)
+        q = half_queries_of(query, head, there, H, BLOCK_H)
+    else:
+        q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
     outs, top, total, count = see(
-        begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, logits, num_slots, scale,
-        softcap, False, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, PACK, UNPACK, FACTORS, NUM_FACTORS,
+        begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, up, turns, logits,
+        num_slots, scale, softcap, False, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, PACK, UNPACK, FACTORS,
+        NUM_FACTORS,
     )  # fmt: skip
     if part_out is None:
         if sink is not None:

@@ -8,7 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form
+from corm_batch.ops.gather import gather_entries as definition
 from corm_batch.ops.kernels.forms import load_decoded, numbers_a_word
 from corm_batch.ops.kernels.packed import bounds_of
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
@@ -27,8 +29,14 @@ def gather_entries(
     channels_SKW: Tensor | None = None,
     *,
     form: Form,
+    basis: Basis | None = None,
 ) -> Entries:
-    """`ops.gather.gather_entries` for pages whose columns are contiguous, and a table whose rows and lengths are."""
+    """`ops.gather.gather_entries` for pages whose columns are contiguous, and a table whose rows and lengths are.
+
+    What is stored in directions of its own is read as there: it is rebuilt by products of matrices.
+    """
+    if basis is not None:
+        return definition(pages, table_SKP, length_SK, born, packing, channels_SKW, form=form, basis=basis)
     (num_sequences, num_heads, num_pages), num_born = table_SKP.shape, born.position.shape[1]
     page_size, head_dim = pages.position.shape[1], born.key.shape[-1]
     newer, every = packing or (None, None)

@@ -29,8 +29,8 @@ def store_entries(
 ) -> tuple[Tensor, Tensor]:
     """`ops.store.store_entries` for pages whose columns are contiguous."""
     (num_heads, num_entries), num_sequences = keep_KN.shape, len(packing.sizes)
-    page_size, head_dim = pages.position.shape[1], entries.key.shape[-1]
-    padded_dim = triton.next_power_of_2(head_dim)
+    page_size, key_dim, value_dim = pages.position.shape[1], entries.key.shape[-1], entries.value.shape[-1]
+    padded_dim = triton.next_power_of_2(max(key_dim, value_dim))
     tile = max(16, TILE_ELEMENTS // padded_dim)
     num_tiles = max(1, triton.cdiv(packing.longest, tile))
     keep = keep_KN.contiguous()
@@ -50,8 +50,8 @@ def store_entries(
     _copy_kernel[(num_tiles, num_heads, num_sequences)](
         pages, entries, strides(entries, 0), strides(entries, 1),
         own_strides(entries, 0), own_strides(entries, 1), keep, packing.bounds, count_SK, first_SK, further_SK, before,
-        own, own_stops, fresh, len(fresh), num_entries, num_tiles, channels_SKW, D=head_dim, PADDED_D=padded_dim,
-        W=head_dim if channels_SKW is None else channels_SKW.shape[-1],
+        own, own_stops, fresh, len(fresh), num_entries, num_tiles, channels_SKW, D=value_dim, PADDED_D=padded_dim,
+        W=key_dim if channels_SKW is None else channels_SKW.shape[-1],
         KEY=pages.key.shape[-1], VALUE=pages.value.shape[-1], C=page_size,
         PADDED_C=triton.next_power_of_2(page_size), TILE=tile, SAVE=form.kernels().save, num_warps=4,
     )  # fmt: skip

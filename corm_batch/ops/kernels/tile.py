@@ -5,6 +5,10 @@ can take tiles of 16 bits alone. Scores are the sum of products over the words' 
 values of each are columns of their own, kept apart to the end. Where parts of an entry have factors of their own,
 NUM_FACTORS of them, a head has a row for each, with that part's numbers of the query and zeros: factors multiply scores
 and weights, never tiles, and a tile has rows to spare.
+
+Where lists have a basis, a key is rebuilt before it is seen: two products of matrices make the first and the second
+numbers of its pairs, which are turned by its position, and queries come as two tiles alike. Values stay as they are
+stored: what is made of them is widened once a step.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from corm_batch.ops.kernels.forms import load_words
+from corm_batch.ops.kernels.forms import load_words, sine_and_cosine
 
 
 @triton.jit
 def see(
     begin: tl.tensor, end: tl.tensor, q: tl.tuple, now: tl.tensor, head: tl.tensor, there: tl.tensor, top: tl.tensor,
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
+    up: tl.tuple | None, turns: tl.tensor | None,
     logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None, STEPS: tl.constexpr,
     COUNTS: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr,
     BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
@@ -45,6 +50,8 @@ def see(
         within = n % C if BLOCK_N % C == 0 else index % C  # the former is one for all blocks
         place = page.to(tl.int64) * C + within
         keys = UNPACK(load_words(key, page, within, inside, C, W // PACK, BLOCK_W), q[0].dtype)  # [BN, BLOCK_W] each
+        if up is not None:
+            keys = _turned(keys[0], up, turns, tl.load(position + place, mask=inside, other=0))  # [BN, BLOCK_H] each
         s = _scores(q, keys, FACTORS(scales, 0, place, inside), scale, softcap, BLOCK_G, BLOCK_N)  # [BG, BN]
         born = tl.load(position + place, mask=inside, other=0)  # [BN]
         last = tl.load(expiry + place, mask=inside, other=0)  # [BN]
@@ -64,6 +71,38 @@ def see(
         values = UNPACK(load_words(value, page, within, inside, C, D // PACK, BLOCK_D), q[0].dtype)  # [BN, BD] each
         outs = _weighted(outs, each_row(shrink, NUM_FACTORS), p, values, FACTORS(scales, 1, place, inside), len(scales))
     return outs, top, tl.sum(total, axis=1), tl.sum(count, axis=1)
+
+
+@triton.jit
+def _turned(stored: tl.tensor, up: tl.tuple, turns: tl.tensor, position: tl.tensor) -> tl.tuple:
+    """The first and the second numbers [BN, BLOCK_H] of keys' pairs, of what is stored of them [BN, BLOCK_W]."""
+    first = tl.dot(stored, up[0], input_precision="ieee")
+    second = tl.dot(stored, up[1], input_precision="ieee")
+    angle = ((position - 1)[:, None] * turns[None, :]).to(tl.float32) * 1.4629180792671596e-09  # 2 pi / 2^32
+    sine, cosine = sine_and_cosine(angle)
+    return (first * cosine - second * sine).to(stored.dtype), (second * cosine + first * sine).to(stored.dtype)
+
+
+@triton.jit
+def halves_of(
+    halves: tl.tuple, turns: tl.tensor, k: tl.tensor, W: tl.constexpr, H: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+) -> tuple[tl.tuple, tl.tensor]:  # fmt: skip
+    """What makes a head's keys of what is stored of them, twice [BLOCK_W, BLOCK_H], and turns [BLOCK_H] int32."""
+    w, h = tl.arange(0, BLOCK_W)[:, None], tl.arange(0, BLOCK_H)
+    at, there = k * W * H + w * H + h[None, :], (w < W) & (h < H)[None, :]
+    first, second = tl.load(halves[0] + at, mask=there, other=0.0), tl.load(halves[1] + at, mask=there, other=0.0)
+    return (first, second), tl.load(turns + h, mask=h < H, other=0)
+
+
+@triton.jit
+def half_queries_of(
+    query: tl.tensor, head: tl.tensor, there: tl.tensor, H: tl.constexpr, BLOCK_H: tl.constexpr
+) -> tl.tuple:
+    """The queries of some heads as keys are rebuilt: two tiles [BG, BLOCK_H]."""
+    h = tl.arange(0, BLOCK_H)[None, :]
+    at, mine = head[:, None] * (2 * H) + h, there[:, None] & (h < H)
+    return tl.load(query + at, mask=mine, other=0.0), tl.load(query + at + H, mask=mine, other=0.0)
 
 
 @triton.jit

@@ -1,0 +1,100 @@
+"""Keys and values in the directions that they have on texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from corm_batch.errors import SpecError
+from corm_batch.registry import SAME_ANSWERS
+from corm_batch.storage.base import Projections
+from corm_batch.storage.low_rank import LowRank
+
+
+class Eigen(LowRank, name="eigen"):
+    """Keys and values in a few directions of their head, those of keys, queries and values of texts (Eigen Attention).
+
+    The directions are the singular vectors of a head's keys and its queries together, both without position, and of its
+    values (arXiv 2408.05646), out of the file that `python -m infra.measure.eigen_basis` writes. The paper lowers a
+    layer's ranks until its output is off by too much; here they are given, see `LowRank`. It folds the directions into
+    the weights; with rotary positions that cannot be done for keys, which are rebuilt where a query sees them.
+    """
+
+    basis: Annotated[str, SAME_ANSWERS] = Field(description="file that python -m infra.measure.eigen_basis writes")
+    sha256: str | None = Field(None, validate_default=True, description="of that file; read off it where not given")
+
+    @field_validator("basis")
+    @classmethod
+    def _check_basis(cls, value: str) -> str:
+        try:
+            _sha256(value)
+        except OSError as error:
+            raise ValueError(f"no basis there: {error.strerror or error}") from error
+        return str(Path(value).absolute())
+
+    @field_validator("sha256")
+    @classmethod
+    def _read_sha256(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (path := info.data.get("basis")) is None:
+            return value
+        found = _sha256(path)
+        if value not in (None, found):
+            raise ValueError(f"{path} is another file by now, of sha256 {found}")
+        return found
+
+    def measured_on(self) -> str | None:
+        """As the file says."""
+        try:
+            with safe_open(self.basis, framework="pt") as file:
+                weights = json.loads((file.metadata() or {})["about"])["weights_sha256"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None  # whoever reads the directions says why
+        return weights if isinstance(weights, str) else None
+
+    def directions(self, model: Projections) -> Iterator[tuple[Tensor, Tensor]]:
+        """Out of the file.
+
+        Raises:
+            SpecError: it is none, or another model's.
+        """
+        try:
+            tensors = load_file(self.basis)
+            keys, values = tensors["key"], tensors["value"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise SpecError(f"engine.storage.basis: {self.basis} holds no basis: {error}") from error
+        expected = model.num_layers, model.num_kv_heads, model.head_dim, model.head_dim
+        if not keys.shape == values.shape == expected:
+            raise SpecError(
+                f"engine.storage.basis: {self.basis} is of a model of {_counts(keys.shape)}; this one has "
+                f"{_counts(expected)}"
+            )
+        key, value = self.columns(model.head_dim, torch.float32)
+        for of_keys, of_values in zip(keys, values, strict=True):
+            yield of_keys[model.own_heads, :, : key.width], of_values[model.own_heads, :, : value.width]
+
+
+def _counts(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} layers, {shape[1]} kv heads, {shape[2]} numbers a head" if len(shape) == 4 else f"{shape}"
+
+
+def _sha256(path: str) -> str:
+    """Of the file at a path."""
+    status = Path(path).stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
+    """Remembered as long as size and time are the same: a spec is read many times."""
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
