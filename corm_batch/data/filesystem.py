@@ -104,6 +104,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
         SourceError: the place cannot be listed.
     """
     fs, path = filesystem(uri)
+    fs.invalidate_cache()  # some remember sizes whatever they are told, and that there is no such place
     with reading(uri):
         root, found, unlisted = patiently(_found, fs, path, suffixes)
     if path in found and not path.endswith("/"):
@@ -286,7 +287,8 @@ def _found(fs: AbstractFileSystem, path: str, suffixes: Sequence[str]) -> tuple[
         return (path.rstrip("/"), *local_files(path)) if whole else (root, *local_glob(path, suffixes))
     if whole:
         return path.rstrip("/"), _objects(fs, path), set()
-    found = _objects(fs, root, prefix=re.split(WILD, pattern, maxsplit=1)[0])
+    in_s3 = isinstance(fs, s3fs.S3FileSystem)  # others may refuse to look for a prefix
+    found = _objects(fs, root, **({"prefix": re.split(WILD, pattern, maxsplit=1)[0]} if in_s3 else {}))
     return root, {name for name in found if glob_matches(path, name, root, suffixes)}, set()
 
 

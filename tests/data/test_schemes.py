@@ -2,17 +2,20 @@ import gzip
 import http.server
 import threading
 from functools import partial
-from typing import ClassVar
 
+import fsspec.config
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import _registry
+from huggingface_hub import HfFileSystem
 
 from corm_batch.data import patience
 from corm_batch.data.filesystem import list_files, open_file, read_whole
 from corm_batch.data.schemes import other_filesystem
 from corm_batch.data.sources.base import Source
 from corm_batch.errors import FileError, SourceError, SpecError
+from tests.data.hub import hub
 from tests.document_files import pdf
 
 
@@ -90,31 +93,49 @@ def test_a_store_that_does_not_answer_is_a_source_error(monkeypatch):
         list_files("http://127.0.0.1:9/a.jsonl")
 
 
-class Hub(MemoryFileSystem):
-    """Data sets of the hub: names without a slash before them, as its file system has them."""
+@pytest.fixture
+def data_set(tmp_path, monkeypatch):
+    """The folder of hf://datasets/org/name, on loopback."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    (tmp_path / "hub/data/split=train").mkdir(parents=True)
+    with hub(tmp_path / "hub") as url:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": url})
+        yield tmp_path / "hub"
+    HfFileSystem.clear_instance_cache()
 
-    protocol = "hf"
-    store: ClassVar = {}
-    pseudo_dirs: ClassVar = [""]
 
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("hf://")).lstrip("/")
-
-
-def test_a_data_set_of_the_hub(monkeypatch):
-    monkeypatch.setitem(_registry, "hf", Hub)
-    hub = Hub()
-    folder = "datasets/org/name@main/data"
-    hub.pipe(f"{folder}/split=train/a.jsonl", b'{"text": "one"}\n')
-    hub.pipe(f"{folder}/b.csv", b"text\ntwo\n")
-    (one,) = read_all(Source.from_spec({"name": "jsonl", "uri": f"hf://{folder}"}), "split")
+def test_a_data_set_of_the_hub(data_set):
+    (data_set / "README.md").write_bytes(b"# Not asked for")
+    (data_set / "data/split=train/a.jsonl").write_bytes(b'{"text": "one"}\n')
+    (data_set / "data/b.csv").write_bytes(b"text\ntwo\n")
+    pq.write_table(pa.table({"text": ["three", "four", "five"]}), data_set / "data/c.parquet", row_group_size=2)
+    uri = "hf://datasets/org/name/data"
+    (one,) = read_all(Source.from_spec({"name": "jsonl", "uri": uri}), "split")
     assert (one.text, one.columns) == ("one", {"split": "train"})
-    assert one.origin == f"hf://{folder}/split=train/a.jsonl#0"
-    (two,) = read_all(Source.from_spec({"name": "csv", "uri": f"hf://{folder}/*.csv"}))
+    assert one.origin == f"{uri}/split=train/a.jsonl#0"
+    (two,) = read_all(Source.from_spec({"name": "csv", "uri": f"{uri}/*.csv"}))
     assert two.text == "two"
-    with pytest.raises(SourceError, match=r"no files .* found at hf://datasets/org/other"):
+    (two,) = read_all(Source.from_spec({"name": "csv", "uri": "hf://datasets/org/name@main/data/b.csv"}))
+    assert two.text == "two"
+    rows = read_all(Source.from_spec({"name": "parquet", "uri": "hf://datasets/org/name"}))
+    assert [row.text for row in rows] == ["three", "four", "five"]
+    (data_set / "data/b.csv").write_bytes(b"text\nlonger than it was\n")
+    (data_set / "data/d.csv").write_bytes(b"text\nsix\n")
+    rows = read_all(Source.from_spec({"name": "csv", "uri": f"{uri}/*.csv"}))
+    assert [row.text for row in rows] == ["longer than it was", "six"]
+
+
+def test_what_the_hub_does_not_have_is_said(data_set):
+    with pytest.raises(SourceError, match=r"no files .* found at hf://datasets/org/name/other"):
+        Source.from_spec({"name": "jsonl", "uri": "hf://datasets/org/name/other"}).splits()
+    with pytest.raises(SourceError, match=r"hf://datasets/org/other: cannot be read: .*repository not found"):
         Source.from_spec({"name": "jsonl", "uri": "hf://datasets/org/other"}).splits()
+    (data_set / "data/a.jsonl").write_bytes(b'{"text": "one"}\n')
+    source = Source.from_spec({"name": "jsonl", "uri": "hf://datasets/org/name/data"})
+    (split,) = source.splits()
+    (data_set / "data/a.jsonl").unlink()
+    with pytest.raises(FileError, match=r"a\.jsonl: cannot be read"):
+        list(source.read(split, ()))
 
 
 def test_the_hub_offline_is_said_at_once(monkeypatch):
