@@ -14,7 +14,7 @@ from weakref import WeakMethod
 import torch
 
 from corm_batch.engine.answers import Answers
-from corm_batch.engine.bases import find_bases
+from corm_batch.engine.bases import find_bases, refuse_lost
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.evictions import Evictions
@@ -85,6 +85,7 @@ class EngineCore:
         columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
         given, bases = config.pool_bytes(model.device.type), find_bases(model, config.storage)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns, bases)
+        refuse_lost(model, config.storage, bases)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self._pins_problem = partial(
             find_pin_problem, policy, num_layers=shape.num_layers, num_heads=model.shape.num_kv_heads

@@ -20,45 +20,16 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.bases import find_bases
+from corm_batch.engine.bases import RebuiltBatch, find_bases
 from corm_batch.engine.loader import LoadedModel, load_model
 from corm_batch.evaluation.fact_suite import haystack_text
 from corm_batch.ops.basis import Basis
-from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.pages import stored_bytes
 from corm_batch.pipeline.model import load_tokenizer, model_path
 from corm_batch.spec import JobSpec
 from corm_batch.storage.base import Storage
 from infra.measure.record import begin_record, write_record
 from infra.measure.shared_layers import pieces
-
-
-class RebuiltBatch:
-    """A text in one pass whose keys and values are what is rebuilt of what would be stored.
-
-    Args:
-        ids: [T] of the text.
-        bases: by layer; None: as they are.
-    """
-
-    def __init__(self, ids: Tensor, bases: Sequence[Basis] | None) -> None:
-        self.input_ids, self._bases = ids, bases
-        self.positions = self.logit_rows = torch.arange(len(ids), device=ids.device)
-
-    def attend(
-        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
-    ) -> Tensor:
-        """Causal attention, [H, T, D]."""
-        key, value = key_KTD, value_KTD
-        if self._bases is not None:
-            basis, position = self._bases[layer], (self.positions + 1).expand(len(key), -1)
-            rebuilt = basis.rebuild(*basis.project(key, value, position), position)
-            key, value = (one.to(key_KTD.dtype) for one in rebuilt)
-        out, _ = causal_attention(
-            query_HTD, key, value, features.scale, features.softcap, features.window, features.sink_H
-        )
-        return out
 
 
 def nats(model: LoadedModel, texts: Sequence[Tensor], bases: Sequence[Basis] | None) -> Tensor:

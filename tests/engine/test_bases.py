@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Phi3Config, PhiConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
-from corm_batch.engine.bases import find_bases
+from corm_batch.engine.bases import find_bases, refuse_lost
 from corm_batch.engine.fp8 import Fp8Linear
 from corm_batch.engine.loader import load_model
 from corm_batch.errors import UnsupportedModelError
@@ -84,3 +84,15 @@ def test_heads_too_wide_for_a_gpu_are_refused_there(tiny_llama):
     wide = replace(model, shape=replace(model.shape, head_dim=256), device=torch.device("cuda"))
     with pytest.raises(UnsupportedModelError, match="at most 128 numbers in float32 on a GPU, got 256"):
         find_bases(wide, LORC)
+
+
+def test_directions_that_leave_nothing_of_what_a_model_says_are_refused(tiny_llama):
+    model = load_model(tiny_llama, torch.float32, CPU)
+    refuse_lost(model, LORC, None)
+    refuse_lost(model, LORC, find_bases(model, LORC))  # a random model says little
+    bases = find_bases(model, LORC)
+    with torch.no_grad():
+        model.module.lm_head.weight.mul_(1000)
+    with pytest.raises(UnsupportedModelError, match=r"lorc leaves nothing of what this model says, which is \d+"):
+        refuse_lost(model, LORC, bases)
+    refuse_lost(model, LORC, find_bases(model, Lorc(key_share=1.0, value_share=1.0)))

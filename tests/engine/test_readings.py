@@ -23,13 +23,13 @@ CASES = [
     ({"name": "full"}, "exact", "model"),
     (CORM, "exact", "fp8"),
     (CORM | {"window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}}, "streaming", "int4"),
-    ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "model"),
+    ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "lorc"),
     (SNAPKV, "exact", "think"),
     ({"name": "expected_attention", "ahead": 8, "budget": {"name": "uniform", "max_kept": 0.5}}, "streaming", "model"),
     ({"name": "keydiff", "recent": 3, "budget": {"name": "uniform", "max_kept": 10}}, "exact", "int8"),
     (KVZIP, "exact", "model"),
     (CORM | {"reach": 7}, "exact", "model"),
-    (CORM | {"reach": 2, "threshold": "cache"}, "streaming", "model"),
+    (CORM | {"reach": 2, "threshold": "cache"}, "streaming", "lorc"),
     ({"name": "random", "keep_ratio": 0.5, "recent": 5}, "exact", "model"),
 ]
 POLICIES = [policy for policy, *_ in CASES]
