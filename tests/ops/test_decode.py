@@ -396,7 +396,7 @@ def test_directions_are_rebuilt_before_a_query_sees_them(device):
         (torch.float16, 96, 58, 50, 1, 12, 64, 1, "sink softcap", REDUCTIONS[3], None),
         (torch.float16, 128, 128, 128, 1, 8, 16, 2, "", REDUCTIONS[6], None),
         (torch.float32, 32, 12, 20, 1, 3, 4, 2, "", REDUCTIONS[1], (1, 3)),
-        (torch.bfloat16, 128, 80, 80, 2, 4, 16, 1, "sink", Reduction(6, "step", 2.0, 17), (2, 4)),
+        (torch.bfloat16, 128, 80, 80, 1, 4, 16, 1, "sink", Reduction(6, "step", 2.0, 17), (3, 1)),
     ],
 )  # fmt: skip
 def test_kernel_rebuilds_keys_and_widens_what_it_makes_of_values(
