@@ -33,7 +33,7 @@ from corm_batch.data.listing import WILD, glob_matches, glob_parts, is_data
 from corm_batch.data.local_files import local_files, local_glob, synced_temporary
 from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
-from corm_batch.data.schemes import info_of, is_there, other_filesystem
+from corm_batch.data.schemes import fresh_filesystem, info_of, is_there, other_filesystem
 from corm_batch.data.uri import is_remote, is_s3
 from corm_batch.errors import DocumentError, OutputError, SourceError, SpecError
 
@@ -103,8 +103,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
     Raises:
         SourceError: the place cannot be listed.
     """
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()  # some remember sizes whatever they are told, and that there is no such place
+    fs, path = fresh_filesystem(uri) if is_remote(uri) and not is_s3(uri) else filesystem(uri)
     with reading(uri):
         root, found, unlisted = patiently(_found, fs, path, suffixes)
     if path in found and not path.endswith("/"):

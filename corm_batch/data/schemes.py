@@ -35,6 +35,16 @@ def other_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     return fs, str(path)
 
 
+def fresh_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """As `other_filesystem`, one that remembers nothing, as will those that other threads get from now on.
+
+    Some remember how large files are, and what is not there, whatever they are told.
+    """
+    fs, _ = other_filesystem(uri)
+    type(fs).clear_instance_cache()
+    return other_filesystem(uri)
+
+
 def info_of(fs: AbstractFileSystem, path: str) -> Mapping[str, Any]:
     """What a file system says of a path.
 
