@@ -8,7 +8,7 @@ to reach the same shares. Loading, the wait for the source and answers shorter t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -158,6 +158,7 @@ def estimate(
     storage: Storage = _MODEL,
     behind: Sequence[Sequence[int]] = (),
     shared: Sequence[int] = (),
+    sharing: Mapping[int, int] | None = None,
 ) -> GpuEstimate:
     """A job on cards of one kind; raises SpecError, see `find_gpu`.
 
@@ -171,6 +172,7 @@ def estimate(
         weights, storage: the forms of weights and entries; 8-bit products are taken to reach as much of the sheet.
         behind: of each of `prompts`, see `tokens_behind`; what the policy computes of it is not counted.
         shared: of each of `prompts`, tokens of a reading that it is asked over and does not read; none where empty.
+        sharing: layers that hold nothing, as in the engine's section.
     """
     gpu, wide, shape = find_gpu(name, weights, storage), dtype == "float32", dense_shape(config)
     seen = list(map(sum, zip(prompts, shared or [0] * len(prompts), strict=True)))
@@ -178,7 +180,7 @@ def estimate(
     ceilings, weight_bytes = _ceilings(gpu, wide, gpus_per_replica), _weight_bytes(config, workload, weights)
     free = int((gpu.gigabytes * 1e9 - FORWARD_BYTES) * gpus_per_replica) - weight_bytes
     pool = kv_memory if kv_memory is not None and free > 0 else int(memory_fraction * free)
-    full = _full_bytes(config, workload, storage)
+    full = _full_bytes(ModelShape.from_config(config).storing(sharing or {}), workload, storage)
     share, chunk = LIMIT_SHARES[prefill], None if prefill == "exact" else chunk_size
 
     def at_once(ratio: float) -> int:
@@ -197,9 +199,9 @@ def estimate(
     return GpuEstimate(name.lower(), weight_bytes, pool, share, tuple(rows), *extra)
 
 
-def _full_bytes(config: Any, workload: Workload, storage: Storage) -> int:
+def _full_bytes(shape: ModelShape, workload: Workload, storage: Storage) -> int:
     """Pages of one document of which everything is kept, at its end."""
-    per_token = ModelShape.from_config(config).page_bytes_per_token(storage, workload.torch_dtype)
+    per_token = shape.page_bytes_per_token(storage, workload.torch_dtype)
     return (workload.prompt_tokens + workload.output_tokens) * per_token
 
 

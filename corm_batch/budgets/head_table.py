@@ -1,56 +1,26 @@
 """Head tables: a score for every head of a model, measured beforehand, in a spec itself or in a file it names.
 
-    {"model": "SmolLM2-135M-Instruct", "weights_sha256": "...", "method": "retrieval", "scores": [[0.1, ...], ...]}
-
-A file's scores take the place of its path as soon as a spec is read: they, not where they lay, are what counts. Which
-weights they were measured on is remembered beside them for as long as the spec is not written out.
+{"model": "SmolLM2-135M-Instruct", "weights_sha256": "...", "method": "retrieval", "scores": [[0.1, ...], ...]}
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, WrapValidator
+from pydantic import AfterValidator, Field, WrapValidator
 
+from corm_batch.budgets.measured import Measured, read_table
 from corm_batch.errors import SpecError
 
 Scores = tuple[tuple[float, ...], ...]
 
 
-class MeasuredScores(tuple[tuple[float, ...], ...]):
-    """Scores out of a file; equal to the same ones without it.
+class MeasuredScores(Measured, tuple[tuple[float, ...], ...]):
+    """Scores out of a file."""
 
-    Attributes:
-        origin: the file.
-        model: on which it says that they were measured.
-        weights_sha256: of that model; None where it does not say.
-    """
-
-    origin: str
-    model: str
-    weights_sha256: str | None
-
-    @classmethod
-    def of(cls, scores: Scores, origin: str, table: Mapping[str, Any]) -> MeasuredScores:
-        """The scores of the table in a file."""
-        made = cls(scores)
-        made.origin, made.model = origin, str(table.get("model"))
-        weights = table.get("weights_sha256")
-        made.weights_sha256 = weights if isinstance(weights, str) else None
-        return made
-
-
-def measured_scores(owner: BaseModel, path: str) -> Iterator[tuple[str, MeasuredScores]]:
-    """Those in the fields of a policy, of its budget and so on; each with its path, which begins with `path`."""
-    for name, value in owner:
-        if isinstance(value, MeasuredScores):
-            yield f"{path}.{name}", value
-        elif isinstance(value, BaseModel):
-            yield from measured_scores(value, f"{path}.{name}")
+    command = "python -m infra.measure.head_table"
 
 
 def _read(value: Any, validated: Callable[[Any], Scores]) -> Scores:
@@ -58,21 +28,8 @@ def _read(value: Any, validated: Callable[[Any], Scores]) -> Scores:
     if not isinstance(value, str):
         scores = validated(value)
         return value if isinstance(value, MeasuredScores) else scores
-    table = _table(value)
-    return MeasuredScores.of(validated(table["scores"]), value, table)
-
-
-def _table(value: str) -> dict[str, Any]:
-    """What the file holds."""
-    try:
-        table = json.loads(Path(value).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"no head table there: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"no head table: it is no JSON: {error}") from error
-    if not isinstance(table, dict) or not isinstance(table.get("scores"), list):
-        raise ValueError('no head table: it has no "scores", one list of numbers for each layer')
-    return table
+    table = read_table(value, "head table", "scores", list, "one list of numbers for each layer")
+    return MeasuredScores(validated(table["scores"])).told_by(value, table)
 
 
 def _check(scores: Scores) -> Scores:
@@ -95,7 +52,7 @@ def by_kv_head(scores: Scores, num_layers: int, num_kv_heads: int, field: str) -
         SpecError: they are for another kind of model.
     """
     if len(scores) != num_layers:
-        raise SpecError(f"{field}: {len(scores)} layers, the model has {num_layers}")
+        raise SpecError(f"{field}: {len(scores)} layers, the model has {num_layers} with entries of their own")
     return [_of_layer(row, num_kv_heads, field) for row in scores]
 
 

@@ -129,8 +129,8 @@ class Answers:
     def _sequence(self, request: Request, source: Sequence | None = None, is_reading: bool = False) -> Sequence:
         """What runs it."""
         self._arrivals += 1
-        shape, device = self.model.shape, self.model.device
-        return Sequence(request, self._arrivals, shape.num_layers, device, source, is_reading)
+        num_layers, device = len(self.cache.layers.owners), self.model.device
+        return Sequence(request, self._arrivals, num_layers, device, source, is_reading)
 
     def cancel(self, request_id: str) -> None:
         """End one as it stands; unknown or finished ids are ignored."""

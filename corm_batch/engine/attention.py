@@ -73,6 +73,11 @@ class Running:
         """[R] int64, which of the packed tokens the next layer runs; None for all: few batches leave any behind."""
         return getattr(self.batch, "left", None)
 
+    @property
+    def borrowing(self) -> frozenset[int]:
+        """Layers whose own keys and values nobody asks for; few batches have any."""
+        return getattr(self.batch, "borrowing", frozenset())
+
 
 def run_layers_once(module: torch.nn.Module) -> None:
     """Let a model's layers run once for each `Running`, however often its head is asked for logits, in place.

@@ -3,12 +3,13 @@
 Each knows how its tokens attend and what its queries say about the cache; none knows who chose its sequences. A pass
 over prompts may hold spans of which nothing outlives a layer: those that are scored, which attend exactly, and what is
 read behind a prompt; and questions over a document that has been read, which see what it has stored. Where tokens are
-left behind on the way (`propagating.py`), later layers have rows of their own.
+left behind on the way (`propagating.py`), later layers have rows of their own. A layer that borrows an earlier one's
+entries looks at what that one did and leaves nothing behind; what is scored attends to the layer's own all the same.
 """
 
 from __future__ import annotations
 
-from collections import abc
+from collections import abc, deque
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from corm_batch.engine.chunk_pass import as_voted, votes
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.extra_pass import attend_behind
+from corm_batch.engine.looks import Look, Looks, causal_look
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.question_pass import QuestionPass
 from corm_batch.engine.rows import PackedRows, Part
 from corm_batch.engine.work import Span
-from corm_batch.ops.causal import packed_causal_attention
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
@@ -57,7 +58,9 @@ class PrefillBatch:
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         self._num_votes: list[list[int]] = [[] for _ in spans]  # likewise: queries that voted
         self._made: Tensor | None = None
-        self.questions = QuestionPass(spans, self.cache)
+        self.questions, self._looks = QuestionPass(spans, self.cache), Looks(self.cache.layers)
+        scores = any(span.extra is None and not span.stores for span in spans)
+        self.borrowing: frozenset[int] = frozenset() if scores else self.cache.layers.borrowers
         stored = [span for span in spans if span.stores]
         num_pages = sum(evictions.of(span.sequence).pages(span.sequence, span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
@@ -72,24 +75,28 @@ class PrefillBatch:
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
         """Attention of spans that go together, or span by span; of each span only the survivors outlive the layer."""
-        outs, stay, decides = [], [], self.evictions.decides(layer)
+        borrows, looks = layer in self.cache.layers.borrowers, self._looks.of(layer)
+        outs, stay, layer, decides = [], [], self.cache.layers.row(layer), self.evictions.decides(layer)
         for first, spans in self._together(layer):
             part = self.rows.part(first, first + len(spans))
             packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
             lse_HR, entries = None, None
-            if spans[0].extra is not None:
-                tokens = part.step_R, self.input_ids[part.rows]
-                out_HRD = attend_behind(spans[0], layer, *packed, *tokens, features, self.evictions, self.rotary)
-            elif spans[0].asks:
-                out_HRD = self._attend_questions(spans, layer, *packed, part, features)
-            elif spans[0].stores:
-                out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features)
-                self.keep(spans, layer, entries, part, packed[0])
-            else:
+            if spans[0].extra is None and not spans[0].stores:
                 out_HRD, _ = self.attend_causally(*packed, part, features)
+            elif borrows:
+                out_HRD, _ = looks.popleft()(packed[0], features)
+            elif spans[0].extra is not None:
+                tokens = part.step_R, self.input_ids[part.rows]
+                out_HRD = attend_behind(spans[0], layer, *packed, *tokens, features, self.evictions, looks, self.rotary)
+            elif spans[0].asks:
+                out_HRD = self._attend_questions(spans, layer, *packed, part, features, looks)
+            else:
+                out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features, looks)
+                self.keep(spans, layer, entries, part, packed[0])
             outs.append(out_HRD)
             if decides:
-                stay.append(self._stay(spans, (*packed, part.step_R), part, lse_HR, features, entries))
+                rows = (*packed, part.step_R)
+                stay.append(self.evictions.stay(spans, rows, part.packing, lse_HR, features, entries))
         if decides:
             self.rows.leave(torch.cat(stay), self.logit_rows)
         return side_by_side(outs)
@@ -120,25 +127,6 @@ class PrefillBatch:
     def follows(self, span: Span) -> bool:
         """Whether what the span stores comes behind entries that its sequence has stored."""
         return span.asks
-
-    def _stay(
-        self,
-        spans: abc.Sequence[Span],
-        packed: tuple[Tensor, Tensor, Tensor, Tensor],
-        part: Part,
-        lse_HR: Tensor | None,
-        features: AttentionFeatures,
-        entries: Entries | None,
-    ) -> Tensor:
-        """[R] bool, which of the spans' tokens go on behind the layer that decides; see `Evictions.keep_rows`."""
-        stay, (query, key, value, step) = [], packed
-        for span, rows in zip(spans, part.packing.slices, strict=True):
-            one = query[:, rows], key[:, rows], value[:, rows], step[rows]
-            mine, lse = entries, None if lse_HR is None else lse_HR[:, rows]
-            if entries is not None and len(spans) > 1:
-                mine = Entries.of(column[:, rows] for column in entries.tensors)
-            stay.append(self.evictions.keep_rows(span, one, lse, features, mine))
-        return torch.cat(stay)
 
     def keep(
         self,
@@ -232,12 +220,13 @@ class PrefillBatch:
         value_KRD: Tensor,
         part: Part,
         features: AttentionFeatures,
+        looks: deque[Look],
     ) -> Tensor:
         """Attention of questions, [H, R, D]; of their own entries only the survivors outlive the layer."""
         policy = self.policy_of(spans[0], layer)
         questions = self.questions.of(spans, layer, policy.needs.reduction)
         born = self.born(spans, layer, key_KRD, value_KRD, part)
-        out, entries = questions.attend(layer, query_HRD, born, part.step_R, features, policy)
+        out, entries = questions.attend(layer, query_HRD, born, part.step_R, features, policy, looks)
         self.keep(spans, layer, entries, part, query_HRD, questions.where)
         return out
 
@@ -250,23 +239,22 @@ class PrefillBatch:
         value_KRD: Tensor,
         part: Part,
         features: AttentionFeatures,
+        looks: deque[Look],
     ) -> tuple[Tensor, Tensor, Entries]:
         """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
 
         Returns:
             out [H, R, D], its log-sum-exp [H, R], and the entries as the policy sees them then.
         """
-        out, lse = self.attend_causally(query_HRD, key_KRD, value_KRD, part, features)
+        looks.append(look := causal_look(self.cache.ops, key_KRD, value_KRD, part))
+        out, lse = look(query_HRD, features)
         return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
 
     def attend_causally(
         self, query_HRD: Tensor, key_KRD: Tensor, value_KRD: Tensor, part: Part, features: AttentionFeatures
     ) -> tuple[Tensor, Tensor]:
         """Exact attention of whole sequences, or of the tokens of them that are there, and its log-sum-exp."""
-        return packed_causal_attention(
-            query_HRD, key_KRD, value_KRD, part.packing, features.scale, features.softcap, features.window,
-            features.sink_H, dense=self.cache.ops.dense_attention, step_T=None if part.all_there else part.step_R,
-        )  # fmt: skip
+        return causal_look(self.cache.ops, key_KRD, value_KRD, part)(query_HRD, features)
 
     def voted(
         self,

@@ -11,16 +11,17 @@ import os
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from corm_batch.budgets.head_table import measured_scores
+from corm_batch.budgets.measured import measured_values
+from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import ModelError, ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.policies.base import KVPolicy
-from corm_batch.storage.base import Storage
 
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -91,20 +92,21 @@ def _sha256_of(files: tuple[tuple[str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def check_measured(policy: KVPolicy, storage: Storage, path: str) -> None:
-    """Make sure that tables of head scores, and what a form of storage takes from a file, are this model's, as far as
-    their files and its folder tell.
+def check_measured(policy: KVPolicy, engine: EngineConfig, path: str) -> None:
+    """Make sure that tables of a spec, and what a form of storage takes from a file, are this model's, as far as their
+    files and its folder tell.
 
     Raises:
         SpecError: one was measured on other weights.
     """
-    for field, scores in measured_scores(policy, "policy"):
-        if scores.weights_sha256 is not None and (found := weights_sha256(path)) not in (None, scores.weights_sha256):
+    for field, value in chain(measured_values(policy, "policy"), measured_values(engine, "engine")):
+        if value.weights_sha256 is not None and (found := weights_sha256(path)) not in (None, value.weights_sha256):
             raise SpecError(
-                f"{field}: {scores.origin} was measured on other weights (model {scores.model}, sha256 "
-                f"{scores.weights_sha256[:12]}) than those in {path} (sha256 {str(found)[:12]}): measure this model, "
-                "with python -m infra.measure.head_table, or give the scores themselves"
+                f"{field}: {value.origin} was measured on other weights (model {value.model}, sha256 "
+                f"{value.weights_sha256[:12]}) than those in {path} (sha256 {str(found)[:12]}): measure this model, "
+                f"with {value.command}, or give what is in the file itself"
             )
+    storage = engine.storage
     measured = storage.measured_on()
     if measured is not None and (found := weights_sha256(path)) not in (None, measured):
         raise SpecError(

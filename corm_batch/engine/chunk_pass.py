@@ -5,10 +5,13 @@ All of them vote, under the gap rule, or the newest of those that score.
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
+from corm_batch.engine.looks import Look, dense_look
 from corm_batch.engine.rows import Count, Part
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
@@ -25,6 +28,7 @@ def attend_chunk(
     features: AttentionFeatures,
     policy: KVPolicy,
     cache: KVCache,
+    looks: deque[Look],
 ) -> tuple[Tensor, Tensor, Entries]:
     """Attention of one layer.
 
@@ -38,6 +42,7 @@ def attend_chunk(
         part: the rows it ran.
         policy: whose rules hold for them.
         cache: where the others are.
+        looks: where this one is noted, see `Looks`.
 
     Returns:
         out [H, R, D], its log-sum-exp [H, R], and all entries [K, N + R] with what was found of them.
@@ -48,10 +53,8 @@ def attend_chunk(
         packing = cache.packing_before(span.sequence.slot, layer, len(part.step_R))
         entries = cache.read_before(span.sequence.slot, layer, entries)
     last = torch.full_like(entries.expiry, NEVER) if votes(policy) else entries.expiry
-    out, lse = cache.ops.dense_attention(
-        query_HRD, entries.key, entries.value, part.step_R, entries.position, last, features.scale, features.softcap,
-        features.sink_H,
-    )  # fmt: skip
+    looks.append(look := dense_look(cache.ops, part.step_R, entries, last))
+    out, lse = look(query_HRD, features)
     if reduction is not None:
         rows = part.packing
         if not reduction.accumulate:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
+from corm_batch.engine.sharing import LayerSharing
 from corm_batch.errors import SpecError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.propagation.base import PropagationField, propagation_problem
@@ -60,6 +61,22 @@ class EngineConfig(BaseModel):
         None,
         description="which of a prompt's tokens go on to the model's later layers, as {name: attention}; default: all",
     )
+
+    sharing: LayerSharing = Field(
+        {},
+        description="layers that read an earlier one's entries and have none, as {7: 2}, counted from 0, or a JSON "
+        "file of them",
+    )
+
+    @model_validator(mode="after")
+    def _all_tokens_are_there(self) -> Self:
+        """Refuse layers that would read entries of tokens that they do not run."""
+        if self.sharing and self.propagation is not None:
+            raise SpecError(
+                f"engine.sharing: not with engine.propagation: {self.propagation.name}, which leaves tokens behind "
+                "between layers, and those that share entries have to run the same ones: leave one of them out"
+            )
+        return self
 
     def find_problem(self, policy: KVPolicy) -> str | None:
         """Why these settings make no sense under a policy; None when they do."""

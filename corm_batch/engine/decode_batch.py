@@ -37,7 +37,7 @@ class DecodeBatch:
     ) -> None:
         self.cache, self.policies, self._at_once = cache, policies, at_once
         self._compresses = [policy != other for policy, other in zip(policies, full, strict=True)]
-        device = cache.device
+        device, self.borrowing = cache.device, cache.layers.borrowers
         self.input_ids, self.positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
         self.slot_S = torch.full((size,), -1, device=device)
         self.least_expiry_S = torch.zeros(size, dtype=torch.int32, device=device)  # NEVER where every entry stays
@@ -65,13 +65,17 @@ class DecodeBatch:
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
-        """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S."""
+        """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S. A layer that borrows
+        attends alone: what its owner has appended is there, and whatever that one's query voted for is still seen."""
+        borrows, layer = layer in self.borrowing, self.cache.layers.row(layer)
         policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
         step_S = (self.positions + 1).int()
-        born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)
-        if self._compresses[layer]:
-            born = born._replace(expiry=torch.maximum(born.expiry, self.least_expiry_S))
-        ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born.map(lambda column: column.transpose(0, 1)))
+        if not borrows:
+            born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)
+            if self._compresses[layer]:
+                born = born._replace(expiry=torch.maximum(born.expiry, self.least_expiry_S))
+            born = born.map(lambda column: column.transpose(0, 1))
+            ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born)
         query_SHD = query_HTD.transpose(0, 1)
         out_SHD = torch.empty_like(query_SHD)
         for rows in self._groups(layer):
@@ -80,7 +84,7 @@ class DecodeBatch:
                 self.cache.lists(layer, self.slot_S[rows]),
                 query_SHD[rows],
                 step_S[rows],
-                policy.needs.reduction,
+                None if borrows else policy.needs.reduction,
                 features.scale,
                 features.softcap,
                 features.sink_H,

@@ -6,7 +6,7 @@ Knows nothing of text, files or Ray. Not thread safe: one thread calls everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from uuid import uuid4
 from weakref import WeakMethod
@@ -37,6 +37,7 @@ from corm_batch.errors import DocumentError, EngineError, Shortage
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.grammar.matcher import Matchers
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.layers import Layers
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
@@ -46,21 +47,21 @@ from corm_batch.policies.sliding_window import SlidingWindow
 _AS_IT_COMES = SamplingParams()
 
 
-def serving(policy: KVPolicy, model: LoadedModel) -> KVPolicy:
-    """The policy as it serves this rank of a model.
+def serving(policy: KVPolicy, model: LoadedModel, sharing: Mapping[int, int]) -> KVPolicy:
+    """The policy as it serves this rank of a model some of whose layers borrow others' entries.
 
     Raises:
         SpecError, ModelLoadError: it cannot; see `check_policy` and `described`.
     """
-    heads, rank = model.shard.num_kv_heads, model.ranks.rank
-    known = described(policy, model.shape, model.load_tokenizer)
-    check_policy(policy.for_model(known), model.shape, model.dtype)
+    heads, rank, shape = model.shard.num_kv_heads, model.ranks.rank, model.shape.storing(sharing)
+    known = described(policy, shape, model.load_tokenizer)
+    check_policy(policy.for_model(known), shape, model.dtype)
     return policy.for_model(known._replace(own_heads=slice(rank * heads, (rank + 1) * heads)))
 
 
-def by_layer(policy: KVPolicy, model: LoadedModel) -> list[KVPolicy]:
-    """What decides in each layer: the policy, or the window that the model itself puts there."""
-    return [policy if window is None else SlidingWindow(window=window) for window in model.windows]
+def by_layer(policy: KVPolicy, layers: Layers, windows: Sequence[int | None]) -> list[KVPolicy]:
+    """What decides in each layer that has entries: the policy, or the window that the model itself puts there."""
+    return [policy if window is None else SlidingWindow(window=window) for window in layers.own(windows)]
 
 
 class EngineCore:
@@ -74,11 +75,11 @@ class EngineCore:
 
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
         self.model, self.policy, self.config = model, policy, config
-        shape, ranks = model.shard, model.ranks
-        policy = serving(policy, model)
+        shape, ranks, layers = model.shard, model.ranks, model.layers(config.sharing)
+        policy = serving(policy, model, config.sharing)
         self.max_model_len = shape.context(config.max_model_len)
         self.least_room = least_room(policy, self.max_model_len)
-        self.policies, full = by_layer(policy, model), by_layer(Full(), model)
+        self.policies, full = (by_layer(one, layers, model.windows) for one in (policy, Full()))
         if config.storage.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
         refuse_large_biases(model.module, config.storage)
@@ -88,10 +89,10 @@ class EngineCore:
         refuse_lost(model, config.storage, bases)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self._pins_problem = partial(
-            find_pin_problem, policy, num_layers=shape.num_layers, num_heads=model.shape.num_kv_heads
+            find_pin_problem, policy, num_layers=len(layers.owners), num_heads=model.shape.num_kv_heads
         )
         self.cache = KVCache(
-            2 * config.max_sequences, shape.num_layers, shape.num_kv_heads, config.page_size, num_pages, columns,
+            2 * config.max_sequences, layers, shape.num_kv_heads, config.page_size, num_pages, columns,
             config.storage, model.device, ranks.least, bases,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256

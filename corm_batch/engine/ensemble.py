@@ -17,18 +17,17 @@ import torch
 from pydantic import ByteSize
 from torch import Tensor
 
-from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.batch import PrefillBatch, side_by_side
+from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore, by_layer, serving
 from corm_batch.engine.limits import Limits
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Completion, Request
-from corm_batch.engine.rows import PackedRows
+from corm_batch.engine.shared_pass import SharedPass
 from corm_batch.engine.work import Prefill
 from corm_batch.errors import OutOfPages, SpecError
 from corm_batch.kv.pool import page_bytes
-from corm_batch.ops.pages import Entries, entry_columns
+from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 from corm_batch.propagation.base import Propagation, propagation_problem
 
@@ -67,7 +66,8 @@ class Need:
     def _limits(self) -> Limits:
         if problem := propagation_problem(self.config.propagation, self.policy):
             raise SpecError(problem)
-        layers = by_layer(serving(self.policy, self.model), self.model)
+        sharing = self.config.sharing
+        layers = by_layer(serving(self.policy, self.model, sharing), self.model.layers(sharing), self.model.windows)
         return Limits(layers, self.model.shard.num_kv_heads, self.config.page_size, self.model.ranks)
 
     @cached_property
@@ -200,87 +200,6 @@ class Ensemble:
         engine.runner.choose(work, [logits])
         engine.answers.extend(work.sequences, engine.runner.prefilled(work, seconds))
         engine.stats.spent(work, seconds)
-
-
-class SharedPass:
-    """A forward pass over whole prompts for several batches, each of which has all of them or some.
-
-    Args:
-        batches: by label, of one model.
-
-    Attributes:
-        seconds: by label, in which entries were voted on, chosen and stored, or would have been by itself.
-        spent_s: in which that was done for all.
-    """
-
-    def __init__(self, batches: Mapping[str, PrefillBatch]) -> None:
-        self.batches = batches
-        self.seconds, self.spent_s = dict.fromkeys(batches, 0.0), 0.0
-        self._votes = {label: _votes_of(label, batch.evictions.policies) for label, batch in batches.items()}
-        self._spans = {
-            label: {span.sequence.request.id: span for span in batch.spans} for label, batch in batches.items()
-        }
-        every = {name: span for spans in self._spans.values() for name, span in spans.items()}
-        self._names, self._any = list(every), list(every.values())
-        device = next(iter(batches.values())).cache.device
-        self.input_ids = torch.from_numpy(np.concatenate([span.token_ids for span in self._any])).to(device)
-        lengths = [span.num_tokens for span in self._any]
-        self.positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-        self.logit_rows = torch.from_numpy(np.cumsum(lengths) - 1).to(device)
-        self.rows = PackedRows(lengths, self.positions)
-
-    @property
-    def left(self) -> Tensor | None:
-        """[R] int64, which of the packed tokens the next layer runs; None for all."""
-        return self.rows.left
-
-    def rows_of(self, label: str) -> list[int]:
-        """Which rows of the logits are those of a batch's spans, in their order."""
-        return [self._names.index(name) for name in self._spans[label]]
-
-    def attend(
-        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
-    ) -> Tensor:
-        """Attention prompt by prompt, once; every batch keeps of it what its policy does."""
-        first = next(iter(self.batches.values()))
-        outs, stay, decides = [], [], first.evictions.decides(layer)
-        for number, (name, any_span) in enumerate(zip(self._names, self._any, strict=True)):
-            part = self.rows.part(number, number + 1)
-            packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
-            out_HRD, lse_HR = first.attend_causally(*packed, part, features)
-            if decides:
-                stay.append(first.evictions.keep_rows(any_span, (*packed, part.step_R), lse_HR, features))
-            votes: dict[str, tuple[Entries, float]] = {}
-            for label, batch in self.batches.items():
-                if (span := self._spans[label].get(name)) is not None:
-                    started, key = self._now(), self._votes[label]
-                    if key not in votes:
-                        entries = batch.voted([span], layer, *packed, part, lse_HR, features)
-                        votes[key] = entries, self._now() - started
-                    entries, voting_s = votes[key]
-                    voted = self._now()
-                    batch.keep([span], layer, entries, part, packed[0])
-                    done = self._now()
-                    self.seconds[label] += voting_s + done - voted
-                    self.spent_s += done - started
-            outs.append(out_HRD)
-        if decides:
-            self.rows.leave(torch.cat(stay), self.logit_rows)
-        return side_by_side(outs)
-
-    def _now(self) -> float:
-        """When the device has done what it was given: the next policy's seconds are not to be this one's."""
-        if self.input_ids.is_cuda:
-            torch.cuda.synchronize(self.input_ids.device)
-        return time.monotonic()
-
-
-def _votes_of(label: str, policies: Sequence[KVPolicy]) -> str:
-    """What a prompt's votes depend on: everything of a policy but how much may be held. One that has the model read
-    more behind a prompt takes notes meanwhile, which are nobody else's."""
-    if any(policy.needs.extra_passes for policy in policies):
-        return label
-    return "\n".join(f"{policy.name} {policy.model_dump_json(exclude={'budget'})}" for policy in policies)
 
 
 def _packed(requests: Sequence[Request], token_budget: int) -> int:

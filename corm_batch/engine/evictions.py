@@ -16,6 +16,7 @@ from corm_batch.engine.ranks import Ranks
 from corm_batch.engine.sequence import Sequence, Settled
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.reading import ExtraPass
@@ -53,6 +54,25 @@ class Evictions:
     def decides(self, layer: int) -> bool:
         """Whether some of a prompt's tokens may be left behind that layer."""
         return self.propagating is not None and layer == self.propagating.layer
+
+    def stay(
+        self,
+        spans: abc.Sequence[Span],
+        packed: tuple[Tensor, Tensor, Tensor, Tensor],
+        packing: Packing,
+        lse_HR: Tensor | None,
+        features: AttentionFeatures,
+        entries: Entries | None,
+    ) -> Tensor:
+        """[R] bool, as `keep_rows`, of spans that go together, whose rows stand as the packing says."""
+        stay, (query, key, value, step) = [], packed
+        for span, rows in zip(spans, packing.slices, strict=True):
+            one = query[:, rows], key[:, rows], value[:, rows], step[rows]
+            mine, lse = entries, None if lse_HR is None else lse_HR[:, rows]
+            if entries is not None and len(spans) > 1:
+                mine = Entries.of(column[:, rows] for column in entries.tensors)
+            stay.append(self.keep_rows(span, one, lse, features, mine))
+        return torch.cat(stay)
 
     def keep_rows(
         self,

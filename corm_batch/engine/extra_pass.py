@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
+from corm_batch.engine.looks import Look, dense_look
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.work import Span
 from corm_batch.ops.rotary import Rotary
@@ -23,6 +26,7 @@ def attend_behind(
     token_ids_R: Tensor,
     features: AttentionFeatures,
     evictions: Evictions,
+    looks: deque[Look],
     rotary: Rotary | None = None,
 ) -> Tensor:
     """Attention of an extra pass; its own entries end with the layer.
@@ -31,6 +35,7 @@ def attend_behind(
         span: the pass, of a sequence whose whole prompt is in the cache.
         layer, query_HRD, key_KRD, value_KRD, step_R, token_ids_R, features: of its tokens.
         evictions: the policies and the cache.
+        looks: where this one is noted, see `Looks`.
         rotary: for policies that undo rotary positions.
 
     Returns:
@@ -40,10 +45,8 @@ def attend_behind(
     whole = evictions.of(sequence).policies[layer]
     born = new_entries(cache, policy, layer, key_KRD, value_KRD, step_R, expiring=whole)
     entries = cache.read_before(sequence.slot, layer, born)
-    out, lse = cache.ops.dense_attention(
-        query_HRD, entries.key, entries.value, step_R, entries.position, entries.expiry, features.scale,
-        features.softcap, features.sink_H,
-    )  # fmt: skip
+    looks.append(look := dense_look(cache.ops, step_R, entries, entries.expiry))
+    out, lse = look(query_HRD, features)
     if policy.needs.extra_passes and span.extra is not None:
         reading = Reading(
             query_HRD, lse, span.stop, sequence.num_prompt_tokens, token_ids_R, features.scale, features.softcap,

@@ -75,7 +75,9 @@ class MemoryStats:
     )
     kv_bytes_peak: int = _figure(0, "most pages held; of the largest piece: pieces come and go", "bytes", _largest)
     kv_bytes_final: int = _figure(0, "pages held at the end; of the largest piece", "bytes", _largest)
-    kv_bytes_transient: int = _figure(0, "keys and values of the one layer prefill works on", "bytes", _largest)
+    kv_bytes_transient: int = _figure(
+        0, "keys and values that prefill works on: of a layer, and those still to be borrowed", "bytes", _largest
+    )
     kept_ratio: float = _figure(
         1.0, "entries stored at the end over entries of an uncompressed cache", "ratio",
         _weighted_by("kv_bytes_full", 1.0),

@@ -7,7 +7,7 @@ loaded model has to pass the probe.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from corm_batch.engine.probe import probe
 from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.spared import Spared, let_idle, spare_projections
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.errors import ModelLoadError, RankError, UnsupportedModelError
+from corm_batch.kv.layers import Layers
 
 
 def _no_tokenizer() -> Any:
@@ -49,6 +51,7 @@ class LoadedModel:
         ranks: the processes that share it.
         rules: what its generation config says about choosing tokens.
         load_tokenizer: makes its tokenizer; whatever it may raise.
+        spared: by layer, projections that a pass may leave out.
     """
 
     module: torch.nn.Module
@@ -60,6 +63,23 @@ class LoadedModel:
     ranks: Ranks = ALONE
     rules: Rules = NO_RULES
     load_tokenizer: Callable[[], Any] = _no_tokenizer
+    spared: dict[int, list[Spared]] = field(default_factory=dict, compare=False)
+
+    def layers(self, sharing: Mapping[int, int]) -> Layers:
+        """Which of its layers have entries of their own where some borrow others', whose keys and values are computed
+        from now on where a pass asks for them.
+
+        Args:
+            sharing: by borrower, whose it borrows.
+
+        Raises:
+            SpecError: there is no such layer, or the model has it see other tokens than the owner does.
+        """
+        layers = Layers(self.shape.num_layers, sharing)
+        layers.check_windows(self.windows)
+        width = self.shard.num_kv_heads * self.shape.head_dim
+        self.spared.update(spare_projections(self.module, layers.borrowers, width))
+        return layers
 
     @property
     def shard(self) -> ModelShape:
@@ -77,6 +97,7 @@ class LoadedModel:
             torch.OutOfMemoryError: the device is full.
             RankError: so is one of several: the others are in the middle of the pass and cannot be called back.
         """
+        let_idle(self.spared, running.borrowing)
         try:
             return read_logits(self.module, running, rows)
         except torch.OutOfMemoryError as error:

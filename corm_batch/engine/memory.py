@@ -45,8 +45,8 @@ def memory_stats(
         transient = sequence.num_prefilled * num_kv_heads * entry_bytes
         return replace(stats, kv_bytes_transient=transient, prefill_mode="exact")
     shared = sequence.num_shared
-    full = sum(min(num_cached, window or num_cached) - min(shared, window or shared) for window in model.windows)
-    full, num_read = full * num_kv_heads, sequence.num_prefilled - shared
+    by_layer = [min(num_cached, window or num_cached) - min(shared, window or shared) for window in model.windows]
+    full, num_read = sum(by_layer) * num_kv_heads, sequence.num_prefilled - shared
     at_once = config.chunk_size if config.prefill == "streaming" else num_read
     at_once = max(min(at_once, num_read), sequence.longest_extra_pass)
     after, peak, final, *kept = _totals(
@@ -59,29 +59,32 @@ def memory_stats(
         ],
     )
     share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction)))
-    known = needs.reduction.gathers.is_attention if needs.reduction else sum(kept) >= full
+    stored = sum(cache.layers.own(by_layer)) * num_kv_heads
+    known = needs.reduction.gathers.is_attention if needs.reduction else sum(kept) >= stored
     return replace(
         stats,
         kv_bytes_full=full * entry_bytes,
         kv_bytes_after_prefill=after * page_bytes,
         kv_bytes_peak=peak * page_bytes,
         kv_bytes_final=final * page_bytes,
-        kv_bytes_transient=at_once * num_kv_heads * entry_bytes,
+        kv_bytes_transient=at_once * cache.layers.most_at_once * num_kv_heads * entry_bytes,
         kept_ratio=sum(kept) / max(1, full),
-        kept_per_layer=tuple(kept),
+        kept_per_layer=tuple(cache.layers.spread(kept, 0)),
         evicted_entries=(num_cached - shared) * cache.num_lists * model.ranks.size - sum(kept),
         evicted_attention_mass=share if known else None,
     )
 
 
 def kept_positions(cache: KVCache, slot: int, ranks: Ranks) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """0-based token indices a sequence holds, [layer][kv head]; a rank's heads follow those of the rank before it."""
+    """0-based token indices a sequence holds, [layer][kv head], none where a layer borrows another's entries; a rank's
+    heads follow those of the rank before it."""
     layers = (cache.read(slot, layer).position.cpu() - 1 for layer in range(cache.table.lengths.shape[1]))
     own = [
         tuple(tuple(row[:count].tolist()) for row, count in zip(position, counts, strict=True))
         for position, counts in zip(layers, cache.table.lengths[slot], strict=True)
     ]
-    return tuple(tuple(head for heads in layer for head in heads) for layer in zip(*ranks.gather(own), strict=True))
+    rows = [tuple(head for heads in layer for head in heads) for layer in zip(*ranks.gather(own), strict=True)]
+    return tuple(cache.layers.spread(rows, ((),) * len(rows[0])))
 
 
 def pool_too_small(sequence: Sequence, bytes_needed: int, bytes_available: int) -> CapacityError:

@@ -59,7 +59,7 @@ class Engine(EngineCore):
         if weights not in get_args(WeightForm):
             raise SpecError(f"model.weights: got {weights!r}, allowed are {' and '.join(get_args(WeightForm))}")
         device = find_device(device)
-        check_measured(chosen, settings.storage, path_or_hub_id)
+        check_measured(chosen, settings, path_or_hub_id)
         load = partial(
             load_model, path_or_hub_id, getattr(torch, dtype), max_model_len=settings.max_model_len, revision=revision,
             trust_remote_code=trust_remote_code, end_token_ids=frozenset(end_token_ids),

@@ -85,9 +85,10 @@ def _peak_bytes(
     """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
     cache = KVCache(
-        1, shape.num_layers, shape.num_kv_heads, config.page_size, 1, columns, config.storage, device, bases=bases
-    )
-    sequence = Sequence(request, 0, shape.num_layers, device)
+        1, model.layers(config.sharing), shape.num_kv_heads, config.page_size, 1, columns, config.storage, device,
+        bases=bases,
+    )  # fmt: skip
+    sequence = Sequence(request, 0, len(policies), device)
     if sequence.stores:
         sequence.slot = cache.open()
     evictions = Evictions(cache, policies, policies, model.ranks)

@@ -10,7 +10,7 @@ launch for all: a question's rows, by their real steps, vote on what is its own.
 
 from __future__ import annotations
 
-from collections import abc
+from collections import abc, deque
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.chunk_pass import as_voted, votes
+from corm_batch.engine.looks import Look, dense_look
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.ops.packing import Packing
@@ -103,6 +104,7 @@ class Questions:
         step_R: Tensor,
         features: AttentionFeatures,
         policy: KVPolicy,
+        looks: deque[Look],
     ) -> tuple[Tensor, Entries]:
         """Attention of one layer; see `attend_chunk` for what a policy that votes can hide.
 
@@ -111,6 +113,7 @@ class Questions:
             born: [K, R], the questions' new entries.
             step_R: int32, their steps.
             policy: whose rules hold for them.
+            looks: where this one is noted, see `Looks`.
 
         Returns:
             out [H, R, D], and the questions' own entries [K, N], all that they are to store, with what was found of
@@ -118,10 +121,8 @@ class Questions:
         """
         softmax = features.scale, features.softcap
         seen, where = self._seen(layer, born, votes(policy))
-        out, lse = self.cache.ops.dense_attention(
-            query_HRD, seen.key, seen.value, self._step_R, seen.position, seen.expiry, *softmax, features.sink_H,
-            (self._asking, where),
-        )  # fmt: skip
+        looks.append(look := dense_look(self.cache.ops, self._step_R, seen, seen.expiry, (self._asking, where)))
+        out, lse = look(query_HRD, features)
         own, reduction = self.cache.read_ends(self._own, layer, born, (self._rows, self.where)), self.reduction
         if reduction is not None:
             if not reduction.accumulate:

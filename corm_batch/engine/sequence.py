@@ -53,7 +53,7 @@ class Sequence:
     Args:
         request: what was asked.
         arrival: its place in the order of arrival; a smaller number goes first and is preempted last.
-        num_layers: layers of the model.
+        num_layers: layers of the model that have entries.
         device: where the statistic of what left is added up.
         source: the reading that it begins with; None where it reads its whole prompt itself.
         is_reading: it is one, and has no answer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from corm_batch.engine.checkpoint import load_config
 from corm_batch.errors import ModelLoadError
+from corm_batch.kv.layers import Layers
 from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Column, entry_columns, kv_bytes
@@ -65,6 +66,14 @@ class ModelShape:
     def shard(self, size: int) -> ModelShape:
         """What one of `size` ranks has of it: its share of the heads."""
         return replace(self, num_heads=self.num_heads // size, num_kv_heads=self.num_kv_heads // size)
+
+    def storing(self, sharing: Mapping[int, int]) -> ModelShape:
+        """The counts of the layers that have entries of their own, where others borrow theirs: `engine.sharing`.
+
+        Raises:
+            SpecError: there is no such layer.
+        """
+        return replace(self, num_layers=len(Layers(self.num_layers, sharing).owners))
 
     def context(self, limit: int | None) -> int:
         """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""

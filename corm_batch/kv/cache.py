@@ -16,6 +16,7 @@ from torch import Tensor
 
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.channels import Channels
+from corm_batch.kv.layers import Layers
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.kv.stage import Ends, Stage, SwappedCache
@@ -31,7 +32,8 @@ class KVCache:
 
     Args:
         num_slots: sequences that can hold pages at one time.
-        num_layers, num_kv_heads, page_size, num_pages: sizes.
+        layers: of the model; below, a layer is one that has lists, by its row.
+        num_kv_heads, page_size, num_pages: sizes.
         columns: what is stored of an entry, see `entry_columns`.
         form: in which keys and values are stored.
         device: where.
@@ -41,17 +43,17 @@ class KVCache:
     """
 
     def __init__(
-        self, num_slots: int, num_layers: int, num_kv_heads: int, page_size: int, num_pages: int,
+        self, num_slots: int, layers: Layers, num_kv_heads: int, page_size: int, num_pages: int,
         columns: Sequence[Column], form: Form, device: torch.device, agree: Callable[[int], int] = int,
         bases: Sequence[Basis] | None = None,
     ) -> None:  # fmt: skip
-        self.device, self.agree, self.form = device, agree, form
-        self.bases: Sequence[Basis | None] = bases or [None] * num_layers
+        self.device, self.agree, self.form, self.layers = device, agree, form, layers
+        self.bases: Sequence[Basis | None] = layers.own(bases) if bases else [None] * len(layers.owners)
         self.ops: Ops = select_ops(device, form)
         self.pool = PagePool(num_pages, page_size, columns, device, len(form.scales))
-        self.table = PageTable(num_slots, num_layers, num_kv_heads, page_size, device)
+        self.table = PageTable(num_slots, len(layers.owners), num_kv_heads, page_size, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
-        self.channels = Channels(num_slots, num_layers, num_kv_heads, columns, form, device)
+        self.channels = Channels(num_slots, len(layers.owners), num_kv_heads, columns, form, device)
         self.head_dim = columns[1].width or 0
         self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
 
@@ -210,13 +212,12 @@ class KVCache:
                 lost.
             torch.OutOfMemoryError: nothing is booked; the stage is still to be discarded.
         """
-        num_heads = self.table.lengths.shape[-1]
         found = torch.cat([stage.used, *(counts.flatten() for *_, counts in stage.stored)]).cpu().numpy()
         missing = -self.agree(len(stage.ids) - int(found[0]))
         if missing > 0:
             self.discard(stage)
             raise OutOfPages(missing)
-        counts = found[1:].reshape(-1, num_heads)
+        counts = found[1:].reshape(-1, self.table.lengths.shape[-1])
         num_pages = -(-counts // self.pool.page_size)
         shared = self.table.num_shared(np.array(stage.slots, np.int64))
         self.table.grow(0, int(num_pages.max(initial=0)) + int(shared.max(initial=0)))

@@ -60,8 +60,8 @@ def _load(spec: JobSpec) -> Model:
         **spec.engine.model_dump() | ({"room_for_scoring": True} if spec.verify and spec.verify.share else {}),
     )
     tokenizer.end_token_ids, tokenizer.stop_strings = engine.model.eos_token_ids, engine.model.rules.stop_strings
-    pool_tokens = engine.pool_bytes // engine.shape.kv_bytes_per_token(getattr(torch, spec.model.dtype))
-    return Model(engine, tokenizer, pool_tokens, spec.policy.pins_instruction, engine.least_room)
+    token = engine.shape.storing(spec.engine.sharing).kv_bytes_per_token(getattr(torch, spec.model.dtype))
+    return Model(engine, tokenizer, engine.pool_bytes // token, spec.policy.pins_instruction, engine.least_room)
 
 
 def _device(model: ModelSection) -> str:
@@ -108,15 +108,15 @@ def check_model(spec: JobSpec) -> CheckedModel:
     Raises:
         ModelLoadError: no model there, something in its folder that cannot be read, or nothing that ends an answer.
         UnsupportedModelError: it has a feature or a setting that the engine would get wrong.
-        SpecError: a token id that the model does not have, or a table of heads that was measured on another one.
+        SpecError: a token id or a layer that the model does not have, or a table that was measured on another one.
     """
     path, task = model_path(spec.model), spec.task
     checkpoint = find_checkpoint(path, spec.model.revision)
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
     refuse_quantizing(config, spec.model.weights)
-    vocab_size = ModelShape.from_config(config).vocab_size
-    check_measured(spec.policy, spec.engine.storage, path)
+    vocab_size = ModelShape.from_config(config).storing(spec.engine.sharing).vocab_size
+    check_measured(spec.policy, spec.engine, path)
     tokenizer = load_tokenizer(spec.model, path)
     if outside := [token for part in task.parts for token in part.stop_token_ids if token >= vocab_size]:
         raise SpecError(f"task.stop_token_ids: {outside[0]}: the model has the tokens 0..{vocab_size - 1}")
@@ -213,7 +213,7 @@ def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: 
 
 
 def _about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Rules) -> Iterator[str]:
-    """What to know of how the model is loaded and its tokens are chosen.
+    """What to know of how the model is loaded, which of its layers share entries and how its tokens are chosen.
 
     Raises:
         UnsupportedModelError: none of its layers can be quantised.
@@ -228,6 +228,8 @@ def _about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Ru
         yield about_quantizing(config, spec.engine.tensor_parallel)
     elif method := quantization(config):
         yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
+    if pairs := [f"{layer} those of {owner}" for layer, owner in sorted(spec.engine.sharing.items())]:
+        yield f"layers that read another's entries (engine.sharing): {', '.join(pairs)}"
     said = rules.model_dump(exclude_defaults=True, exclude={"end_token_ids", "not_for_sampling"})
     if said:
         settings = ", ".join(f"{key} {shown(value)}" for key, value in said.items())

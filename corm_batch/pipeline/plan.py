@@ -166,7 +166,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len, spec.task.max_new_tokens)
     todo, per_token = np.array(measured.todo, dtype=bool), shape.kv_bytes_per_token(dtype)
-    stored = shape.page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
+    stored = shape.storing(spec.engine.sharing).page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
     kv_bytes = sizes.held * per_token
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / measured.rows if documents and measured.states and not measured.whole else 1.0

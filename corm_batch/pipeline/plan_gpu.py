@@ -35,7 +35,7 @@ def on_gpu(
     single = [size for one in asked for size in one.sizes] or alone
     texts = [size.compressed for size in single if size.compressed]
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
-    engine, shape, policy = spec.engine, ModelShape.from_config(config), spec.policy
+    engine, shape, policy = spec.engine, ModelShape.from_config(config).storing(spec.engine.sharing), spec.policy
     if tokenizer is not None:
         policy = served(policy, shape, lambda: tokenizer.wrapped)
     mean, context = max(1.0, float(np.mean(texts))) if texts else 1.0, shape.context(engine.max_model_len)
@@ -50,7 +50,7 @@ def on_gpu(
         verify_share=spec.verify.share if spec.verify else 0.0,
         weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
         behind=[tokens_behind(policy, size.compressed, context) if size.compressed else [] for size in single],
-        shared=[size.shared for size in single],
+        shared=[size.shared for size in single], sharing=engine.sharing,
     )  # fmt: skip
 
 

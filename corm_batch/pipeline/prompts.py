@@ -166,7 +166,8 @@ def ask_nobody(
     Raises:
         SpecError, ModelLoadError: the policy cannot serve the model; see `served`.
     """
-    max_model_len, task = shape.context(spec.engine.max_model_len), spec.task.asking_once()
+    shape, task = shape.storing(spec.engine.sharing), spec.task.asking_once()
+    max_model_len = shape.context(spec.engine.max_model_len)
 
     room = least_room(served(spec.policy, shape, lambda: tokenizer.wrapped), max_model_len)
 

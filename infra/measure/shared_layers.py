@@ -1,13 +1,14 @@
-"""What a model bears of layers that read another layer's keys and values (KVSharer, arXiv 2410.18517).
+"""A table of shared layers for `engine: {sharing: FILE}` (KVSharer, arXiv 2410.18517), and what a model bears of it.
 
     python -m infra.measure.shared_layers jobs/quickstart/job.yaml --text infra/training/evaluation/books.parquet \\
-        --output RECORD.json
+        --output FILE.json
 
 The paper's search: keys and values of each layer, mean over short texts of the job's documents; pairs of layers by how
 far these are apart, the most unlike first; a later layer takes an earlier one's where the last hidden state of the
 texts stays alike, by its cosine, until enough layers share. Then, for each number of layers in the order that the
-search took them, how many nats a token other texts lose. `--nearest` begins with the pairs most alike instead. By the
-definition, in plain torch: nothing is stored, and no engine shares layers yet.
+search took them, how many nats a token other texts lose: with `--share` fewer are taken. `--nearest` begins with the
+pairs most alike instead. By the definition, in plain torch: nothing is stored. The file names the model and the hash of
+its weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures, Running
+from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.loader import LoadedModel, load_model
 from corm_batch.evaluation.fact_suite import haystack_text
 from corm_batch.evaluation.run import job_texts
@@ -140,7 +142,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         lost = nats(model, others, so_far) - before
         half = 1.96 * float(lost.std()) / math.sqrt(len(lost))  # of the 95 % interval, over texts
         rows.append({"takes": [later, earlier], "nats": round(float(lost.mean()), 4), "half": round(half, 4)})
-    return {"num_layers": model.shape.num_layers, "wanted": most, "rows": rows}
+    about = {"model": Path(path).name, "weights_sha256": weights_sha256(path), "num_layers": model.shape.num_layers}
+    return {**about, "wanted": most, "sharing": takes, "rows": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

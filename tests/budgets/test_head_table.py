@@ -8,7 +8,8 @@ import pickle
 import pytest
 
 from corm_batch.budgets.base import Budget
-from corm_batch.budgets.head_table import by_kv_head, measured_scores
+from corm_batch.budgets.head_table import by_kv_head
+from corm_batch.budgets.measured import measured_values
 from corm_batch.errors import SpecError
 
 SCORES = [[1.0, 0.5], [0.0, 2.0]]
@@ -19,7 +20,7 @@ def test_a_file_stands_for_the_scores_in_it(tmp_path):
     file.write_text(json.dumps({"model": "m", "scores": SCORES}))
     budget = Budget.from_spec({"name": "headkv", "scores": str(file)})
     assert budget == Budget.from_spec({"name": "headkv", "scores": SCORES})
-    ((path, scores),) = measured_scores(budget, "policy.budget")
+    ((path, scores),) = measured_values(budget, "policy.budget")
     assert (path, scores.model, scores.weights_sha256) == ("policy.budget.scores", "m", None)
     assert pickle.loads(pickle.dumps(budget)).scores.origin == str(file)
     file.unlink()  # the spec goes on without it

@@ -14,6 +14,7 @@ from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.layers import Layers
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns
@@ -28,7 +29,7 @@ from tests.ops.forms import MODEL
 
 def make(policy, heads=3, width=2):
     columns = entry_columns(MODEL, width, torch.float32, policy.columns)
-    cache = KVCache(2, 1, heads, 4, 200, columns, MODEL, torch.device("cpu"))
+    cache = KVCache(2, Layers(1), heads, 4, 200, columns, MODEL, torch.device("cpu"))
     return Eviction(cache, [policy], ALONE)
 
 

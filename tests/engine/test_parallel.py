@@ -98,6 +98,7 @@ def answers(engine, requests):
         (KVZIP, STREAMING),
         ({"name": "h2o", "recent": 4, "pin_instruction": True, "budget": ADAKV}, LEAVING),
         (CORM, STREAMING | LEAVING),
+        ({"name": "h2o", "recent": 4, "budget": ADAKV}, STREAMING | {"sharing": {1: 0}}),
     ],
     ids=[
         "full",
@@ -110,6 +111,7 @@ def answers(engine, requests):
         "kvzip",
         "leaving",
         "leaving streaming",
+        "shared layers",
     ],
 )
 def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_llama):

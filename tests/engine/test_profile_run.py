@@ -75,7 +75,7 @@ def measured(folder, context, monkeypatch, **fields):
     config = EngineConfig.parse({"memory_fraction": 1.0, **fields})
     columns = entry_columns(config.storage, model.shape.head_dim, model.dtype, policy.columns)
     monkeypatch.setattr(type(model.shape), "context", lambda self, most: context)
-    return measure_pool_bytes(config, model, by_layer(policy, model), columns)
+    return measure_pool_bytes(config, model, by_layer(policy, model.layers({}), model.windows), columns)
 
 
 @pytest.mark.parametrize(

@@ -360,6 +360,7 @@ def test_no_page_and_no_reference_leaks_under_any_schedule(tiny_llama, events, p
         "chunk_size": data.draw(st.integers(1, 30)),
         "compact_every": data.draw(st.integers(1, 9)),
         "max_sequences": data.draw(st.integers(1, 4)),
+        "sharing": data.draw(st.sampled_from([{}, {1: 0}])),
     }
     engine, readings, finished, added = make_engine(tiny_llama, policy, pages, **config), [], [], 0
     kinds = [{}, {"answer_ids": [5, 6, 7], "uncompressed": True}, {"answer_ids": [8] * 5}, {}]

@@ -76,6 +76,7 @@ def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, dat
         "prefill": data.draw(st.sampled_from(["exact", "streaming"])),
         "chunk_size": data.draw(st.integers(1, 40)),
         "compact_every": data.draw(st.integers(1, 9)),
+        "sharing": data.draw(st.sampled_from([{}, {1: 0}])),
     }
     engine = make_engine(tiny_llama, policy, pages, **config)
     added, finished = 0, []

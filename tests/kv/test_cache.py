@@ -8,6 +8,7 @@ import torch
 
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.layers import Layers
 from corm_batch.kv.pool import PagePool, page_bytes
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
@@ -20,7 +21,7 @@ OWN = (Column("norm"), Column("level", torch.int32))
 
 def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int, form=MODEL):
     columns = entry_columns(form, 8, torch.float32, OWN)
-    return KVCache(slots, layers, heads, page_size, num_pages, columns, form, torch.device("cpu"), agree)
+    return KVCache(slots, Layers(layers), heads, page_size, num_pages, columns, form, torch.device("cpu"), agree)
 
 
 def random_entries(*lead):

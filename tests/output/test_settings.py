@@ -62,6 +62,7 @@ CHANGES_ANSWERS = [
     {"engine": {"storage": "fp8"}},
     {"engine": {"storage": {"name": "fp8"}}},
     {"engine": {"propagation": {"name": "attention"}}},
+    {"engine": {"sharing": {7: 2}}},
     {"model": {"name": "org/model", "trust_remote_code": True}},
     {"model": {"name": "org/model", "weights": "fp8"}},
 ]
@@ -78,6 +79,7 @@ CHANGES_NOTHING = [
     {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
     {"engine": {"tensor_parallel": 2}},
     {"engine": {"storage": "model"}},
+    {"engine": {"sharing": {}}},
 ]
 
 
@@ -121,6 +123,15 @@ def test_fingerprint_follows_the_scores_in_a_file_not_the_file(policy, tmp_path)
     after = of("heads.json", [[1.0, 0.5], [0.0, 2.5]])
     assert after.fingerprint != before.fingerprint
     assert [change.path.rpartition(".")[2] for change in after.changes(before)] == ["scores"]
+
+
+def test_fingerprint_follows_the_layers_in_a_file_not_the_file(tmp_path):
+    path = tmp_path / "sharing.json"
+    path.write_text(json.dumps({"model": "m", "sharing": {"7": 2, "5": 1}}))
+    found = settings(engine={"sharing": str(path)})
+    assert found.fingerprint == settings(engine={"sharing": {5: 1, 7: 2}}).fingerprint
+    other = settings(engine={"sharing": {5: 1, 7: 3}})
+    assert [change.text for change in other.changes(found)] == ["engine.sharing.7 2 -> 3"]
 
 
 def test_what_is_written_down_is_read_again():

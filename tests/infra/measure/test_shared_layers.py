@@ -6,7 +6,10 @@ import json
 import pytest
 import torch
 
+from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.loader import load_model
+from corm_batch.pipeline.model import check_model
+from corm_batch.spec import JobSpec
 from infra.measure.shared_layers import SharingBatch, hidden_states, main, nats, share, unlike_pairs
 from tests.conftest import llama_config, save_random_model
 
@@ -47,7 +50,7 @@ def test_the_search_takes_unlike_layers_first_and_only_what_stays_alike(model):
     assert hidden_states(model, TEXTS, {}).shape == (144, 48)
 
 
-def test_one_command_writes_what_is_lost(tiny_job, tmp_path, capsys):
+def test_one_command_writes_a_table_and_what_is_lost(tiny_job, tiny_model, tmp_path, capsys):
     job = tiny_job({boat: f"The {boat} boat lay at the river that year. " * 60 for boat in "abcd"})
     record = tmp_path / "record.json"
     main([job, "--text", str(tmp_path / "documents.jsonl"), "--cosine", "-1", "--share", "0.5", "--texts", "3",
@@ -56,3 +59,6 @@ def test_one_command_writes_what_is_lost(tiny_job, tmp_path, capsys):
     assert (found["num_layers"], found["wanted"]) == (2, 1)
     assert [row["takes"] for row in found["rows"]] == [[1, 0]]
     assert found["rows"][0]["half"] > 0
+    table = JobSpec.load(job, [f"engine.sharing={record}"]).engine.sharing
+    assert (dict(table), table.weights_sha256) == ({1: 0}, weights_sha256(tiny_model))
+    check_model(JobSpec.load(job, [f"engine.sharing={record}"]))
