@@ -55,7 +55,9 @@ def test_whole_numbers_are_refused_beside_large_biases_of_keys_and_the_layer_is_
     bias = model.model.layers[1].self_attn.k_proj.bias.data
     for largest, refused in ((0.0, ()), (-20.0, ("int4",)), (-300.0, ("int4", "int8"))):
         bias[3] = largest
-        for name in Storage.registered():
+        for name, form in Storage.registered().items():
+            if any(field.is_required() for field in form.model_fields.values()):
+                continue  # nothing is said of biases by forms that need to be told more
             storage = Storage.from_spec({"name": name})
             if name not in refused:
                 refuse_large_biases(model, storage)
