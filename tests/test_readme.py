@@ -180,6 +180,16 @@ def test_what_propagation_gains_beside_vllm_is_what_is_recorded():
     assert said in README.replace("\n", " ")
 
 
+def test_what_whole_numbers_free_is_what_is_recorded():
+    figures = json.loads((RESULTS / "int8_policies-smollm2.json").read_text())["figures"]
+    by = {(one["suite"], one["task"], one["score"]): one for one in figures if one["candidate"] == "t36"}
+    facts, summaries = by["needles", "all", "said"], by["meetings", "likelihood", "logprob"]
+    points, nats = 100 * facts["against"]["difference"], summaries["against"]["difference"]
+    held = 100 * facts["cost"]["peak_ratio"]
+    said = f"SmolLM2 has {held:.1f} % of the bytes, {points:+.1f} points and {nats:+.3f}"
+    assert said in README.replace("\n", " ")
+
+
 def test_what_one_reading_gains_is_what_is_recorded():
     short, long = json.loads((RESULTS / "h200-readings-16k.json").read_text())["rows"]
     (streamed,) = json.loads((RESULTS / "h200-readings-32k-streaming.json").read_text())["rows"]
