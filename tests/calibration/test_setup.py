@@ -50,7 +50,7 @@ def test_policies_are_tried_on_the_jobs_documents(job, model, tmp_path):
     assert short.held_out.mean > 0
     assert short.peak_ratio < result.of("full").peak_ratio
     assert short.changed is not None
-    assert result.of("p1").failure == "policy.budget.scores: 1 layers, the model has 2"
+    assert result.of("p1").failure == "policy.budget.scores: 1 layers, the model has 2 with entries of their own"
     assert result.shared_pass
     alone = OneByOne(_loader(spec), race.models.max_model_len)
     requests = [request for exam in race.exams.values() for request in exam.requests]
