@@ -20,6 +20,9 @@ from corm_batch.registry import SAME_ANSWERS
 from corm_batch.storage.base import Projections
 from corm_batch.storage.low_rank import LowRank
 
+_ATOL = 0.01
+"""By which products of directions may be off 0 and 1: those stored in 16 bits are."""
+
 
 class Eigen(LowRank, name="eigen"):
     """Keys and values in a few directions of their head, those of keys, queries and values of texts (Eigen Attention).
@@ -65,7 +68,7 @@ class Eigen(LowRank, name="eigen"):
         """Out of the file.
 
         Raises:
-            SpecError: it is none, or another model's.
+            SpecError: it is none, or another model's, or its directions are not orthonormal.
         """
         try:
             tensors = load_file(self.basis)
@@ -74,17 +77,25 @@ class Eigen(LowRank, name="eigen"):
             raise SpecError(f"engine.storage.basis: {self.basis} holds no basis: {error}") from error
         expected = model.num_layers, model.num_kv_heads, model.head_dim, model.head_dim
         if not keys.shape == values.shape == expected:
+            other = values if keys.shape == expected else keys
             raise SpecError(
-                f"engine.storage.basis: {self.basis} is of a model of {_counts(keys.shape)}; this one has "
+                f"engine.storage.basis: {self.basis} is of a model of {_counts(other.shape)}; this one has "
                 f"{_counts(expected)}"
             )
+        one = torch.eye(model.head_dim)
+        for name, found in (("key", keys), ("value", values)):
+            if not torch.allclose(found.float().mT @ found.float(), one, atol=_ATOL):
+                raise SpecError(
+                    f"engine.storage.basis: {self.basis} holds no basis: directions of {name} are not orthonormal"
+                )
         key, value = self.columns(model.head_dim, torch.float32)
         for of_keys, of_values in zip(keys, values, strict=True):
             yield of_keys[model.own_heads, :, : key.width], of_values[model.own_heads, :, : value.width]
 
 
 def _counts(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} layers, {shape[1]} kv heads, {shape[2]} numbers a head" if len(shape) == 4 else f"{shape}"
+    square = len(shape) == 4 and shape[2] == shape[3]
+    return f"{shape[0]} layers, {shape[1]} kv heads, {shape[2]} numbers a head" if square else f"shape {[*shape]}"
 
 
 def _sha256(path: str) -> str:

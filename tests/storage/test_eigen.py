@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.config import EngineConfig
@@ -77,6 +78,24 @@ def test_a_file_of_another_model_is_refused(tmp_path, tiny_llama):
     with pytest.raises(SpecError, match=r"engine\.storage\.basis: .*text holds no basis"):
         next(iter(of(str(tmp_path / "text")).directions(model)))
     assert of(str(tmp_path / "text")).measured_on() is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (lambda key: 1.3 * key, lambda value: value, "holds no basis: directions of key are not orthonormal"),
+        (lambda key: key, lambda value: value * torch.nan, "holds no basis: directions of value are not orthonormal"),
+        (lambda key: key, lambda value: value[:1], "of a model of 1 layers, 2 kv heads, 16 numbers a head"),
+        (lambda key: key[..., :8], lambda value: value[..., :8], r"of a model of shape \[2, 2, 16, 8\]"),
+    ],
+)
+def test_numbers_that_are_no_directions_are_refused(key, value, message, tmp_path):
+    tensors = load_file(write_basis(tmp_path / "right"))
+    found = {"key": key(tensors["key"]), "value": value(tensors["value"])}
+    save_file({name: one.contiguous() for name, one in found.items()}, tmp_path / "wrong")
+    model = Projections(2, 2, slice(None), 16, lambda layer: (torch.empty(0), torch.empty(0)))
+    with pytest.raises(SpecError, match=rf"engine\.storage\.basis: .*wrong .*{message}"):
+        next(iter(of(str(tmp_path / "wrong")).directions(model)))
 
 
 def test_a_file_that_names_other_weights_is_refused(tmp_path, tiny_llama):
