@@ -24,6 +24,7 @@ class ModelShape:
         num_layers, num_heads, num_kv_heads, head_dim: as in the model.
         max_model_len: tokens the model was trained for.
         vocab_size: token ids are below it.
+        own_layers: which of the model's layers are counted; None: all.
     """
 
     num_layers: int
@@ -32,6 +33,7 @@ class ModelShape:
     head_dim: int
     max_model_len: int
     vocab_size: int
+    own_layers: tuple[int, ...] | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -50,7 +52,7 @@ class ModelShape:
                 max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
                 vocab_size=config.vocab_size,
             )
-            if min(vars(shape).values()) < 1:
+            if min(value for value in vars(shape).values() if value is not None) < 1:
                 raise ValueError(f"expected numbers of 1 and more, got {shape}")
             if shape.num_heads % shape.num_kv_heads:
                 raise ValueError(f"{shape.num_heads} query heads cannot share {shape.num_kv_heads} kv heads evenly")
@@ -73,7 +75,8 @@ class ModelShape:
         Raises:
             SpecError: there is no such layer.
         """
-        return replace(self, num_layers=len(Layers(self.num_layers, sharing).owners))
+        owners = Layers(self.num_layers, sharing).owners
+        return replace(self, num_layers=len(owners), own_layers=owners)
 
     def context(self, limit: int | None) -> int:
         """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""

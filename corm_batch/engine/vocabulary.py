@@ -50,7 +50,7 @@ def described(policy: KVPolicy, shape: ModelShape, load_tokenizer: Callable[[], 
             ) from error
         vocabulary = read_vocabulary(tokenizer, shape.vocab_size) if policy.needs.vocabulary else None
         turn = read_turn(tokenizer) if policy.needs.turn else None
-    return Model(shape.num_layers, shape.num_kv_heads, vocabulary=vocabulary, turn=turn)
+    return Model(shape.num_layers, shape.num_kv_heads, vocabulary=vocabulary, turn=turn, own_layers=shape.own_layers)
 
 
 def read_vocabulary(tokenizer: Any, vocab_size: int) -> Vocabulary:

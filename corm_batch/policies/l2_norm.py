@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch import Tensor
 from corm_batch.budgets.base import Budget
 from corm_batch.ops.pages import Column
 from corm_batch.policies.base import ScoringPolicy, Seen
+from corm_batch.policies.model import Model
 
 
 class L2Norm(ScoringPolicy, name="l2_norm"):
@@ -26,6 +27,13 @@ class L2Norm(ScoringPolicy, name="l2_norm"):
     skip_layers: tuple[int, ...] = Field((0, 1), description="layers that keep everything")
 
     columns: ClassVar[tuple[Column, ...]] = (Column("norm"),)
+
+    def for_model(self, model: Model) -> Self:
+        """The layers to skip as the policy is asked about them: those that share others' entries do not count."""
+        if model.own_layers is None:
+            return self
+        rows = tuple(row for row, layer in enumerate(model.own_layers) if layer in self.skip_layers)
+        return self.model_copy(update={"skip_layers": rows})
 
     def born(self, layer: int, key: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, ...]:
         """The key's norm; rotation has not changed it."""

@@ -34,11 +34,12 @@ class Model(NamedTuple):
     """What a policy may know of the model that it is to serve.
 
     Attributes:
-        num_layers: of it.
+        num_layers: of it, those with entries of their own: a policy knows these alone, as 0, 1, ...
         num_kv_heads: of a layer, over all ranks.
         own_heads: those of them that the policy will be asked about.
         vocabulary: None where the policy's needs do not name it.
         turn: likewise.
+        own_layers: which of the model's layers these are; None: all.
     """
 
     num_layers: int
@@ -46,3 +47,4 @@ class Model(NamedTuple):
     own_heads: slice = slice(None)
     vocabulary: Vocabulary | None = None
     turn: Turn | None = None
+    own_layers: tuple[int, ...] | None = None

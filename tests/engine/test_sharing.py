@@ -198,6 +198,12 @@ def test_questions_over_a_reading_are_answered_as_whole_prompts(fields, folder):
     assert engine.pool_bytes_used == 0
 
 
+def test_layers_that_a_policy_skips_are_counted_as_in_the_model(folder):
+    policy = {"name": "l2_norm", "budget": {"name": "uniform", "max_kept": 20}, "recent": 4, "skip_layers": [3, 4]}
+    kept = run(make(folder, policy), asked(new_tokens=1, lengths=[61]))["0"].memory.kept_per_layer
+    assert kept == (2 * 20, 2 * 20, 0, 2 * 61, 0, 0)
+
+
 def test_more_documents_fit_one_pool(folder):
     requests = asked(new_tokens=2, lengths=[40] * 12)
     most = {}
