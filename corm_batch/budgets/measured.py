@@ -59,11 +59,20 @@ def read_table(path: str, what: str, key: str, kind: type, holds: str) -> dict[s
         ValueError: it is no such file.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        table = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
     except OSError as error:
         raise ValueError(f"no {what} there: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"no {what}: it is no JSON: {error}") from error
     if not isinstance(table, dict) or not isinstance(table.get(key), kind):
         raise ValueError(f'no {what}: it has no "{key}", {holds}')
     return table
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} is there twice")
+        found[key] = value
+    return found

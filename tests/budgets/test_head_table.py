@@ -33,6 +33,8 @@ def test_a_file_stands_for_the_scores_in_it(tmp_path):
         (None, "no head table there: No such file"),
         ("{", "it is no JSON"),
         ("[1]", 'it has no "scores"'),
+        ("[" * 100_000, "it is no JSON: maximum recursion depth"),
+        ('{"scores": [[1.0]], "scores": [[2.0]]}', "'scores' is there twice"),
         ('{"scores": 3}', 'it has no "scores"'),
         ('{"scores": [["x"]]}', "scores.0.0"),
         ('{"scores": [[1.0, -1.0]]}', "from 0 on"),
