@@ -118,9 +118,10 @@ def nats(model: LoadedModel, texts: Sequence[Tensor], takes: Mapping[int, int]) 
 
 
 def pieces(encode: Any, text: str, length: int, count: int, device: torch.device) -> Iterator[Tensor]:
-    """[T] token ids of pieces, evenly spread over a text, each begun as the tokenizer begins one."""
+    """[T] token ids of pieces, evenly spread over a text, each begun as the tokenizer begins one; none is shorter for
+    being the last, and all are the whole text where that is no longer."""
     for number in range(count):
-        start = number * len(text) // count
+        start = min(number * len(text) // count, max(0, len(text) - 16 * length))
         yield torch.tensor(encode(text[start : start + 16 * length], begin=True)[:length], device=device)
 
 
@@ -160,6 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
+    if not 0 < options.share <= 1:
+        parser.error(f"--share: a share above 0, at most 1, got {options.share}")
     asked = {name: getattr(options, name) for name in ("share", "cosine", "nearest", "texts", "tokens", "device")}
     record = begin_record("shared_layers", job=options.job, **asked)
     write_record(record | measure(options), options.output)

@@ -10,7 +10,7 @@ from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.loader import load_model
 from corm_batch.pipeline.model import check_model
 from corm_batch.spec import JobSpec
-from infra.measure.shared_layers import SharingBatch, hidden_states, main, nats, share, unlike_pairs
+from infra.measure.shared_layers import SharingBatch, hidden_states, main, nats, pieces, share, unlike_pairs
 from tests.conftest import llama_config, save_random_model
 
 TEXTS = [torch.randint(0, 199, (48,), generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
@@ -48,6 +48,19 @@ def test_the_search_takes_unlike_layers_first_and_only_what_stays_alike(model):
     assert share(model, TEXTS, pairs, 1, -1.0) == dict([pairs[0]])
     assert share(model, TEXTS, pairs, 4, 1.0) == {}
     assert hidden_states(model, TEXTS, {}).shape == (144, 48)
+
+
+@pytest.mark.parametrize(("length", "starts"), [(1000, [0, 333, 666]), (400, [0, 133, 240]), (99, [0, 0, 0])])
+def test_pieces_of_short_texts_are_of_one_length(length, starts):
+    cut = list(pieces(lambda text, begin: [*map(ord, text)], [*map(chr, range(length))], 10, 3, torch.device("cpu")))
+    assert [one.tolist() for one in cut] == [[*range(start, start + 10)] for start in starts]
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_a_share_that_is_none_is_refused(share, capsys):
+    with pytest.raises(SystemExit):
+        main(["job.yaml", "--text", "texts", "--share", share, "--output", "record.json"])
+    assert "--share: a share above 0, at most 1, got" in capsys.readouterr().err
 
 
 def test_one_command_writes_a_table_and_what_is_lost(tiny_job, tiny_model, tmp_path, capsys):
