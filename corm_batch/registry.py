@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -87,8 +87,9 @@ def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Keys that are known where the unknown key `loc` stands in `model`."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part))
-        nested = field.annotation if field else None
-        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        nested = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if nested is None:
             return []
         model = nested
     return [field.alias or name for name, field in model.model_fields.items()]

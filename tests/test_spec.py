@@ -203,6 +203,7 @@ def test_a_file_that_is_no_utf8_says_so(tmp_path):
         ({"cluster": {"replicas": {"min": 3, "max": 2}}}, "cluster.replicas: min is 3, more than max, which is 2"),
         ({"cluster": {"replicas": {"min": 0, "max": 2}}}, "cluster.replicas.min: Input should be greater than or"),
         ({"cluster": {"replicas": {"min": 1}}}, "cluster.replicas.max: Field required"),
+        ({"verify": {"sample": 1}}, "verify.sample: unknown key; known here: share, on_difference, min_gap"),
         ({"cluster": {"replicas": {"max": 1, "most": 2}}}, "cluster.replicas.most: unknown key; known here: min, max"),
         ({"cluster": {"address": "http://user:pw@host"}}, "cluster.address: String should match pattern"),
         ({"output": {"uri": "ftp://x"}}, "output.uri: expected a local path or an s3:// URI, got 'ftp://x'"),
