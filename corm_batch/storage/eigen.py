@@ -68,9 +68,13 @@ class Eigen(LowRank, name="eigen"):
         """Out of the file.
 
         Raises:
-            SpecError: it is none, or another model's, or its directions are not orthonormal.
+            SpecError: it is none, or another file by now, or another model's, or its directions are not orthonormal.
         """
         try:
+            if _sha256(self.basis) != self.sha256:  # a replica may begin long after the job
+                raise SpecError(
+                    f"engine.storage.basis: {self.basis} is another file by now than that of sha256 {self.sha256}"
+                )
             tensors = load_file(self.basis)
             keys, values = tensors["key"], tensors["value"]
         except (OSError, SafetensorError, KeyError) as error:

@@ -43,11 +43,15 @@ def test_a_file_counts_by_its_content_wherever_it_lies(tmp_path, monkeypatch):
 
 def test_a_file_that_has_changed_since_is_told(tmp_path):
     basis = Path(write_basis(tmp_path / "basis.safetensors"))
-    written = of(str(basis)).to_spec()
+    form = of(str(basis))
+    written = form.to_spec()
     assert Storage.from_spec(written) == of(str(basis))
     write_basis(basis, head_dim=8)
     with pytest.raises(SpecError, match=r"storage\.sha256: .*basis\.safetensors is another file by now"):
         Storage.from_spec(written)
+    model = Projections(2, 2, slice(None), 16, lambda layer: (torch.empty(0), torch.empty(0)))
+    with pytest.raises(SpecError, match=r"engine\.storage\.basis: .* is another file by now than that of sha256"):
+        next(iter(form.directions(model)))
 
 
 @pytest.mark.parametrize(
