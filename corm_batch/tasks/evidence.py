@@ -81,9 +81,16 @@ def quote_problem(quote: str | None, text: str) -> str:
 
 
 def find_quote(quote: str | None, text: str) -> range | None:
-    """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others."""
-    words = (quote or "").split()
-    found = re.search(r"\s+".join(map(re.escape, words)), text) if words else None
+    """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others.
+
+    As words and numbers of their own, if it does so anywhere, for 5 is not taken from 1.5; never amid digits.
+    """
+    if not (words := (quote or "").split()):
+        return None
+    said = r"\s+".join(map(re.escape, words))
+    before, behind = r"(?<!\d)" * words[0][0].isdecimal(), r"(?!\d)" * words[-1][-1].isdecimal()
+    alone = rf"(?<!\w)(?<!\d[.,]){said}(?!\w)(?![.,]\d)"
+    found = re.search(alone, text) or re.search(f"{before}{said}{behind}", text)
     return range(*found.span()) if found else None
 
 

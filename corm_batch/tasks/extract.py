@@ -29,6 +29,7 @@ from corm_batch.tasks.questions import (
 from corm_batch.tasks.records import CUT, Attempt, Reader, ask_records, ruled
 from corm_batch.tasks.schema_grammar import Form, plain_form
 
+_SHOWN = 200
 _TOGETHER = (
     "Read the fields of this JSON Schema out of the document above. Reply with one JSON object and nothing else; "
     "leave out what the document does not state.\n\n{schema}"
@@ -244,7 +245,7 @@ class Extract(Task, name="extract"):
         for place, name in enumerate(asked.properties):
             answers, failures = parted(given[place :: len(prompts)])
             certain = by_certainty(answers)
-            reading = asked.choose([asked.read_field(name, one.text) for one in certain if says_something(one)])
+            reading = asked.choose([_read(asked, name, one) for one in certain if says_something(one)])
             said[name] = reading.said if reading else certain[0].text if certain else ""
             chosen |= _known({name: reading}, str(failures[0]) if failures else None)
         if fields.of_item:
@@ -274,6 +275,13 @@ class _Found:
         """Of what was chosen and `given`; fields that nobody states failed where an answer is `lost`, and so why."""
         written = [one for one in given if isinstance(one, Answer | AnswerError)]
         return cls(_known(chosen, lost), output, finish_reason_of(written), len(given))
+
+
+def _read(fields: Fields, name: str, answer: Answer) -> Reading:
+    """What an answer about one field says; a number that was cut off is another number, and so with any text."""
+    if answer.finish_reason == "length":
+        return Reading(None, f"{answer.text[:_SHOWN]!r} was cut off at task.max_new_tokens", answer.text)
+    return fields.read_field(name, answer.text)
 
 
 def _known(chosen: Mapping[str, Reading | None], lost: str | None) -> dict[str, Reading]:

@@ -197,7 +197,8 @@ class Fields:
                 number = read_number(text, decimal_of(schema, self.schema))
                 if not math.isfinite(float(number)):
                     raise ValueError("is too large")
-                return int(number) if kind == "integer" and number == number.to_integral_value() else float(number)
+                is_whole = number == number.to_integral_value()  # a whole number that no float is stays what it is
+                return int(number) if is_whole and (kind == "integer" or number != float(number)) else float(number)
             case "boolean":
                 if (word := _spelling(text)) not in _TRUTHS:
                     raise ValueError("is not plainly yes or no")

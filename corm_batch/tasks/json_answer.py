@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from corm_batch.errors import CutOffError
@@ -14,13 +18,25 @@ _NAME = re.compile(r'\s*(")')
 _COLON = re.compile(r"\s*:\s*")
 _COMMA = re.compile(r"\s*,")
 _MOST_REPAIRS = 200
+_FIRST_INEXACT = 2.0**53  # from here on a float may stand for several integers
 _MOST_DIGITS = 400  # of an integer: Python refuses to read many more
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """What an object says under one name, where that is several things: no value of JSON, so that nothing takes it."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(json.dumps(value, default=str) for value in self.values)
 
 
 def json_values(answer: str) -> list[Any]:
     """The objects and lists in `answer`, in order; of nested ones the outermost.
 
-    Raw line breaks inside texts and commas before a closing bracket are read.
+    Raw line breaks inside texts and commas before a closing bracket are read. What has two values under one name has a
+    `Contradiction` there; a number that is too large to be one is the text it was written as.
 
     Raises:
         CutOffError: the last of them has no end.
@@ -45,7 +61,7 @@ def json_values(answer: str) -> list[Any]:
 
 def whole_members(begun: str) -> dict[str, Any]:
     """Of an object that has no end, the members that have one."""
-    members: dict[str, Any] = {}
+    members = list[tuple[str, Any]]()
     position = 1
     while begun.startswith("{") and (found := _NAME.match(begun, position)):
         try:
@@ -55,8 +71,9 @@ def whole_members(begun: str) -> dict[str, Any]:
             break
         if not (comma := _COMMA.match(begun, position)):  # a number may go on
             break
-        members[name], position = value, comma.end()
-    return members
+        members.append((name, value))
+        position = comma.end()
+    return _object(members)
 
 
 def _decode(text: str, start: int) -> tuple[Any, int, str]:
@@ -85,9 +102,31 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _MOST_DIGITS else digits
 
 
+def _number(text: str) -> float | int | str:
+    """A number with decimals or an exponent; a whole one that no float is, as an integer."""
+    value = float(text)
+    if math.isinf(value):
+        return text
+    exact = Decimal(text)
+    return int(exact) if abs(value) >= _FIRST_INEXACT and exact != value and exact == int(exact) else value
+
+
+def _object(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these members."""
+    said: dict[str, list[Any]] = {}
+    for name, value in members:
+        said.setdefault(name, []).append(value)
+    return {
+        name: values[0] if all(value == values[0] for value in values) else Contradiction(tuple(values))
+        for name, values in said.items()
+    }
+
+
 def _no_constant(name: str) -> None:
     """NaN and Infinity are no JSON, though Python reads them."""
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(strict=False, parse_int=_integer, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(
+    strict=False, parse_int=_integer, parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
+)

@@ -18,9 +18,9 @@ from pydantic_core import SchemaError as PatternError
 from pydantic_core import SchemaValidator, core_schema
 from referencing import Registry
 
+from corm_batch.tasks.formats import FORMATS
 from corm_batch.tasks.numbers import DECIMAL_MARKS, DecimalMark
 
-FORMATS = Draft202012Validator.FORMAT_CHECKER
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # values are schemas
 _DATA = ("enum", "const", "default", "examples")  # values are no schemas, whatever they look like

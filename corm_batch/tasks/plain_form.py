@@ -35,13 +35,13 @@ class PlainForm:
 
     def checked(self, answer: Answer) -> Answer | AnswerError:
         """The answer, or why it is none: a stop text or the end of its tokens may have cut it off."""
-        text = answer.text
-        if text == NO_ANSWER or text in self.choices:
+        text, is_cut = answer.text, answer.finish_reason == "length"
+        if text == NO_ANSWER or (text in self.choices and not is_cut):
             return answer
-        if self.pattern is None:
+        if is_cut:  # even one of the choices may be the beginning of another
+            said = "was cut off at task.max_new_tokens"
+        elif self.pattern is None:
             said = f"is none of choices: {', '.join(self.choices)}"
-        elif answer.finish_reason == "length":
-            said = "was cut off at task.max_new_tokens, and pattern may want more of it"
         elif not matches(f"^(?:{self.pattern})$", text):
             said = f"does not match pattern: {self.pattern}"
         else:

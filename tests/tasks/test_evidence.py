@@ -21,6 +21,24 @@ def test_quotations_stand_where_they_first_do(quote, found):
     assert find_quote(quote, TEXT) == found
 
 
+@pytest.mark.parametrize(
+    ("quote", "text", "found"),
+    [
+        ("12", "code 3124, then 12 men", range(16, 18)),
+        ("12", "code 3124 and 129", None),
+        ("5", "1.5 of 2,5 or 5", range(14, 15)),
+        ("2", "pages 1,2,3", range(8, 9)),
+        ("5.", "In 15. of 5.", range(10, 12)),
+        ("1 1", "21 1 1", range(3, 6)),
+        ("art", "a party of art", range(11, 14)),
+        ("北京", "他在北京工作", range(2, 4)),
+        ("tower of Lo", "the tower of London", range(4, 15)),
+    ],
+)
+def test_quotations_are_words_and_numbers_of_their_own(quote, text, found):
+    assert find_quote(quote, text) == found
+
+
 def test_columns_and_why_there_are_none():
     columns, failed = evidence({"a": "of [it].", "b": None, "c": " ", "d": "no"}, TEXT)
     assert columns == {"a_quote": "of [it].", "a_quote_start": 12, "a_quote_end": 20, "a_quote_page": None}

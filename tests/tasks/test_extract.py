@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from corm_batch.errors import AnswerError, DocumentError, SpecError
-from corm_batch.tasks.base import Task
+from corm_batch.tasks.base import Answer, Task
 from corm_batch.tasks.extract import Extract
 from corm_batch.tasks.several import Several
 
@@ -133,6 +133,54 @@ def test_fields_that_an_unanswered_window_may_state_failed(fake_asker, answer):
     result = answer(each(max_new_tokens=11), fake_asker(reply, context=72), "a" * 50 + "b" * 30)
     assert result.columns == {"year": 1999, "city": None, "open": None}
     assert (result.failed_fields, result.finish_reason, result.pieces) == ({"open": "no end"}, "length", 6)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "integer"}, "1234"),
+        ({"type": "number"}, "12.3"),
+        ({"type": "boolean"}, "No"),
+        ({"enum": ["Foo", "Foo bar"]}, "Foo"),
+        ({"type": "array"}, "[1] or [2"),
+        ({"type": "string"}, "Not sta"),
+    ],
+)
+def test_what_was_cut_off_is_no_field(schema, text, fake_asker, answer):
+    task = each(schema={"type": "object", "properties": {"a": schema, "b": {"type": "integer"}}}, questions={})
+    asker = fake_asker(lambda prompt: Answer(text, "length", -1.0) if " a?" in prompt.instruction else "7")
+    result = answer(task, asker, "text")
+    assert result.columns == {"a": None, "b": 7}
+    assert result.failed_fields == {"a": f"{text!r} was cut off at task.max_new_tokens"}
+    assert json.loads(result.output) == {"a": text, "b": "7"}
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "problem"),
+    [
+        ('{"a": 1, "a": 2}', None, '"1 and 2" breaks type: "integer"'),
+        ('{"any": {"x": 1, "x": [2]}}', None, "is not JSON serializable"),
+        ('{"any": [1e999]}', '["1e999"]', None),
+        ('{"a": 9007199254740993.0}', 9007199254740993, None),
+        ('{"number": 9007199254740993.0}', None, "does not fit double"),
+    ],
+)
+def test_json_says_one_thing_or_none(said, value, problem, fake_asker, answer):
+    fields = {"a": {"type": "integer"}, "any": {}, "number": {"type": "number"}, "b": {"type": "integer"}}
+    task = together(schema={"type": "object", "properties": fields})
+    result = answer(task, fake_asker(lambda prompt: f'{said[:-1]}, "b": 7}}'), "text")
+    name = next(iter(json.loads(said)))
+    assert (result.columns[name], result.columns["b"]) == (value, 7)
+    assert (problem or "") in result.failed_fields.get(name, "")
+
+
+def test_a_whole_number_that_no_float_is_fails(fake_asker, answer):
+    task = each(
+        schema={"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "integer"}}}, questions={}
+    )
+    result = answer(task, fake_asker(lambda prompt: "9007199254740993"), "text")
+    assert result.columns == {"a": None, "b": 9007199254740993}
+    assert "does not fit double" in result.failed_fields["a"]
 
 
 def test_together_without_the_end_of_one_window(fake_asker, answer):

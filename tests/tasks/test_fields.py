@@ -186,7 +186,7 @@ def test_a_bad_optional_field_fails_alone():
             {"year": None, "city": "Ulm"},
         ),
         ('{"city": "Ulm"}', r'^the object: {"city": "Ulm"} breaks required: \["year"\]', {"year": None, "city": "Ulm"}),
-        ('{"year": 1e30}', "field year: 1e\\+30 does not fit int64", {"year": None, "city": None}),
+        ('{"year": 1e30}', "field year: 10{30} does not fit int64", {"year": None, "city": None}),
     ],
 )
 def test_a_bad_required_field_fails_the_document_and_keeps_the_others(answer, said, columns):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corm_batch.errors import CutOffError
-from corm_batch.tasks.json_answer import json_values
+from corm_batch.tasks.json_answer import Contradiction, json_values, whole_members
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ from corm_batch.tasks.json_answer import json_values
         ('{"a": "text, }",\n}', [{"a": "text, }"}]),
         ('{"a": NaN}', []),
         ('{"a": ' + "9" * 5000 + "}", [{"a": "9" * 5000}]),
+        ('{"a": 1e999}', [{"a": "1e999"}]),
+        ('{"a": 9007199254740993.0, "b": 0.1, "c": 1e3}', [{"a": 9007199254740993, "b": 0.1, "c": 1000.0}]),
+        ('{"a": 1, "b": {"c": 2, "c": 2}, "a": 1.0}', [{"a": 1, "b": {"c": 2}}]),
+        ('{"a": 1, "a": "x"}', [{"a": Contradiction((1, "x"))}]),
         ("a stray { and a stray [", []),
         ("no JSON", []),
         ("", []),
@@ -32,6 +36,10 @@ from corm_batch.tasks.json_answer import json_values
 )
 def test_values_are_found_whatever_stands_around_them(answer, found):
     assert json_values(answer) == found
+
+
+def test_what_is_said_twice_before_the_end_is_contradicted_too():
+    assert whole_members('{"a": 1, "b": 2, "a": 3, "c": ') == {"a": Contradiction((1, 3)), "b": 2}
 
 
 @pytest.mark.parametrize(

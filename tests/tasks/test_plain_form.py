@@ -14,7 +14,8 @@ FEW, CODE = PlainForm(("yes", "no")), PlainForm((), "[A-Z]{2}[0-9]+")
     [
         (FEW, "yes", "stop", None),
         (FEW, "Not stated.", "stop", None),
-        (FEW, "ye", "length", "the answer 'ye' is none of choices: yes, no"),
+        (FEW, "ye", "stop", "the answer 'ye' is none of choices: yes, no"),
+        (FEW, "yes", "length", "was cut off at task.max_new_tokens"),
         (CODE, "AB12", "stop", None),
         (CODE, "Not stated.", "stop", None),
         (CODE, "AB12", "length", "was cut off at task.max_new_tokens"),
