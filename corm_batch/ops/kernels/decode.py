@@ -26,7 +26,7 @@ from corm_batch.ops.form import Form, FormKernels
 from corm_batch.ops.kernels.forms import numbers_a_word
 from corm_batch.ops.kernels.lists import common_of, locate, span_of
 from corm_batch.ops.kernels.merge import bounded, keep_bar, keep_part, merge
-from corm_batch.ops.kernels.tile import each_row, half_queries_of, halves_of, part_of, queries_of, see
+from corm_batch.ops.kernels.tile import each_row, part_of, queries_of, see
 from corm_batch.ops.kernels.vote import vote
 from corm_batch.ops.pages import Lists, Pages, narrowed
 from corm_batch.ops.reduction import Reduction
@@ -187,16 +187,11 @@ def _attend_shared(
     there = tl.load(leader + s, mask=(g < M * G) & (s < num_rows), other=-1) == first
     now = tl.load(step + s, mask=there, other=0)  # [BG]
     head = (s * num_kv_heads + row % num_kv_heads) * G + g % G
-    up, turns = None, None
-    if basis is not None:
-        up, turns = halves_of(basis[0], basis[1], row % num_kv_heads, W, H, BLOCK_W, BLOCK_H)
-        q = half_queries_of(query, head, there, H, BLOCK_H)
-    else:
-        q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
+    q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, tl.full([BLOCK_G], float("-inf"), tl.float32), ids, key, value, position,
-        expiry, scales, up, turns, None, 0, scale, softcap, True, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N,
-        PACK, UNPACK, FACTORS, NUM_FACTORS,
+        expiry, scales, basis, row % num_kv_heads, None, 0, scale, softcap, True, COUNTS, C, W, D, BLOCK_G, BLOCK_W,
+        BLOCK_D, BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     mine = head * (own_splits + splits) + own_splits + split
     keep_part(mine, there, outs, top, total, count, part_out, part_max, part_sum, part_count, D, NUM_FACTORS)
@@ -232,16 +227,11 @@ def _attend(
     lowest = tl.full([BLOCK_G], float("-inf"), tl.float32)
     if part_out is None and sink is not None:
         lowest = tl.load(sink + head % (num_kv_heads * G), mask=there, other=0.0).to(tl.float32)
-    up, turns = None, None
-    if basis is not None:
-        up, turns = halves_of(basis[0], basis[1], row % num_kv_heads, W, H, BLOCK_W, BLOCK_H)
-        q = half_queries_of(query, head, there, H, BLOCK_H)
-    else:
-        q = queries_of(query, head, there, len(scales), W, BLOCK_W, PACK, NUM_FACTORS)
+    q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
-        begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, up, turns, logits,
-        num_slots, scale, softcap, False, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, PACK, UNPACK, FACTORS,
-        NUM_FACTORS,
+        begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, basis, row % num_kv_heads,
+        logits, num_slots, scale, softcap, False, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H,
+        PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     if part_out is None:
         if sink is not None:

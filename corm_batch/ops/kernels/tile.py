@@ -23,11 +23,11 @@ from corm_batch.ops.kernels.forms import load_words, sine_and_cosine
 def see(
     begin: tl.tensor, end: tl.tensor, q: tl.tuple, now: tl.tensor, head: tl.tensor, there: tl.tensor, top: tl.tensor,
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
-    up: tl.tuple | None, turns: tl.tensor | None,
-    logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None, STEPS: tl.constexpr,
-    COUNTS: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
-    FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
+    basis: tl.tuple | None, k: tl.tensor, logits: tl.tensor | None, num_slots: int, scale: float,
+    softcap: float | None, STEPS: tl.constexpr, COUNTS: tl.constexpr, C: tl.constexpr, W: tl.constexpr,
+    D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
+    NUM_FACTORS: tl.constexpr,
 ) -> tuple[tl.tuple, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Entries from `begin`, where a page begins, to `end`, seen by the queries of some heads at step `now`, with STEPS
     [BG] steps, one for each.
@@ -37,6 +37,8 @@ def see(
         weights relative to that and, where COUNTS, how many entries it sees, all [BG].
     """
     n = tl.arange(0, BLOCK_N)
+    if basis is not None:
+        up, turns = _halves_of(basis[0], basis[1], k, W, H, BLOCK_W, BLOCK_H)
     outs: tl.tuple = ()
     for _ in tl.static_range(PACK):
         outs += (tl.zeros([NUM_FACTORS * BLOCK_G, BLOCK_D], tl.float32),)
@@ -50,7 +52,7 @@ def see(
         within = n % C if BLOCK_N % C == 0 else index % C  # the former is one for all blocks
         place = page.to(tl.int64) * C + within
         keys = UNPACK(load_words(key, page, within, inside, C, W // PACK, BLOCK_W), q[0].dtype)  # [BN, BLOCK_W] each
-        if up is not None:
+        if basis is not None:
             keys = _turned(keys[0], up, turns, tl.load(position + place, mask=inside, other=0))  # [BN, BLOCK_H] each
         s = _scores(q, keys, FACTORS(scales, 0, place, inside), scale, softcap, BLOCK_G, BLOCK_N)  # [BG, BN]
         born = tl.load(position + place, mask=inside, other=0)  # [BN]
@@ -84,7 +86,7 @@ def _turned(stored: tl.tensor, up: tl.tuple, turns: tl.tensor, position: tl.tens
 
 
 @triton.jit
-def halves_of(
+def _halves_of(
     halves: tl.tuple, turns: tl.tensor, k: tl.tensor, W: tl.constexpr, H: tl.constexpr, BLOCK_W: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ) -> tuple[tl.tuple, tl.tensor]:  # fmt: skip
@@ -96,7 +98,7 @@ def halves_of(
 
 
 @triton.jit
-def half_queries_of(
+def _half_queries_of(
     query: tl.tensor, head: tl.tensor, there: tl.tensor, H: tl.constexpr, BLOCK_H: tl.constexpr
 ) -> tl.tuple:
     """The queries of some heads as keys are rebuilt: two tiles [BG, BLOCK_H]."""
@@ -182,16 +184,21 @@ def part_of(
 
 @triton.jit
 def queries_of(
-    query: tl.tensor, head: tl.tensor, there: tl.tensor, num_scales: tl.constexpr, W: tl.constexpr,
-    BLOCK_W: tl.constexpr, PACK: tl.constexpr, NUM_FACTORS: tl.constexpr,
+    query: tl.tensor, head: tl.tensor, there: tl.tensor, basis: tl.tuple | None, num_scales: tl.constexpr,
+    W: tl.constexpr, BLOCK_W: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr,
+    NUM_FACTORS: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
-    """The queries of some heads, in the type of its products: PACK tiles [rows, BLOCK_W]."""
+    """The queries of some heads, in the type of its products: PACK tiles [rows, BLOCK_W], or in a basis two [BG,
+    BLOCK_H], as keys are rebuilt."""
     qs: tl.tuple = ()
-    for i in tl.static_range(PACK):
-        at, mine = part_of(head, there, i, W, BLOCK_W, PACK, NUM_FACTORS)
-        q = tl.load(query + at, mask=mine, other=0.0)
-        if num_scales > 0 and q.dtype == tl.bfloat16:
-            # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
-            q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
-        qs += (q,)
+    if basis is not None:
+        qs = _half_queries_of(query, head, there, H, BLOCK_H)
+    else:
+        for i in tl.static_range(PACK):
+            at, mine = part_of(head, there, i, W, BLOCK_W, PACK, NUM_FACTORS)
+            q = tl.load(query + at, mask=mine, other=0.0)
+            if num_scales > 0 and q.dtype == tl.bfloat16:
+                # 8 bits become float16 in one instruction for two numbers, and bfloat16 in three; a query fits both.
+                q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
+            qs += (q,)
     return qs
