@@ -165,15 +165,12 @@ class Sequence:
 
     def may_end(self, tokens: abc.Sequence[int], eos_token_ids: abc.Set[int]) -> bool:
         """Whether the answer may end with one of its next tokens; False is certain."""
-        sampling, request = self.request.sampling, self.request
-        if len(self.output) + len(tokens) >= request.most_new_tokens:
+        if len(self.output) + len(tokens) >= self.request.most_new_tokens:
             return True
-        if request.answer_ids is not None:
+        if self.request.answer_ids is not None:
             return False
-        if self.matcher is not None or request.stop is not None:
-            return True
-        ends = not sampling.ignore_eos and not eos_token_ids.isdisjoint(tokens)
-        return ends or not frozenset(sampling.stop_token_ids).isdisjoint(tokens)
+        looked_at = self.matcher is not None or self.request.stop is not None
+        return looked_at or not self._ends(eos_token_ids).isdisjoint(tokens)
 
     def finish_reason(self, output: list[int], eos_token_ids: abc.Set[int]) -> FinishReason | None:
         """Why the newest token of `output` ends the answer; None when it does not."""
@@ -202,10 +199,14 @@ class Sequence:
 
     def _stops(self, output: list[int], eos_token_ids: abc.Set[int]) -> bool:
         """Whether the newest token ends an answer that is written."""
-        sampling, stop = self.request.sampling, self.request.stop
-        ends = output[-1] in eos_token_ids and not sampling.ignore_eos
+        stop, ends = self.request.stop, output[-1] in self._ends(eos_token_ids)
         ends |= self.matcher is not None and self.matcher.is_whole_at(len(output))
-        return ends or output[-1] in sampling.stop_token_ids or (stop is not None and stop(output))
+        return ends or (stop is not None and stop(output))
+
+    def _ends(self, eos_token_ids: abc.Set[int]) -> abc.Set[int]:
+        """Tokens that end an answer that is written, whatever stands before them."""
+        sampling = self.request.sampling
+        return frozenset(sampling.stop_token_ids).union(() if sampling.ignore_eos else eos_token_ids)
 
     def drawn(self, first: int, count: int) -> list[float]:
         """Random numbers in [0, 1) for so many tokens of the answer, `first` on: the same whenever they are asked for,
