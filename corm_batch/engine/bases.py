@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.fusion import decoder_layers
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rotary import find_rotary
+from corm_batch.engine.text_batch import TextBatch
 from corm_batch.errors import UnsupportedModelError
 from corm_batch.ops.basis import Basis
-from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.scaled import dequantize
 from corm_batch.storage.base import Projections, Storage
 
@@ -77,7 +76,8 @@ def refuse_lost(model: LoadedModel, form: Storage, bases: Sequence[Basis] | None
         return
     ids = torch.arange(_TRIED, device=model.device) * 7919 % model.shape.vocab_size
     with torch.compiler.set_stance("force_eager"):  # the first pass that is compiled is to be a long one
-        plain, rebuilt = (model.forward(RebuiltBatch(ids, one)).float().log_softmax(dim=-1) for one in (None, bases))
+        batches = TextBatch(ids), RebuiltBatch(ids, bases)
+        plain, rebuilt = (model.forward(one).float().log_softmax(dim=-1) for one in batches)
     lost = float(torch.nn.functional.kl_div(rebuilt, plain, log_target=True, reduction="batchmean"))
     if not lost <= _MOST_NATS:
         raise UnsupportedModelError(
@@ -87,31 +87,23 @@ def refuse_lost(model: LoadedModel, form: Storage, bases: Sequence[Basis] | None
         )
 
 
-class RebuiltBatch:
+class RebuiltBatch(TextBatch):
     """A text in one pass whose keys and values are what is rebuilt of what would be stored.
 
     Args:
         ids: [T] of the text.
-        bases: by layer; None: as they are.
+        bases: by layer.
     """
 
-    def __init__(self, ids: Tensor, bases: Sequence[Basis] | None) -> None:
-        self.input_ids, self._bases = ids, bases
-        self.positions = self.logit_rows = torch.arange(len(ids), device=ids.device)
+    def __init__(self, ids: Tensor, bases: Sequence[Basis]) -> None:
+        super().__init__(ids)
+        self._bases = bases
 
-    def attend(
-        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
-    ) -> Tensor:
-        """Causal attention, [H, T, D]."""
-        key, value = key_KTD, value_KTD
-        if self._bases is not None:
-            basis, position = self._bases[layer], (self.positions + 1).expand(len(key), -1)
-            rebuilt = basis.rebuild(*basis.project(key, value, position), position)
-            key, value = (one.to(key_KTD.dtype) for one in rebuilt)
-        out, _ = causal_attention(
-            query_HTD, key, value, features.scale, features.softcap, features.window, features.sink_H
-        )
-        return out
+    def seen(self, layer: int, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor]:
+        """The rebuilt ones."""
+        basis, position = self._bases[layer], (self.positions + 1).expand(len(key_KTD), -1)
+        key, value = basis.rebuild(*basis.project(key_KTD, value_KTD, position), position)
+        return key.to(key_KTD.dtype), value.to(key_KTD.dtype)
 
 
 @torch.inference_mode()

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.text_batch import TextBatch
 from corm_batch.evaluation.facts import PLACES, THINGS
-from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.dense import attention_scores
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.spans import changed_span
@@ -70,13 +70,12 @@ def fact_cases(
         yield FactCase(token_ids, fact, tuple(answer_tokenizer(value, add_special_tokens=False)["input_ids"]))
 
 
-class _Watched:
+class _Watched(TextBatch):
     """A prompt and its answer in one pass, and what heads attend to where the answer's tokens are chosen."""
 
     def __init__(self, case: FactCase, method: Method, device: torch.device) -> None:
+        super().__init__(torch.tensor([*case.token_ids, *case.answer_ids[:-1]], device=device))
         self.case, self.method = case, method
-        self.ids = torch.tensor([*case.token_ids, *case.answer_ids[:-1]], device=device)
-        self.input_ids, self.positions = self.ids, torch.arange(len(self.ids), device=device)
         self.logit_rows = self.positions[len(case.token_ids) - 1 :]
         self.said = torch.tensor(case.answer_ids, device=device)
         self.scores: dict[int, Tensor] = {}
@@ -85,12 +84,10 @@ class _Watched:
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
         """Causal attention, looked at in the rows that choose the answer."""
-        out, lse = causal_attention(
-            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H
-        )
+        out, lse = self.attend_causally(query_HTD, key_KTD, value_KTD, features)
         rows = self.logit_rows
         scores = attention_scores(query_HTD[:, rows], key_KTD, features.scale, features.softcap).flatten(0, 1)
-        near = self.positions > rows[:, None] - (features.window or len(self.ids))
+        near = self.positions > rows[:, None] - (features.window or len(self.input_ids))
         visible = (self.positions <= rows[:, None]) & near
         weight = torch.exp(scores - lse[:, rows, None]).masked_fill_(~visible, 0.0)
         self.scores[layer] = self._looked_at(weight)
@@ -101,7 +98,7 @@ class _Watched:
         fact, size = self.case.fact, len(self.case.fact)
         if self.method == "retrieval":  # the fact's token of most attention is the one that is said
             top = weight_HRT.argmax(dim=-1)
-            hit = (top >= fact.start) & (top < fact.stop) & (self.ids[top] == self.said)
+            hit = (top >= fact.start) & (top < fact.stop) & (self.input_ids[top] == self.said)
             return hit.float().sum(dim=-1) / size
         highest, index = weight_HRT.topk(min(size, weight_HRT.shape[-1]), dim=-1)
         inside = (index >= fact.start) & (index < fact.stop)

@@ -13,7 +13,6 @@ of the texts.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,19 +24,17 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.checkpoint import weights_sha256
-from corm_batch.engine.loader import LoadedModel, load_model
+from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rotary import find_rotary
+from corm_batch.engine.text_batch import TextBatch
 from corm_batch.evaluation.run import job_texts
 from corm_batch.ops.basis import main_directions
-from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.rotary import Rotary
-from corm_batch.pipeline.model import load_tokenizer, model_path
-from corm_batch.spec import JobSpec
 from corm_batch.weights.conversion import Texts
-from infra.measure.shared_layers import pieces
+from infra.measure.texts import opened, parser_of, pieces
 
 
-class ObservedBatch:
+class ObservedBatch(TextBatch):
     """A text in one pass, of which second moments are added to those of others.
 
     Args:
@@ -47,16 +44,14 @@ class ObservedBatch:
     """
 
     def __init__(self, ids: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> None:
-        self.input_ids, self._rotary, self._key, self._value = ids, rotary, key, value
-        self.positions = self.logit_rows = torch.arange(len(ids), device=ids.device)
+        super().__init__(ids)
+        self._rotary, self._key, self._value = rotary, key, value
 
     def attend(
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
         """Causal attention, [H, T, D]."""
-        out, _ = causal_attention(
-            query_HTD, key_KTD, value_KTD, features.scale, features.softcap, features.window, features.sink_H
-        )
+        out = super().attend(layer, query_HTD, key_KTD, value_KTD, features)
         query, key = (self._rotary.undo(turned, self.positions) for turned in (query_HTD, key_KTD))
         num_kv_heads = len(key_KTD)
         self._key[layer] += _moments(key) + _moments(_by_kv_head(query, num_kv_heads))
@@ -93,21 +88,13 @@ def find_directions(model: LoadedModel, texts: Iterable[Tensor]) -> dict[str, Te
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the texts, write the file, print what it is of."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", help="whose model is looked at, and whose documents it reads")
-    parser.add_argument("--set", metavar="A.B=VALUE", action="append", default=[], help="change the job")
+    parser = parser_of(__doc__, "whose model is looked at, and whose documents it reads")
     parser.add_argument("--license", required=True, help="of the documents, for the record")
-    parser.add_argument("--texts", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=512, help="of each text")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    job, device = JobSpec.load(options.job, options.set), torch.device(options.device)
-    path = model_path(job.model)
-    model = load_model(path, getattr(torch, job.model.dtype), device, revision=job.model.revision)
-    encode = load_tokenizer(job.model, path).text_ids
+    job, path, model, encode = opened(options)
     text = "\n\n".join(job_texts(job))
-    texts = list(pieces(encode, text, options.tokens, options.texts, device))
+    texts = list(pieces(encode, text, options.tokens, options.texts, model.device))
     about: dict[str, Any] = {
         "model": Path(path).name,
         "weights_sha256": weights_sha256(path),

@@ -14,8 +14,7 @@ its weights.
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from corm_batch.engine.attention import AttentionFeatures, Running
+from corm_batch.engine.attention import Running
 from corm_batch.engine.checkpoint import weights_sha256
-from corm_batch.engine.loader import LoadedModel, load_model
+from corm_batch.engine.loader import LoadedModel
+from corm_batch.engine.text_batch import TextBatch
 from corm_batch.evaluation.fact_suite import haystack_text
 from corm_batch.evaluation.run import job_texts
-from corm_batch.ops.causal import causal_attention
-from corm_batch.pipeline.model import load_tokenizer, model_path
-from corm_batch.spec import JobSpec
 from infra.measure.record import begin_record, write_record
+from infra.measure.texts import mean_loss, nats, opened, parser_of, pieces
 
 
-class SharingBatch:
+class SharingBatch(TextBatch):
     """A text in one pass in which some layers attend to what another one's keys and values are.
 
     Args:
@@ -46,20 +44,14 @@ class SharingBatch:
     """
 
     def __init__(self, ids: Tensor, takes: Mapping[int, int]) -> None:
-        self.input_ids, self.takes = ids, takes
-        self.positions = self.logit_rows = torch.arange(len(ids), device=ids.device)
+        super().__init__(ids)
+        self.takes = takes
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(
-        self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
-    ) -> Tensor:
-        """Causal attention, [H, T, D]."""
+    def seen(self, layer: int, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor]:
+        """The taken ones."""
         self.held[layer] = key_KTD, value_KTD
-        key, value = self.held[self.takes.get(layer, layer)]
-        out, _ = causal_attention(
-            query_HTD, key, value, features.scale, features.softcap, features.window, features.sink_H
-        )
-        return out
+        return self.held[self.takes.get(layer, layer)]
 
 
 def hidden_states(model: LoadedModel, texts: Sequence[Tensor], takes: Mapping[int, int]) -> Tensor:
@@ -111,54 +103,34 @@ def share(
     return takes
 
 
-def nats(model: LoadedModel, texts: Sequence[Tensor], takes: Mapping[int, int]) -> Tensor:
-    """[texts] by which the tokens of each are unlikely, mean over its tokens."""
-    said = ((model.forward(SharingBatch(ids, takes))[:-1].float(), ids[1:]) for ids in texts)
-    return torch.stack([F.cross_entropy(logits, ids) for logits, ids in said])
-
-
-def pieces(encode: Any, text: str, length: int, count: int, device: torch.device) -> Iterator[Tensor]:
-    """[T] token ids of pieces, evenly spread over a text, each begun as the tokenizer begins one; none is shorter for
-    being the last, and all are the whole text where that is no longer."""
-    for number in range(count):
-        start = min(number * len(text) // count, max(0, len(text) - 16 * length))
-        yield torch.tensor(encode(text[start : start + 16 * length], begin=True)[:length], device=device)
-
-
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The search, and what is lost by number of layers."""
-    job = JobSpec.load(options.job, options.set)
-    path, device = model_path(job.model), torch.device(options.device)
-    model = load_model(path, getattr(torch, job.model.dtype), device, revision=job.model.revision)
-    encode = load_tokenizer(job.model, path).text_ids
-    seen = list(pieces(encode, "\n\n".join(job_texts(job)), 64, 30, device))
-    others = list(pieces(encode, haystack_text(options.text), options.tokens, options.texts, device))
+    job, path, model, encode = opened(options)
+    seen = list(pieces(encode, "\n\n".join(job_texts(job)), 64, 30, model.device))
+    others = list(pieces(encode, haystack_text(options.text), options.tokens, options.texts, model.device))
+
+    def unlikely(takes: Mapping[int, int]) -> Tensor:
+        return nats(model, (SharingBatch(ids, takes) for ids in others))
+
     pairs = unlike_pairs(model, seen, nearest=options.nearest)
     most = max(1, round(options.share * model.shape.num_layers))
     takes = share(model, seen, pairs, most, options.cosine)
-    rows, so_far, before = [], dict[int, int](), nats(model, others, {})
+    rows, so_far, before = [], dict[int, int](), unlikely({})
     for later, earlier in takes.items():
         so_far[later] = earlier
-        lost = nats(model, others, so_far) - before
-        half = 1.96 * float(lost.std()) / math.sqrt(len(lost))  # of the 95 % interval, over texts
-        rows.append({"takes": [later, earlier], "nats": round(float(lost.mean()), 4), "half": round(half, 4)})
+        rows.append({"takes": [later, earlier], **mean_loss(unlikely(so_far) - before)})
     about = {"model": Path(path).name, "weights_sha256": weights_sha256(path), "num_layers": model.shape.num_layers}
     return {**about, "wanted": most, "sharing": takes, "rows": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", help="whose model is looked at, and whose documents are read for the search")
-    parser.add_argument("--set", metavar="A.B=VALUE", action="append", default=[], help="change the job")
+    parser = parser_of(__doc__, "whose model is looked at, and whose documents are read for the search")
     parser.add_argument("--text", required=True, help="Parquet file with a column text: what is lost on")
     parser.add_argument("--share", type=float, default=0.3, help="of the layers, that take another one's")
     parser.add_argument("--cosine", type=float, default=0.5, help="that hidden states keep at least")
     parser.add_argument("--nearest", action="store_true", help="begin with the pairs that are most alike")
-    parser.add_argument("--texts", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=512, help="of each text")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     if not 0 < options.share <= 1:

@@ -7,10 +7,12 @@ import json
 import pytest
 import torch
 
-from corm_batch.engine.bases import find_bases
+from corm_batch.engine.bases import RebuiltBatch, find_bases
 from corm_batch.engine.loader import load_model
+from corm_batch.engine.text_batch import TextBatch
 from corm_batch.storage.lorc import Lorc
-from infra.measure.low_rank import main, nats
+from infra.measure.low_rank import main
+from infra.measure.texts import nats
 
 TEXTS = [torch.randint(0, 199, (48,), generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
 
@@ -18,10 +20,9 @@ TEXTS = [torch.randint(0, 199, (48,), generator=torch.Generator().manual_seed(se
 @torch.inference_mode()
 def test_all_directions_lose_nothing_and_few_lose_more(tiny_llama):
     model = load_model(tiny_llama, torch.float32, torch.device("cpu"))
-    plain = nats(model, TEXTS, None)
-    whole, few = (
-        nats(model, TEXTS, find_bases(model, Lorc(key_share=share, value_share=share))) for share in (1.0, 0.3)
-    )
+    plain = nats(model, map(TextBatch, TEXTS))
+    forms = [Lorc(key_share=share, value_share=share) for share in (1.0, 0.3)]
+    whole, few = (nats(model, [RebuiltBatch(ids, find_bases(model, form)) for ids in TEXTS]) for form in forms)
     torch.testing.assert_close(whole, plain, rtol=0, atol=1e-4)
     assert ((few - plain).abs() > 1e-3).all()
 
@@ -40,3 +41,10 @@ def test_one_command_writes_what_is_lost_by_form(tiny_job, tmp_path, capsys):
     assert half["storage"] == {"name": "lorc", "key_share": 0.5, "value_share": 0.9}
     assert half["bytes"] == 0.75
     assert half["half"] > 0
+
+
+def test_a_form_that_stores_all_directions_is_refused(tiny_job, tmp_path):
+    job = tiny_job({"a": "The boat lay at the river that year. " * 20})
+    with pytest.raises(SystemExit, match=r"--storage \{name: int8\}: expected a form of low rank"):
+        main([job, "--text", str(tmp_path / "documents.jsonl"), "--storage", "{name: int8}", "--texts", "1",
+              "--tokens", "20", "--device", "cpu", "--output", str(tmp_path / "record.json")])  # fmt: skip

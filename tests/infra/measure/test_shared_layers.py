@@ -10,7 +10,8 @@ from corm_batch.engine.checkpoint import weights_sha256
 from corm_batch.engine.loader import load_model
 from corm_batch.pipeline.model import check_model
 from corm_batch.spec import JobSpec
-from infra.measure.shared_layers import SharingBatch, hidden_states, main, nats, pieces, share, unlike_pairs
+from infra.measure.shared_layers import SharingBatch, hidden_states, main, share, unlike_pairs
+from infra.measure.texts import nats
 from tests.conftest import llama_config, save_random_model
 
 TEXTS = [torch.randint(0, 199, (48,), generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
@@ -32,7 +33,7 @@ def test_a_layer_attends_to_what_another_one_holds(model):
     assert torch.equal(model.forward(SharingBatch(TEXTS[0], {2: 0})), said)
     model.module.model.layers[2].self_attn.k_proj.weight.copy_(other)
     assert torch.equal(own.held[0][0], shared.held[0][0])
-    alone, both = nats(model, TEXTS, {}), nats(model, TEXTS, {2: 0})
+    alone, both = (nats(model, (SharingBatch(ids, takes) for ids in TEXTS)) for takes in ({}, {2: 0}))
     assert alone.shape == (3,)
     assert not torch.equal(alone, both)
 
@@ -48,12 +49,6 @@ def test_the_search_takes_unlike_layers_first_and_only_what_stays_alike(model):
     assert share(model, TEXTS, pairs, 1, -1.0) == dict([pairs[0]])
     assert share(model, TEXTS, pairs, 4, 1.0) == {}
     assert hidden_states(model, TEXTS, {}).shape == (144, 48)
-
-
-@pytest.mark.parametrize(("length", "starts"), [(1000, [0, 333, 666]), (400, [0, 133, 240]), (99, [0, 0, 0])])
-def test_pieces_of_short_texts_are_of_one_length(length, starts):
-    cut = list(pieces(lambda text, begin: [*map(ord, text)], [*map(chr, range(length))], 10, 3, torch.device("cpu")))
-    assert [one.tolist() for one in cut] == [[*range(start, start + 10)] for start in starts]
 
 
 @pytest.mark.parametrize("share", ["0", "1.5", "nan"])
