@@ -150,6 +150,14 @@ class Plugin(BaseModel):
         return {name: cls._plugins[name] for name in sorted(cls._plugins)}  # type: ignore[misc]
 
     @classmethod
+    def by_name_alone(cls) -> list[str]:
+        """Names of those of which no field has to be given."""
+        return [
+            name for name, plugin in cls.registered().items()
+            if not any(field.is_required() for field in plugin.model_fields.values())
+        ]  # fmt: skip
+
+    @classmethod
     def from_spec(cls, spec: Mapping[str, Any] | Self) -> Self:
         """Build the plug-in that `spec["name"]` selects from the other keys of `spec`.
 

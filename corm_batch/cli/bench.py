@@ -155,9 +155,7 @@ def _storages(names: list[str] | None) -> list[str]:
     """The forms of storage asked for, each once, of those that need no more than a name; the model's own by default."""
     from corm_batch.storage.base import Storage
 
-    forms = Storage.registered().items()
-    known = [name for name, form in forms if not any(field.is_required() for field in form.model_fields.values())]
-    _refuse_unknown("--storage", names, known)
+    _refuse_unknown("--storage", names, Storage.by_name_alone())
     return list(dict.fromkeys(names or ("model",)))
 
 

@@ -80,16 +80,16 @@ def find_form(storage: str) -> Storage:
 def choose_channels(S: int, K: int, storage: str) -> Tensor | None:
     """[S, K, W] of random channels of keys that lists store; None for all."""
     form = find_form(storage)
-    width, _ = (column.width for column in form.columns(D, DTYPE))
-    order = torch.rand(S, K, D).argsort(dim=-1)
-    return order[..., :width].sort(dim=-1).values.to(torch.uint8) if form.prunes_keys else None
+    order = torch.rand(S, K, D).argsort(dim=-1)[..., : form.columns(D, DTYPE)[0].width]
+    return order.sort(dim=-1).values.to(torch.uint8) if form.prunes_keys else None
 
 
 def choose_basis(K: int, storage: str) -> Basis | None:
     """Random directions in which a layer's heads store keys and values; None for all."""
-    form, rotary = find_form(storage), Rotary(5e5 ** (-torch.arange(D // 2) / (D // 2)))
+    if not (form := find_form(storage)).low_rank:
+        return None
     key, value = (torch.linalg.qr(torch.randn(K, D, D)).Q[..., : column.width] for column in form.columns(D, DTYPE))
-    return Basis.of(key, value, rotary, DTYPE) if form.low_rank else None
+    return Basis.of(key, value, Rotary(5e5 ** (-torch.arange(D // 2) / (D // 2))), DTYPE)
 
 
 def visible_pairs(num_rows: int, num_entries: int, window: int | None = None) -> int:
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="kernels whose names begin so")
-    forms = [name for name in Storage.registered() if name != "eigen"]  # which is read as lorc is
+    forms = Storage.by_name_alone()  # eigen, which wants a file, is read as lorc is
     parser.add_argument("--storage", choices=forms, help="those alone that read or write entries stored so")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if case[0].startswith(tuple(options.only))]

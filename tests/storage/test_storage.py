@@ -91,6 +91,10 @@ def test_attention_is_little_off_beside_the_largest_bias_that_a_form_bears(name,
     assert form.most_bias > 700 or attention_off(rounded, 8 * form.most_bias) > 0.4
 
 
+def test_a_name_alone_selects_those_that_need_no_field():
+    assert set(Storage.by_name_alone()) == set(Storage.registered()) - set(NEEDS)
+
+
 def test_a_form_is_given_by_name_or_mapping():
     assert EngineConfig.parse({"storage": "fp8"}) == EngineConfig.parse({"storage": {"name": "fp8"}})
     assert EngineConfig().storage == Model()
