@@ -17,6 +17,7 @@ LAYERS = [
     "harmless",
     "errors",
     "exit_codes",
+    "file_hash",
     "plugin_file",
     "registry",
     "grammar",

@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from corm_batch.budgets.measured import measured_values
 from corm_batch.engine.config import EngineConfig
 from corm_batch.errors import ModelError, ModelLoadError, SpecError, UnsupportedModelError
+from corm_batch.file_hash import file_sha256
 from corm_batch.policies.base import KVPolicy
 
 _ADAPTER_FILE = "adapter_config.json"
@@ -79,17 +79,7 @@ def weights_sha256(folder: str) -> str | None:
     files = sorted(Path(folder).glob("*.safetensors")) if os.path.isdir(folder) else []
     if not files:
         return None
-    return _sha256_of(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@lru_cache(maxsize=8)
-def _sha256_of(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Remembered as long as sizes and times are the same: weights are large."""
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        with open(file, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()
 
 
 def check_measured(policy: KVPolicy, engine: EngineConfig, path: str) -> None:

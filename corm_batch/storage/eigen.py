@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from corm_batch.errors import SpecError
+from corm_batch.file_hash import file_sha256
 from corm_batch.registry import SAME_ANSWERS
 from corm_batch.storage.base import Projections
 from corm_batch.storage.low_rank import LowRank
@@ -40,7 +39,7 @@ class Eigen(LowRank, name="eigen"):
     @classmethod
     def _check_basis(cls, value: str) -> str:
         try:
-            _sha256(value)
+            file_sha256(value)
         except OSError as error:
             raise ValueError(f"no basis there: {error.strerror or error}") from error
         return str(Path(value).absolute())
@@ -50,7 +49,7 @@ class Eigen(LowRank, name="eigen"):
     def _read_sha256(cls, value: str | None, info: ValidationInfo) -> str | None:
         if (path := info.data.get("basis")) is None:
             return value
-        found = _sha256(path)
+        found = file_sha256(path)
         if value not in (None, found):
             raise ValueError(f"{path} is another file by now, of sha256 {found}")
         return found
@@ -71,7 +70,7 @@ class Eigen(LowRank, name="eigen"):
             SpecError: it is none, or another file by now, or another model's, or its directions are not orthonormal.
         """
         try:
-            if _sha256(self.basis) != self.sha256:  # a replica may begin long after the job
+            if file_sha256(self.basis) != self.sha256:  # a replica may begin long after the job
                 raise SpecError(
                     f"engine.storage.basis: {self.basis} is another file by now than that of sha256 {self.sha256}"
                 )
@@ -100,16 +99,3 @@ class Eigen(LowRank, name="eigen"):
 def _counts(shape: tuple[int, ...]) -> str:
     square = len(shape) == 4 and shape[2] == shape[3]
     return f"{shape[0]} layers, {shape[1]} kv heads, {shape[2]} numbers a head" if square else f"shape {[*shape]}"
-
-
-def _sha256(path: str) -> str:
-    """Of the file at a path."""
-    status = Path(path).stat()
-    return _sha256_of(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
-    """Remembered as long as size and time are the same: a spec is read many times."""
-    with open(path, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
