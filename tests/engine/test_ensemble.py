@@ -40,6 +40,17 @@ def needs(model, settings, policies=POLICIES):
     return {label: Need(KVPolicy.from_spec(fields), model, settings) for label, fields in policies.items()}
 
 
+def assert_answers_are_those_of_each_alone(model, policies, settings, requests, alone):
+    """Policies that read together give what `alone(policy)` has, answers by their request's id."""
+    found = list(Ensemble(needs(model, settings, policies), 1 << 24, 120).run(requests))
+    for label, policy in policies.items():
+        expected = alone(policy)
+        for done in (one[label] for one in found):
+            assert done.token_ids == expected[done.id].token_ids
+            assert done.kept_positions == expected[done.id].kept_positions
+            assert done.memory.evicted_attention_mass == expected[done.id].memory.evicted_attention_mass
+
+
 def asked(**fields):
     sampling = SamplingParams(max_new_tokens=6, ignore_eos=True)
     return [Request(name, ids, sampling, return_kept_positions=True, **fields) for name, ids in prompts().items()]

@@ -10,12 +10,12 @@ import torch
 
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore
-from corm_batch.engine.ensemble import Ensemble, Need
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.policies.base import KVPolicy
 from tests.conftest import llama_config, save_random_model
+from tests.engine.test_ensemble import assert_answers_are_those_of_each_alone
 from tests.engine.test_propagating import ANSWER, PREFILLS, RULE, make_engine, prompts, scored
 from tests.engine.test_score import run, run_preempting
 
@@ -105,15 +105,11 @@ def test_several_policies_that_read_together_leave_the_same_tokens(folder):
     """One of them pins a prompt's first tokens, which go on for it alone."""
     model = loaded(folder, "cpu")
     config = EngineConfig.parse({"page_size": 4, "step_token_budget": 150, "max_sequences": 4, "propagation": RULE})
-    policies = {label: KVPolicy.from_spec(fields) for label, fields in POLICIES.items() if label != "fastgen"}
-    needs = {label: Need(policy, model, config) for label, policy in policies.items()}
-    found = list(Ensemble(needs, 1 << 24, 120).run(asked()))
-    for label, policy in policies.items():
-        alone = run(engine_of(model, policy, step_token_budget=150, max_sequences=4), asked())
-        for done in (one[label] for one in found):
-            assert done.token_ids == alone[done.id].token_ids
-            assert done.kept_positions == alone[done.id].kept_positions
-            assert done.memory.evicted_attention_mass == alone[done.id].memory.evicted_attention_mass
+    policies = {label: fields for label, fields in POLICIES.items() if label != "fastgen"}
+    assert_answers_are_those_of_each_alone(
+        model, policies, config, asked(),
+        lambda policy: run(engine_of(model, policy, step_token_budget=150, max_sequences=4), asked()),
+    )  # fmt: skip
 
 
 def test_compiled_layers_run_on_what_is_left(folder):

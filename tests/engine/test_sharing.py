@@ -15,13 +15,13 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from corm_batch.engine.checkpoint import check_measured, weights_sha256
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore
-from corm_batch.engine.ensemble import Ensemble, Need
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import SpecError
 from corm_batch.policies.base import KVPolicy
 from tests.conftest import llama_config, save_random_model
+from tests.engine.test_ensemble import assert_answers_are_those_of_each_alone
 from tests.engine.test_families import FAMILIES
 from tests.engine.test_scheduler import KVZIP, assert_books_balance
 from tests.engine.test_score import run, run_preempting
@@ -219,14 +219,10 @@ def test_policies_that_read_together_have_what_each_has_alone(folder):
         {"page_size": 4, "step_token_budget": 150, "max_sequences": 4, "compact_every": 3, "sharing": SHARING}
     )
     policies = {"full": {"name": "full"}, "corm": CORM, "snapkv": SNAPKV, "kvzip": KVZIP}
-    needs = {label: Need(KVPolicy.from_spec(fields), loaded(folder), config) for label, fields in policies.items()}
-    found = list(Ensemble(needs, 1 << 24, 120).run(asked()))
-    for label, policy in policies.items():
-        alone = run(make(folder, policy, step_token_budget=150, max_sequences=4), asked())
-        for done in (one[label] for one in found):
-            assert done.token_ids == alone[done.id].token_ids
-            assert done.kept_positions == alone[done.id].kept_positions
-            assert done.memory.evicted_attention_mass == alone[done.id].memory.evicted_attention_mass
+    assert_answers_are_those_of_each_alone(
+        loaded(folder), policies, config, asked(),
+        lambda policy: run(make(folder, policy, step_token_budget=150, max_sequences=4), asked()),
+    )  # fmt: skip
 
 
 def test_what_nobody_asks_for_is_not_computed_where_nothing_is_scored(folder):
