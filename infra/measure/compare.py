@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ class Checkout:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # one that ended before it was asked has written why, and no figures
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("figures "):
                 return dict(zip(_FIGURES, json.loads(line.removeprefix("figures ")), strict=True))
@@ -80,7 +82,8 @@ class Checkout:
     def close(self) -> None:
         """Let the process end."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
 

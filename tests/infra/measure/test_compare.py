@@ -64,6 +64,14 @@ def test_a_checkout_that_fails_is_told(checkout):
         compare(*sound, "no-such-workload:1:exact", "cpu", repeats=1)
 
 
+def test_a_checkout_that_ended_before_its_turn_is_told(checkout):
+    one = module.Checkout(checkout("before", 1.0), "no-such-workload:1:exact", "cpu")
+    one._process.wait()
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        one.turn()
+    one.close()
+
+
 def test_a_turn_of_this_checkout_answers_the_workload(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
     monkeypatch.setattr(sys, "argv", ["-c", "tiny-256", "1", "exact", "cpu"])
