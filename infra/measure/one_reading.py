@@ -5,7 +5,7 @@
     python -m infra.measure.one_reading -- model.dtype=bfloat16 engine.max_sequences=64   # on a GPU
 
 One engine of this process answers all of it, as a replica does, without Ray; documents are taken evenly over their
-lengths. Writes infra/measure/results/one_reading.json and prints it.
+lengths. Writes infra/measure/results/one_reading.json and prints it, after each of the three.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class Apart(EngineAsker):
         return [answer for (answer,) in await at_once(super(Apart, self).ask_all([ask]) for ask in asks)]
 
 
-async def measure(spec: JobSpec, documents: Sequence[Document]) -> dict[str, Any]:
-    """Tokens read and seconds of the three ways."""
+async def measure(spec: JobSpec, documents: Sequence[Document], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Tokens read and seconds of the three ways; `keep` gets those that were gone, after each."""
     model = model_loader(spec)()
     engine = EngineThread(model.engine, asyncio.get_running_loop())
 
@@ -73,9 +73,15 @@ async def measure(spec: JobSpec, documents: Sequence[Document]) -> dict[str, Any
         }
 
     await run([spec.task], EngineAsker, [Document("warm", "A few words.")])  # what is done once is done
-    together, tasks = await run([spec.task], EngineAsker), await run(spec.task.parts, EngineAsker)
-    apart = await run([spec.task], Apart)
-    return {"one_reading": together, "three_jobs": _beside(tasks, together), "every_prompt": _beside(apart, together)}
+    found: dict[str, Any] = {}
+    for name, tasks, kind in (
+        ("one_reading", [spec.task], EngineAsker),
+        ("three_jobs", spec.task.parts, EngineAsker),
+        ("every_prompt", [spec.task], Apart),
+    ):
+        figures = await run(tasks, kind)
+        found[name] = _beside(figures, found["one_reading"]) if found else figures
+        keep(found)
 
 
 def _beside(found: dict[str, Any], together: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def main() -> None:
     documents = read_documents(spec, arguments.documents, arguments.characters)
     record = begin_record("one_reading", documents=len(documents), prompts_a_document=16)
     record["planned_tokens_of_all_documents"] = planned_tokens(spec)
-    write_record(record | asyncio.run(measure(spec, documents)), arguments.output)
+    asyncio.run(measure(spec, documents, lambda found: write_record(record | found, arguments.output)))
 
 
 if __name__ == "__main__":
