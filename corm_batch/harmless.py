@@ -7,7 +7,7 @@ import unicodedata
 from urllib.parse import unquote
 
 _URI = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*):/+([^\s'\"<>]*[^\s'\"<>:.,;])")  # what ends a sentence is not its end
-_SIGNED = re.compile(r"[?&][^=&#]*(signature|credential|token|secret|passw|key)[^=&#]*=.*", re.IGNORECASE)
+_SIGNED = re.compile(r"[?&](sig|[^=&#]*(signature|credential|token|secret|passw|key)[^=&#]*)=.*", re.IGNORECASE)
 _ACCESS_KEY = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+")
 _AT = re.compile("@|%40")
@@ -43,7 +43,7 @@ def _starred(uri: re.Match[str]) -> str:
         user = False
     elif scheme.lower().startswith("s3"):  # a bucket's name has no colon
         user = ":" in plain or "@" in plain
-    elif scheme.lower() in ("abfs", "abfss"):  # container@account
+    elif scheme.lower() in ("abfs", "abfss", "az"):  # container@account
         user = ":" in plain
     else:
         user = "@" in plain or (":" in plain and not _HOST_AND_PORT.fullmatch(plain))

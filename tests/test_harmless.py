@@ -21,6 +21,7 @@ SECRETS = [
     "http://host:9000/b/x?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET",
     "https://host/x?list=1&sig=1&AWSAccessKeyId=SECRET",
     "https://account.blob.host/c?sv=1&access_token=SECRET",
+    "https://account.blob.core.windows.net/box/a.jsonl?sv=2024-11-04&sp=r&sig=SE/CRET%3D",
     "gs://user:SECRET@bucket",
     "abfss://user:SECRET@account.dfs.core.windows.net/x",
 ]
@@ -33,7 +34,8 @@ LEGAL = [
     "http://host:8265/me@home",
     "/data/a@b/c:d.parquet",
     "abfss://container@account.dfs.core.windows.net/x",
-    "https://host/x?page=2",
+    "az://container@account.blob.core.windows.net/x",
+    "https://host/x?page=2&sigma=1",
     "it failed: see https://host/docs",
     "policy: {name: corm} @ 12:30",
 ]

@@ -58,8 +58,14 @@ def text_of(value: Any, separator: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     if is_half_a_pair(text):
-        raise ValueError("holds invalid UTF-8 (half a surrogate pair)")
+        raise ValueError(f"holds invalid UTF-8 ({_not_utf8(text)})")
     return text
+
+
+def _not_utf8(text: str) -> str:
+    """What of a text with half a surrogate pair comes first: a byte that was read so is of this range."""
+    half = ord(next(char for char in text if is_half_a_pair(char)))
+    return f"byte {half - 0xDC00:#04x}, as of another encoding" if 0xDC80 <= half <= 0xDCFF else "half a surrogate pair"
 
 
 def _said(value: Any, separator: str) -> str:

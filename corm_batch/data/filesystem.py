@@ -110,7 +110,15 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
         return [uri]
     names = [name for name in found if is_data(name.removeprefix(root), suffixes)]
     names = sorted([*names, *(name for name in unlisted if is_data(name.removeprefix(root), ("",)))])
-    return [fs.unstrip_protocol(name) if is_remote(uri) else name for name in names]
+    if not is_remote(uri):
+        return names
+    # as it was written: what a file system knows a file by may lack the account that the URI names
+    above = uri.rstrip("/") if root == path.rstrip("/") else glob_parts(uri)[0]
+    inside = f"{root}/"
+    return [
+        f"{above}/{name.removeprefix(inside)}" if name.startswith(inside) else fs.unstrip_protocol(name)
+        for name in names
+    ]
 
 
 def blame(uri: str, error: Exception) -> None:
@@ -121,8 +129,8 @@ def blame(uri: str, error: Exception) -> None:
     Raises:
         SourceError: the store, the network or the credentials are at fault.
     """
-    if not isinstance(error, _FAULTS):
-        return
+    if not isinstance(error, _FAULTS) and (is_s3(uri) or not is_remote(uri)):
+        return  # what other stores raise has no bounds
     fs, path = filesystem(uri)
     folder, _, name = path.rpartition("/")
     with reading(uri.removesuffix(name)):

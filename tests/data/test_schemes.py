@@ -53,13 +53,13 @@ def test_any_scheme_of_fsspec_is_listed_and_read_like_a_disk(memory):
     memory.pipe("/bucket/in/_SUCCESS", b"")
     memory.pipe("/bucket/in/c.pdf", pdf("three"))
     uri = "memory://bucket/in"
-    assert list_files(uri) == [f"memory:///bucket/in/{name}" for name in ("b.jsonl", "c.pdf", "year=2020/a.jsonl.gz")]
-    with open_file("memory:///bucket/in/b.jsonl") as file:
+    assert list_files(uri) == [f"{uri}/{name}" for name in ("b.jsonl", "c.pdf", "year=2020/a.jsonl.gz")]
+    with open_file(f"{uri}/b.jsonl") as file:
         file.seek(9)
         assert file.read(5) == b'"two"'
     documents = read_all(Source.from_spec({"name": "jsonl", "uri": uri}))
     assert [document.text for document in documents] == ["two", None, "one"]
-    assert [document.doc_id for document in documents][::2] == ["memory:///bucket/in/b.jsonl#0", "a"]
+    assert [document.doc_id for document in documents][::2] == ["b.jsonl#0", "a"]
     (only,) = read_all(Source.from_spec({"name": "jsonl", "uri": "memory://bucket/in/year=*/*.jsonl.gz"}), "year")
     assert only.columns == {"year": "2020"}
     (page,) = read_all(Source.from_spec({"name": "documents", "uri": uri}))
@@ -72,6 +72,41 @@ def test_any_scheme_of_fsspec_is_listed_and_read_like_a_disk(memory):
         list(source.read(split, ()))
     with pytest.raises(SourceError, match=r"no files .* found at memory://bucket/other"):
         Source.from_spec({"name": "jsonl", "uri": "memory://bucket/other"}).splits()
+
+
+def test_files_keep_the_account_that_a_uri_names(memory, monkeypatch):
+    """As `abfs://box@account/in`; paths of that file system do not hold it."""
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "_strip_protocol",
+        classmethod(lambda _, path: "/" + path.rpartition("account/")[2].strip("/")),
+    )
+    for name in ("a.jsonl", "year=2020/b.jsonl"):
+        memory.pipe(f"/bucket/in/{name}", b'{"text": "one"}')
+    for uri in ("memory://account/bucket/in", "memory://account/bucket/in/", "memory://account/bucket/in/**"):
+        source = Source.from_spec({"name": "jsonl", "uri": uri})
+        assert [split.uri for split in source.splits()] == [
+            f"memory://account/bucket/in/{name}" for name in ("a.jsonl", "year=2020/b.jsonl")
+        ]
+        assert [one.doc_id for one in read_all(source)] == ["a.jsonl#0", "year=2020/b.jsonl#0"]
+
+
+def test_a_store_that_goes_is_not_the_fault_of_its_files(memory, monkeypatch):
+    """Whatever its errors are: those of Azure and Google are none of the system's."""
+    memory.pipe("/bucket/in/a.jsonl", b'{"text": "one"}')
+    source = Source.from_spec({"name": "jsonl", "uri": "memory://bucket/in"})
+    (split,) = source.splits()
+
+    def away(*_, **__):
+        raise RuntimeError("Server is busy")
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", away)
+    with pytest.raises(FileError, match=r"in/a\.jsonl: cannot be read: Server is busy"):
+        list(source.read(split, ()))
+    monkeypatch.setattr(MemoryFileSystem, "info", away)
+    with pytest.raises(SourceError, match=r"in/: cannot be read: RuntimeError: Server is busy") as caught:
+        list(source.read(split, ()))
+    assert not isinstance(caught.value, FileError)
 
 
 def test_a_file_on_the_web(web, tmp_path):

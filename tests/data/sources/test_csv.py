@@ -75,7 +75,7 @@ def test_bad_rows_become_documents_with_a_problem_and_hurt_nobody(tmp_path):
     assert said == [
         "1: the row has 1 fields, and there are 2 columns",
         "2: the row has 3 fields, and there are 2 columns",
-        "3: column 'text' holds invalid UTF-8 (half a surrogate pair)",
+        "3: column 'text' holds invalid UTF-8 (byte 0xff, as of another encoding)",
         "4: column 'doc_id' holds no usable id but ''",
         "5: column 'text' is empty",
     ]
