@@ -19,7 +19,7 @@ from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.chunk_pass import as_voted, votes
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
-from corm_batch.engine.extra_pass import attend_behind
+from corm_batch.engine.extra_pass import ExtraPasses
 from corm_batch.engine.looks import Look, Looks, causal_look
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.question_pass import QuestionPass
@@ -58,7 +58,8 @@ class PrefillBatch:
         self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
         self._num_votes: list[list[int]] = [[] for _ in spans]  # likewise: queries that voted
         self._made: Tensor | None = None
-        self.questions, self._looks = QuestionPass(spans, self.cache), Looks(self.cache.layers)
+        self.questions, self.extra = QuestionPass(spans, self.cache), ExtraPasses(spans, self.cache)
+        self._looks = Looks(self.cache.layers)
         scores = any(span.extra is None and not span.stores for span in spans)
         self.borrowing: frozenset[int] = frozenset() if scores else self.cache.layers.borrowers
         stored = [span for span in spans if span.stores]
@@ -86,8 +87,8 @@ class PrefillBatch:
             elif borrows:
                 out_HRD, _ = looks.popleft()(packed[0], features)
             elif spans[0].extra is not None:
-                tokens = part.step_R, self.input_ids[part.rows]
-                out_HRD = attend_behind(spans[0], layer, *packed, *tokens, features, self.evictions, looks, self.rotary)
+                behind, tokens = self.extra.of(spans), (part.step_R, self.input_ids[part.rows])
+                out_HRD = behind.attend(layer, *packed, *tokens, features, self.evictions, looks)
             elif spans[0].asks:
                 out_HRD = self._attend_questions(spans, layer, *packed, part, features, looks)
             else:
@@ -103,8 +104,8 @@ class PrefillBatch:
 
     def _together(self, layer: int) -> list[tuple[int, list[Span]]]:
         """Neighbours that one policy looks at, with the number of the first: those that leave entries behind, or that
-        leave none, or that ask over readings. A policy that looks at prompts itself sees one at a time, as does what is
-        read behind them."""
+        leave none, or that ask over readings, or are read behind prompts. A policy that looks at prompts itself sees
+        one at a time."""
         runs: list[tuple[int, list[Span]]] = []
         before: object = None
         for number, span in enumerate(self.spans):
@@ -120,7 +121,9 @@ class PrefillBatch:
         """What spans have in common that go together; None for what goes alone."""
         if span.asks:
             return self.questions.kind(span, layer)
-        if span.extra is not None or self.policy_of(span, layer).needs.prompt or self.follows(span):
+        if span.extra is not None:
+            return self.extra.kind(span, layer)
+        if self.policy_of(span, layer).needs.prompt or self.follows(span):
             return None
         return span.stores, span.sequence.keeps_all
 

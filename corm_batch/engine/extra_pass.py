@@ -1,57 +1,131 @@
-"""attend_behind(): tokens behind a prompt see all of it; what the policy finds stays with the prompt's entries."""
+"""Extra passes: tokens behind prompts see all of these, and what the policy finds stays with the prompts' entries.
+
+    entries of one launch    [ prompt 1 | its pass ]  [ prompt 2 | its pass ]  ...
+    rows                                [ pass 1 ]               [ pass 2 ]    ...
+
+What is read behind a prompt sees the prompt and itself, not what else is read there: passes of one prompt go beside
+each other, each with a copy of it, as do those of several. Prompts are copied out of their pages up to a bound, and a
+layer launches as much for fifty passes as for one.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import abc, deque
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.looks import Look, dense_look
-from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.work import Span
-from corm_batch.ops.rotary import Rotary
-from corm_batch.policies.reading import Reading
+from corm_batch.kv.cache import KVCache
+from corm_batch.kv.stage import GATHERED_ENTRIES, Ends
+from corm_batch.ops.packing import Packing
+from corm_batch.policies.reading import ExtraReading
 
 
-def attend_behind(
-    span: Span,
-    layer: int,
-    query_HRD: Tensor,
-    key_KRD: Tensor,
-    value_KRD: Tensor,
-    step_R: Tensor,
-    token_ids_R: Tensor,
-    features: AttentionFeatures,
-    evictions: Evictions,
-    looks: deque[Look],
-    rotary: Rotary | None = None,
-) -> Tensor:
-    """Attention of an extra pass; its own entries end with the layer.
+class ExtraPasses:
+    """The extra passes of one pass over prompts: which of them go together, and how they are run.
 
     Args:
-        span: the pass, of a sequence whose whole prompt is in the cache.
-        layer, query_HRD, key_KRD, value_KRD, step_R, token_ids_R, features: of its tokens.
-        evictions: the policies and the cache.
-        looks: where this one is noted, see `Looks`.
-        rotary: for policies that undo rotary positions.
-
-    Returns:
-        [H, R, D].
+        spans: of the pass.
+        cache: where the prompts' entries are.
     """
-    sequence, cache, policy = span.sequence, evictions.cache, evictions.policies[layer]
-    whole = evictions.of(sequence).policies[layer]
-    born = new_entries(cache, policy, layer, key_KRD, value_KRD, step_R, expiring=whole)
-    entries = cache.read_before(sequence.slot, layer, born)
-    looks.append(look := dense_look(cache.ops, step_R, entries, entries.expiry))
-    out, lse = look(query_HRD, features)
-    if policy.needs.extra_passes and span.extra is not None:
-        reading = Reading(
-            query_HRD, lse, span.stop, sequence.num_prompt_tokens, token_ids_R, features.scale, features.softcap,
-            rotary, sequence.notes.setdefault(layer, {}), features.sink_H, span.extra.about,
-        )  # fmt: skip
-        observed = policy.observe(layer, entries, reading)
-        cache.revise(sequence.slot, layer, never_expiring(policy, [sequence], observed))
-    return out
+
+    def __init__(self, spans: abc.Sequence[Span], cache: KVCache) -> None:
+        self._spans, self._cache = spans, cache
+        self._runs: dict[tuple[int, int], Behind] = {}
+        self._bundles: dict[Span, np.ndarray] = {}
+        total = np.zeros(len(cache.table.lengths[0]), np.int64)
+        for span in spans:
+            if span.extra is not None:
+                total = total + cache.table.lengths[span.sequence.slot].sum(axis=1)
+                self._bundles[span] = total // GATHERED_ENTRIES
+
+    def kind(self, span: Span, layer: int) -> tuple[object, ...]:
+        """What passes have in common that go together in a layer."""
+        return "behind", int(self._bundles[span][layer])
+
+    def of(self, spans: abc.Sequence[Span]) -> Behind:
+        """Neighbours that go together in some layers; made once for all these."""
+        key = self._spans.index(spans[0]), len(spans)
+        if (behind := self._runs.get(key)) is None:
+            behind = self._runs[key] = Behind(spans, self._cache)
+        return behind
+
+
+class Behind:
+    """Neighbours of a pass that are read behind prompts which are wholly in the cache.
+
+    Args:
+        spans: these.
+        cache: where the prompts are.
+    """
+
+    def __init__(self, spans: abc.Sequence[Span], cache: KVCache) -> None:
+        self._cache, self._spans = cache, spans
+        self._abouts = tuple(span.extra.about for span in spans if span.extra is not None)
+        self._rows = Packing.of([span.num_tokens for span in spans], cache.device)
+        self._prompts = _prompts(spans, cache)
+        self._packings = dict[bytes, Packing]()
+        sizes = [len(about) for about in self._abouts]
+        place = np.concatenate([np.array(about, np.int64) for about in self._abouts])
+        places = np.stack((np.repeat(np.arange(len(sizes)), sizes), place))
+        self._owner_A, self._place_A = torch.from_numpy(places).to(cache.device)
+
+    def attend(
+        self,
+        layer: int,
+        query_HRD: Tensor,
+        key_KRD: Tensor,
+        value_KRD: Tensor,
+        step_R: Tensor,
+        token_ids_R: Tensor,
+        features: AttentionFeatures,
+        evictions: Evictions,
+        looks: deque[Look],
+    ) -> Tensor:
+        """Attention of one layer; the passes' own entries end with it.
+
+        Args:
+            layer, query_HRD, key_KRD, value_KRD, step_R, token_ids_R, features: of their tokens.
+            evictions: the policies and the cache.
+            looks: where this one is noted, see `Looks`.
+
+        Returns:
+            [H, R, D].
+        """
+        cache, policy = self._cache, evictions.policies[layer]
+        whole = evictions.of(self._spans[0].sequence).policies[layer]
+        born = new_entries(cache, policy, layer, key_KRD, value_KRD, step_R, expiring=whole)
+        packing = self._rows, self._where(layer)
+        entries = cache.read_ends(self._prompts, layer, born, packing)
+        looks.append(look := dense_look(cache.ops, step_R, entries, entries.expiry, packing))
+        out, _ = look(query_HRD, features)
+        if policy.needs.extra_passes:
+            reading = ExtraReading(
+                query_HRD, step_R, token_ids_R, *packing, self._abouts, cache.ops, features.scale, features.softcap,
+                features.sink_H,
+            )  # fmt: skip
+            found = policy.observe_extra(layer, entries, reading)
+            cache.write_own(self._prompts, layer, self._owner_A, self._place_A, found)
+        return out
+
+    def _where(self, layer: int) -> Packing:
+        """Where each prompt's entries stand, its pass's behind them."""
+        widths = self._prompts.widths[layer]
+        if (where := self._packings.get(widths.tobytes())) is None:
+            where = self._packings[widths.tobytes()] = Packing.of(self._rows.sizes + widths, self._cache.device)
+        return where
+
+
+def _prompts(spans: abc.Sequence[Span], cache: KVCache) -> Ends:
+    """The prompt of each, which is looked up once for several passes of it."""
+    slots = [span.sequence.slot for span in spans]
+    found, number = np.unique(slots, return_inverse=True)
+    prompts, which = cache.ends(found.tolist(), None), torch.from_numpy(number).to(cache.device)
+    table, length, others = (column.index_select(1, which) for column in prompts[:3])
+    return Ends(table, length, others, prompts.widths[:, number], prompts.slot[which])

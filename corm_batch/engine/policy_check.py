@@ -12,10 +12,12 @@ from torch import Tensor
 from corm_batch.budgets.base import Place
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import DocumentError, SpecError
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.rotary import Rotary
+from corm_batch.ops.select import PLAIN
 from corm_batch.policies.base import KVPolicy, Seen
-from corm_batch.policies.reading import ExtraPass, Reading
+from corm_batch.policies.reading import ExtraPass, ExtraReading, Reading
 
 T = TypeVar("T")
 
@@ -42,8 +44,8 @@ def check_policy(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> Non
         _check_layer(policy, Place(layer, shape.num_layers, num_heads, recent), key, position)
         if policy.needs.prompt:
             _check_observation(policy, layer, shape, dtype)
-        for extra in passes:
-            _check_observation(policy, layer, shape, dtype, extra)
+        if passes:
+            _check_extra(policy, layer, shape, dtype, passes)
 
 
 def least_room(policy: KVPolicy, max_model_len: int) -> int:
@@ -115,27 +117,55 @@ def _extra_passes(policy: KVPolicy, shape: ModelShape) -> Sequence[ExtraPass]:
             )
     if not passes:
         raise SpecError(f"policy {policy.name}: extra_passes gives none")
+    about = [place for one in passes for place in one.about]
+    if len(set(about)) < len(about):
+        raise SpecError(f"policy {policy.name}: two extra passes are about one token: {[one.about for one in passes]}")
     return passes
 
 
-def _check_observation(
-    policy: KVPolicy, layer: int, shape: ModelShape, dtype: torch.dtype, extra: ExtraPass | None = None
-) -> None:
-    """What the policy makes of a prompt, or of an extra pass behind one."""
-    tokens, about = (np.zeros(_ENTRIES, np.int64), None) if extra is None else extra
-    key, position = _keys(shape, dtype, _ENTRIES if extra is None else _ENTRIES + len(tokens))
+def _check_observation(policy: KVPolicy, layer: int, shape: ModelShape, dtype: torch.dtype) -> None:
+    """What the policy makes of a prompt."""
+    tokens, (key, position) = torch.zeros(_ENTRIES, dtype=torch.int64), _keys(shape, dtype, _ENTRIES)
     expiry, own = policy.expiry(layer, position), policy.born(layer, key, key, position)
     entries = Entries(key, key, position, expiry, torch.zeros(position.shape), own)
-    query = key[:, -len(tokens) :].repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
+    query = key.repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
     reading = Reading(
-        query, torch.zeros(query.shape[:2]), position.shape[1], _ENTRIES, torch.from_numpy(tokens),
-        shape.head_dim**-0.5, rotary=Rotary(torch.ones(shape.head_dim // 2)) if policy.needs.rotary else None,
-        about=about,
+        query, torch.zeros(query.shape[:2]), _ENTRIES, _ENTRIES, tokens, shape.head_dim**-0.5,
+        rotary=Rotary(torch.ones(shape.head_dim // 2)) if policy.needs.rotary else None,
     )  # fmt: skip
     found = _asked(policy, "observe", lambda: policy.observe(layer, entries, reading))
     _expect(policy, "expiry as observed", found.expiry, position.shape, torch.int32)
     for column, tensor in zip(policy.columns, found.own, strict=True):
         _expect(policy, f"column {column.name!r} as observed", tensor, position.shape, column.dtype)
+
+
+def _check_extra(
+    policy: KVPolicy, layer: int, shape: ModelShape, dtype: torch.dtype, passes: Sequence[ExtraPass]
+) -> None:
+    """What the policy makes of extra passes, all of them at once, behind a prompt each."""
+    cpu, sizes = torch.device("cpu"), np.array([len(one.token_ids) for one in passes])
+    rows, where = Packing.of(sizes, cpu), Packing.of(sizes + _ENTRIES, cpu)
+    key, _ = _keys(shape, dtype, int(where.sizes.sum()))
+    position = torch.cat([torch.arange(1, size + 1, dtype=torch.int32) for size in where.sizes]).expand(len(key), -1)
+    expiry, own = policy.expiry(layer, position), policy.born(layer, key, key, position)
+    entries = Entries(key, key, position, expiry, torch.zeros(position.shape), own)
+    asking = torch.cat(
+        [torch.arange(part.stop - size, part.stop) for part, size in zip(where.slices, sizes, strict=True)]
+    )
+    query = key[:, asking].repeat_interleave(shape.num_heads // shape.num_kv_heads, dim=0)
+    tokens = torch.from_numpy(np.concatenate([one.token_ids for one in passes]))
+    abouts = tuple(one.about for one in passes)
+    reading = ExtraReading(
+        query, position[0, asking], tokens, rows, where, abouts, PLAIN, shape.head_dim**-0.5
+    )  # fmt: skip
+    found = _asked(policy, "observe_extra", lambda: policy.observe_extra(layer, entries, reading))
+    if len(found) != len(policy.columns):
+        raise SpecError(
+            f"policy {policy.name}: observe_extra gives {len(found)} columns, {len(policy.columns)} are declared"
+        )
+    lead = len(key), sum(map(len, abouts))
+    for column, tensor in zip(policy.columns, found, strict=True):
+        _expect(policy, f"column {column.name!r} as observed", tensor, lead, column.dtype)
 
 
 def _asked(policy: KVPolicy, what: str, call: Callable[[], T]) -> T:

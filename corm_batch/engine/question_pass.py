@@ -23,14 +23,11 @@ from corm_batch.engine.chunk_pass import as_voted, votes
 from corm_batch.engine.looks import Look, dense_look
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.stage import GATHERED_ENTRIES
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.policies.base import KVPolicy
-
-_GATHERED_ENTRIES = 1 << 19
-"""Entries of readings that a layer copies out of their pages at a time, over all kv heads: 256 MiB of keys and values
-of 128 numbers in 16 bits. One reading that has more is copied all the same."""
 
 
 class QuestionPass:
@@ -51,7 +48,7 @@ class QuestionPass:
                 held = settled.longest + span.start - span.sequence.num_shared
                 again = settled.lasting & (before is reading) & (span.start == span.sequence.num_shared)
                 total = total + np.where(again, 0, held)
-                self._bundles[span], before = total * cache.table.lengths.shape[2] // _GATHERED_ENTRIES, reading
+                self._bundles[span], before = total * cache.table.lengths.shape[2] // GATHERED_ENTRIES, reading
 
     def kind(self, span: Span, layer: int) -> tuple[object, ...]:
         """What questions have in common that go together in a layer."""

@@ -5,7 +5,8 @@
                                      preempt  v   |  resume
                                              swapped
 
-A half-done prompt is in chunks, or read whole while the model is still to read what a policy wants behind it.
+A half-done prompt is in chunks, or read whole while the model is still to read what a policy wants behind it: as many
+passes at a time as the budget has room for, the oldest prompts' first, whose whole caches end with them.
 
 A reading has no answer: once it is read it rests (`resting.py`), and questions over it, which have waited for that, are
 next. Its pages count once, those of a question are its own. One that nobody runs over moves to host memory when there
@@ -109,8 +110,7 @@ class Scheduler:
     def _admit(self) -> list[Span]:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
-        spans = [self._span(sequence) for sequence in self.partial]
-        room = self.token_budget - sum(span.most_tokens for span in spans)
+        spans, room = self._half_done()
         promised = self._growth(self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
         self._read_first(spare)
@@ -130,6 +130,27 @@ class Scheduler:
             room -= span.most_tokens
             spare -= pages
         return sorted(spans, key=lambda span: span.reading)  # questions over one side by side
+
+    def _half_done(self) -> tuple[list[Span], int]:
+        """What half-done prompts read next, and how many tokens are left of the budget: one pass of each, and further
+        ones behind prompts, of one no more tokens than of the prompt itself at a time."""
+        firsts = [self._span(sequence) for sequence in self.partial]
+        room, spans = self.token_budget - sum(span.most_tokens for span in firsts), list[Span]()
+        for span in firsts:
+            spans.append(span)
+            if span.extra is None:
+                continue
+            sequence, in_chunks = span.sequence, self.config.prefill == "streaming"
+            most = self.config.chunk_size if in_chunks else sequence.num_to_prefill
+            most = min(room, most - span.num_tokens)
+            for number in range(1, len(sequence.extra_passes) - sequence.num_extra_passes):
+                further = Span.behind(sequence, number)
+                if further.num_tokens > most:
+                    break
+                spans.append(further)
+                most -= further.num_tokens
+                room -= further.num_tokens
+        return spans, room
 
     def _read_first(self, spare: int) -> None:
         """Have a reading go before the few questions in front of it where all of them fit."""
@@ -193,7 +214,7 @@ class Scheduler:
 
     def give_up(self, spans: abc.Sequence[Span]) -> None:
         """Undo a prefill step that ran out of pages; until one prompt is done, no other joins it."""
-        for sequence in sorted((span.sequence for span in spans), key=_arrival, reverse=True):
+        for sequence in sorted({span.sequence for span in spans}, key=_arrival, reverse=True):
             self.cache.close(sequence.slot)
             self.partial.remove(sequence)
             sequence.restart()

@@ -11,7 +11,7 @@ from corm_batch.engine.sequence import Row, Sequence
 from corm_batch.policies.reading import ExtraPass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Span:
     """Tokens [start, stop) of one sequence: of its prompt, or of what the model reads behind it.
 
@@ -26,9 +26,9 @@ class Span:
     extra: ExtraPass | None = None
 
     @classmethod
-    def behind(cls, sequence: Sequence) -> Span:
-        """The next of what the model is to read behind a sequence's prompt."""
-        start, extra = sequence.num_prompt_tokens, sequence.extra_passes[sequence.num_extra_passes]
+    def behind(cls, sequence: Sequence, number: int = 0) -> Span:
+        """Of what the model is still to read behind a sequence's prompt the next, or so many behind that one."""
+        start, extra = sequence.num_prompt_tokens, sequence.extra_passes[sequence.num_extra_passes + number]
         return cls(sequence, start, start + len(extra.token_ids), extra)
 
     @property

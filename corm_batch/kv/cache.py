@@ -137,18 +137,21 @@ class KVCache:
         lists, channels = (ends.table[layer], ends.length[layer]), self.channels.of(layer, ends.slot)
         return self.ops.gather_entries(self.pool.pages, *lists, born, packing, channels, basis=self.bases[layer])
 
-    def revise(self, slot: int, layer: int, entries: Entries) -> None:
-        """Change expiries and policies' own columns of one layer's entries in place.
+    def write_own(self, ends: Ends, layer: int, owner_A: Tensor, place_A: Tensor, own: Sequence[Tensor]) -> None:
+        """Change policies' own columns of some entries in place, in every head of a layer.
 
         Args:
-            slot, layer: whose.
-            entries: [K, N] as `read` gives them, or more behind them as `read_before` does.
+            ends: of lists that share no pages, as `ends` finds them.
+            layer: of them.
+            owner_A, place_A: int64, whose each entry is, by its place among the sequences of `ends`, and where it
+                stands in the lists.
+            own: [K, A] each.
         """
-        table, _ = self.table.row(slot, layer)
-        num_slots, flat = table.shape[-1] * self.pool.page_size, table.flatten().long()
-        held = self.pool.pages.expiry, *self.pool.pages.own
-        for column, new in zip(held, (entries.expiry, *entries.own), strict=True):
-            column.index_copy_(0, flat, new[:, :num_slots].reshape(-1, self.pool.page_size))
+        size = self.pool.page_size
+        page_AK = ends.table[layer][owner_A, :, place_A // size].long()
+        flat = (page_AK.T * size + place_A % size).flatten()
+        for column, new in zip(self.pool.pages.own, own, strict=True):
+            column.view(-1).index_copy_(0, flat, new.reshape(-1))
 
     def stage(self, slots: Iterable[int], num_pages: int) -> Stage:
         """Put up to `num_pages` free pages at the disposal of a forward pass over the sequences in `slots`; `commit` or

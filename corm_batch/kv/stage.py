@@ -8,6 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+GATHERED_ENTRIES = 1 << 19
+"""Entries that a layer of a forward pass copies out of their pages at a time, over all kv heads: 256 MiB of keys and
+values of 128 numbers in 16 bits. One sequence that has more is copied all the same."""
+
 
 class Ends(NamedTuple):
     """What S sequences hold in every layer, from some page of each list on, as a forward pass reads it.

@@ -4,7 +4,8 @@ A policy is a frozen value; its fields are its hyper-parameters. It sees per-ent
 never sees a page, a pool or a scheduler. The engine asks this and branches on nothing else:
 
     needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction); whether the
-                policy looks at prompts itself (`observe`), or has the model read more behind them (`extra_passes`)
+                policy looks at prompts itself (`observe`), or has the model read more behind them (`extra_passes`) and
+                looks at that (`observe_extra`)
     columns     numbers of its own that it keeps with every entry; `born` fills them, and they move with the entry
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
@@ -32,7 +33,7 @@ from corm_batch.ops.pages import NEVER, Column, Entries
 from corm_batch.ops.reduction import ALL_ROWS
 from corm_batch.policies.model import Model
 from corm_batch.policies.needs import Needs
-from corm_batch.policies.reading import ExtraPass, Reading
+from corm_batch.policies.reading import ExtraPass, ExtraReading, Reading
 from corm_batch.registry import Plugin
 
 
@@ -124,19 +125,32 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         raise NotImplementedError
 
     def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
-        """What a pass over a prompt, or an extra one, changes in its entries; asked before anything leaves.
+        """What a pass over a prompt changes in its entries; asked before anything leaves.
 
         Args:
             layer: index of the layer.
             entries: [K, N], those kept so far and, as the last ones of every head, the pass's own; keys and values are
-                there. Where `entries.position` is NEVER there is none. In an extra pass the first T of every head are
-                the prompt's tokens in their order, and the pass's own are forgotten afterwards.
+                there. Where `entries.position` is NEVER there is none.
             reading: the pass.
 
         Returns:
             `entries` with other expiries or columns of the policy's own.
         """
         return entries
+
+    def observe_extra(self, layer: int, entries: Entries, reading: ExtraReading) -> tuple[Tensor, ...]:
+        """What extra passes say of the tokens that they are about; asked where `needs.extra_passes`, while every prompt
+        is there as a whole.
+
+        Args:
+            layer: index of the layer.
+            entries: [K, N], of each pass those of its prompt and its own, which are forgotten afterwards.
+            reading: the passes, of one prompt or several; what is said of one does not depend on the others.
+
+        Returns:
+            The policy's own columns, [K, A] each: of the tokens that each pass is about, one pass behind the other.
+        """
+        raise NotImplementedError
 
     @property
     def num_first(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from corm_batch.budgets.base import BudgetField
 from corm_batch.errors import DocumentError
-from corm_batch.ops.dense import attention_scores, row_tiles
-from corm_batch.ops.pages import Column, Entries
+from corm_batch.ops.packing import Packing
+from corm_batch.ops.pages import NEVER, Column, Entries
+from corm_batch.ops.reduction import ALL_ROWS, Reduction
 from corm_batch.policies.base import ScoringPolicy, Seen
 from corm_batch.policies.model import Model
 from corm_batch.policies.needs import Needs
-from corm_batch.policies.reading import ExtraPass, Reading, answer_score
+from corm_batch.policies.reading import ExtraPass, ExtraReading, answer_score
 
 _FIRST = "Repeat the previous context exactly."
 _LATER = "Repeat the part of the previous context exactly, starting with"
@@ -25,6 +27,8 @@ _REMINDER = 8
 """Tokens of the chunk before that a later chunk is asked for with."""
 _SMALLEST_CHUNK = 32
 """Tokens below which a chunk is not worth the words that ask for it."""
+_LARGEST = Reduction(ALL_ROWS, statistic="max")
+"""Of a key's weights."""
 
 
 class KVzip(ScoringPolicy, name="kvzip"):
@@ -101,27 +105,36 @@ class KVzip(ScoringPolicy, name="kvzip"):
             passes.append(ExtraPass(np.concatenate((*asked, closing, chunk)), range(start, start + len(chunk))))
         return passes
 
-    def observe(self, layer: int, entries: Entries, reading: Reading) -> Entries:
-        """The scores of the chunk that is repeated."""
-        assert reading.about is not None
-        start, stop, num_rows = reading.about.start, reading.about.stop, reading.num_rows
-        sinks = min(self.pin_first, start)
-        seen = [slice(sinks), slice(start, stop), slice(-num_rows, None)]
-        key = torch.cat([entries.key[:, part] for part in seen], dim=1).float()
-        position = torch.cat([entries.position[:, part] for part in seen], dim=1)
-        best = torch.zeros(len(key), stop - start, device=key.device)
-        for rows in row_tiles(num_rows, reading.query.shape[0], key.shape[1]):
-            logit = attention_scores(reading.query[:, rows], key, reading.scale, reading.softcap)
-            logit.masked_fill_((position[:, None] > reading.step[rows, None])[:, None], -torch.inf)
-            total = logit.logsumexp(dim=-1, keepdim=True)
-            if reading.sink is not None:
-                total = torch.logaddexp(total, reading.sink.float().view(*total.shape[:2], 1, 1))
-            weight = torch.exp(logit[..., sinks : sinks + stop - start] - total)
-            best = torch.maximum(best, weight.amax(dim=(1, 2)))
-        score = entries.own[0].clone()
-        score[:, start:stop] = best
-        return entries._replace(own=(score,))
+    def observe_extra(self, layer: int, entries: Entries, reading: ExtraReading) -> tuple[Tensor, ...]:
+        """The scores of the chunks that are repeated."""
+        seen, chunks, where = _seen(reading.entries, reading.rows, reading.about, self.pin_first)
+        key, position = (column.index_select(1, seen) for column in (entries.key, entries.position))
+        never, softmax = torch.full_like(position, NEVER), (reading.scale, reading.softcap)
+        packing = reading.rows, where
+        _, lse = reading.ops.dense_attention(
+            reading.query, key, key, reading.step, position, never, *softmax, reading.sink, packing
+        )
+        few = Entries(key, key, position, never, torch.zeros_like(position, dtype=torch.float32))
+        found = reading.ops.reduce_columns(
+            _LARGEST, reading.query, lse, reading.step, few, never, *softmax, gap_rule=False, packing=packing
+        )
+        return (found.statistic.index_select(1, chunks),)
 
     def score(self, layer: int, entries: Seen, step: int | Tensor) -> Tensor:
         """As the passes left it."""
         return entries["score"]
+
+
+@lru_cache(4)
+def _seen(entries: Packing, rows: Packing, about: tuple[range, ...], pin_first: int) -> tuple[Tensor, Tensor, Packing]:
+    """Which entries each chunk's softmax is over, int64: first ones, the chunk and the pass itself; which of these are
+    chunks, likewise; and where each pass's stand. Remembered, for a copy in every layer would have the device wait."""
+    parts, chunks = [], []
+    for start, size, num_rows, chunk in zip(entries.starts, entries.sizes, rows.sizes, about, strict=True):
+        first = np.arange(min(pin_first, chunk.start))
+        parts.append(start + np.concatenate((first, np.array(chunk, np.int64), np.arange(size - num_rows, size))))
+        chunks.append(len(first) + np.arange(len(chunk)))
+    where = Packing.of([len(part) for part in parts], entries.device)
+    chunk = np.concatenate([start + part for start, part in zip(where.starts, chunks, strict=True)])
+    seen, chunk = (torch.from_numpy(one).to(entries.device) for one in (np.concatenate(parts), chunk))
+    return seen, chunk, where

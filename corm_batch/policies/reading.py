@@ -1,5 +1,5 @@
-"""Reading: a pass over a prompt, a chunk of one or tokens behind it, as one layer shows it to a policy that looks at
-prompts itself; and what such tokens are."""
+"""Reading, ExtraReading: a pass over a prompt or a chunk of one, or passes behind prompts, as one layer shows them to
+a policy that looks at prompts itself; and what the latter's tokens are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.rotary import Rotary
+from corm_batch.ops.select import Ops
 
 
 class ExtraPass(NamedTuple):
@@ -18,7 +20,8 @@ class ExtraPass(NamedTuple):
 
     Attributes:
         token_ids: [R] int64, these tokens.
-        about: which of the prompt's tokens the pass is about, as its policy means it.
+        about: which of the prompt's tokens the pass is about, as its policy means it; no two passes of a prompt are
+            about one token.
     """
 
     token_ids: np.ndarray
@@ -27,7 +30,7 @@ class ExtraPass(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the newest tokens of a prompt asked, or those of an extra pass.
+    """What the newest tokens of a prompt asked.
 
     Attributes:
         query: [H, R, D], one for each of the R tokens, with rotary positions.
@@ -40,7 +43,6 @@ class Reading:
         memory: what the policy noted in this layer of the same prompt before, and may note for later: empty at the
             prompt's beginning, gone when it has been read.
         sink: [H] a logit of each head that takes part in the softmax and has no value; None for none.
-        about: what an extra pass is about; None in a pass over the prompt.
         steps: [R] int32, the tokens' 1-based positions, where others of the pass did not come as far as this layer
             (engine.propagation); None where none is missing.
         num_tokens: of the pass, those included that did not; None where none is missing.
@@ -56,7 +58,6 @@ class Reading:
     rotary: Rotary | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     sink: Tensor | None = None
-    about: range | None = None
     steps: Tensor | None = None
     num_tokens: int | None = None
 
@@ -81,6 +82,35 @@ class Reading:
         if self.steps is not None:
             return self.steps
         return torch.arange(self.start + 1, self.stop + 1, dtype=torch.int32, device=self.query.device)
+
+
+@dataclass(frozen=True)
+class ExtraReading:
+    """What the tokens of extra passes asked, each behind a prompt, some behind the same one.
+
+    Attributes:
+        query: [H, R, D], one for each of the R tokens of all passes, with rotary positions.
+        step: [R] int32, the tokens' 1-based positions.
+        token_ids: [R] int64, the tokens.
+        rows, entries: where those of each pass stand among these, and where the entries that it sees: the first T are
+            the prompt's tokens in their order, the last ones the pass's own, and what is between them is padding at
+            position NEVER.
+        about: what each pass is about.
+        ops: operations on all of them, as their device runs them best.
+        scale, softcap: of the logits.
+        sink: [H] a logit of each head that takes part in the softmax and has no value; None for none.
+    """
+
+    query: Tensor
+    step: Tensor
+    token_ids: Tensor
+    rows: Packing
+    entries: Packing
+    about: tuple[range, ...]
+    ops: Ops
+    scale: float
+    softcap: float | None = None
+    sink: Tensor | None = None
 
 
 def answer_score(position: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from corm_batch.engine import extra_pass
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.open import Engine
 from corm_batch.engine.policy_check import check_policy
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import CapacityError, OutOfPages, Shortage, SpecError
 from corm_batch.ops.pages import NEVER, Column
-from corm_batch.policies.base import EvictingPolicy
+from corm_batch.policies.base import ScoringPolicy
 from corm_batch.policies.needs import Needs
 from corm_batch.policies.reading import ExtraPass
 from tests.engine.test_eviction import SHAPE
@@ -37,8 +38,8 @@ def answers(engine, requests):
     return done
 
 
-class Told(EvictingPolicy):
-    """Goes by what it is told in three passes: every third token of the prompt stays."""
+class Told(ScoringPolicy):
+    """Goes by what it is told in three passes: two of the prompt's first six tokens stay, and the newest."""
 
     columns = (Column("born"), Column("passes", torch.int32))
 
@@ -46,43 +47,74 @@ class Told(EvictingPolicy):
     def needs(self):
         return Needs(extra_passes=True)
 
-    def expiry(self, layer, position):
-        return position  # of a prompt's tokens it is not asked
-
     def born(self, layer, key, value, position):
         return position.float() * 2, torch.zeros_like(position)
 
     def extra_passes(self, token_ids, room):
-        return [ExtraPass(token_ids[:size] + 1, range(size)) for size in (3, 1, 2)]
+        return [ExtraPass(token_ids[:size] + 1, range(start, start + 2)) for size, start in ((3, 0), (1, 2), (2, 4))]
 
-    def observe(self, layer, entries, reading):
-        born, passes = entries.own
-        prompt, size = reading.num_prompt_tokens, len(reading.about)
-        place = torch.arange(1, prompt + 1, dtype=torch.int32).expand(len(born), -1)
+    def observe_extra(self, layer, entries, reading):
+        parts = zip(reading.rows.slices, reading.entries.slices, reading.about, strict=True)
+        found = [self.told(entries.map(lambda one, own=own: one[:, own]), rows, about, reading)
+                 for rows, own, about in parts]  # fmt: skip
+        return tuple(torch.cat(column, dim=1) for column in zip(*found, strict=True))
+
+    def told(self, entries, rows, about, reading):
+        (born, passes), step = entries.own, reading.step[rows]
+        prompt, size, kv_heads = int(step[0]) - 1, len(step), len(entries.position)
+        assert step.tolist() == list(range(prompt + 1, prompt + size + 1))
+        place = torch.arange(1, prompt + 1, dtype=torch.int32).expand(kv_heads, -1)
         assert torch.equal(entries.position[:, :prompt], place)
-        assert torch.equal(entries.position[:, -size:], torch.arange(prompt + 1, prompt + size + 1).expand(2, -1))
-        assert torch.equal(born[:, :prompt], 2 * place)
-        assert (passes[:, :prompt] == len(reading.memory)).all()
-        assert reading.token_ids.tolist() == [token + 1 for token in (PROMPTS | TRIED)[prompt][:size]]
-        assert (reading.num_rows, reading.stop) == (size, prompt + size)
-        reading.memory[size] = True
-        expiry = torch.where(entries.position % 3 == 0, NEVER, prompt) if size == 2 else entries.expiry
-        return entries._replace(expiry=expiry.int(), own=(born, passes + 1))
+        assert torch.equal(entries.position[:, -size:], step.expand(kv_heads, -1))
+        assert (entries.position[:, prompt:-size] == NEVER).all()
+        assert reading.token_ids[rows].tolist() == [token + 1 for token in (PROMPTS | TRIED)[prompt][:size]]
+        assert torch.equal(born[:, 6:prompt], 2 * place[:, 6:].float())
+        own = slice(about.start, about.stop)
+        return place[:, own] * 1.0, passes[:, own] + place[:, own] % 3
+
+    def score(self, layer, entries, step):
+        return torch.where(entries["passes"] == 2, 1e9, 0.0) + entries["born"]
 
 
-PROMPTS = {length: [(length * 31 + j * j) % 150 for j in range(length)] for length in (5, 13, 30)}
+PROMPTS = {length: [(length * 31 + j * j) % 150 for j in range(length)] for length in (6, 13, 30)}
 TRIED = {9: [0] * 9}
 """What a policy is tried on when a model is loaded."""
 
 
 @SETTINGS
 def test_a_policy_sees_all_of_a_prompt_in_every_pass_and_what_it_wrote_down(fields, tiny_llama):
+    policy = Told(budget={"name": "uniform", "max_kept": 3}, recent=1)
     config = EngineConfig(page_size=4, kv_memory=1 << 20, compact_every=1, **fields)
-    engine, sampling = Engine(load(tiny_llama), Told(), config), SamplingParams(max_new_tokens=3, ignore_eos=True)
+    engine, sampling = Engine(load(tiny_llama), policy, config), SamplingParams(max_new_tokens=3, ignore_eos=True)
     done = answers(engine, [Request(str(n), ids, sampling, True) for n, ids in PROMPTS.items()])
     for length in PROMPTS:
-        wanted = tuple(range(2, length, 3))
+        wanted = 1, 4, length + 1
         assert done[str(length)].kept_positions == ((wanted, wanted),) * 2
+
+
+@pytest.mark.parametrize(("bound", "launches"), [(1 << 19, [1, 1, 1]), (500, [2, 2, 1]), (1, [7, 7, 1])])
+def test_a_layer_launches_as_much_for_several_prompts_as_for_one(bound, launches, tiny_llama, monkeypatch):
+    requests = make_requests([40, 61, 52])
+    alone = [answers(make_engine(tiny_llama, KVZIP), [request])[request.id] for request in requests]
+    engine, counts = make_engine(tiny_llama, KVZIP, step_token_budget=300), []
+    dense, forward = engine.cache.ops.dense_attention, engine.model.module.forward
+
+    def counted(*args):
+        counts[-1] += 1
+        return dense(*args)
+
+    def passed(*args, **kwargs):
+        counts.append(0)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(extra_pass, "GATHERED_ENTRIES", bound)
+    monkeypatch.setattr(engine.cache, "ops", engine.cache.ops._replace(dense_attention=counted))
+    monkeypatch.setattr(engine.model.module, "forward", passed)
+    done = answers(engine, requests)
+    # Once for the prompts, and once for their scores.
+    assert [count // (2 * engine.shape.num_layers) for count in counts if count] == launches
+    for one in alone:
+        assert (done[one.id].token_ids, done[one.id].kept_positions) == (one.token_ids, one.kept_positions)
 
 
 @SETTINGS
@@ -94,12 +126,11 @@ def test_the_first_token_is_that_of_a_full_cache_and_comes_when_all_is_read(fiel
         engine.add(request)
     first, second = engine.scheduler.waiting
     assert [len(one.extra_passes) for one in (first, second)] == [4, 6]
-    read = 1 if not fields else 3
-    for _ in range(read + 4):
+    steps = 1 + 2 if not fields else 3 + 4  # no more tokens behind a prompt at a time than of itself
+    for _ in range(steps):
         assert not first.output
         engine.step()
     assert first.output == [full["0"].token_ids[0]]
-    assert not second.output
     assert engine.stats.prompt_tokens == 101
     done = answers(engine, [])
     assert done["1"].token_ids[0] == full["1"].token_ids[0]
@@ -221,10 +252,20 @@ class Unknown(Told):
 
 class Shapeless(Told):
     def extra_passes(self, token_ids, room):
-        return [ExtraPass(np.array([3]), range(1))]
+        return [ExtraPass(np.array([3]), range(4))]
 
-    def observe(self, layer, entries, reading):
-        return entries._replace(own=tuple(column[:, :3] for column in entries.own))
+    def observe_extra(self, layer, entries, reading):
+        return tuple(column[:, :3] for column in entries.own)
+
+
+class Twice(Told):
+    def extra_passes(self, token_ids, room):
+        return [ExtraPass(np.array([3]), range(3)), ExtraPass(np.array([3]), range(2, 4))]
+
+
+class Wordless(Told):
+    def observe_extra(self, layer, entries, reading):
+        return ()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +274,9 @@ class Shapeless(Told):
         (Both, "either the prompt's passes or extra ones, not both"),
         (Silent, "extra_passes gives none"),
         (Unknown, r"tokens of 0..8, got \[3, 9\]"),
-        (Shapeless, r"column 'born' as observed gives .*\(2, 3\)"),
+        (Shapeless, r"column 'born' as observed gives .*\(2, 3\), expected .*\(2, 4\)"),
+        (Twice, r"two extra passes are about one token: \[range\(0, 3\), range\(2, 4\)\]"),
+        (Wordless, "observe_extra gives 0 columns, 2 are declared"),
     ],
 )
 def test_a_policy_that_asks_for_what_cannot_be_is_refused_when_a_model_is_loaded(kind, message):

@@ -99,7 +99,8 @@ def dense_attention(
     return out, lse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_k", "last_k", "num_rows", "num_entries", "num_tiles"],
+            do_not_specialize_on_alignment=["step", "first", "last"])  # fmt: skip
 def _list_tiles(
     lists: tl.tensor, step: tl.tensor, first: tl.tensor, last: tl.tensor, first_k: int, last_k: int,
     row_bounds: tl.tensor | None, entry_bounds: tl.tensor | None, num_rows: int, num_entries: int, num_tiles: int,
@@ -129,7 +130,8 @@ def _list_tiles(
     tl.store(lists + 1, num_partial)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_k", "last_k", "all_rows", "num_entries", "num_tiles"],
+            do_not_specialize_on_alignment=["out", "row_out", "step", "first", "last"])  # fmt: skip
 def _attend(
     query: tl.tensor, key: tl.tensor, value: tl.tensor, out: tl.tensor, row_out: tl.tensor, out_h: int, out_r: int,
     lse: tl.tensor, lists: tl.tensor, step: tl.tensor, first: tl.tensor, last: tl.tensor, first_k: int, last_k: int,

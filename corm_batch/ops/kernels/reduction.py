@@ -139,7 +139,8 @@ def _entries_seen(step_R: Tensor, position_KN: Tensor, last_KN: Tensor) -> Tenso
     return torch.searchsorted(born, step, right=True, out_int32=True) - torch.searchsorted(gone, step, out_int32=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "tile_rows", "all_rows", "all_entries", "position_k", "last_k"],
+            do_not_specialize_on_alignment=["step", "position", "last", "num_seen"])  # fmt: skip
 def _reduce(
     query: tl.tensor, key: tl.tensor, lse: tl.tensor, step: tl.tensor, num_seen: tl.tensor | None,
     order: tl.tensor | None, hole: tl.tensor | None, hole_end: tl.tensor | None, position: tl.tensor, last: tl.tensor,
