@@ -6,6 +6,8 @@ host memory or one that starts over needs no word: `follow` brings it to any pla
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from itertools import takewhile
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _MOST_REMEMBERED = 256
 """Grammars: a job has one, or one a field."""
 
+_MOST_LEXERS = 64
+
 _SAMPLE = '{"a b": ["é", 12]}'
 """What a tokenizer's tokens are tried on: one whose bytes were read wrongly would hold answers to another form."""
 
@@ -30,16 +34,28 @@ _SAMPLE = '{"a b": ["é", 12]}'
 class Matchers:
     """Makes matchers for one model; the library and the tokenizer are loaded for the first.
 
+    The library's copies of a state share its lexer, and a lock on that: what one has built of it serves all, but no two
+    of them fill their masks at one time. So there are several lexers of a grammar, by turns, and masks are asked for
+    lexer by lexer.
+
     Args:
         load_tokenizer: makes the model's transformers tokenizer; may raise anything.
         vocab_size: of the model, V: tokens beyond the tokenizer's are never allowed.
         end_token_ids: end an answer.
+        num_lexers: of a grammar, at most; None: two for each of the host's cores, which then find some to do.
     """
 
-    def __init__(self, load_tokenizer: Callable[[], Any], vocab_size: int, end_token_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        load_tokenizer: Callable[[], Any],
+        vocab_size: int,
+        end_token_ids: Collection[int],
+        num_lexers: int | None = None,
+    ) -> None:
         self._load_tokenizer, self._vocab_size, self._ends = load_tokenizer, vocab_size, frozenset(end_token_ids)
+        self._num_lexers = num_lexers or min(_MOST_LEXERS, 2 * (os.cpu_count() or 1))
         self._tokenizer: LLTokenizer | None = None
-        self._beginnings: dict[Grammar, LLMatcher] = {}
+        self._beginnings: dict[Grammar, deque[tuple[int, LLMatcher]]] = {}  # numbered; those at the left are next
 
     def matcher(self, grammar: Grammar, stop_token_ids: Iterable[int] = ()) -> Matcher:
         """One for an answer that ends with an end token of the model, or with one of `stop_token_ids`.
@@ -47,14 +63,18 @@ class Matchers:
         Raises:
             GrammarError: the grammar, or the model's tokenizer, cannot be used.
         """
-        if (beginning := self._beginnings.get(grammar)) is None:
-            beginning = self._begin(grammar)
+        beginnings = self._beginnings.get(grammar, deque())
+        if len(beginnings) < self._num_lexers:
+            beginnings.appendleft((len(beginnings), self._begin(grammar)))
+        if grammar not in self._beginnings:
             if len(self._beginnings) == _MOST_REMEMBERED:
                 del self._beginnings[next(iter(self._beginnings))]
-            self._beginnings[grammar] = beginning
+            self._beginnings[grammar] = beginnings
+        number, beginning = beginnings[0]
+        beginnings.rotate(-1)
         assert self._tokenizer is not None
         ends = self._ends.union(stop_token_ids)
-        return Matcher(beginning.deep_copy(), self._tokenizer, ends, grammar.after)
+        return Matcher(beginning.deep_copy(), self._tokenizer, ends, grammar.after, number)
 
     def _begin(self, grammar: Grammar) -> LLMatcher:
         """What stands before the first token of every answer."""
@@ -96,10 +116,13 @@ class Matcher:
         tokenizer: of the library.
         ends: token ids that end the answer: allowed exactly where it is whole.
         after: the mark behind which the grammar begins; "" for none.
+        lexer: which of its grammar's.
     """
 
-    def __init__(self, state: LLMatcher, tokenizer: LLTokenizer, ends: frozenset[int], after: str = "") -> None:
-        self._state, self._tokenizer, self._ends, self._after = state, tokenizer, ends, after
+    def __init__(
+        self, state: LLMatcher, tokenizer: LLTokenizer, ends: frozenset[int], after: str = "", lexer: int = 0
+    ) -> None:
+        self._state, self._tokenizer, self._ends, self._after, self.lexer = state, tokenizer, ends, after, lexer
         self._own_ends = ends.difference(tokenizer.eos_tokens)  # of which the library does not know
         self._tokens: list[int] = []  # followed so far
         self._start = 0 if after == "" else None  # where the grammar begins among these
@@ -178,7 +201,9 @@ def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
         matchers: M of one model, each at its place.
         mask_MW: int32; bit t % 32 of word t // 32 says whether token t may come. None may where the library gave up.
     """
-    asked = [(one._state, row) for row, one in enumerate(matchers) if not (one.is_free or one._state.is_error())]
+    by_lexer = sorted(range(len(matchers)), key=lambda row: matchers[row].lexer)  # neighbours are one thread's
+    each = ((matchers[row], row) for row in by_lexer)
+    asked = [(one._state, row) for one, row in each if not (one.is_free or one._state.is_error())]
     if asked:
         _executor().unsafe_compute_mask_ptr(asked, mask_MW.ctypes.data, mask_MW.strides[0], len(mask_MW))
     for one, mask_W in zip(matchers, mask_MW, strict=True):

@@ -11,6 +11,7 @@ from tokenizers import decoders
 from transformers import AutoTokenizer
 
 from corm_batch.errors import GrammarError
+from corm_batch.grammar import matcher as matcher_module
 from corm_batch.grammar.definition import allowed
 from corm_batch.grammar.grammar import Grammar
 from corm_batch.grammar.matcher import Matchers, fill
@@ -115,6 +116,27 @@ def test_answers_side_by_side_have_masks_of_their_own():
         fill([matcher], alone)
         assert (alone[0] == mask_W).all()
     assert (mask[2] == -1).all()
+
+
+def test_answers_take_turns_with_lexers_and_are_asked_for_lexer_by_lexer(monkeypatch):
+    """No two of one lexer can be asked for at one time: a thread that takes neighbours has them one after the other."""
+    tokenizer, writes = byte_level()
+    matchers, asked = Matchers(lambda: tokenizer, len(tokenizer), {tokenizer.eos_token_id}, num_lexers=3), []
+    several = [matchers.matcher(FORMS["choices"][0]) for _ in range(7)]
+    assert [one.lexer for one in several] == [0, 1, 2, 0, 1, 2, 0]
+    executor = matcher_module._executor()
+
+    class Recording:
+        def unsafe_compute_mask_ptr(self, states, *where):
+            asked.append([row for _, row in states])
+            executor.unsafe_compute_mask_ptr(states, *where)
+
+    monkeypatch.setattr(matcher_module, "_executor", Recording)
+    several[3].follow([writes.index(b"no")])
+    mask = np.zeros((7, several[0].num_words), np.int32)
+    fill(several, mask)
+    assert asked == [[0, 3, 6, 1, 4, 2, 5]]
+    assert [set(np.flatnonzero((mask != row).any(axis=1))) for row in (mask[0], mask[3])] == [{3}, {0, 1, 2, 4, 5, 6}]
 
 
 def test_the_form_begins_behind_the_mark_that_ends_reasoning():
