@@ -8,6 +8,7 @@ WHOLE = {
     "cli/test_cli.py": "all verbs: exit codes, help, no traceback",
     "data/sources/test_hostile_parquet.py": "hostile files against one source",
     "data/test_faults.py": "a store that fails, under all of data/",
+    "ops/kernels/test_compiling.py": "what all kernels of a pass over prompts are compiled for",
     "engine/test_corm_oracle.py": "CORM in the engine against a literal definition",
     "engine/test_cuda.py": "the whole engine on a GPU against the CPU",
     "engine/test_families.py": "one model of every family against transformers",

@@ -34,7 +34,7 @@ import numpy as np
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.resting import Resting, move_out
 from corm_batch.engine.sequence import Sequence
-from corm_batch.engine.work import Decode, Prefill, Span, Work
+from corm_batch.engine.work import Decode, Prefill, Span, Work, with_further
 from corm_batch.errors import OutOfPages, Shortage
 from corm_batch.kv.cache import KVCache
 
@@ -110,7 +110,8 @@ class Scheduler:
     def _admit(self) -> list[Span]:
         """Chunks of half-done prompts, then as many waiting prompts as the budget and the pool admit."""
         self._resume()
-        spans, room = self._half_done()
+        most_behind = self.config.chunk_size if self.config.prefill == "streaming" else None
+        spans, room = with_further([self._span(one) for one in self.partial], self.token_budget, most_behind)
         promised = self._growth(self.partial + self.running) if self.waiting else 0
         spare = self.cache.spare(promised) if self.waiting else 0
         self._read_first(spare)
@@ -130,27 +131,6 @@ class Scheduler:
             room -= span.most_tokens
             spare -= pages
         return sorted(spans, key=lambda span: span.reading)  # questions over one side by side
-
-    def _half_done(self) -> tuple[list[Span], int]:
-        """What half-done prompts read next, and how many tokens are left of the budget: one pass of each, and further
-        ones behind prompts, of one no more tokens than of the prompt itself at a time."""
-        firsts = [self._span(sequence) for sequence in self.partial]
-        room, spans = self.token_budget - sum(span.most_tokens for span in firsts), list[Span]()
-        for span in firsts:
-            spans.append(span)
-            if span.extra is None:
-                continue
-            sequence, in_chunks = span.sequence, self.config.prefill == "streaming"
-            most = self.config.chunk_size if in_chunks else sequence.num_to_prefill
-            most = min(room, most - span.num_tokens)
-            for number in range(1, len(sequence.extra_passes) - sequence.num_extra_passes):
-                further = Span.behind(sequence, number)
-                if further.num_tokens > most:
-                    break
-                spans.append(further)
-                most -= further.num_tokens
-                room -= further.num_tokens
-        return spans, room
 
     def _read_first(self, spare: int) -> None:
         """Have a reading go before the few questions in front of it where all of them fit."""

@@ -91,6 +91,31 @@ class Span:
             self.sequence.num_extra_passes += 1
 
 
+def with_further(firsts: abc.Sequence[Span], budget: int, most: int | None) -> tuple[list[Span], int]:
+    """Spans of half-done prompts, and beside those that are behind one what else is to be read there.
+
+    Args:
+        firsts: one of each prompt, all of which are read.
+        budget: tokens of a pass; further ones are read as long as there is room, behind the first prompts first.
+        most: tokens behind one prompt at a time; None: as many as the prompt has, as a pass over it would.
+
+    Returns:
+        The spans, and tokens left of the budget.
+    """
+    spans, room = list[Span](), budget - sum(span.most_tokens for span in firsts)
+    for span in firsts:
+        spans.append(span)
+        sequence, left = span.sequence, min(room, (most or span.start) - span.num_tokens)
+        num_further = 0 if span.extra is None else len(sequence.extra_passes) - sequence.num_extra_passes - 1
+        for number in range(1, num_further + 1):
+            further = Span.behind(sequence, number)
+            if further.num_tokens > left:
+                break
+            spans.append(further)
+            left, room = left - further.num_tokens, room - further.num_tokens
+    return spans, room
+
+
 @dataclass(frozen=True)
 class Prefill:
     """One forward pass over whole prompts, or chunks of them."""

@@ -4,8 +4,7 @@ A policy is a frozen value; its fields are its hyper-parameters. It sees per-ent
 never sees a page, a pool or a scheduler. The engine asks this and branches on nothing else:
 
     needs       what `rank` is to see beyond positions and expiries: keys, what queries found (a reduction); whether the
-                policy looks at prompts itself (`observe`), or has the model read more behind them (`extra_passes`) and
-                looks at that (`observe_extra`)
+                policy looks at prompts itself (`observe`), or has the model read more behind them (`extra_passes`)
     columns     numbers of its own that it keeps with every entry; `born` fills them, and they move with the entry
     expiry      the last step at which a query may see a new entry, should no query find it important
     budget_at   how many entries the heads of a layer may hold
@@ -110,14 +109,11 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         return torch.full_like(position, NEVER)
 
     def extra_passes(self, token_ids: np.ndarray, room: int) -> Sequence[ExtraPass]:
-        """What the model shall read behind a prompt, pass by pass; asked where `needs.extra_passes`, once a prompt.
+        """What the model shall read behind a prompt, pass by pass, one or more; asked where `needs.extra_passes`.
 
         Args:
             token_ids: [T] int64, the prompt.
-            room: positions behind it that the model has.
-
-        Returns:
-            One or more, none longer than `room`.
+            room: positions behind it that the model has: no pass is longer.
 
         Raises:
             DocumentError: there is too little room.
@@ -139,17 +135,9 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
         return entries
 
     def observe_extra(self, layer: int, entries: Entries, reading: ExtraReading) -> tuple[Tensor, ...]:
-        """What extra passes say of the tokens that they are about; asked where `needs.extra_passes`, while every prompt
-        is there as a whole.
-
-        Args:
-            layer: index of the layer.
-            entries: [K, N], of each pass those of its prompt and its own, which are forgotten afterwards.
-            reading: the passes, of one prompt or several; what is said of one does not depend on the others.
-
-        Returns:
-            The policy's own columns, [K, A] each: of the tokens that each pass is about, one pass behind the other.
-        """
+        """What extra passes say of the tokens that they are about: [K, A] for each of `columns`, one pass behind the
+        other; asked where `needs.extra_passes`, of all passes in a layer, none of which minds the others. Arguments as
+        for `observe`; see `ExtraReading`."""
         raise NotImplementedError
 
     @property

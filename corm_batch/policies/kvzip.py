@@ -135,6 +135,6 @@ def _seen(entries: Packing, rows: Packing, about: tuple[range, ...], pin_first: 
         parts.append(start + np.concatenate((first, np.array(chunk, np.int64), np.arange(size - num_rows, size))))
         chunks.append(len(first) + np.arange(len(chunk)))
     where = Packing.of([len(part) for part in parts], entries.device)
-    chunk = np.concatenate([start + part for start, part in zip(where.starts, chunks, strict=True)])
-    seen, chunk = (torch.from_numpy(one).to(entries.device) for one in (np.concatenate(parts), chunk))
-    return seen, chunk, where
+    shifted = [start + part for start, part in zip(where.starts, chunks, strict=True)]
+    seen, repeated = (torch.from_numpy(np.concatenate(one)).to(entries.device) for one in (parts, shifted))
+    return seen, repeated, where
