@@ -44,9 +44,15 @@ def render(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool,
 
 
 def variables(template: str) -> set[str]:
-    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
+    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column.
+
+    `range`, `dict` and the like are Jinja's own where they are called, and names like others where they are not.
+    """
     tree = ENVIRONMENT.parse(template)
+    called = {one.node.name for one in tree.find_all(nodes.Call) if isinstance(one.node, nodes.Name)}
+    named = {one.name: one.ctx for one in tree.find_all(nodes.Name) if one.name in ENVIRONMENT.globals}
     names = meta.find_undeclared_variables(tree)
+    names |= {name for name, context in named.items() if context == "load" and name not in called}
     items = [
         item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == ROW
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -240,5 +241,11 @@ def _pattern_properties(checker: Any, patterns: Any, instance: Any, _: Any) -> I
                     yield from checker.descend(value, schema, path=name, schema_path=pattern)
 
 
-_KEYWORDS = {"pattern": _pattern, "patternProperties": _pattern_properties}
+def _multiple_of(checker: Any, step: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
+    """The keyword `multipleOf`, of numbers as they are written: 19.99 is one of 0.01, though its float is none."""
+    if checker.is_type(instance, "number") and (Fraction(str(instance)) / Fraction(str(step))).denominator != 1:
+        yield ValidationError(f"{instance!r} is not a multiple of {step}")
+
+
+_KEYWORDS = {"pattern": _pattern, "patternProperties": _pattern_properties, "multipleOf": _multiple_of}
 _Validator = validators.extend(Draft202012Validator, _KEYWORDS)  # type: ignore[no-untyped-call]

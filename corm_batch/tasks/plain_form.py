@@ -33,6 +33,16 @@ class PlainForm:
             return Grammar.of_choices([*self.choices, NO_ANSWER])
         return Grammar.of_regex(f"(?:{self.pattern})|{re.escape(NO_ANSWER)}")
 
+    def check(self) -> None:
+        """Have the form be one.
+
+        Raises:
+            GrammarError: of a pattern, by itself or beside "Not stated.", no grammar can be made.
+        """
+        if self.pattern is not None:
+            Grammar.of_regex(self.pattern).compiled()
+        self.grammar.compiled()
+
     def checked(self, answer: Answer) -> Answer | AnswerError:
         """The answer, or why it is none: a stop text or the end of its tokens may have cut it off."""
         text, is_cut = answer.text, answer.finish_reason == "length"

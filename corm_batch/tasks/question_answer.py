@@ -24,6 +24,13 @@ _ANSWERS = "answers"
 _SHOWN = 80
 
 
+def _not_blank(question: str) -> str:
+    """Refuse a question that is none."""
+    if not question.strip():
+        raise ValueError("is blank")
+    return question
+
+
 def _different(questions: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a question that is none, or that is asked twice."""
     for place, question in enumerate(questions):
@@ -66,7 +73,7 @@ class QuestionAnswer(ScoredTask, name="question_answer"):
         "several of a document"
     }
 
-    question: str | None = Field(None, min_length=1, description="asked of every document")
+    question: Annotated[str, AfterValidator(_not_blank)] | None = Field(None, description="asked of every document")
     question_column: str | None = Field(None, min_length=1, description="column that holds each row's own question")
     questions: Questions | None = Field(None, description="all asked of every document")
     questions_column: str | None = Field(
@@ -93,7 +100,7 @@ class QuestionAnswer(ScoredTask, name="question_answer"):
                 )
         if (form := self._form) is not None:
             try:
-                form.grammar.compiled()
+                form.check()
             except GrammarError as error:
                 raise ValueError(f"pattern: {error}") from error
         return self

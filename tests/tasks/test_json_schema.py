@@ -133,3 +133,17 @@ def test_constants_and_decimals_are_found_behind_references():
     assert constants_of({"anyOf": [{"$ref": "#/$defs/Color"}, {"const": 5}]}, root) == ["red", "blue", 5]
     assert decimal_of({"anyOf": [{"$ref": "#/$defs/Price"}, {"type": "null"}]}, root) == ","
     assert decimal_of(INTEGER, root) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "right", "wrong"),
+    [
+        (0.01, [0.07, 19.99, 1234567.89, -0.29, 5, 1e22], [0.075, 19.999]),
+        (5, [10, 15.0, -5], [7, 5.5]),
+        (0.5, [1.5, 2], [1.25]),
+    ],
+)
+def test_multiples_are_of_numbers_as_they_are_written(step, right, wrong):
+    checker = validator({"multipleOf": step})
+    assert [one for one in [*right, True, "7"] if not checker.is_valid(one)] == []
+    assert [one for one in wrong if checker.is_valid(one)] == []

@@ -27,6 +27,15 @@ def test_template_over_the_rows_columns(fake_asker, answer):
     assert result.output == "fine"
 
 
+def test_a_column_may_be_called_like_a_function_of_jinjas(fake_asker, answer):
+    task = prompt_task("{{ range }} {{ dict | upper }}{% for i in range(2) %} {{ i }}{% endfor %}{{ cycler }}")
+    assert task.source_columns == ["cycler", "dict"]
+    task = prompt_task("{{ range }} {{ dict | upper }} {{ text }}")
+    asker = fake_asker(lambda prompt: "fine")
+    answer(task, asker, "the text", range="1-3", dict="ox")
+    assert asker.prompts[0].instruction == "1-3 OX the text"
+
+
 def test_text_is_never_a_template(fake_asker, answer):
     asker = fake_asker(lambda prompt: "fine")
     answer(prompt_task("{{ text }}"), asker, "{{ 7 * 7 }} {% raw %}")

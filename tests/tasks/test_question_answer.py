@@ -224,6 +224,8 @@ def test_answers_are_held_to_choices_or_a_pattern(fake_asker, answer):
         ({"choices": ["a"], "pattern": "a"}, "one of them"),
         ({"choices": ["a", "b", "a"]}, "entry 2, 'a', is blank, has blanks around it or is there twice"),
         ({"choices": [" a"]}, "entry 0"),
+        ({"question": "  "}, "question: .*is blank"),
+        ({"pattern": "a)|(b"}, "pattern: no grammar can be made"),
         ({"pattern": "a("}, "pattern: no grammar can be made"),
         ({"pattern": "a(?!b)"}, "look-ahead"),
     ],
