@@ -6,24 +6,33 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, UndefinedError, meta, nodes, pass_context
+from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, meta, nodes, pass_context
 from jinja2.sandbox import SandboxedEnvironment
 
 
 @pass_context  # and so no constant is evaluated, however large, while a spec is read
 def _not_null(_: Any, value: Any) -> Any:
-    """Refuse to print a null, which would read "None" in the prompt."""
+    """Refuse to print a null, which would read "None" in the prompt, or a function, which would read as one."""
     if value is None:
         raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
+    if callable(value) and not isinstance(value, Undefined):
+        raise UndefinedError(f"a value it prints is a function, not a column or a part of one: {value!r:.60}")
     return value
 
 
 ROW = "row"
 """What holds all columns by name, where a name is not one word."""
 
-ENVIRONMENT = SandboxedEnvironment(
-    undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False
-)
+
+class _Environment(SandboxedEnvironment):
+    """One in which `order.items` is what `order` has under this name, before it is a method of Python's."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What a dot leads to."""
+        return obj[attribute] if isinstance(obj, Mapping) and attribute in obj else super().getattr(obj, attribute)
+
+
+ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False)
 
 
 @lru_cache(maxsize=64)
@@ -43,16 +52,18 @@ def render(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool,
     return True, text
 
 
-def variables(template: str) -> set[str]:
-    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column.
-
-    `range`, `dict` and the like are Jinja's own where they are called, and names like others where they are not.
-    """
-    tree = ENVIRONMENT.parse(template)
+def undeclared(tree: nodes.Template) -> set[str]:
+    """Names that a template does not set itself; `range` and the like, functions of Jinja's, where it calls none."""
     called = {one.node.name for one in tree.find_all(nodes.Call) if isinstance(one.node, nodes.Name)}
-    named = {one.name: one.ctx for one in tree.find_all(nodes.Name) if one.name in ENVIRONMENT.globals}
-    names = meta.find_undeclared_variables(tree)
-    names |= {name for name, context in named.items() if context == "load" and name not in called}
+    set_here = {one.name for one in tree.find_all(nodes.Name) if one.ctx != "load"}
+    named = {one.name for one in tree.find_all(nodes.Name)} & ENVIRONMENT.globals.keys()
+    return meta.find_undeclared_variables(tree) | (named - called - set_here)
+
+
+def variables(template: str) -> set[str]:
+    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
+    tree = ENVIRONMENT.parse(template)
+    names = undeclared(tree)
     items = [
         item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == ROW
     ]

@@ -10,9 +10,8 @@ from functools import wraps
 from typing import Any, NoReturn
 
 from jinja2 import nodes, pass_context
-from jinja2.meta import find_undeclared_variables
 
-from corm_batch.data.template import ENVIRONMENT
+from corm_batch.data.template import ENVIRONMENT, undeclared
 
 _ASKED_BY_JINJA = ("unsafe_callable", "alters_data", "jinja_pass_arg")
 
@@ -84,7 +83,7 @@ def problem_with_every_row(template: str, limit: int) -> str | None:
     environment = _PRINTING
     if any(tree.find_all(_HANDING_ON)):
         environment = _PRINTING.overlay(finalize=_finalize(_needs_row))
-    columns = {name: UnknownValue() for name in find_undeclared_variables(tree)}
+    columns = {name: UnknownValue() for name in undeclared(tree)}
     try:
         text = environment.from_string(template).render(columns)
     except _NeedsRow:

@@ -47,6 +47,7 @@ def test_what_is_no_rule_is_refused(rule, said):
         ("amount > 0", {"amount": "x"}, "amount = 'x' cannot be held against (TypeError: "),
         ('row["due-date"] > 3', {"due-date": 2}, "due-date = 2 breaks validate"),
         ("amount.__class__", {"amount": 1}, "SecurityError"),
+        ("order.items | length > 2", {"order": {"items": [1, 2]}}, "breaks validate: order.items"),
         ("range > 0 and dict == 5", {"range": 1, "dict": 5}, ""),
         ("range > 0", {"range": -1}, "range = -1 breaks"),
         ("amount in range(3)", {"amount": 2}, ""),

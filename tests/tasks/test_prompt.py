@@ -28,12 +28,25 @@ def test_template_over_the_rows_columns(fake_asker, answer):
 
 
 def test_a_column_may_be_called_like_a_function_of_jinjas(fake_asker, answer):
-    task = prompt_task("{{ range }} {{ dict | upper }}{% for i in range(2) %} {{ i }}{% endfor %}{{ cycler }}")
-    assert task.source_columns == ["cycler", "dict"]
+    with pytest.raises(SpecError, match="a value it prints is a function"):
+        prompt_task("{% for i in range(2) %} {{ i }}{% endfor %}{{ range }} {{ text }}")
     task = prompt_task("{{ range }} {{ dict | upper }} {{ text }}")
     asker = fake_asker(lambda prompt: "fine")
     answer(task, asker, "the text", range="1-3", dict="ox")
     assert asker.prompts[0].instruction == "1-3 OX the text"
+
+
+def test_parts_of_a_column_may_be_called_like_methods(fake_asker, answer):
+    task = prompt_task("{{ order.items | join('+') }} {{ row['order'].values }} {{ text }}")
+    asker = fake_asker(lambda prompt: "fine")
+    answer(task, asker, "the text", order={"items": ["a", "b"], "values": 3})
+    assert asker.prompts[0].instruction == "a+b 3 the text"
+    with pytest.raises(DocumentError, match="a value it prints is a function"):
+        answer(task, asker, "the text", order={"items": ["a", "b"]})
+    answer(
+        prompt_task("{% for k, v in order.items() %}{{ k }}={{ v }} {% endfor %}{{ text }}"), asker, "x", order={"a": 1}
+    )
+    assert asker.prompts[-1].instruction == "a=1 x"
 
 
 def test_text_is_never_a_template(fake_asker, answer):
