@@ -190,6 +190,20 @@ def test_what_whole_numbers_free_is_what_is_recorded():
     assert said in README.replace("\n", " ")
 
 
+def test_what_pins_change_is_what_is_recorded():
+    policies = (ROOT / "corm_batch/policies/README.md").read_text(encoding="utf-8").replace("\n", " ")
+    changes = {"needles": [], "books": [], "meetings": []}
+    for evaluation in json.loads((RESULTS / "pins.json").read_text())["evaluations"]:
+        rows = [one for one in evaluation["rows"] if one["task"] in ("all", "likelihood")]
+        lost = {(one["suite"], one["candidate"]): one["against"]["difference"] for one in rows}
+        for (suite, label), pinned in lost.items():
+            changes[suite].append(pinned - lost[suite, label.partition("-")[0]])
+    facts, books, meetings = ((min(one), max(one)) for one in changes.values())
+    assert f"{100 * facts[0]:+.1f} to {100 * facts[1]:+.1f} points" in policies
+    for low, high in (books, meetings):
+        assert f"{low:+.3f} to {high:+.3f}" in policies
+
+
 def test_what_one_reading_gains_is_what_is_recorded():
     short, long = json.loads((RESULTS / "h200-readings-16k.json").read_text())["rows"]
     (streamed,) = json.loads((RESULTS / "h200-readings-32k-streaming.json").read_text())["rows"]
