@@ -36,7 +36,7 @@ def bare_actor(load):
         async def load(self):
             return load()
 
-        async def live(self):
+        async def finished(self):
             await asyncio.Event().wait()
 
     return ray.remote(Bare).remote

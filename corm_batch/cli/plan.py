@@ -196,9 +196,9 @@ def _costs(job: JobSpec, planned: JobPlan, hours: float | None) -> list[str]:
     return [count_text(documents / gpu_hours) if gpu_hours else "-", *costs]
 
 
-def _gpus_of(job: JobSpec) -> int:
-    """Cards that a job holds at once, at least."""
-    return job.engine.tensor_parallel * job.cluster.min_replicas
+def _gpus_of(job: JobSpec) -> float:
+    """Cards that a job holds at once, at least; a share of one is taken for that share of its speed."""
+    return max(job.engine.tensor_parallel, job.cluster.gpus_per_replica or 0) * job.cluster.min_replicas
 
 
 def _verification_text(job: JobSpec, found: GpuEstimate) -> str:

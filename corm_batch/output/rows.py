@@ -17,6 +17,7 @@ from corm_batch.errors import AnswerError
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
+_SAID = "output", "finish_reason", "pieces"  # by a task, in columns that all results have
 _SHARED = [figure.name for figure in fields(MemoryStats) if figure.name in RESULT_NAMES]
 
 
@@ -183,10 +184,10 @@ class RowBuilder:
         return self._row(Document(doc_id, None), self._identity(Document(doc_id, None), "gone"), None)
 
     def _problem(self, result: Mapping[str, Any]) -> str | None:
-        """Why a row of the results cannot be stored; None when it can."""
+        """Why what a task said of a row cannot be stored; None when it can."""
+        said = [field for field in self.result_schema if field.name in _SAID or field.name not in RESULT_NAMES]
         try:
-            rows = [_storable(row) for row in exploded(result, self.exploded)]
-            pa.RecordBatch.from_pylist(rows, schema=self.result_schema)
+            pa.RecordBatch.from_pylist(exploded(result, self.exploded), schema=pa.schema(said))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             return str(error)
         return None
@@ -209,11 +210,6 @@ class RowBuilder:
         shared = {name: figures.get(name) for name in _SHARED}
         key = {"doc_id": values["doc_id"], "run_id": self.run_id}
         return DocumentRow(result={**values, **shared}, memory={**self.constants, **figures, **key})
-
-
-def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its one column that is filled in at commit set to something valid."""
-    return {**row, "committed_at": 0}
 
 
 def _clean(text: str) -> str:

@@ -145,6 +145,8 @@ class ActorPool:
         self._start_missing()
         if self._has_started():
             self._dispatch()
+            for replica in self._replicas:
+                replica.send()
         refs = [ref for replica in self._replicas for ref in replica.refs]
         if not refs:
             time.sleep(timeout_s if self._suspects or self._waiting else 0.0)

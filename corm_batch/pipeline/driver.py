@@ -170,7 +170,7 @@ class _Run:
         self._stop.catch()  # Ray has put a handler of its own in place
         placement = Placement.of(self._spec)
         limits = pool_limits(self._spec, self._settings, placement.replicas)
-        spawn = replica_spawner(placement, self._settings, limits.max_documents)
+        spawn = replica_spawner(placement, self._settings)
         self._meter = GpuMeter(placement.gpus)
         pool = ActorPool(spawn, self._settings.rows, limits, lambda reason: self._emit("loss", message=reason))
         stages = Stages(placement, shared=cluster_address(self._spec) is not None)
@@ -181,6 +181,8 @@ class _Run:
                 raise self._lease.lost
             self._feed(pool)
             if pool.idle and self._read_all:
+                self._meter.count(pool.load)
+                pool.close()  # what is left to do may take minutes, and no GPU
                 return
             rows = pool.poll(_POLL_S)
             self._meter.count(pool.load)

@@ -13,8 +13,6 @@ from corm_batch.pipeline.replica import Spawn
 from corm_batch.pipeline.worker import EngineActor, WorkerSettings
 from corm_batch.spec import JobSpec
 
-_CALLS_BESIDE_DOCUMENTS = 8
-
 
 @dataclass(frozen=True)
 class Placement:
@@ -75,14 +73,13 @@ class Placement:
         )
 
 
-def replica_spawner(placement: Placement, settings: WorkerSettings, max_documents: int) -> Spawn:
+def replica_spawner(placement: Placement, settings: WorkerSettings) -> Spawn:
     """What creates one replica's actor in the connected cluster."""
     actor = ray.remote(EngineActor).options(
         num_cpus=placement.cpus,
         num_gpus=placement.gpus,
         max_restarts=0,
         max_task_retries=0,
-        max_concurrency=max_documents + _CALLS_BESIDE_DOCUMENTS,
     )
     shared = ray.put(settings)
     return lambda: actor.remote(shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from corm_batch.pipeline.worker import ReplicaInfo
 
 Spawn = Callable[[], Any]
 Cause = Literal["node", "process", "engine"]
+_CALLS_AHEAD = 16  # that wait for rows: so often they come to this process while it does something else
+_SENT_AT_ONCE = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,29 @@ class Loss:
 
 
 class Replica:
-    """States: empty (no actor) -> loading, at first without a process -> ready -> empty when lost."""
+    """States: empty (no actor) -> loading, at first without a process -> ready -> empty when lost.
+
+    Attributes:
+        info: of the actor, once it is ready.
+        tokens: estimated, of the documents in flight.
+    """
 
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
+        self._forget()
+
+    def _forget(self) -> None:
         self._actor: Any = None
-        self._life: Any = None
         self._starting: Any = None
         self._loading: Any = None
-        self._flights: dict[Any, Flight] = {}
+        self._calls: list[Any] = []  # that return rows
+        self._sent: list[Any] = []  # that brought documents
+        self._to_send: list[tuple[int, Document, bool]] = []
+        self._to_send_size = 0
+        self._given = 0
+        self._flights: dict[int, Flight] = {}  # each by its number, the oldest first
         self.info: ReplicaInfo | None = None
+        self.tokens = 0
 
     @property
     def is_empty(self) -> bool:
@@ -88,7 +104,7 @@ class Replica:
     @property
     def takes_more(self) -> bool:
         """Whether it is loaded and holds no document that has to be alone."""
-        return self.info is not None and not any(flight.alone for flight in self._flights.values())
+        return self.info is not None and not (self._flights and self._oldest.alone)
 
     @property
     def num_documents(self) -> int:
@@ -96,31 +112,41 @@ class Replica:
         return len(self._flights)
 
     @property
-    def tokens(self) -> int:
-        """Estimated tokens in flight."""
-        return sum(flight.tokens for flight in self._flights.values())
-
-    @property
     def oldest(self) -> float:
         """Monotonic seconds when the document longest in flight was given; infinity without one."""
-        return min((flight.since for flight in self._flights.values()), default=float("inf"))
+        return self._oldest.since if self._flights else float("inf")
+
+    @property
+    def _oldest(self) -> Flight:
+        return next(iter(self._flights.values()))
 
     @property
     def refs(self) -> list[Any]:
         """What to wait for."""
-        return [ref for ref in (self._life, self._starting, self._loading, *self._flights) if ref is not None]
+        return [ref for ref in (self._starting, self._loading, *self._calls, *self._sent) if ref is not None]
 
     def start(self) -> None:
         """Create the actor and let it load."""
         self._actor = self._spawn()
         self._starting = self._actor.started.remote()
         self._loading = self._actor.load.remote()
-        self._life = self._actor.live.remote()
+        self._calls = [self._actor.finished.remote() for _ in range(_CALLS_AHEAD)]
 
     def give(self, document: Document, tokens: int, *, alone: bool) -> None:
-        """Hand over one document."""
-        ref = self._actor.process.remote(document, alone)  # alone: it may be what its last replica died of
-        self._flights[ref] = Flight(document, tokens, alone, time.monotonic())
+        """Hand over one document, with the next `send` at the latest."""
+        self._flights[self._given] = Flight(document, tokens, alone, time.monotonic())
+        self._to_send.append((self._given, document, alone))  # alone: it may be what its last replica died of
+        self._given += 1
+        self.tokens += tokens
+        self._to_send_size += len(document.text or "")
+        if self._to_send_size > _SENT_AT_ONCE:
+            self.send()
+
+    def send(self) -> None:
+        """Send what was given: a call a document would take longer than many a document."""
+        if self._to_send:
+            self._sent.append(self._actor.take.remote(self._to_send))
+            self._to_send, self._to_send_size = [], 0
 
     def collect(self, ready: set[Any]) -> list[DocumentRow]:
         """Take note of the load, and the rows of the documents, that are finished among `ready`.
@@ -130,26 +156,29 @@ class Replica:
             SpecError, ModelError: the model can never be loaded.
         """
         if self._starting in ready:
-            self._starting = None  # when it died instead, its life tells
+            self._starting = None  # when it died instead, its other calls tell
         if self._loading in ready:
             self.info = _loaded(self._loading)
             self._loading = None
-        if self._life in ready:
-            ray.get(self._life)  # raises: it never returns
-        refs = [ref for ref in self._flights if ref in ready]
-        rows: list[DocumentRow] = ray.get(refs)
-        for ref in refs:
-            del self._flights[ref]
-        return rows
+        ray.get([ref for ref in self._sent if ref in ready])
+        self._sent = [ref for ref in self._sent if ref not in ready]
+        calls = [ref for ref in self._calls if ref in ready]
+        found: list[list[tuple[int, DocumentRow]]] = ray.get(calls)
+        self._calls = [ref for ref in self._calls if ref not in ready]
+        self._calls += [self._actor.finished.remote() for _ in calls]
+        return [self._landed(number, row) for rows in found for number, row in rows]
+
+    def _landed(self, number: int, row: DocumentRow) -> DocumentRow:
+        self.tokens -= self._flights.pop(number).tokens
+        return row
 
     def lose(self, reason: str, cause: Cause) -> Loss:
         """End what is left of the actor; what it had finished is kept, the rest comes back."""
-        rows, flights = [], []
-        for ref, flight in self._flights.items():
-            try:
-                rows.append(ray.get(ref, timeout=0))
-            except RayError:  # also that it is not finished
-                flights.append(flight)
+        rows = []
+        for ref in self._calls:
+            with suppress(RayError):  # also that it is not finished
+                rows += [self._landed(number, row) for number, row in ray.get(ref, timeout=0)]
+        flights = list(self._flights.values())
         self.stop()
         return Loss(rows, flights, reason, cause)
 
@@ -157,8 +186,7 @@ class Replica:
         """End the actor at once."""
         if self._actor is not None:
             ray.kill(self._actor)
-        self._actor = self._life = self._starting = self._loading = self.info = None
-        self._flights = {}
+        self._forget()
 
 
 def _loaded(ref: Any) -> ReplicaInfo:

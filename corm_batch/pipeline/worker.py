@@ -1,4 +1,4 @@
-"""EngineActor: one model replica as a Ray actor; one call answers one document.
+"""EngineActor: one model replica as a Ray actor; documents come in and rows go out by calls for as many as there are.
 
 An exception in one document is that document's failed row. What goes wrong with the engine as a whole is raised, and
 the pool replaces the actor.
@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -107,6 +107,8 @@ class EngineActor:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._actor = f"{socket.gethostname()}:{os.getpid()}"
+        self._answering: set[asyncio.Task[None]] = set()  # the event loop itself holds no reference
+        self._finished: asyncio.Queue[tuple[int, DocumentRow] | Exception] = asyncio.Queue()
 
     async def started(self) -> None:
         """Return: whoever waits for it hears when this process has its place in the cluster; the first call."""
@@ -132,9 +134,37 @@ class EngineActor:
         gc.freeze()  # a model and what was imported stay: looking through a million objects now and then stalls a step
         return ReplicaInfo(host=socket.gethostname(), pid=os.getpid(), pool_tokens=model.pool_tokens)
 
-    async def live(self) -> None:
-        """Never return: whoever waits for it hears when this process ends, also while it has nothing to do."""
-        await asyncio.Event().wait()
+    async def take(self, documents: Sequence[tuple[int, Document, bool]]) -> None:
+        """Begin to answer documents, each by a number of the caller's, and `suspect` of `process`."""
+        for number, document, suspect in documents:
+            answering = asyncio.get_running_loop().create_task(self._finish(number, document, suspect))
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+
+    async def finished(self) -> list[tuple[int, DocumentRow]]:
+        """Rows that no other call has returned, by their documents' numbers; waits for the first.
+
+        Whoever waits for it hears, too, when this process ends. Several calls may wait.
+
+        Raises:
+            Exception: what `process` has raised.
+        """
+        found = [await self._finished.get()]
+        while not self._finished.empty():
+            found.append(self._finished.get_nowait())
+        rows = [one for one in found if not isinstance(one, Exception)]
+        errors = [one for one in found if isinstance(one, Exception)]
+        if errors and not rows:
+            raise errors[0]
+        for error in errors:  # the next call raises it: what is answered is worth having
+            self._finished.put_nowait(error)
+        return rows
+
+    async def _finish(self, number: int, document: Document, suspect: bool) -> None:
+        try:
+            self._finished.put_nowait((number, await self.process(document, suspect)))
+        except Exception as error:
+            self._finished.put_nowait(error)
 
     async def process(self, document: Document, suspect: bool = False) -> DocumentRow:
         """Answer one document, or say in its row why not; verify the answer where the job does.

@@ -70,6 +70,8 @@ def test_tokens_to_write_hours_of_gpus_and_costs(corm_batch, write_job):
         if line.strip().startswith("100.0%")
     )
     assert float(row[4].replace(",", "")) == pytest.approx(360 * hours, abs=0.01)
+    held = json.loads(corm_batch("plan", job, "--gpu", "h100", "--json", "--set", "cluster.gpus_per_replica=4").out)
+    assert held["gpu"]["gpu_hours"][0] == 2 * hours
     job = write_job(ROWS, **two)
     assert "cost" not in corm_batch("plan", job, "--gpu", "h100").out.partition("On 1 replica")[2].partition("\n\n")[0]
 

@@ -38,7 +38,7 @@ class InProcess:
 @pytest.fixture
 def without_a_cluster(monkeypatch):
     monkeypatch.setattr(driver, "ActorPool", InProcess)
-    monkeypatch.setattr(driver, "replica_spawner", lambda placement, settings, documents: settings)
+    monkeypatch.setattr(driver, "replica_spawner", lambda placement, settings: settings)
     monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1, gpus=0)))
     monkeypatch.setattr(driver, "Stages", lambda *_, shared: SimpleNamespace(now=lambda load, answered: ""))
     monkeypatch.setattr(driver, "connected", nullcontext)

@@ -134,6 +134,15 @@ def test_a_limited_run_is_taken_up_by_the_next_one_and_recorded(job, tmp_path):
     assert read_report(str(tmp_path / "out")).selection == ""
 
 
+def test_replicas_end_before_all_rows_are_written_to_one_file(job, without_a_cluster, monkeypatch):
+    """GPUs cost while they are held."""
+    done = []
+    monkeypatch.setattr(driver.ActorPool, "close", lambda pool: done.append("replicas"))
+    monkeypatch.setattr(driver, "export_rows", lambda *_: done.append("file"))
+    run_job(job({"a": "One."}, output={"format": "csv"}), load_model=scripted())
+    assert done[:2] == ["replicas", "file"]
+
+
 @pytest.mark.usefixtures("without_a_cluster")
 def test_gpu_time_and_cost_are_in_summary_and_record(job, tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "Placement", SimpleNamespace(of=lambda spec: SimpleNamespace(replicas=1, gpus=2)))

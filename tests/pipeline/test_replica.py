@@ -23,7 +23,7 @@ def make(rows, ray_cluster):
 
     def replica(spawn=None):
         task = Task.from_spec({"name": "summarize", "max_new_tokens": 4})
-        actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=10)
+        actor = ray.remote(EngineActor).options(num_cpus=1)
         used.append(Replica(spawn or (lambda: actor.remote(WorkerSettings(scripted(), task, rows, 30.0, 5.0)))))
         return used[-1]
 
@@ -42,6 +42,11 @@ def settle(replica, num_rows=0):
     return rows
 
 
+def take_all(replica, rows):
+    while True:
+        rows += settle(replica, 1)
+
+
 def test_life_of_a_replica(make):
     replica = make()
     assert replica.is_empty
@@ -52,16 +57,24 @@ def test_life_of_a_replica(make):
     assert replica.info.pool_tokens == 4096
     replica.give(Document("a", "One."), 10, alone=False)
     replica.give(Document("b", "Two."), 20, alone=False)
+    replica.send()
     assert (replica.num_documents, replica.tokens, replica.takes_more) == (2, 30, True)
     assert replica.oldest <= time.monotonic()
     assert sorted(row.result["doc_id"] for row in settle(replica, 2)) == ["a", "b"]
     assert replica.is_idle
 
-    replica.give(Document("good", "Good."), 10, alone=False)
-    ray.wait(replica.refs[-1:], timeout=30)
-    replica.give(Document("bad", "@kill"), 10, alone=True)
+    replica.give(Document("c", "Three."), 10, alone=True)
     assert not replica.takes_more
-    ray.wait(replica.refs[-1:], timeout=30)
+    replica.send()
+    assert [row.result["doc_id"] for row in settle(replica, 1)] == ["c"]
+    assert (replica.takes_more, replica.tokens) == (True, 0)
+
+    replica.give(Document("good", "Good."), 10, alone=False)
+    replica.send()
+    ray.wait(replica.refs[:-1], timeout=30)  # but for the call that brings it
+    replica.give(Document("bad", "@kill"), 10, alone=False)
+    replica.send()
+    ray.wait(replica.refs, num_returns=len(replica.refs), timeout=30)
     with pytest.raises(RayError) as caught:
         replica.collect(set(replica.refs))
     assert "worker process has died" in one_line(caught.value)
@@ -69,8 +82,26 @@ def test_life_of_a_replica(make):
     assert cause_of(caught.value) == "process"
     loss = replica.lose("it died", "process")
     assert [row.result["doc_id"] for row in loss.rows] == ["good"]
-    assert [(flight.document.doc_id, flight.alone) for flight in loss.flights] == [("bad", True)]
+    assert [(flight.document.doc_id, flight.alone) for flight in loss.flights] == [("bad", False)]
     assert replica.is_empty
+
+
+def test_a_fault_of_the_engine_costs_no_row_that_was_there_before(make):
+    replica = make()
+    replica.start()
+    settle(replica)
+    texts = {f"d{number}": f"Good {number}." for number in range(40)} | {"bad": "@break"}
+    for name, text in texts.items():
+        replica.give(Document(name, text), 10, alone=False)
+    replica.send()
+    rows = []
+    with pytest.raises(RayTaskError) as caught:
+        take_all(replica, rows)
+    assert cause_of(caught.value) == "engine"
+    loss = replica.lose("it broke", "engine")
+    found = [row.result["doc_id"] for row in (*rows, *loss.rows)]
+    assert sorted([*found, *(flight.document.doc_id for flight in loss.flights)]) == sorted(texts)
+    assert all(row.ok for row in (*rows, *loss.rows))
 
 
 def test_death_of_an_idle_actor_is_noticed(make):

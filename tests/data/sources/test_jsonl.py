@@ -57,6 +57,17 @@ def test_broken_lines_are_documents_with_a_problem(tmp_path):
         assert document.text is None
 
 
+def test_a_name_that_is_given_twice_costs_its_line(tmp_path):
+    """Which of both counts is not known: most parsers would take the last and say nothing."""
+    lines = b'{"doc_id": "a", "text": "x", "text": "y"}\n{"doc_id": "b", "text": "z", "meta": {"t": 1, "t": 1}}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines + b'{"doc_id": "c", "text": "z", "meta": {"text": "w"}}\n')
+    texts, nested, good = read_all(JsonlSource(uri=str(tmp_path)))
+    said = "gives {} twice in one object, and nothing says which counts"
+    assert texts.problem == f"{tmp_path}/a.jsonl#0: the line {said.format(repr('text'))}"
+    assert nested.problem == f"{tmp_path}/a.jsonl#1: the line {said.format(repr('t'))}"
+    assert (texts.text, nested.text, good.text) == (None, None, "z")
+
+
 def test_bytes_that_are_no_utf8_cost_no_answer_that_does_not_depend_on_them(tmp_path):
     carried = b'"url": "u\xff", "tags": ["v", "w\xfe"], "n": {"t": "\\ud800"}'
     (tmp_path / "a.jsonl").write_bytes(b'{"doc_id": "a", "text": "x", ' + carried + b', "other": "\xff"}\n')
