@@ -29,7 +29,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from s3fs.core import S3_RETRYABLE_ERRORS
 
-from corm_batch.data.listing import WILD, glob_matches, glob_parts, is_data
+from corm_batch.data.listing import WILD, glob_matches, glob_parts, is_data, put_below
 from corm_batch.data.local_files import local_files, local_glob, synced_temporary
 from corm_batch.data.object_file import ObjectFile
 from corm_batch.data.patience import patiently
@@ -114,11 +114,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ("",)) -> list[str]:
         return names
     # as it was written: what a file system knows a file by may lack the account that the URI names
     above = uri.rstrip("/") if root == path.rstrip("/") else glob_parts(uri)[0]
-    inside = f"{root}/"
-    return [
-        f"{above}/{name.removeprefix(inside)}" if name.startswith(inside) else fs.unstrip_protocol(name)
-        for name in names
-    ]
+    return [put_below(above, root, name) or fs.unstrip_protocol(name) for name in names]
 
 
 def blame(uri: str, error: Exception) -> None:

@@ -39,6 +39,11 @@ def glob_parts(path: str) -> tuple[str, str]:
     return root, stem + path[wild.start() :]
 
 
+def put_below(folder: str, root: str, name: str) -> str:
+    """The place below `folder` that `name` has below `root`; empty where it has none."""
+    return f"{folder}/{name.removeprefix(f'{root}/')}" if name.startswith(f"{root}/") else ""
+
+
 def glob_matches(path: str, name: str, root: str, suffixes: Sequence[str]) -> bool:
     """Whether a glob matches a name, or a folder above it that is called like a file to read, as Spark writes them."""
     matches = re.compile(glob_translate(path)).match
