@@ -40,6 +40,7 @@ from corm_batch.errors import SourceError, SpecError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.defaults import with_name
 from corm_batch.registry import SAME_ANSWERS, describe, shown
+from corm_batch.storage.base import Storage
 from corm_batch.tasks.base import Task
 from corm_batch.tasks.several import Several
 
@@ -253,6 +254,10 @@ class JobSpec(Section):
             raise SpecError(f"{origin}:\n{describe(error, '', cls)}") from error
         except SpecError as error:
             raise SpecError(f"{origin}:\n{error}") from error
+
+    def storing(self, usual: Storage) -> Self:
+        """With a form of storage that is named: its own, or else the `usual` one."""
+        return self.model_copy(update={"engine": self.engine.storing(usual)})
 
     def splits(self) -> list[Split]:
         """What there is to read, with the columns that the task asks for and those that are carried over.

@@ -71,6 +71,7 @@ class Calibration(Provenance):
 
     Attributes:
         task: what was asked.
+        storage: in what form entries were kept under the policies.
         max_loss: as it was given; `limit`: the same in nats a token.
         read, whole: usable documents that were looked at to draw from, and whether these are all.
         chosen_on, held_out: documents that chose, and that confirmed.
@@ -86,6 +87,7 @@ class Calibration(Provenance):
 
     schema_version: Literal["corm-batch calibrate 1"] = "corm-batch calibrate 1"
     task: Mapping[str, Any]
+    storage: str = "model"
     max_loss: str
     limit: float
     read: int

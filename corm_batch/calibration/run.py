@@ -34,6 +34,7 @@ class Plan:
         minutes: in which it ends.
         shared_pass: whether one pass over a prompt serves all policies.
         command: noted in the result.
+        storage: name of the form in which entries are kept under these policies; of several, with commas between.
     """
 
     limit: MaxLoss
@@ -43,6 +44,7 @@ class Plan:
     minutes: float
     shared_pass: bool
     command: str
+    storage: str = "model"
 
 
 def run_calibration(
@@ -84,6 +86,7 @@ def _result(plan: Plan, race: Race, contest: Contest, seconds: float) -> Calibra
     return Calibration(
         **provenance(job, race.model_hash, plan.command),
         task=job.task.to_spec(),
+        storage=plan.storage,
         max_loss=plan.limit.text,
         limit=plan.limit.nats,
         read=plan.drawn.read,

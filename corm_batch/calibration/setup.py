@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+import torch
+
 from corm_batch.calibration.loss import MaxLoss
 from corm_batch.calibration.models import Models, OneByOne, Together
 from corm_batch.calibration.race import Race
@@ -17,6 +19,7 @@ from corm_batch.calibration.section import written_fields
 from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.policy_check import least_room
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.vocabulary import served
 from corm_batch.errors import ModelError, SpecError
 from corm_batch.evaluation.answers import AnswerStore
@@ -89,8 +92,11 @@ def set_up(job: JobSpec, asked: Asked, store: AnswerStore) -> tuple[Plan, Race]:
     given = {label: fields for label, (_, fields) in asked.policies.items()}
     fields = {label: written_fields(policy.to_spec(), given.get(label, {})) for label, policy in policies.items()}
     room = most_room(policies.values(), shape, tokenizer, max_model_len)
+    dtype = getattr(torch, job.model.dtype)
+    forms = [job.engine.storing(usual_storage(policy, shape, dtype)).form.name for policy in policies.values()]
     race = Race(job, revision_hash(job.model), policies, models, tokenizer, store, room)
-    return Plan(asked.limit, drawn, known, fields, asked.minutes, shared, asked.command), race
+    storage = ", ".join(dict.fromkeys(forms))
+    return Plan(asked.limit, drawn, known, fields, asked.minutes, shared, asked.command, storage), race
 
 
 def usual_first(drawn: Drawn, tokens: Sequence[int]) -> tuple[Drawn, dict[str, int]]:

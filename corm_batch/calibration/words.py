@@ -9,6 +9,7 @@ from corm_batch.audit.bounds import CONFIDENCE, upper_bound
 from corm_batch.audit.statement import at_most
 from corm_batch.calibration.loss import nats_of, share_of
 from corm_batch.calibration.result import Calibration, Loss, Tried
+from corm_batch.report.evaluation import entries_text
 from corm_batch.report.units import counted, percent_text, seconds_text
 
 HEADS = ("documents", "loss", "95 %", "changed", "peak/full", "documents/h")
@@ -107,6 +108,8 @@ def about_rows(result: Calibration) -> Iterator[tuple[str, str]]:
     yield "limit", f"{limit_text(result)}: a rise of the perplexity of the full cache's own answers"
     yield "model", f"{result.model['name']}, {result.model['dtype']}, on {result.device}"
     drawn = "all of the source" if result.whole else "the first that were read of a larger source"
+    if result.storage != "model":
+        yield "entries", entries_text([result.storage], result.model.get("storage"))
     said = f"{result.chosen_on} to choose, {result.held_out} to confirm; drawn by hash from {result.read:,}, {drawn}"
     yield "documents", said
     answered = result.chosen_on + result.held_out

@@ -73,13 +73,13 @@ def evaluate(
     sizes = _lengths(lengths)
 
     from corm_batch.evaluation.run import Plan
-    from corm_batch.pipeline.model import check_model, revision_hash
+    from corm_batch.pipeline.model import check_model, revision_hash, settled
 
     for line in check_model(job).about:
         error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    full = _full(job)
-    candidates = {label: job.model_copy(update={"policy": policy}) for label, policy in policies.items()}
+    full = settled(_full(job))
+    candidates = {label: settled(job.model_copy(update={"policy": policy})) for label, policy in policies.items()}
     plan = Plan(full, revision_hash(job.model), candidates, suites, sizes, cases, seed, command)
     try:
         result = _run(plan, folder)

@@ -69,6 +69,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "max_model_len": 32768,
     "compact_every": 64,
     "propagation": {"name": "attention"},
+    "storage": {"name": "model"},
     "sharing": {7: 2},
     "min_gap": 0.25,
     "stop_above": 0.05,

@@ -234,7 +234,7 @@ def _print_memory(console: Console, job: JobSpec, planned: JobPlan) -> None:
     ]
     per_token = (
         f"{bytes_text(planned.kv_bytes_per_token)} of keys and values a token in {job.model.dtype}, "
-        f"{bytes_text(planned.page_bytes_per_token)} of pages in engine.storage {job.engine.storage.name}"
+        f"{bytes_text(planned.page_bytes_per_token)} of pages in engine.storage {planned.storage}"
     )
     print_table(console, f"One document ({per_token})", [label(""), *map(number, ("p50", "p99", "max"))], rows)
     fits = [(percent_text(ratio), str(documents)) for ratio, documents in planned.documents_at_once]

@@ -97,8 +97,8 @@ def check_measured(policy: KVPolicy, engine: EngineConfig, path: str) -> None:
                 f"with {value.command}, or give what is in the file itself"
             )
     storage = engine.storage
-    measured = storage.measured_on()
-    if measured is not None and (found := weights_sha256(path)) not in (None, measured):
+    measured = storage.measured_on() if storage is not None else None
+    if storage is not None and measured is not None and (found := weights_sha256(path)) not in (None, measured):
         raise SpecError(
             f"engine.storage: {storage.name}: its file was measured on other weights (sha256 {measured[:12]}) than "
             f"those in {path} (sha256 {str(found)[:12]}): measure this model"

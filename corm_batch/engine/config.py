@@ -12,7 +12,7 @@ from corm_batch.errors import SpecError
 from corm_batch.policies.base import KVPolicy
 from corm_batch.propagation.base import PropagationField, propagation_problem
 from corm_batch.registry import SAME_ANSWERS, describe
-from corm_batch.storage.base import StorageField
+from corm_batch.storage.base import Storage, StorageField
 
 WeightForm = Literal["stored", "fp8"]
 """How a model's weights are held: as its checkpoint stores them, or the linear layers of its blocks in 8 bits."""
@@ -28,10 +28,10 @@ class EngineConfig(BaseModel):
     prefill: Literal["exact", "streaming"] = Field(
         "exact", description="exact: the whole prompt at once, attention not approximated; streaming: chunk after chunk"
     )
-    storage: StorageField = Field(
-        {"name": "model"},
-        validate_default=True,
-        description="form of kept entries, by name; model: as the model computes them; fp8, int8, int4: in fewer bits",
+    storage: StorageField | None = Field(
+        None,
+        description="form of kept entries, by name; model: as the model computes them; fp8, int8, int4: in fewer bits; "
+        "default: int8 where a model of 16 bits bears it and the policy evicts, else model",
     )
     page_size: Annotated[int, SAME_ANSWERS] = Field(16, ge=1, le=1024, description="entries a page")
     kv_memory: Annotated[ByteSize | None, SAME_ANSWERS] = Field(
@@ -77,6 +77,21 @@ class EngineConfig(BaseModel):
                 "between layers, and those that share entries have to run the same ones: leave one of them out"
             )
         return self
+
+    def storing(self, usual: Storage) -> Self:
+        """With a form of storage that is named: its own, or else the `usual` one."""
+        return self if self.storage is not None else self.model_copy(update={"storage": usual})
+
+    @property
+    def form(self) -> Storage:
+        """The form of storage that is named.
+
+        Raises:
+            ValueError: none is; `storing` names one.
+        """
+        if self.storage is None:
+            raise ValueError("engine.storage is not named yet")
+        return self.storage
 
     def find_problem(self, policy: KVPolicy) -> str | None:
         """Why these settings make no sense under a policy; None when they do."""

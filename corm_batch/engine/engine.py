@@ -32,6 +32,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
 from corm_batch.engine.support import refuse_large_biases
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
 from corm_batch.grammar.grammar import Grammar
@@ -75,25 +76,27 @@ class EngineCore:
 
     def __init__(self, model: LoadedModel, policy: KVPolicy, config: EngineConfig) -> None:
         self.model, self.policy, self.config = model, policy, config
+        config = config.storing(usual_storage(policy, model.shape, model.dtype))
         shape, ranks, layers = model.shard, model.ranks, model.layers(config.sharing)
         policy = serving(policy, model, config.sharing)
         self.max_model_len = shape.context(config.max_model_len)
         self.least_room = least_room(policy, self.max_model_len)
         self.policies, full = (by_layer(one, layers, model.windows) for one in (policy, Full()))
-        if config.storage.needs_fp8:
-            refuse_old_gpu(model.device, f"engine.storage: {config.storage.name}")
-        refuse_large_biases(model.module, config.storage)
-        columns = entry_columns(config.storage, shape.head_dim, model.dtype, policy.columns)
-        given, bases = config.pool_bytes(model.device.type), find_bases(model, config.storage)
+        form = config.form
+        if form.needs_fp8:
+            refuse_old_gpu(model.device, f"engine.storage: {form.name}")
+        refuse_large_biases(model.module, form)
+        columns = entry_columns(form, shape.head_dim, model.dtype, policy.columns)
+        given, bases = config.pool_bytes(model.device.type), find_bases(model, form)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns, bases)
-        refuse_lost(model, config.storage, bases)
+        refuse_lost(model, form, bases)
         num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
         self._pins_problem = partial(
             find_pin_problem, policy, num_layers=len(layers.owners), num_heads=model.shape.num_kv_heads
         )
         self.cache = KVCache(
             2 * config.max_sequences, layers, shape.num_kv_heads, config.page_size, num_pages, columns,
-            config.storage, model.device, ranks.least, bases,
+            form, model.device, ranks.least, bases,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)

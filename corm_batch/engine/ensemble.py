@@ -24,6 +24,7 @@ from corm_batch.engine.limits import Limits
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.request import Completion, Request
 from corm_batch.engine.shared_pass import SharedPass
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.work import Prefill
 from corm_batch.errors import OutOfPages, SpecError
 from corm_batch.kv.pool import page_bytes
@@ -42,7 +43,7 @@ class Need:
     Args:
         policy: which.
         model: of one rank.
-        config: of its engine; those of one ensemble differ in propagation at most.
+        config: of its engine; those of one ensemble differ in propagation and storage at most.
 
     Raises:
         SpecError, ModelLoadError: the policy cannot serve the model so. Raised when it is first asked.
@@ -72,7 +73,8 @@ class Need:
 
     @cached_property
     def _page_bytes(self) -> int:
-        columns = entry_columns(self.config.storage, self.model.shard.head_dim, self.model.dtype, self.policy.columns)
+        form = self.config.storing(usual_storage(self.policy, self.model.shape, self.model.dtype)).form
+        columns = entry_columns(form, self.model.shard.head_dim, self.model.dtype, self.policy.columns)
         return page_bytes(self.config.page_size, columns)
 
 

@@ -85,7 +85,7 @@ def _peak_bytes(
     """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
     cache = KVCache(
-        1, model.layers(config.sharing), shape.num_kv_heads, config.page_size, 1, columns, config.storage, device,
+        1, model.layers(config.sharing), shape.num_kv_heads, config.page_size, 1, columns, config.form, device,
         bases=bases,
     )  # fmt: skip
     sequence = Sequence(request, 0, len(policies), device)

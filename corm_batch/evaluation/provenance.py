@@ -39,8 +39,8 @@ def provenance(job: JobSpec, model_hash: str, command: str) -> dict[str, Any]:
         model_hash: of its weights.
         command: that makes the result.
     """
-    model, storage = job.model, job.engine.storage.name
-    forms = {"dtype": model.dtype, "weights": model.weights, "storage": storage}
+    model, storage = job.model, storage_name(job)
+    forms = {"dtype": model.dtype, "weights": model.weights, **({"storage": storage} if storage else {})}
     return {
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,6 +48,11 @@ def provenance(job: JobSpec, model_hash: str, command: str) -> dict[str, Any]:
         "device": _device_text(model.device),
         "model": {"name": model.name, "hash": model_hash, **forms},
     }
+
+
+def storage_name(job: JobSpec) -> str | None:
+    """Of the form of storage that a job names; None where it names none."""
+    return None if job.engine.storage is None else job.engine.storage.name
 
 
 def _device_text(device: str) -> str:

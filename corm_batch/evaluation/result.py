@@ -29,10 +29,12 @@ class Candidate(Record):
     Attributes:
         label: what figures and tables call it.
         policy: every field of it.
+        storage: the form that entries were kept in, where the settings name one.
     """
 
     label: str
     policy: dict[str, Any]
+    storage: str | None = None
 
 
 class Cost(Record):
@@ -113,7 +115,8 @@ class Provenance(Record):
         date: when, UTC.
         versions: of libraries.
         device: that answered.
-        model: name, hash of the weights, dtype and the forms of weights and of kept entries.
+        model: name, hash of the weights, dtype, the form of weights and, where it is named, that of the full cache's
+            entries.
     """
 
     schema_version: str

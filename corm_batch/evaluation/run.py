@@ -12,7 +12,7 @@ from corm_batch.evaluation.answers import Answered, AnswerStore
 from corm_batch.evaluation.asking import Asked, answer, lay_out
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.figures import Answers, Runs, build_figures, failures
-from corm_batch.evaluation.provenance import free_device_memory, provenance, settings_key
+from corm_batch.evaluation.provenance import free_device_memory, provenance, settings_key, storage_name
 from corm_batch.evaluation.result import Candidate, Evaluation
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
@@ -112,7 +112,10 @@ def run_evaluation(
         again=run(f"{name}, again", reference, unique, again=True),
         candidates={label: run(label, job, unique) for label, job in plan.candidates.items()},
     )
-    candidates = [Candidate(label=label, policy=job.policy.to_spec()) for label, job in plan.candidates.items()]
+    candidates = [
+        Candidate(label=label, policy=job.policy.to_spec(), storage=storage_name(job))
+        for label, job in plan.candidates.items()
+    ]
     sides = {name: runs.reference, f"{name}, again": runs.again, **runs.candidates}
     return Evaluation(
         **provenance(reference, plan.model_hash, plan.command),

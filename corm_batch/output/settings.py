@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 import yaml
@@ -25,6 +25,7 @@ from corm_batch.engine.config import EngineConfig
 from corm_batch.policies.base import KVPolicy
 from corm_batch.registry import INITIAL_VERSION, SAME_ANSWERS, Plugin
 from corm_batch.spec import JobSpec
+from corm_batch.storage.base import Storage
 
 SETTINGS = ("corm_batch.settings", "corm_batch.spec", "corm_batch.model_hash")
 """Where a part's metadata says under which settings its rows were answered: the first, or else the others."""
@@ -65,7 +66,9 @@ class AnswerSettings:
     defaults: Mapping[str, Any]
 
     @classmethod
-    def of(cls, spec: JobSpec, model_hash: str, model_version: int = INITIAL_VERSION) -> Self:
+    def of(
+        cls, spec: JobSpec, model_hash: str, model_version: int = INITIAL_VERSION, usual: Storage | None = None
+    ) -> Self:
         """The settings of a job.
 
         Args:
@@ -73,8 +76,12 @@ class AnswerSettings:
             model_hash: says which weights were loaded (the hub's commit, a hash over a folder's files). Where a folder
                 lies is therefore left out, as are source, output and cluster.
             model_version: what a plug-in's is to it: raised when the same model is to give other answers than before.
+            usual: the form of entries where the spec names none; to name it is no other setting.
         """
-        return cls._read(yaml.safe_load(spec.to_yaml()), model_hash, model_version, are_now=True)
+        default = {} if usual is None else usual.to_spec()
+        sections = yaml.safe_load((spec if usual is None else spec.storing(usual)).to_yaml())
+        defaults = {f"engine.storage.{key}": value for key, value in default.items()}
+        return cls._read(sections, model_hash, model_version, are_now=True, defaults=defaults)
 
     @classmethod
     def of_part(cls, metadata: Mapping[bytes, bytes]) -> Self | None:
@@ -89,14 +96,23 @@ class AnswerSettings:
             return None
 
     @classmethod
-    def _read(cls, spec: Mapping[str, Any], model_hash: str, model_version: int, *, are_now: bool) -> Self:
-        """From a whole spec; `are_now`: it is of this version, and so are its plug-ins."""
+    def _read(
+        cls,
+        spec: Mapping[str, Any],
+        model_hash: str,
+        model_version: int,
+        *,
+        are_now: bool,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Self:
+        """From a whole spec; `are_now`: it is of this version, and so are its plug-ins; `defaults`: by path, those that
+        hang on the model."""
         spec = spec if are_now else _as_now(spec)
         policy = KVPolicy.registered().get(spec["policy"]["name"])
         read_by_policy = policy.engine_fields if policy is not None else frozenset()
         sections = {**spec, "model": {**spec["model"], "hash": model_hash}}
         found = [
-            (path, value, default)
+            (path, value, defaults.get(path, default))
             for path, value, default in _flat(JobSpec, sections, "", read_by_policy, are_now)
             if path != "model.name" or _is_hub_id(value)
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,23 +12,25 @@ from typing import Any
 import torch
 
 from corm_batch.data.filesystem import fetch_folder
-from corm_batch.engine.checkpoint import Checkpoint, check_measured, find_checkpoint, load_config, quantization
+from corm_batch.engine.checkpoint import Checkpoint, check_measured, find_checkpoint, load_config
 from corm_batch.engine.fp8_format import refuse_quantizing, stored_fp8
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.errors import ModelLoadError, SourceError, SpecError, UnsupportedModelError
+from corm_batch.pipeline.about_model import about_prompts, about_storage, about_weights
 from corm_batch.pipeline.question import about_question
 from corm_batch.pipeline.worker import LoadModel, Model
-from corm_batch.registry import INITIAL_VERSION, shown
+from corm_batch.registry import INITIAL_VERSION
 from corm_batch.spec import JobSpec, ModelSection
-from corm_batch.tasks.base import Prompt, Task
+from corm_batch.storage.base import Storage
+from corm_batch.tasks.base import Task
 from corm_batch.text.tokenize import PromptTokenizer
 
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**20
 _SAMPLES = 64
-_PLAIN = "A plain sentence of words, 12 of them in all."
 
 
 def model_loader(spec: JobSpec) -> LoadModel:
@@ -96,10 +97,12 @@ class CheckedModel:
     Attributes:
         about: what a user should know, one sentence each.
         version: see `answers_version`.
+        usual_storage: the form of kept entries where the spec names none.
     """
 
     about: list[str]
     version: int
+    usual_storage: Storage
 
 
 def check_model(spec: JobSpec) -> CheckedModel:
@@ -115,7 +118,8 @@ def check_model(spec: JobSpec) -> CheckedModel:
     config = load_config(path, spec.model.revision, spec.model.trust_remote_code)
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
     refuse_quantizing(config, spec.model.weights)
-    vocab_size = ModelShape.from_config(config).storing(spec.engine.sharing).vocab_size
+    shape = ModelShape.from_config(config).storing(spec.engine.sharing)
+    vocab_size, usual = shape.vocab_size, usual_storage(spec.policy, shape, getattr(torch, spec.model.dtype))
     check_measured(spec.policy, spec.engine, path)
     tokenizer = load_tokenizer(spec.model, path)
     if outside := [token for part in task.parts for token in part.stop_token_ids if token >= vocab_size]:
@@ -130,9 +134,19 @@ def check_model(spec: JobSpec) -> CheckedModel:
             "template: no answer would end before task.max_new_tokens; name what ends one with task.stop or "
             "task.stop_token_ids"
         )
-    about = [*_about_prompts(spec.model, tokenizer, vocab_size), *_about_weights(spec, config, checkpoint, rules)]
-    about += about_question(spec)
-    return CheckedModel(about, _version(task, checkpoint, config, ends, rules))
+    about = [*about_prompts(spec.model, tokenizer, vocab_size), *about_weights(spec, config, checkpoint, rules)]
+    about += [*about_question(spec), *about_storage(spec, usual)]
+    return CheckedModel(about, _version(task, checkpoint, config, ends, rules), usual)
+
+
+def settled(spec: JobSpec) -> JobSpec:
+    """With the form of storage named that its entries are kept in.
+
+    Raises:
+        ModelLoadError: no model there, or its config cannot be read.
+    """
+    shape = ModelShape.from_pretrained(model_path(spec.model), spec.model.revision, spec.model.trust_remote_code)
+    return spec.storing(usual_storage(spec.policy, shape, getattr(torch, spec.model.dtype)))
 
 
 def _ends_and_rules(
@@ -184,56 +198,6 @@ def _version(task: Task, checkpoint: Checkpoint, config: Any, ends: frozenset[in
     new = any(token not in known and token < vocab_size for token in ends)
     asked = bool(new or rules.model_dump(exclude_defaults=True, exclude=without_meaning))
     return INITIAL_VERSION + asked + (stored_fp8(config) is not None)
-
-
-def _about_prompts(model: ModelSection, tokenizer: PromptTokenizer, vocab_size: int) -> Iterator[str]:
-    """What to know of how the model is spoken to.
-
-    Raises:
-        ModelLoadError: every prompt has a token that the model does not have.
-    """
-    if not tokenizer.has_template:
-        parts = "model.system, document and instruction" if model.system else "document and instruction"
-        yield f"the tokenizer has no chat template: a prompt is plain text, {parts} one after the other"
-    if (read := tokenizer.spelled(tokenizer.text_ids(_PLAIN)).strip()) != _PLAIN:
-        yield (
-            f"the tokenizer makes {shown(read)} of {shown(_PLAIN)}, and the model reads that: look whether the "
-            "tokenizer_class in its tokenizer_config.json is another model's"
-        )
-    if (highest := tokenizer.highest_token_id) >= vocab_size:
-        if outside := [token for token in tokenizer.encode(Prompt("text", "instruction")) if token >= vocab_size]:
-            raise ModelLoadError(
-                f"model.name: every prompt has the token {outside[0]}, and the model's embedding has {vocab_size} "
-                "rows: this tokenizer is another model's"
-            )
-        yield (
-            f"the tokenizer has tokens up to {highest}, the model's embedding {vocab_size} rows: documents with a "
-            "token beyond them fail"
-        )
-
-
-def _about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Rules) -> Iterator[str]:
-    """What to know of how the model is loaded, which of its layers share entries and how its tokens are chosen.
-
-    Raises:
-        UnsupportedModelError: none of its layers can be quantised.
-    """
-    if checkpoint.adapter is not None:
-        yield f"the adapter is merged into its model, {checkpoint.weights}"
-    if stored := stored_fp8(config):
-        yield f"{stored}" if checkpoint.adapter is None else "the weights are stored in fp8; merged, they are no longer"
-    elif spec.model.weights == "fp8":
-        from corm_batch.engine.fp8 import about_quantizing  # here: what shares a model over GPUs comes with it
-
-        yield about_quantizing(config, spec.engine.tensor_parallel)
-    elif method := quantization(config):
-        yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
-    if pairs := [f"{layer} those of {owner}" for layer, owner in sorted(spec.engine.sharing.items())]:
-        yield f"layers that read another's entries (engine.sharing): {', '.join(pairs)}"
-    said = rules.model_dump(exclude_defaults=True, exclude={"end_token_ids", "not_for_sampling"})
-    if said:
-        settings = ", ".join(f"{key} {shown(value)}" for key, value in said.items())
-        yield f"generation_config.json is followed: {settings} (top_k, top_p, min_p where task.temperature is not 0)"
 
 
 def model_path(model: ModelSection) -> str:

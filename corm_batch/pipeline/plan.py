@@ -19,6 +19,7 @@ from corm_batch.bench.gpus import GpuEstimate, find_gpu
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.engine.shape import ModelShape
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.errors import FileError, ModelLoadError
 from corm_batch.output.ledger import Ledger, State
 from corm_batch.output.run_records import EarlierRuns, read_records
@@ -70,7 +71,8 @@ class JobPlan:
         tokens: prompt tokens of one document.
         histogram: (documents up to this many tokens and above the bin before, documents), by powers of two.
         kv_bytes_per_token: bytes of keys and values of one token, uncompressed.
-        page_bytes_per_token: bytes of pages that one token takes, in `engine.storage`, where nothing of it has left.
+        storage: name of the form of storage in which entries are kept.
+        page_bytes_per_token: bytes of pages that one token takes in that form, where nothing of it has left.
         kv_bytes: uncompressed bytes of one document at its end, with all that is asked over one reading of it; of one
             in pieces, those of its largest.
         pool_bytes: one replica's page pool; None when it is measured where the model is loaded.
@@ -105,6 +107,7 @@ class JobPlan:
     tokens: Quantiles
     histogram: tuple[tuple[int, int], ...]
     kv_bytes_per_token: int
+    storage: str
     page_bytes_per_token: int
     kv_bytes: Quantiles
     pool_bytes: int | None
@@ -156,18 +159,17 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         find_gpu(gpu)
     path = model_path(spec.model)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
-    tokenizer = _tokenizer(spec, path)
-    settings = AnswerSettings.of(spec, (model_hash := revision_hash(spec.model)), answers_version(spec, tokenizer))
-    ledger = Ledger.of(spec, settings)
-    splits, measured = spec.splits(), _Measured()
+    tokenizer, dtype = _tokenizer(spec, path), getattr(torch, spec.model.dtype)
+    usual, model_hash = usual_storage(spec.policy, shape, dtype), revision_hash(spec.model)
+    ledger = Ledger.of(spec, AnswerSettings.of(spec, model_hash, answers_version(spec, tokenizer), usual))
+    spec, splits, measured = spec.storing(usual), spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
         measured.add(document, ledger.state(document), usable=problem is None)
-    max_model_len, dtype = shape.context(spec.engine.max_model_len), getattr(torch, spec.model.dtype)
+    max_model_len, form = shape.context(spec.engine.max_model_len), spec.engine.form
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len, spec.task.max_new_tokens)
     todo, per_token = np.array(measured.todo, dtype=bool), shape.kv_bytes_per_token(dtype)
-    stored = shape.storing(spec.engine.sharing).page_bytes_per_token(spec.engine.storage, dtype, spec.policy.columns)
-    kv_bytes = sizes.held * per_token
+    stored = shape.storing(spec.engine.sharing).page_bytes_per_token(form, dtype, spec.policy.columns)
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / measured.rows if documents and measured.states and not measured.whole else 1.0
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)
@@ -196,10 +198,11 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         tokens=_quantiles(sizes.tokens),
         histogram=_histogram(sizes.tokens),
         kv_bytes_per_token=per_token,
-        kv_bytes=_quantiles(kv_bytes),
+        kv_bytes=_quantiles(sizes.held * per_token),
         pool_bytes=pool,
+        storage=form.name,
         page_bytes_per_token=stored,
-        documents_at_once=_documents_at_once(spec, pool, kv_bytes // per_token * stored),
+        documents_at_once=_documents_at_once(spec, pool, sizes.held * stored),
         earlier_runs=EarlierRuns.of_model(read_records(spec.output.uri), model_hash),
         first_prompt=_first_prompt(tokenizer, asked),
         gpu=None if gpu is None else on_gpu(spec, gpu, path, tokenizer, asked, sizes, prompts),

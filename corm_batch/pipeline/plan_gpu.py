@@ -30,7 +30,8 @@ def on_gpu(
     sizes: PromptSizes,
     prompts: int,
 ) -> GpuEstimate:
-    """The job on cards of one kind: at the kept ratio that the policy's bound leaves, or at several."""
+    """The job, which names its form of storage, on cards of one kind: at the kept ratio that the policy's bound leaves,
+    or at several."""
     alone = [Size(max(0, tokens), 0, max(0, tokens)) for tokens in (sizes.held - spec.task.max_new_tokens).tolist()]
     single = [size for one in asked for size in one.sizes] or alone
     texts = [size.compressed for size in single if size.compressed]
@@ -48,7 +49,7 @@ def on_gpu(
         memory_fraction=engine.memory_fraction, kv_memory=None if engine.kv_memory is None else int(engine.kv_memory),
         gpus_per_replica=engine.tensor_parallel, replicas=spec.cluster.min_replicas,
         verify_share=spec.verify.share if spec.verify else 0.0,
-        weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.storage,
+        weights="fp8" if stored_fp8(config) else spec.model.weights, storage=engine.form,
         behind=[tokens_behind(policy, size.compressed, context) if size.compressed else [] for size in single],
         shared=[size.shared for size in single], sharing=engine.sharing,
     )  # fmt: skip

@@ -19,7 +19,7 @@ _PACKAGES = ("corm-batch", "torch", "transformers", "ray", "pyarrow")
 def row_builder(
     spec: JobSpec, model_hash: str, answer_settings: AnswerSettings, run_id: str, splits: Sequence[Split]
 ) -> RowBuilder:
-    """That of a run of this job, by the run's name, over what it has to read."""
+    """That of a run of this job, which names its form of storage, by the run's name, over what it has to read."""
     metadata = {
         "corm_batch.job": spec.name,
         "corm_batch.run_id": run_id,
@@ -29,7 +29,7 @@ def row_builder(
     }
     constants = {
         "policy": json.dumps(spec.policy.to_spec()),
-        "dtype": spec.model.dtype if spec.engine.storage.name == "model" else spec.engine.storage.name,
+        "dtype": spec.model.dtype if spec.engine.form.name == "model" else spec.engine.form.name,
         "page_size": spec.engine.page_size,
     }
     results, memory = result_schema(spec.task.result_fields, metadata), memory_schema(metadata)

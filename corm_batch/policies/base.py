@@ -48,6 +48,9 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
     columns: ClassVar[tuple[Column, ...]] = ()
     """Numbers that are kept with every entry, one a column."""
 
+    keeps_all: ClassVar[bool] = False
+    """Whether no entry ever leaves, so that answers are the model's own: nothing is rounded then, unless asked for."""
+
     one_choice: ClassVar[bool] = False
     """Whether all heads of a layer keep the same entries: those whose ranks are highest on average."""
 

@@ -75,14 +75,23 @@ def policy_label(policy: KVPolicy) -> str:
 
 def about_rows(result: Evaluation) -> list[tuple[str, str]]:
     """What was asked of what, as (name, text)."""
+    full = result.model.get("storage")
+    forms = dict.fromkeys(one.storage for one in result.candidates if one.storage not in (None, full))
     return [
         ("model", f"{result.model['name']}, {_numbers(result.model)}, on {result.device}"),
+        *([("entries", entries_text(map(str, forms), full))] if forms else []),
         ("full cache", "against itself: other cases beside each, half as many in flight"),
         ("differences", "the policy's score less the full cache's on the same cases; below zero it lost"),
         ("intervals", ", ".join(dict.fromkeys(f.against.interval for f in result.figures)) or "-"),
         ("seed, cases", f"{result.seed}, {counted(result.cases, 'case')} of each task and length at most"),
         ("command", result.command),
     ]
+
+
+def entries_text(forms: Iterable[str], full: str | None) -> str:
+    """In what forms policies' entries were stored, and in which the full cache's were."""
+    own = "as the model computes them" if full in (None, "model") else f"as {full}"
+    return f"under policies stored as {', '.join(forms)}, those of the full cache {own}"
 
 
 def _numbers(model: Mapping[str, str]) -> str:

@@ -63,15 +63,18 @@ def totals_rows(figures: JobReport) -> list[tuple[str, str]]:
 
 
 def job_rows(figures: JobReport) -> list[tuple[str, str]]:
-    """Which job asked which model what; nothing where the parts do not tell."""
+    """Which job asked which model what, and in what form entries were kept if not as the model computes them; nothing
+    where the parts do not tell."""
     jobs: dict[str, int] = {}
     for job in figures.jobs:
         jobs[job.name] = jobs.get(job.name, 0) + job.documents
+    forms = values_of(figures.jobs, "engine", "storage", "name")
     named = {
         "job": [(name, documents) for name, documents in jobs.items() if name != NONE],
         "model": values_of(figures.jobs, "model", "name"),
         "task": values_of(figures.jobs, "task", "name"),
         "tasks": _task_names(figures.jobs),
+        "stored as": forms if any(name != "model" for name, _ in forms) else [],
     }
     return [(name, one_line(values_text(values), _NAMES)) for name, values in named.items() if values]
 

@@ -4,9 +4,9 @@
 
 One `corm-batch eval` with every policy that takes a budget at each share of a document's entries, beside the job's own
 policy and `preset: paper`, the question behind the document or, with `--position hidden`, asked once that is
-compressed; run again, it goes on. The record holds the figures over all lengths. Everything behind `--` is handed to
-`corm-batch eval`. With --document FILE the tables of the records given are written between the markers of that file
-instead.
+compressed; all entries as the model computes them. Run again, it goes on. The record holds the figures over all
+lengths. Everything behind `--` is handed to `corm-batch eval`. With --document FILE the tables of the records given are
+written between the markers of that file instead.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def evaluate(options: argparse.Namespace) -> Evaluation:
     shares = [float(share) for share in options.shares.split(",")]
     given = [argument for policy in policies(shares) for argument in ("--policy", policy)]
     given += [argument for suite in suites(options.position) for argument in ("--suite", suite)]
-    command = ["eval", options.job, *given, "--output", options.output, *options.rest]
+    command = ["eval", options.job, *given, "--output", options.output, "--set", "engine.storage=model", *options.rest]
     ended = subprocess.run([sys.executable, "-m", "corm_batch.cli", *command], check=False)
     if ended.returncode not in (0, 3):
         raise SystemExit(ended.returncode)

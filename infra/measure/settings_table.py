@@ -4,10 +4,11 @@
 
 Facts of held-out books are asked for, and the full cache's own answers about texts scored token by token, under the
 job's own policy with each of the settings: beside the full cache, and beside the same policy without them. Both are
-answered twice, which is the noise. Run again, it goes on. Everything behind `--` is set in the job, as in
-`model.dtype=bfloat16`. `--also 'three heads=model.name=FOLDER'` adds a row: another setting, or another model with the
-same tokenizer; given again with the same label, both are set. With --document FILE the tables of the records given are
-written between the markers of that file instead.
+answered twice, which is the noise. Entries are stored as the model computes them unless a row says otherwise. Run
+again, it goes on. Everything behind `--` is set in the job, as in `model.dtype=bfloat16`.
+`--also 'three heads=model.name=FOLDER'` adds a row: another setting, or another model with the same tokenizer; given
+again with the same label, both are set. With --document FILE the tables of the records given are written between the
+markers of that file instead.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:
     Raises:
         SpecError: the job or a setting is wrong.
     """
-    own = JobSpec.load(options.job, options.rest)
+    plain = ["engine.storage=model", *options.rest]
+    own = JobSpec.load(options.job, plain)
     full = own.model_copy(update={"policy": KVPolicy.from_spec({"name": "full"})})
-    rows = {label: JobSpec.load(options.job, [*options.rest, *sets]) for label, sets in asked_rows(options).items()}
+    rows = {label: JobSpec.load(options.job, [*plain, *sets]) for label, sets in asked_rows(options).items()}
     suites: dict[str, Suite] = {}
     for given in SUITES:
         label, fields = read_labelled("--suite", given)

@@ -72,8 +72,8 @@ def device_memory(monkeypatch):
 def measured(folder, context, monkeypatch, **fields):
     model = load_model(folder, torch.float32, torch.device("cpu"))
     policy = KVPolicy.from_spec(SNAPKV)
-    config = EngineConfig.parse({"memory_fraction": 1.0, **fields})
-    columns = entry_columns(config.storage, model.shape.head_dim, model.dtype, policy.columns)
+    config = EngineConfig.parse({"storage": "model", "memory_fraction": 1.0, **fields})
+    columns = entry_columns(config.form, model.shape.head_dim, model.dtype, policy.columns)
     monkeypatch.setattr(type(model.shape), "context", lambda self, most: context)
     return measure_pool_bytes(config, model, by_layer(policy, model.layers({}), model.windows), columns)
 

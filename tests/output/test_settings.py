@@ -15,6 +15,8 @@ from corm_batch.output.settings import SETTINGS, AnswerSettings, _flat
 from corm_batch.policies.corm import Corm
 from corm_batch.registry import Plugin
 from corm_batch.spec import JobSpec
+from corm_batch.storage.int8 import Int8
+from corm_batch.storage.model import Model
 from tests.test_spec import MINIMAL
 
 DATA = Path(__file__).parent / "data"
@@ -78,7 +80,6 @@ CHANGES_NOTHING = [
     {"cluster": {"replicas": 8, "look_ahead": 5}},
     {"engine": {"page_size": 32, "kv_memory": "1GiB", "max_sequences": 5, "step_token_budget": 100}},
     {"engine": {"tensor_parallel": 2}},
-    {"engine": {"storage": "model"}},
     {"engine": {"sharing": {}}},
 ]
 
@@ -132,6 +133,28 @@ def test_fingerprint_follows_the_layers_in_a_file_not_the_file(tmp_path):
     assert found.fingerprint == settings(engine={"sharing": {5: 1, 7: 2}}).fingerprint
     other = settings(engine={"sharing": {5: 1, 7: 3}})
     assert [change.text for change in other.changes(found)] == ["engine.sharing.7 2 -> 3"]
+
+
+def test_to_name_the_form_that_entries_have_anyway_is_no_other_setting():
+    def of(usual, **engine):
+        return AnswerSettings.of(JobSpec.from_mapping({**MINIMAL, "engine": engine}), "abc", usual=usual)
+
+    for usual, other in ((Int8(), "model"), (Model(), "int8")):
+        unnamed, named = of(usual), of(usual, storage=usual.name)
+        assert unnamed.values["engine.storage.name"] == usual.name
+        assert unnamed.fingerprint == named.fingerprint == settings().fingerprint
+        (change,) = of(usual, storage=other).changes(unnamed)
+        assert change.text == f'engine.storage.name "{usual.name}" -> "{other}"'
+
+
+def test_rows_of_a_version_with_another_form_by_default_stand():
+    """Unnamed, as a new default leaves rows done; named, as they are in that form."""
+    before = written(settings(), engine__storage=None, engine__storage__name="model")
+    for engine in ({}, {"storage": "model"}):
+        spec = JobSpec.from_mapping({**MINIMAL, "engine": engine})
+        assert AnswerSettings.of(spec, "abc", usual=Int8()).same_as(before)
+    spec = JobSpec.from_mapping({**MINIMAL, "engine": {"storage": "fp8"}})
+    assert not AnswerSettings.of(spec, "abc", usual=Int8()).same_as(before)
 
 
 def test_what_is_written_down_is_read_again():

@@ -26,6 +26,7 @@ from corm_batch.pipeline.driver import run_job
 from corm_batch.pipeline.model import CheckedModel
 from corm_batch.report.job_report import read_report
 from corm_batch.spec import JobSpec
+from corm_batch.storage.model import Model
 from tests.conftest import REFERENCE_MODEL, write_documents
 from tests.document_files import pdf
 from tests.fakes import scripted
@@ -188,7 +189,7 @@ def test_an_output_of_an_earlier_version_is_not_answered_again(name, tmp_path, m
     (part,) = list_parts(str(tmp_path / "out/results"))
     model_hash = read_part(part).schema.metadata[b"corm_batch.model_hash"].decode()
     monkeypatch.setattr(driver, "revision_hash", lambda model: model_hash)
-    monkeypatch.setattr(driver, "check_model", lambda spec: CheckedModel([], version=1))  # its folder is gone
+    monkeypatch.setattr(driver, "check_model", lambda spec: CheckedModel([], 1, Model()))  # its folder is gone
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
     summary = run_job(spec)
     assert (summary.documents, summary.skipped_ok, summary.skipped_failed) == (0, 2, 1)
@@ -219,7 +220,7 @@ def test_output_tree(job, without_a_cluster, place, part_format):
     schema = read_part(part).schema
     assert schema.field("decode_s").metadata[b"unit"] == b"seconds"
     assert json.loads(schema.metadata[b"corm_batch.versions"])["ray"] == ray.__version__
-    assert JobSpec.load(f"{place}/out/_job/spec.yaml") == spec
+    assert JobSpec.load(f"{place}/out/_job/spec.yaml") == spec.storing(Model())
     record = json.loads(read_whole(f"{place}/out/_job/runs/{summary.run_id}.json"))
     assert (record["ok"], record["interrupted"]) == (6, False)
     assert record["started_at"] < record["ended_at"]

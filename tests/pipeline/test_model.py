@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import ray
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
+from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline import model as module
 from corm_batch.pipeline.model import (
     answers_version,
@@ -18,7 +20,12 @@ from corm_batch.pipeline.model import (
     model_loader,
     model_path,
     revision_hash,
+    settled,
 )
+from corm_batch.pipeline.plan import plan_job
+from corm_batch.pipeline.row_builder import row_builder
+from corm_batch.pipeline.worker import EngineActor, WorkerSettings
+from corm_batch.policies.base import KVPolicy
 from corm_batch.spec import ModelSection
 from corm_batch.tasks.base import Prompt
 from tests.fakes import MODEL
@@ -104,6 +111,42 @@ def checked(job, folder, task=None, **model):
 
 def test_a_model_in_order_needs_no_word(job):
     assert checked(job, MODEL) == []
+
+
+SHORT = {"name": "snapkv", "recent": 8, "window": 8, "budget": {"name": "uniform", "max_kept": 24}}
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "policy", "engine", "said"),
+    [
+        ("int8", "bfloat16", SHORT, {}, True),
+        ("bfloat16", "bfloat16", SHORT, {"storage": "model"}, False),
+        ("bfloat16", "bfloat16", {"name": "full"}, {}, False),
+        ("float32", "float32", SHORT, {}, False),
+        ("int8", "float32", SHORT, {"storage": "int8"}, False),
+    ],
+)
+def test_replicas_store_as_plan_run_and_rows_say(form, dtype, policy, engine, said, job, tiny_model):
+    spec = job({"a": "word " * 200}, model={"name": tiny_model, "dtype": dtype}, engine={"page_size": 1, **engine})
+    spec = spec.model_copy(update={"policy": KVPolicy.from_spec(policy)})
+    model = check_model(spec)
+    assert [line for line in model.about if "stored as int8; engine.storage: model stores" in line] == model.about
+    assert len(model.about) == said
+    settings = AnswerSettings.of(spec, "hash", model.version, model.usual_storage)
+    stored = spec.storing(model.usual_storage)
+    rows = row_builder(stored, "hash", settings, "run-1", spec.splits())
+    actor = EngineActor(WorkerSettings.of(stored, rows, model_loader(stored), 60.0))
+
+    async def main():
+        await actor.load()
+        (split,) = spec.splits()
+        return [await actor.process(document) for document in spec.source.read(split, spec.task.columns_read)]
+
+    (row,) = asyncio.run(main())
+    assert (row.result["status"], row.memory["dtype"]) == ("ok", form)
+    planned, name = plan_job(spec), form if form == "int8" else "model"
+    assert (planned.storage, settled(spec).engine.form.name) == (name, name)
+    assert row.memory["kv_bytes_final"] == sum(row.memory["kept_per_layer"]) * planned.page_bytes_per_token // 4
 
 
 def test_a_model_without_any_end_token_is_refused_unless_the_task_says_what_ends_an_answer(job, changed):

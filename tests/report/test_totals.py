@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from corm_batch.output.committed import read_committed
+from corm_batch.output.committed import JobSettings, read_committed
 from corm_batch.report.comparison import compare
 from corm_batch.report.job_report import build_report
 from corm_batch.report.listed_documents import DocumentFigures
@@ -27,6 +27,17 @@ def test_totals(figures):
     assert rows["policy"] == "corm window=64"
     assert rows["KV bytes full -> peak"] == "8.0 MiB -> 2.0 MiB, 75.0% saved"
     assert rows["throughput"] == "- (no run has left the record that it writes at its end)"
+
+
+def test_a_form_of_entries_that_is_not_the_models_own_is_told(figures):
+    def told(*names):
+        jobs = [
+            JobSettings("a", {"engine": {"storage": {"name": name}}}, 2 + place) for place, name in enumerate(names)
+        ]
+        return dict(totals_rows(replace(figures, jobs=tuple(jobs)))).get("stored as")
+
+    assert (told("model"), told("int8")) == (None, "int8")
+    assert told("int8", "model") == "model (3 documents), int8 (2 documents)"
 
 
 def test_many_policies_are_not_all_listed(figures):

@@ -97,7 +97,11 @@ def test_a_name_alone_selects_those_that_need_no_field():
 
 def test_a_form_is_given_by_name_or_mapping():
     assert EngineConfig.parse({"storage": "fp8"}) == EngineConfig.parse({"storage": {"name": "fp8"}})
-    assert EngineConfig().storage == Model()
+    assert EngineConfig().storage is EngineConfig.parse({"storage": None}).storage is None
+    assert EngineConfig().storing(Model()).form == Model()
+    assert EngineConfig.parse({"storage": "fp8"}).storing(Model()).form.name == "fp8"
+    with pytest.raises(ValueError, match="not named yet"):
+        _ = EngineConfig().form
     assert EngineConfig.parse({"storage": "fp8"}).model_dump(mode="json")["storage"] == {"name": "fp8"}
 
 
@@ -107,7 +111,6 @@ def test_a_form_is_given_by_name_or_mapping():
         ("fp9", r"engine\.storage\.name: no storage is called 'fp9'; there are:\n  eigen: (.*\n)+  model: "),
         ({"name": "fp8", "bits": 8}, r"engine\.storage\.bits: unknown key"),
         (8, r"engine\.storage: expected a mapping with a name, got 8"),
-        (None, r"engine\.storage: expected a mapping with a name, got None"),
     ],
 )
 def test_a_wrong_form_is_told_by_its_field(given, message):
