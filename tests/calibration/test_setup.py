@@ -12,6 +12,7 @@ from corm_batch.calibration.models import OneByOne, Together
 from corm_batch.calibration.run import run_calibration
 from corm_batch.calibration.sample import Drawn
 from corm_batch.calibration.setup import Asked, _loader, candidates, set_up, usual_first
+from corm_batch.calibration.words import about_rows
 from corm_batch.data.document import Document
 from corm_batch.errors import SpecError
 from corm_batch.evaluation.answers import AnswerStore
@@ -38,6 +39,17 @@ def model(tmp_path_factory):
 def asked(*policies, limit="1%", registered=False):
     known = {f"p{place}": (KVPolicy.from_spec(fields), fields) for place, fields in enumerate(policies)}
     return Asked(MaxLoss.parse(limit), known, registered, 8, "seed", 5.0, "corm-batch calibrate job.yaml")
+
+
+def test_in_16_bits_entries_are_stored_as_a_job_under_each_policy_would_and_it_says_so(job, model, tmp_path):
+    spec = job(DOCUMENTS, model={"name": model, "dtype": "bfloat16"}, task={"max_new_tokens": 4})
+    plan, race = set_up(spec, asked(SHORT, limit="100 nats"), AnswerStore(str(tmp_path / "answers")))
+    result = run_calibration(plan, race, time.monotonic())
+    assert (result.chosen, result.storage) == ("p0", "int8")
+    own = "under policies stored as int8, those of the full cache as the model computes them"
+    assert dict(about_rows(result))["entries"] == own
+    forms = {label: engine.cache.form.name for label, engine in race.models._ensemble.engines.items()}
+    assert forms == {"full": "model", "p0": "int8"}
 
 
 def test_policies_are_tried_on_the_jobs_documents(job, model, tmp_path):

@@ -45,6 +45,14 @@ def test_the_jobs_policy_and_those_given_are_compared(corm_batch, write_job, pla
     assert "corm-batch eval" in (tmp_path / "out/_eval/evaluation.html").read_text()
 
 
+def test_in_16_bits_each_policy_is_stored_as_a_job_under_it_would_be(corm_batch, write_job, planned):
+    for given, forms in (((), ["model", "int8"]), (("--set", "engine.storage=fp8"), ["fp8", "fp8"])):
+        result = corm_batch("eval", write_job(ROWS), "--set", "model.dtype=bfloat16", *given)
+        assert result.code == 0, result.err
+        plan, _ = planned.pop()
+        assert [job.engine.form.name for job in (plan.reference, *plan.candidates.values())] == forms
+
+
 def test_json_is_a_figure_a_line(corm_batch, write_job, planned, tmp_path):
     options = ("--suite", "mine={name: needles, tasks: [pass_key]}", "--output", tmp_path / "there", "--json")
     result = corm_batch("eval", write_job(ROWS), *options)

@@ -19,6 +19,20 @@ def test_a_title_names_a_group_once():
     assert group_title(alone) == "summaries: question after the document"
 
 
+def test_forms_of_entries_are_said_where_they_differ():
+    def about(full, *forms):
+        made = make_result()
+        own = [one.model_copy(update={"storage": form}) for one, form in zip(made.candidates, forms, strict=True)]
+        return dict(about_rows(made.model_copy(update={"candidates": own, "model": {**made.model, "storage": full}})))
+
+    assert "entries" not in about("model", "model", "model")
+    whole = about("model", "int8", "int8")
+    assert whole["entries"] == "under policies stored as int8, those of the full cache as the model computes them"
+    named = about("fp8", "fp8", "fp8")
+    assert "entries" not in named
+    assert "float32 with fp8 entries" in named["model"]
+
+
 def test_how_it_was_made_and_what_failed():
     result = make_result(failed=1)
     about = dict(about_rows(result))
