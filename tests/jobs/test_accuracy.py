@@ -15,6 +15,7 @@ from corm_batch import Request, SamplingParams
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.ensemble import Ensemble, Need
 from corm_batch.engine.loader import load_model
+from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.policies.full import Full
 from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
@@ -39,7 +40,10 @@ def chosen():
 
 @pytest.fixture(scope="module")
 def figures(cases, chosen):
-    """By policy: answers right, bytes of an uncompressed cache, bytes held at most. A prompt is read once for both."""
+    """By policy: answers right, bytes of an uncompressed cache, bytes held at most. A prompt is read once for both.
+
+    The policy's entries are `int8`, as they would be in 16 bits; the model is in float32, as CPUs like it.
+    """
     tokenizer = PromptTokenizer.from_pretrained(MODEL, document_role="document")
     requests = [
         Request(
@@ -50,7 +54,8 @@ def figures(cases, chosen):
         for case in cases
     ]
     model, policies = load_model(MODEL, torch.float32, torch.device("cpu")), {"full": Full(), "chosen": chosen.policy}
-    needs = {label: Need(policy, model, EngineConfig()) for label, policy in policies.items()}
+    forms = {"full": "model", "chosen": usual_storage(chosen.policy, model.shape, torch.bfloat16).name}
+    needs = {label: Need(one, model, EngineConfig.parse({"storage": forms[label]})) for label, one in policies.items()}
     longest = max(len(request.token_ids) for request in requests) + 24
     answers = list(Ensemble(needs, 2 << 30, longest).run(requests))
     found = {}
@@ -64,9 +69,9 @@ def figures(cases, chosen):
     return found
 
 
-def test_half_of_the_bytes_are_freed_and_single_facts_stay_within_two_points_of_the_full_cache(cases, figures):
+def test_65_percent_of_the_bytes_are_freed_and_single_facts_stay_within_two_points_of_the_full_cache(cases, figures):
     assert {case["kind"] for case in cases} == {"passkey", "magic_number", "fact", "multi_key"}
     (full_right, full_bytes, _), (right, _, peak_bytes) = figures["full"], figures["chosen"]
     assert full_right >= 0.95 * len(cases)  # else "within two points" says nothing
-    assert peak_bytes <= 0.5 * full_bytes
+    assert peak_bytes <= 0.35 * (full_bytes / 2)  # of a cache in 16 bits
     assert right >= full_right - 0.02 * len(cases)
