@@ -41,15 +41,13 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
 
     Attributes:
         engine_fields: fields of EngineConfig marked as changing no answer that change what this policy keeps.
+        keeps_all: no entry ever leaves, so that answers are the model's own: none is rounded then, unless asked for.
     """
 
     engine_fields: ClassVar[frozenset[str]] = frozenset()
-
+    keeps_all: ClassVar[bool] = False
     columns: ClassVar[tuple[Column, ...]] = ()
     """Numbers that are kept with every entry, one a column."""
-
-    keeps_all: ClassVar[bool] = False
-    """Whether no entry ever leaves, so that answers are the model's own: nothing is rounded then, unless asked for."""
 
     one_choice: ClassVar[bool] = False
     """Whether all heads of a layer keep the same entries: those whose ranks are highest on average."""
