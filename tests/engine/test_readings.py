@@ -114,7 +114,7 @@ def spans_of_passes(engine):
 @pytest.mark.parametrize("policy", [CORM, SNAPKV, CASES[3][0]], ids=lambda policy: policy["name"])
 def test_questions_over_several_readings_share_a_pass_with_prompts(policy, at_a_time, tiny_llama, monkeypatch):
     """However few entries are copied at a time, and in whatever order they came."""
-    monkeypatch.setattr(question_pass, "_GATHERED_ENTRIES", at_a_time)
+    monkeypatch.setattr(question_pass, "GATHERED_ENTRIES", at_a_time)
     documents, alone = {"a": DOCUMENT, "b": DOCUMENT[7::-1], "c": DOCUMENT[::2]}, {}
     engine = make_engine(tiny_llama, policy)
     for label, document in documents.items():
