@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -116,9 +117,15 @@ def as_json(value: Any, **options: Any) -> str:
         ValueError, RecursionError: it holds itself, or nests too deep.
     """
     try:
-        return json.dumps(value, default=str, **options)
+        return _encoder(**options).encode(value)
     except TypeError:  # keys that are no text, or of several types where they are sorted
-        return json.dumps(_with_text_keys(value), default=str, **options)
+        return _encoder(**options).encode(_with_text_keys(value))
+
+
+@cache
+def _encoder(**options: Any) -> json.JSONEncoder:
+    """As `json.dumps` makes one, but not for every value."""
+    return json.JSONEncoder(default=str, **options)
 
 
 def is_shallow(value: Any, levels: int) -> bool:

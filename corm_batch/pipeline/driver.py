@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -213,7 +214,7 @@ class _Run:
 
         What is done, and what can only fail, is dealt with on the way.
         """
-        before = self._progress
+        passed = Counter[str]()
         document = None
         while document is None and time.monotonic() < until and not self._stop.requested:
             item = next(self._items, None)
@@ -225,11 +226,12 @@ class _Run:
             elif isinstance(item, DocumentRow):
                 self._take(item)
             elif isinstance(item, Outdated):
-                self._progress = self._progress.with_skipped(item.state)
+                passed[item.state] += 1
                 self._writer.refill.add(item.document, item.part)
             else:
-                self._progress = self._progress.with_skipped(item)
-        if (self._progress.skipped, self._progress.left_out) != (before.skipped, before.left_out):
+                passed[item] += 1
+        if passed:
+            self._progress = self._progress.with_skipped(passed)
             self._emit("skip")
         return document
 
@@ -262,10 +264,9 @@ class _Run:
 
     def _enter(self, stage: str) -> None:
         """Tell what is waited for from now on; empty: nothing any more."""
-        if stage != self._stage:
-            self._stage = stage
-            if stage:
-                self._emit("stage", message=stage)
+        before, self._stage = self._stage, stage
+        if stage and stage != before:
+            self._emit("stage", message=stage)
 
     def _emit(
         self,
@@ -283,9 +284,8 @@ class _Run:
         return replace(self._progress, seconds=time.monotonic() - self._started, gpu_s=self._meter.seconds)
 
     def _summary(self) -> JobSummary:
-        self._progress = self._timed()
         return JobSummary(
-            **asdict(self._progress),
+            **asdict(self._timed()),
             run_id=self._settings.rows.run_id,
             output_uri=self._spec.output.uri,
             interrupted=self._stop.requested,

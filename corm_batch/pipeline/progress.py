@@ -89,11 +89,15 @@ class Progress:
         """What is known of this run's answers, in one line; empty where none was to be verified."""
         return statement([Audited(**{one.name: getattr(self, one.name) for one in fields(Audited)})])
 
-    def with_skipped(self, state: Literal["ok", "failed", "left out"]) -> Progress:
-        """The counts with one more document that an earlier run has done, or a row that is none."""
-        if state == "left out":
-            return replace(self, left_out=self.left_out + 1)
-        return replace(self, skipped=self.skipped + 1, skipped_failed=self.skipped_failed + (state == "failed"))
+    def with_skipped(self, found: Mapping[str, int]) -> Progress:
+        """The counts with so many more documents done before, `ok` or `failed`, and rows `left out`."""
+        ok, failed, left_out = (found.get(state, 0) for state in ("ok", "failed", "left out"))
+        return replace(
+            self,
+            skipped=self.skipped + ok + failed,
+            skipped_failed=self.skipped_failed + failed,
+            left_out=self.left_out + left_out,
+        )
 
     def with_row(self, row: DocumentRow) -> Progress:
         """The counts with one more document."""
