@@ -25,6 +25,7 @@ from corm_batch.data.schema import RESULT_NAMES
 from corm_batch.data.sources.base import Source
 from corm_batch.errors import FileError, SourceError, SpecError
 from corm_batch.evaluation.metrics import METRICS, Metric, best
+from corm_batch.evaluation.rows import says_something
 from corm_batch.spec import JobSpec
 
 MOST_MISSED = 500
@@ -242,9 +243,7 @@ def _places(right: list[Any], answers: list[Any] | None, prefix: str) -> Iterato
 
 def _texts(right: Any) -> tuple[str, ...]:
     """What is right, any of it; nothing where nobody knows."""
-    if isinstance(right, list):
-        return tuple(_text(one) for one in right if one is not None)
-    return () if right is None else (_text(right),)
+    return tuple(_text(one) for one in (right if isinstance(right, list) else [right]) if says_something(one))
 
 
 def _text(value: Any) -> str:

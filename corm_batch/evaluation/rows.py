@@ -47,16 +47,25 @@ class Row:
         return value
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """A value that has to be a text, a number or a list of them, at least one.
+        """A value that has to be a text, a number or a list of them, at least one that says something.
 
         Raises:
             SourceError: it is something else.
         """
         value = self.values[column]
-        values = value if isinstance(value, list | tuple) else [value]
+        values = [one for one in (value if isinstance(value, list | tuple) else [value]) if says_something(one)]
         if not values or any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
             raise SourceError(f"{self.origin}: {column}: expected text or a list of texts, got {str(value)[:80]!r}")
-        return tuple(map(str, values))
+        whole = (int(one) if isinstance(one, float) and one.is_integer() else one for one in values)
+        return tuple(map(str, whole))
+
+
+def says_something(value: Any) -> bool:
+    """Whether a right answer is one: no null, no blank text, which every text would contain, and no NaN, which is how
+    some write a null."""
+    if isinstance(value, list | tuple):
+        return any(map(says_something, value))
+    return value is not None and value == value and not (isinstance(value, str) and not value.strip())
 
 
 def read_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -112,7 +121,7 @@ def _parquet(content: bytes) -> Iterator[Values]:
 
 
 def _json_lines(content: bytes) -> Iterator[Values]:
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines()):
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n")):  # texts may hold other line breaks
         if line.strip():
             value = json.loads(line)
             if not isinstance(value, dict):
@@ -121,8 +130,11 @@ def _json_lines(content: bytes) -> Iterator[Values]:
 
 
 def _csv(content: bytes) -> Iterator[Values]:
+    """All of it text: 007, 1.10 and yes are what they are."""
     multiline = pa.csv.ParseOptions(newlines_in_values=True)
-    yield from pa.csv.read_csv(io.BytesIO(content), parse_options=multiline).to_pylist()
+    names = pa.csv.open_csv(io.BytesIO(content), parse_options=multiline).schema.names
+    as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    yield from pa.csv.read_csv(io.BytesIO(content), parse_options=multiline, convert_options=as_text).to_pylist()
 
 
 def _text(content: bytes) -> Iterator[Values]:

@@ -1,5 +1,7 @@
 """Right answers of every form beside the answers of an output."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +24,8 @@ def test_of_one_answer_any_of_a_list_is_right_and_null_is_unknown():
     assert cases("Rome") == [Case("", ("Rome",), "Oslo")]
     assert cases(["Rome", None, "Oslo"]) == [Case("", ("Rome", "Oslo"), "Oslo")]
     assert cases(3.0, output="3") == [Case("", ("3",), "3")]
-    assert cases(None) == cases([None]) == []
+    assert cases(None) == cases([None]) == cases("") == cases([" ", None]) == cases(math.nan) == []
+    assert cases(["", "Oslo"]) == [Case("", ("Oslo",), "Oslo")]
     assert Expected("right", {}).cases({"doc_id": "a", **OK}) == []
 
 

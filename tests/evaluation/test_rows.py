@@ -24,7 +24,7 @@ def write(tmp_path):
     return call
 
 
-def test_parquet_json_lines_and_csv_give_the_same_rows(write, tmp_path):
+def test_parquet_and_json_lines_give_the_same_rows(write, tmp_path):
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "t.parquet")
     packed = pa.BufferOutputStream()
@@ -35,12 +35,20 @@ def test_parquet_json_lines_and_csv_give_the_same_rows(write, tmp_path):
         write("t.jsonl", "\ufeff" + lines + "\n"),
         write("t.jsonl.gz", gzip.compress(lines.encode())),
         write("t.jsonl.zst", packed.getvalue().to_pybytes()),
-        write("t.csv", 'a,b\n1,"x, y"\n2,"two\nlines"\n'),
     ]
     for file in files:
         found = list(read_rows(file, ["b"]))
         assert [row.values for row in found] == ROWS, file
         assert [row.origin for row in found] == [f"{file}, row 0", f"{file}, row 1"]
+
+
+def test_csv_is_text_and_json_lines_end_with_a_line_break_alone(write):
+    csv = write("t.csv", 'a,b,c\n007,"x, y",\n1.10,"two\nlines",yes\n')
+    assert [row.values for row in read_rows(csv, ["b"])] == [
+        {"a": "007", "b": "x, y", "c": ""}, {"a": "1.10", "b": "two\nlines", "c": "yes"}
+    ]  # fmt: skip
+    (row,) = read_rows(write("t.jsonl", '{"a": "x\u2028y\x85z"}\r\n'), ["a"])
+    assert row.text("a") == "x\u2028y\x85z"
 
 
 def test_a_text_file_is_one_row_and_a_folder_is_all_its_files(write, tmp_path):
@@ -71,10 +79,13 @@ def test_nothing_there_is_said(tmp_path):
 
 
 def test_values_are_text_or_lists_of_it(write):
-    (row,) = read_rows(write("t.jsonl", '{"a": "x", "b": [1, "y"], "c": null, "d": []}'), [])
+    (row,) = read_rows(
+        write("t.jsonl", '{"a": "x", "b": [1, "y"], "c": null, "d": [], "e": " ", "f": [3.0, "", NaN, 2.5]}'), []
+    )
     assert (row.text("a"), row.texts("a"), row.texts("b")) == ("x", ("x",), ("1", "y"))
     with pytest.raises(SourceError, match="row 0: b: expected text, got list"):
         row.text("b")
-    for name in "cd":
+    assert row.texts("f") == ("3", "2.5")
+    for name in "cde":
         with pytest.raises(SourceError, match=f"row 0: {name}: expected text or a list of texts, got"):
             row.texts(name)

@@ -47,6 +47,8 @@ class KVPress(Suite, name="kvpress"):
 
 def _most(row: Row) -> int:
     value = row.values["max_new_tokens"]
+    if isinstance(value, str) and value.isdecimal():  # of a CSV file
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SourceError(f"{row.origin}: max_new_tokens: expected a whole number above 0, got {value!r}")
     return value

@@ -9,7 +9,7 @@ from pydantic import Field
 from corm_batch.errors import SourceError
 from corm_batch.evaluation.base import Case, File, Suite, Tokenizer
 from corm_batch.evaluation.metrics import METRICS, Metric, best
-from corm_batch.evaluation.rows import first_of_each, read_rows
+from corm_batch.evaluation.rows import first_of_each, read_rows, says_something
 
 
 class Table(Suite, name="table"):
@@ -37,7 +37,7 @@ class Table(Suite, name="table"):
     ) -> Iterator[Case]:
         """The first `count` rows of each task that expect something; only the file matters beside."""
         columns = [self.text, self.question, self.expected, *([self.task] if self.task else [])]
-        known = [row for row in read_rows(self.uri, columns) if row.values[self.expected] is not None]
+        known = [row for row in read_rows(self.uri, columns) if says_something(row.values[self.expected])]
         if not known:
             raise SourceError(f"{self.uri}: no row expects anything in its column {self.expected!r}")
         for task, row in first_of_each(known, lambda row: row.text(self.task) if self.task else self.name, count):
