@@ -83,13 +83,20 @@ def exact(got: str, answer: str) -> float:
 
 
 def contains(got: str, answer: str) -> float:
-    """Whether the answer stands in the text, whatever the case, 0 or 1."""
+    """Whether the answer stands in the text, whatever the case, 0 or 1: as RULER and kvpress count."""
     return float(answer.strip().lower() in got.lower())
+
+
+def says(got: str, answer: str) -> float:
+    """The same but amid digits: 12 does not say 2."""
+    said = answer.strip().lower()
+    before, behind = r"(?<!\d)" * said[:1].isdecimal(), r"(?!\d)" * said[-1:].isdecimal()
+    return float(re.search(f"{before}{re.escape(said)}{behind}", got.lower()) is not None)
 
 
 METRICS: dict[str, Callable[[str, str], float]] = {
     "exact": exact,
-    "contains": contains,
+    "contains": says,
     "f1": squad_f1,
     "rouge_l": rouge_l,
 }

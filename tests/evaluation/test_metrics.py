@@ -6,7 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corm_batch.evaluation.metrics import best, degenerate, rouge_l, share, squad_exact, squad_f1, wilson, words
+from corm_batch.evaluation.metrics import (
+    METRICS,
+    best,
+    degenerate,
+    rouge_l,
+    share,
+    squad_exact,
+    squad_f1,
+    wilson,
+    words,
+)
+
+
+@pytest.mark.parametrize(
+    ("got", "answer", "said"),
+    [("In OSLO.", " Oslo ", 1), ("Osloites", "oslo", 1), ("12 men", "2", 0), ("120", "12", 0), ("3,12.", "12", 1),
+     ("no. 7b", "7", 1), ("$5 (net)", "$5 (", 1), ("Bern", "Oslo", 0)],
+)  # fmt: skip
+def test_an_answer_is_contained_whatever_the_case_but_amid_digits(got, answer, said):
+    assert METRICS["contains"](got, answer) == said
 
 
 @pytest.mark.parametrize(
