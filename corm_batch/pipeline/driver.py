@@ -110,8 +110,7 @@ class _Run:
         self._settings = settings
         self._intake = intake
         self._writer = writer
-        self._lease = lease
-        self._stop = stop
+        self._lease, self._stop = lease, stop
         self._on_event = on_event
         self._items: Iterator[Item] = iter(intake)
         self._read_all, self._stage, self._committed = False, "", 0
