@@ -16,12 +16,11 @@ from corm_batch.errors import AnswerError
 from corm_batch.tasks.evidence import quote_of
 from corm_batch.tasks.json_answer import json_values, whole_members
 from corm_batch.tasks.json_schema import constants_of, decimal_of, resolved, types_of, validator
-from corm_batch.tasks.numbers import read_number
+from corm_batch.tasks.numbers import AROUND, read_number
 
 ITEMS = "items"  # the column of an array at the root
 _ARROW_TYPES = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _TRUTHS = {"yes": True, "true": True, "no": False, "false": False}
-_AROUND = " \t\r\n\"'`*_“”„«»"
 
 
 class Reading(NamedTuple):
@@ -256,7 +255,7 @@ def _values(readings: Mapping[str, Reading]) -> dict[str, Any]:
 def _spelling(value: Any) -> str:
     """A constant or an answer as it is compared: no quotes, no full stop, in one case."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return text.strip(_AROUND).rstrip(".!").rstrip(_AROUND).casefold()
+    return text.strip(AROUND).rstrip(".!").rstrip(AROUND).casefold()
 
 
 def _cell(kind: pa.DataType, value: Any) -> Any:

@@ -37,7 +37,8 @@ _LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "nb", "fi", 
 _SHORTEST_WORD = 4  # letters of a scale word: "mil" is a thousand in Spanish and a million in English slang
 _TOO_LARGE = 10**12  # CLDR ends there, and whether a trillion is 10^12 or 10^18 depends on the language
 
-_QUOTES = " \t\r\n\"'`*_“”„«»"
+AROUND = " \t\r\n\"'`*_“”„«»"
+"""Quotes, emphasis and blanks that may stand around an answer."""
 _SCIENTIFIC = re.compile(r"-?\d+(\.\d+)?[eE][+-]?\d{1,3}")
 _MOST_CHARACTERS = 400  # a double ends at 309 digits
 _EXACT = Context(prec=2 * _MOST_CHARACTERS)
@@ -82,7 +83,7 @@ def _plain(text: str) -> str:
             return str(unicodedata.decimal(char))
         return " " if category == "Zs" else {"\u2212": "-", "\u2019": "'"}.get(char, char)
 
-    return "".join(map(ascii_of, text)).strip(_QUOTES).rstrip(".!").rstrip(_QUOTES)
+    return "".join(map(ascii_of, text)).strip(AROUND).rstrip(".!").rstrip(AROUND)
 
 
 def _readings(digits: str, decimal: DecimalMark | None) -> set[Decimal]:

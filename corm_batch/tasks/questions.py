@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from corm_batch.tasks.base import Answer
+from corm_batch.tasks.numbers import AROUND
 
 NO_ANSWER = "Not stated."
 ANSWER_FROM_DOCUMENT = (
@@ -26,8 +27,12 @@ QuestionInstruction = Annotated[str, AfterValidator(_with_question)]
 
 
 def says_something(answer: Answer) -> bool:
-    """Whether `answer` is one, rather than empty or the agreed "not stated"."""
-    return answer.text.strip().rstrip(".").casefold() not in ("", NO_ANSWER.rstrip(".").casefold())
+    """Whether `answer` is one, rather than empty or the agreed "not stated", whatever is explained behind that."""
+    text, nothing = answer.text.strip(AROUND).casefold(), NO_ANSWER.rstrip(".").casefold()
+    if not text.startswith(nothing):
+        return bool(text.rstrip("."))
+    behind = text.removeprefix(nothing).lstrip(AROUND)
+    return bool(behind) and behind[0] not in ".!"
 
 
 def by_certainty(answers: list[Answer]) -> list[Answer]:

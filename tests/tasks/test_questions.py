@@ -4,10 +4,24 @@ from corm_batch.tasks.base import Answer
 from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, NO_ANSWER, by_certainty, says_something
 
 
-@pytest.mark.parametrize("text", ["", "  \n", NO_ANSWER, "not stated", " NOT STATED. "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  \n",
+        "...",
+        NO_ANSWER,
+        "not stated",
+        " NOT STATED. ",
+        '"Not stated."',
+        "**Not stated.** It is a poem.",
+        "Not stated!",
+    ],
+)
 def test_no_answer_is_told_from_an_answer(text):
     assert not says_something(Answer(text, "stop", 0.0))
-    assert says_something(Answer("Not stated, but probably 5.", "stop", 0.0))
+    for answer in ("Not stated, but probably 5.", "Not stated in 1871: 5", "Nothing", "*"):
+        assert says_something(Answer(answer, "stop", 0.0)) == (answer != "*")
 
 
 def test_certain_answers_win_over_certain_silence():
