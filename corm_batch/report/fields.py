@@ -125,10 +125,18 @@ def _count(part: pa.Table, counts: _Counts) -> None:
                 _count_lists(part, name, answers, reasons, counts)
             else:
                 asked = part.filter(pc.is_valid(part[name]))
-                failed = pc.equal(asked["status"], "failed")
-                _count_questions(name.rpartition("_")[0], asked[name], asked[answers], failed, asked, counts)
+                task, failed = name.rpartition("_")[0], pc.equal(asked["status"], "failed")
+                if task:  # of several: another may have failed
+                    told = pc.match_substring_regex(asked["error_message"], _about(re.escape(task)))
+                    failed = pc.and_(failed, pc.or_(pc.is_null(asked["finish_reason"]), pc.fill_null(told, True)))
+                _count_questions(task, asked[name], asked[answers], failed, asked, counts)
         elif answers is None and b"detail" not in said and name not in paired.values():
             _count_column(part, name, reasons.get(name, Counter()), counts)
+
+
+def _about(task: str) -> str:
+    """What matches where a message begins to tell of one of several tasks, whose name is escaped."""
+    return rf"(?:^|; ){task}: "
 
 
 def _reasons(part: pa.Table) -> dict[str, Counter[str]]:
@@ -142,16 +150,16 @@ def _reasons(part: pa.Table) -> dict[str, Counter[str]]:
 def _count_column(part: pa.Table, name: str, reasons: Counter[str], counts: _Counts) -> None:
     """A column of values; one of lists is answered where they hold something.
 
-    In a row that failed it did where nothing was answered, or the message names it, with or without its task.
+    In a row that failed it did where nothing was answered, or the message names it, or it and its task.
     """
     one, values = counts.setdefault((name, ""), _Count()), part[name]
     answered = pc.greater(pc.list_value_length(values), 0) if pa.types.is_list(values.type) else pc.is_valid(values)
     answered = pc.fill_null(answered, False)
-    parts = name.split("_")
-    named = "|".join(re.escape("_".join(parts[place:])) for place in range(len(parts)))
-    told = pc.or_(
-        pc.is_null(part["finish_reason"]), pc.match_substring_regex(part["error_message"], rf"\b(?:{named})\b")
-    )
+    parts = list(map(re.escape, name.split("_")))
+    named = [rf"\b{'_'.join(parts)}\b"]
+    for place in range(1, len(parts)):  # one of several tasks tells of the field by its own name
+        named.append(rf"(?s){_about('_'.join(parts[:place]))}.*\b{'_'.join(parts[place:])}\b")
+    told = pc.or_(pc.is_null(part["finish_reason"]), pc.match_substring_regex(part["error_message"], "|".join(named)))
     whole = pc.and_(pc.and_(pc.equal(part["status"], "failed"), pc.fill_null(told, False)), pc.invert(answered))
     one.add(part.num_rows, pc.sum(answered).as_py() or 0, (pc.sum(whole).as_py() or 0) + reasons.total())
     one.because(reasons)

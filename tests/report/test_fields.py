@@ -96,3 +96,21 @@ def test_a_list_at_the_root_is_answered_where_it_holds_something(commit):
     task = Task.from_spec({"name": "extract", "schema": {"type": "array", "items": {"type": "integer"}}})
     found = commit(task, *(TaskResult("o", {"items": items}) for items in ([1], [], None)))
     assert found["items"] == FieldFigures("items", 3, 1, 0, "")
+
+
+def test_what_one_task_says_of_itself_is_said_of_no_other(commit):
+    schema = {"type": "object", "properties": {"due": {"type": "string"}}}
+    extract = {"name": "extract", "schema": schema}
+    sections = {
+        "inv": extract,
+        "each": {**extract, "ask": "each"},
+        "kind": {"name": "question_answer", "question": "?"},
+    }
+    kept = {"inv": "{}", "inv_due": None, "each": "x", "each_due": None, "kind": "Not stated.", "kind_question": "?"}
+    found = commit(
+        Several.from_sections(sections),
+        AnswerError("each: field due: 'x' is no date; inv_due_quote: none", columns=kept),
+        AnswerError("each: field due: 'x' is no date; kind: no end", columns={**kept, "inv_due": "2024", "kind": "no"}),
+    )
+    said = {name: (one.answered, one.not_stated, one.failed) for name, one in found.items()}
+    assert (said["inv_due"], said["each_due"], said["kind: ?"]) == ((1, 1, 0), (0, 0, 2), (0, 1, 1))
