@@ -66,7 +66,7 @@ def test_defaults_of_a_minimal_spec(write):
         "name": "corm",
         "window": 128,
         "recent": 64,
-        "tau": 48.0,
+        "tau": 36.0,
         "threshold": "step",
     }
     assert (job.model.dtype, job.model.device, job.model.document_role) == ("bfloat16", "auto", "user")

@@ -46,7 +46,7 @@ class Corm(BudgetedPolicy, name="corm"):
     )
     window: int = Field(128, ge=1, le=_LONGEST, description="recent queries that vote (the paper's w)")
     recent: int = Field(64, ge=1, le=_LONGEST, description="newest entries that never leave (the paper's r)")
-    tau: float = Field(48.0, gt=0.0, description="a key is important at a weight of tau / t or more")
+    tau: float = Field(36.0, gt=0.0, description="a key is important at a weight of tau / t or more")
     threshold: Literal["step", "cache"] = Field("step", description="t: the query's step, or the entries it sees")
     reach: int = Field(64, ge=0, le=64, description="a hit also keeps the keys this many tokens before and after it")
 

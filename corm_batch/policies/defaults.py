@@ -10,7 +10,7 @@ from corm_batch.registry import shown
 
 DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "known": {"name": "corm"},
-    "unknown": {"name": "kvzip", "chunk": 256, "budget": {"name": "adakv", "max_kept": 0.5, "floor": 0.0}},
+    "unknown": {"name": "kvzip", "chunk": 256, "budget": {"name": "adakv", "max_kept": 0.75, "floor": 0.0}},
 }
 """Sections of the defaults by `question`; README.md here says by what measurement they were chosen."""
 

@@ -42,7 +42,7 @@ def test_json(corm_batch):
     ]
     assert [plugin["kind"] for plugin in printed].count("budget") == len(Budget.registered())
     tau = next(field for field in described["corm"]["fields"] if field["name"] == "tau")
-    assert (tau["type"], tau["default"]) == ("number", "48.0")
+    assert (tau["type"], tau["default"]) == ("number", "36.0")
     assert described["full"]["fields"] == []
     assert [described[name].get("looks_for_question") for name in ("corm", "kvzip", "uniform")] == [True, False, None]
     assert [described[name].get("needs_fp8") for name in ("fp8", "int4", "full")] == [True, False, None]

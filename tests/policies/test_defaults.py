@@ -34,7 +34,7 @@ def test_the_default_for_unknown_questions_judges_without_them_at_half_of_the_by
     known, unknown = (KVPolicy.from_spec(with_name({"question": question})) for question in DEFAULTS)
     assert known.looks_for_question
     assert not unknown.looks_for_question
-    assert unknown.budget_at(0).max_kept == 0.5
+    assert unknown.budget_at(0).max_kept == 0.75
 
 
 def test_what_is_neither_is_refused():

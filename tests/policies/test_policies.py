@@ -71,7 +71,7 @@ def test_the_preset_of_the_paper_is_its_settings_written_out_and_gives_way_to_wh
     assert Corm(preset="paper").to_spec() == paper.to_spec()
     assert "preset" not in paper.to_spec()
     assert Corm(preset="paper", window=64, reach=4) == Corm(window=64, recent=256, tau=1.0, reach=4)
-    assert Corm() == Corm(window=128, recent=64, tau=48.0, threshold="step", reach=64)
+    assert Corm() == Corm(window=128, recent=64, tau=36.0, threshold="step", reach=64)
     with pytest.raises(SpecError, match=r"policy.preset: Input should be 'paper', got 'papre'"):
         KVPolicy.from_spec({"name": "corm", "preset": "papre"})
 
