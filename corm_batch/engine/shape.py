@@ -15,8 +15,10 @@ from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Column, entry_columns, kv_bytes
 
-_NEVER_BIASED = frozenset({"ministral", "ministral3", "mistral", "mixtral", "phi3"})
-"""Models whose keys have no bias, and whose configs do not speak of it; Qwen2's have one and say as little."""
+_PLAIN_KEYS = frozenset(
+    {"gemma", "gemma2", "granite", "llama", "ministral", "ministral3", "mistral", "mixtral", "olmo", "phi3", "smollm3"}
+)
+"""Types of models whose keys are a product of hidden states, with a bias where the config says so."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class ModelShape:
         max_model_len: tokens the model was trained for.
         vocab_size: token ids are below it.
         own_layers: which of the model's layers are counted; None: all.
-        key_bias: whether something may be added to all of its keys, as far as the config tells.
+        plain_keys: whether its keys are known to have neither a bias nor a norm of their own, whose largest weights
+            are as wide of the others as a bias is.
     """
 
     num_layers: int
@@ -38,7 +41,7 @@ class ModelShape:
     max_model_len: int
     vocab_size: int
     own_layers: tuple[int, ...] | None = None
-    key_bias: bool = True
+    plain_keys: bool = False
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -56,9 +59,9 @@ class ModelShape:
                 head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
                 max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
                 vocab_size=config.vocab_size,
-                key_bias=not _says_no_bias(config),
+                plain_keys=_has_plain_keys(config),
             )
-            if min(value for name, value in vars(shape).items() if name not in ("own_layers", "key_bias")) < 1:
+            if min(value for name, value in vars(shape).items() if name not in ("own_layers", "plain_keys")) < 1:
                 raise ValueError(f"expected numbers of 1 and more, got {shape}")
             if shape.num_heads % shape.num_kv_heads:
                 raise ValueError(f"{shape.num_heads} query heads cannot share {shape.num_kv_heads} kv heads evenly")
@@ -102,8 +105,7 @@ class ModelShape:
         return self.num_layers * self.num_kv_heads * kv_bytes(self.head_dim, dtype)
 
 
-def _says_no_bias(config: Any) -> bool:
-    """Whether a text config tells that nothing is added to keys; to make a model and look at it would take seconds."""
-    if any(getattr(config, name, False) for name in ("attention_bias", "qkv_bias", "use_qkv_bias")):
-        return False
-    return getattr(config, "attention_bias", None) is False or config.model_type in _NEVER_BIASED
+def _has_plain_keys(config: Any) -> bool:
+    """As a text config alone tells it: to make a model and look at it would take seconds."""
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "qkv_bias", "use_qkv_bias"))
+    return config.model_type in _PLAIN_KEYS and not biased

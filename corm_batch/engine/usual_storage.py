@@ -22,5 +22,5 @@ def usual_storage(policy: KVPolicy, shape: ModelShape, dtype: torch.dtype) -> St
         shape: of the model.
         dtype: in which it computes.
     """
-    bears_it = dtype.itemsize == 2 and shape.head_dim % 2 == 0 and not shape.key_bias
+    bears_it = dtype.itemsize == 2 and shape.head_dim % 2 == 0 and shape.plain_keys
     return Int8() if bears_it and not policy.keeps_all else Model()

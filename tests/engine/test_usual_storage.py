@@ -21,7 +21,7 @@ from corm_batch.policies.full import Full
 from corm_batch.storage.int8 import Int8
 from tests.engine.test_families import FAMILIES
 
-SHAPE = ModelShape(2, 4, 2, 64, 128, 1000, key_bias=False)
+SHAPE = ModelShape(2, 4, 2, 64, 128, 1000, plain_keys=True)
 HEADS = {"name": "uniform", "max_kept": 24}
 SHORT = KVPolicy.from_spec({"name": "snapkv", "recent": 8, "window": 8, "budget": HEADS})
 
@@ -34,7 +34,7 @@ SHORT = KVPolicy.from_spec({"name": "snapkv", "recent": 8, "window": 8, "budget"
         ("int8", SHORT, torch.bfloat16, {"head_dim": 80}),
         ("model", Corm(), torch.float32, {}),
         ("model", Full(), torch.bfloat16, {}),
-        ("model", Corm(), torch.bfloat16, {"key_bias": True}),
+        ("model", Corm(), torch.bfloat16, {"plain_keys": False}),
         ("model", Corm(), torch.bfloat16, {"head_dim": 63}),
     ],
 )
@@ -48,22 +48,24 @@ def test_policies_that_evict_say_so_and_full_alone_keeps_all():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_config_that_says_no_bias_is_of_a_model_without_one(family):
+def test_a_model_of_plain_keys_has_neither_a_bias_of_them_nor_a_norm(family):
     """Fused projections have the bias of keys among others."""
     config = FAMILIES[family]()
     with torch.device("meta"), no_init_weights():
         module = AutoModelForCausalLM.from_config(config)
     making = [part for name, part in module.named_modules() if name.endswith(("k_proj", "qkv_proj", "query_key_value"))]
     assert len(making) == 2
-    assert ModelShape.from_config(config).key_bias == any(part.bias is not None for part in making)
-    assert family.startswith(("qwen2", "gpt")) == ModelShape.from_config(config).key_bias
+    norms = [name for name, _ in module.named_modules() if name.endswith("k_norm")]
+    plain = ModelShape.from_config(config).plain_keys
+    assert plain == (not norms and all(part.bias is None for part in making))
+    assert plain == (not family.startswith(("qwen", "gpt", "gemma3")))
 
 
 @pytest.mark.parametrize("name", ["attention_bias", "qkv_bias"])
 def test_a_bias_that_a_config_tells_of_is_seen(name):
     config = FAMILIES["llama"]()
     setattr(config, name, True)
-    assert ModelShape.from_config(config).key_bias
+    assert not ModelShape.from_config(config).plain_keys
 
 
 def test_an_engine_stores_so_unless_a_form_is_named(tiny_llama):
