@@ -15,6 +15,7 @@ from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DocumentError, SpecError
 from corm_batch.evaluation.answers import Answered
 
+_MOST = 100.0  # nats: guessing among a million tokens costs 14
 _GIVEN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|nats?)\s*")
 
 
@@ -30,19 +31,18 @@ class MaxLoss:
         """What a user wrote.
 
         Raises:
-            SpecError: it says neither a percentage nor nats, or nothing above 0.
+            SpecError: it says neither a percentage nor nats, nothing above 0, or more than anything can lose.
         """
         found = _GIVEN.fullmatch(text)
         value = float(found[1]) if found else 0.0
-        if found is None or not value:
+        in_percent = found is not None and found[2] == "%"
+        nats = nats_of(value / 100) if in_percent else value
+        if found is None or not 0 < nats <= _MOST:
             raise SpecError(
                 f"--max-loss: got {text!r}, allowed are a rise of the answers' perplexity above 0, as 1%, or nats a "
-                "token, as '0.01 nats'"
+                f"token up to {_MOST:g}, as '0.01 nats'"
             )
-        return cls(
-            f"{found[1]}%" if found[2] == "%" else f"{found[1]} nats",
-            nats_of(value / 100) if found[2] == "%" else value,
-        )
+        return cls(f"{found[1]}%" if in_percent else f"{found[1]} nats", nats)
 
 
 def nats_of(share: float) -> float:

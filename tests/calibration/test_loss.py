@@ -33,7 +33,7 @@ def test_what_may_be_lost_is_a_share_or_nats(text, nats):
     assert MaxLoss.parse(text).nats == pytest.approx(nats)
 
 
-@pytest.mark.parametrize("text", ["", "1", "one %", "-1%", "0%", "0.0 nats", "1 % of all", "nan%", "1e9%"])
+@pytest.mark.parametrize("text", ["", "1", "one %", "-1%", "0%", "0.0 nats", "1 % of all", "nan%", "1e9%", "101 nats"])
 def test_what_is_neither_is_refused(text):
     with pytest.raises(SpecError, match=r"--max-loss: got .*, allowed are .* as 1%, or nats a token"):
         MaxLoss.parse(text)
