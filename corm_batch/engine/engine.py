@@ -31,7 +31,7 @@ from corm_batch.engine.sequence import Sequence as EngineSequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.support import refuse_large_biases
+from corm_batch.engine.support import refuse_outliers
 from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
@@ -85,7 +85,7 @@ class EngineCore:
         form = config.form
         if form.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {form.name}")
-        refuse_large_biases(model.module, form)
+        refuse_outliers(model.module, form)
         columns = entry_columns(form, shape.head_dim, model.dtype, policy.columns)
         given, bases = config.pool_bytes(model.device.type), find_bases(model, form)
         num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns, bases)

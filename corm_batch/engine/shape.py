@@ -16,9 +16,10 @@ from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Column, entry_columns, kv_bytes
 
 _PLAIN_KEYS = frozenset(
-    {"gemma", "gemma2", "granite", "llama", "ministral", "ministral3", "mistral", "mixtral", "olmo", "phi3", "smollm3"}
-)
-"""Types of models whose keys are a product of hidden states, with a bias where the config says so."""
+    ("gemma", "gemma2", "granite", "llama", "ministral", "ministral3", "mistral", "mixtral", "olmo", "phi3", "qwen3",
+     "qwen3_moe", "smollm3")
+)  # fmt: skip
+"""Types of models whose keys are a product of hidden states, normed in Qwen3's, with a bias if the config says so."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class ModelShape:
         max_model_len: tokens the model was trained for.
         vocab_size: token ids are below it.
         own_layers: which of the model's layers are counted; None: all.
-        plain_keys: whether its keys are known to have neither a bias nor a norm of their own, whose largest weights
-            are as wide of the others as a bias is.
+        plain_keys: whether its keys are known to have no bias, beside which their other numbers would be small.
     """
 
     num_layers: int

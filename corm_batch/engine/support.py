@@ -46,23 +46,26 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards
         refuse(f"engine.tensor_parallel of {num_shards} for a model without a tensor-parallel plan in transformers")
 
 
-def refuse_large_biases(module: torch.nn.Module, storage: Storage) -> None:
-    """Refuse a form of storage that would round a model's keys beside their largest number's bias.
+def refuse_outliers(module: torch.nn.Module, storage: Storage) -> None:
+    """Refuse a form of storage that would round a model's keys beside a number of theirs that is always far larger.
 
     Raises:
-        UnsupportedModelError: the model's keys have a larger bias than the form bears.
+        UnsupportedModelError: the model's keys have a larger bias than the form bears, or their norm a weight that is
+            so many times the median one.
     """
     if storage.most_bias == torch.inf:
         return
-    biases = {
-        name: float(part.bias.detach().abs().max())
-        for name, part in module.named_modules()
-        if name.endswith("k_proj") and getattr(part, "bias", None) is not None
-    }
-    name, largest = max(biases.items(), key=lambda one: one[1], default=("", 0.0))
+    found = [("", 0.0, "")]
+    for name, part in module.named_modules():
+        if name.endswith("k_proj") and getattr(part, "bias", None) is not None:
+            found.append((name, float(part.bias.detach().abs().max()), "a bias of"))
+        elif name.endswith("k_norm") and getattr(part, "weight", None) is not None:
+            weight = part(torch.ones_like(part.weight)).detach().float().abs()  # some add 1 to what they store
+            found.append((name, float(weight.max() / weight.median()), "a weight that is, in medians,"))
+    name, largest, what = max(found, key=lambda one: one[1])
     if largest > storage.most_bias:
         raise UnsupportedModelError(
-            f"engine.storage: {storage.name} rounds a key by its largest number, and {name} has a bias of "
+            f"engine.storage: {storage.name} rounds a key by its largest number, and {name} has {what} "
             f"{largest:.0f} where {storage.most_bias:g} leaves the others their digits; fp8 and model hold such keys"
         )
 

@@ -51,7 +51,8 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
     """Whether a GPU has to know 8-bit floating-point numbers to read it."""
 
     most_bias: ClassVar[float] = inf
-    """Largest bias of a model's keys beside which their other numbers keep their digits: a larger one is refused."""
+    """Largest bias of a model's keys beside which their other numbers keep their digits, and how many times the median
+    a weight of their norm may be: what is larger is refused."""
 
     def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
         """Where the numbers of a key and of a value lie.

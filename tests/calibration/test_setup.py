@@ -54,7 +54,7 @@ def test_in_16_bits_entries_are_stored_as_a_job_under_each_policy_would_and_it_s
 
 def test_policies_are_tried_on_the_jobs_documents(job, model, tmp_path):
     spec = job(DOCUMENTS, model={"name": model}, task={"max_new_tokens": 4})
-    plan, race = set_up(spec, asked(SHORT, ODD, limit="1000 nats"), AnswerStore(str(tmp_path / "answers")))
+    plan, race = set_up(spec, asked(SHORT, ODD, limit="100 nats"), AnswerStore(str(tmp_path / "answers")))
     assert isinstance(race.models, Together)
     result = run_calibration(plan, race, time.monotonic())
     assert (result.chosen, result.chosen_on, result.held_out) == ("p0", 4, 4)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from transformers import DeepseekV3Config, Gemma3TextConfig, Llama4TextConfig, LlamaForCausalLM, Phi3Config
+from transformers import (
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    Llama4TextConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from corm_batch.engine.support import refuse_large_biases, refuse_unsupported
+from corm_batch.engine.support import refuse_outliers, refuse_unsupported
 from corm_batch.errors import UnsupportedModelError
 from corm_batch.storage.base import Storage
 from tests.conftest import llama_config
+from tests.engine.test_families import SMALL
 
 REFUSED = {
     "latent attention": (DeepseekV3Config(kv_lora_rank=64), "latent attention"),
@@ -58,7 +67,23 @@ def test_whole_numbers_are_refused_beside_large_biases_of_keys_and_the_layer_is_
         for name in Storage.by_name_alone():  # the others say nothing of biases
             storage = Storage.from_spec({"name": name})
             if name not in refused:
-                refuse_large_biases(model, storage)
+                refuse_outliers(model, storage)
                 continue
             with pytest.raises(UnsupportedModelError, match=rf"{name} rounds.*layers\.1.*k_proj.*{-largest:.0f}"):
-                refuse_large_biases(model, storage)
+                refuse_outliers(model, storage)
+
+
+def test_whole_numbers_are_refused_behind_a_norm_of_keys_with_a_weight_far_from_the_others():
+    weight = (model := Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=16))).model.layers[1].self_attn.k_norm.weight.data
+    weight[:] = 2.0
+    for largest, refused in ((12.0, ()), (40.0, ("int4",)), (-100.0, ("int4", "int8"))):
+        weight[3] = largest
+        for name in ("model", "fp8", "int8", "int4"):
+            storage = Storage.from_spec({"name": name})
+            if name not in refused:
+                refuse_outliers(model, storage)
+                continue
+            with pytest.raises(
+                UnsupportedModelError, match=rf"{name} rounds.*1.*k_norm.* {abs(largest) / 2:.0f} where"
+            ):
+                refuse_outliers(model, storage)

@@ -92,8 +92,8 @@ def _lines(uri: str) -> Iterator[Iterator[bytes]]:
         yield (line for line in (line.removeprefix(_BOM) for line in plain) if line.strip())
 
 
-class _GivenTwiceError(ValueError):
-    """A name stands twice in one object."""
+class _GivenTwice(BaseException):
+    """A name stands twice in one object: no ValueError, which the decoder's own are."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _GivenTwiceError(f"the line gives {shown(twice)} twice in one object, and nothing says which counts")
+        raise _GivenTwice(f"the line gives {shown(twice)} twice in one object, and nothing says which counts")
     return found
 
 
@@ -112,7 +112,7 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     """The line's JSON object, or why it is none; what is no UTF-8 is its value's problem, as halves of pairs."""
     try:
         row = _DECODER.decode(line.decode("utf-8", "surrogateescape"))
-    except _GivenTwiceError as error:
+    except _GivenTwice as error:
         return str(error)
     except (ValueError, RecursionError) as error:
         return f"the line is no JSON ({error})"
