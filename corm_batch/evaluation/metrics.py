@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+from corm_batch.tasks.numbers import not_amid_digits
+
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -90,8 +92,7 @@ def contains(got: str, answer: str) -> float:
 def says(got: str, answer: str) -> float:
     """The same but amid digits: 12 does not say 2."""
     said = answer.strip().lower()
-    before, behind = r"(?<!\d)" * said[:1].isdecimal(), r"(?!\d)" * said[-1:].isdecimal()
-    return float(re.search(f"{before}{re.escape(said)}{behind}", got.lower()) is not None)
+    return float(re.search(not_amid_digits(re.escape(said), said), got.lower()) is not None)
 
 
 METRICS: dict[str, Callable[[str, str], float]] = {

@@ -14,6 +14,7 @@ import pyarrow as pa
 from corm_batch.data.schema import column
 from corm_batch.data.sources.documents import page_at
 from corm_batch.tasks.json_schema import resolved
+from corm_batch.tasks.numbers import not_amid_digits
 
 
 def quote_of(name: str) -> str:
@@ -88,9 +89,8 @@ def find_quote(quote: str | None, text: str) -> range | None:
     if not (words := (quote or "").split()):
         return None
     said = r"\s+".join(map(re.escape, words))
-    before, behind = r"(?<!\d)" * words[0][0].isdecimal(), r"(?!\d)" * words[-1][-1].isdecimal()
     alone = rf"(?<!\w)(?<!\d[.,]){said}(?!\w)(?![.,]\d)"
-    found = re.search(alone, text) or re.search(f"{before}{said}{behind}", text)
+    found = re.search(alone, text) or re.search(not_amid_digits(said, "".join(words)), text)
     return range(*found.span()) if found else None
 
 

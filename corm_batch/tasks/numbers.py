@@ -44,6 +44,11 @@ _MOST_CHARACTERS = 400  # a double ends at 309 digits
 _EXACT = Context(prec=2 * _MOST_CHARACTERS)
 
 
+def not_amid_digits(pattern: str, text: str) -> str:
+    """A pattern of a text, which then does not match it amid the digits of a longer number: no 2 in 12."""
+    return r"(?<!\d)" * text[:1].isdecimal() + pattern + r"(?!\d)" * text[-1:].isdecimal()
+
+
 def read_number(text: str, decimal: DecimalMark | None = None) -> Decimal:
     """The one number that `text` is.
 
