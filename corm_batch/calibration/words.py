@@ -107,9 +107,9 @@ def about_rows(result: Calibration) -> Iterator[tuple[str, str]]:
     """How it was measured, as (name, text)."""
     yield "limit", f"{limit_text(result)}: a rise of the perplexity of the full cache's own answers"
     yield "model", f"{result.model['name']}, {result.model['dtype']}, on {result.device}"
-    drawn = "all of the source" if result.whole else "the first that were read of a larger source"
     if result.storage != "model":
         yield "entries", entries_text([result.storage], result.model.get("storage"))
+    drawn = "all of the source" if result.whole else "the first that were read of a larger source"
     said = f"{result.chosen_on} to choose, {result.held_out} to confirm; drawn by hash from {result.read:,}, {drawn}"
     yield "documents", said
     answered = result.chosen_on + result.held_out

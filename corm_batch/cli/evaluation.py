@@ -73,13 +73,14 @@ def evaluate(
     sizes = _lengths(lengths)
 
     from corm_batch.evaluation.run import Plan
-    from corm_batch.pipeline.model import check_model, revision_hash, settled
+    from corm_batch.pipeline.model import check_model, revision_hash
 
-    for line in check_model(job).about:
+    for line in (model := check_model(job)).about:
         error_console().print(f"corm-batch: {line}", soft_wrap=True)
     command = shlex.join(["corm-batch", *sys.argv[1:]])
-    full = settled(_full(job))
-    candidates = {label: settled(job.model_copy(update={"policy": policy})) for label, policy in policies.items()}
+    full = model.settled(_full(job))
+    jobs = {label: job.model_copy(update={"policy": policy}) for label, policy in policies.items()}
+    candidates = {label: model.settled(one) for label, one in jobs.items()}
     plan = Plan(full, revision_hash(job.model), candidates, suites, sizes, cases, seed, command)
     try:
         result = _run(plan, folder)

@@ -78,8 +78,8 @@ def run_job(
     model = check_model(spec)
     splits = spec.splits()
     model_hash = revision_hash(spec.model)
-    answer_settings = AnswerSettings.of(spec, model_hash, model.version, model.usual_storage)
-    spec = spec.storing(model.usual_storage)  # every replica stores what rows say
+    answer_settings = AnswerSettings.of(spec, model_hash, model.version, model.usual_storage(spec))
+    spec = model.settled(spec)  # every replica stores what rows say
     # the cluster is left last: after SIGTERM there may be just three seconds to commit and to give the lease back
     with StopSignals() as stop, ExitStack() as cluster, Lease(spec.output.uri, lambda: not stop.requested) as lease:
         rows = row_builder(spec, model_hash, answer_settings, start_run(spec.output.uri), splits)

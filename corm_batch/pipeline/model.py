@@ -97,12 +97,20 @@ class CheckedModel:
     Attributes:
         about: what a user should know, one sentence each.
         version: see `answers_version`.
-        usual_storage: the form of kept entries where the spec names none.
+        shape: of the model.
     """
 
     about: list[str]
     version: int
-    usual_storage: Storage
+    shape: ModelShape
+
+    def usual_storage(self, spec: JobSpec) -> Storage:
+        """The form of kept entries where a job of the model names none."""
+        return usual_storage(spec.policy, self.shape, getattr(torch, spec.model.dtype))
+
+    def settled(self, spec: JobSpec) -> JobSpec:
+        """A job of the model with the form of storage named that its entries are kept in."""
+        return spec.storing(self.usual_storage(spec))
 
 
 def check_model(spec: JobSpec) -> CheckedModel:
@@ -136,17 +144,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
         )
     about = [*about_prompts(spec.model, tokenizer, vocab_size), *about_weights(spec, config, checkpoint, rules)]
     about += [*about_question(spec), *about_storage(spec, usual)]
-    return CheckedModel(about, _version(task, checkpoint, config, ends, rules), usual)
-
-
-def settled(spec: JobSpec) -> JobSpec:
-    """With the form of storage named that its entries are kept in.
-
-    Raises:
-        ModelLoadError: no model there, or its config cannot be read.
-    """
-    shape = ModelShape.from_pretrained(model_path(spec.model), spec.model.revision, spec.model.trust_remote_code)
-    return spec.storing(usual_storage(spec.policy, shape, getattr(torch, spec.model.dtype)))
+    return CheckedModel(about, _version(task, checkpoint, config, ends, rules), shape)
 
 
 def _ends_and_rules(

@@ -20,7 +20,6 @@ from corm_batch.pipeline.model import (
     model_loader,
     model_path,
     revision_hash,
-    settled,
 )
 from corm_batch.pipeline.plan import plan_job
 from corm_batch.pipeline.row_builder import row_builder
@@ -132,8 +131,8 @@ def test_replicas_store_as_plan_run_and_rows_say(form, dtype, policy, engine, sa
     model = check_model(spec)
     assert [line for line in model.about if "stored as int8; engine.storage: model stores" in line] == model.about
     assert len(model.about) == said
-    settings = AnswerSettings.of(spec, "hash", model.version, model.usual_storage)
-    stored = spec.storing(model.usual_storage)
+    settings = AnswerSettings.of(spec, "hash", model.version, model.usual_storage(spec))
+    stored = model.settled(spec)
     rows = row_builder(stored, "hash", settings, "run-1", spec.splits())
     actor = EngineActor(WorkerSettings.of(stored, rows, model_loader(stored), 60.0))
 
@@ -145,7 +144,7 @@ def test_replicas_store_as_plan_run_and_rows_say(form, dtype, policy, engine, sa
     (row,) = asyncio.run(main())
     assert (row.result["status"], row.memory["dtype"]) == ("ok", form)
     planned, name = plan_job(spec), form if form == "int8" else "model"
-    assert (planned.storage, settled(spec).engine.form.name) == (name, name)
+    assert (planned.storage, stored.engine.form.name) == (name, name)
     assert row.memory["kv_bytes_final"] == sum(row.memory["kept_per_layer"]) * planned.page_bytes_per_token // 4
 
 
