@@ -18,6 +18,7 @@ LAYERS = [
     "errors",
     "exit_codes",
     "file_hash",
+    "named_once",
     "plugin_file",
     "registry",
     "grammar",

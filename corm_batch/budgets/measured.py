@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel
 
+from corm_batch.named_once import named_once
+
 
 class Measured:
     """A value out of a file; equal to the same one without it.
@@ -59,7 +61,7 @@ def read_table(path: str, what: str, key: str, kind: type, holds: str) -> dict[s
         ValueError: it is no such file.
     """
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+        table = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise ValueError(f"no {what} there: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -69,10 +71,5 @@ def read_table(path: str, what: str, key: str, kind: type, holds: str) -> dict[s
     return table
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} is there twice")
-        found[key] = value
-    return found
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return named_once(pairs, lambda key: ValueError(f"{key!r} is there twice"))

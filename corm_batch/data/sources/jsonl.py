@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from corm_batch.data.columns import folder_columns, is_in, value_in
@@ -16,6 +16,7 @@ from corm_batch.data.sources.foreign_json import encoding_problem, layout_proble
 from corm_batch.data.sources.packed import PACKED, unpacked
 from corm_batch.data.sources.tables import TableSource, carried_value, unusable
 from corm_batch.errors import ColumnsError, FileError
+from corm_batch.named_once import named_once
 from corm_batch.registry import shown
 
 _LINES_LOOKED_AT = 100
@@ -93,27 +94,18 @@ def _lines(uri: str) -> Iterator[Iterator[bytes]]:
 
 
 class _GivenTwice(BaseException):
-    """A name stands twice in one object: no ValueError, which the decoder's own are."""
+    """This name stands twice in one object: no ValueError, which the decoder's own are."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which a name stands once: of two values one would be dropped without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _GivenTwice(f"the line gives {shown(twice)} twice in one object, and nothing says which counts")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=partial(named_once, error=_GivenTwice))
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
     """The line's JSON object, or why it is none; what is no UTF-8 is its value's problem, as halves of pairs."""
     try:
         row = _DECODER.decode(line.decode("utf-8", "surrogateescape"))
-    except _GivenTwice as error:
-        return str(error)
+    except _GivenTwice as name:
+        return f"the line gives {shown(str(name))} twice in one object, and nothing says which counts"
     except (ValueError, RecursionError) as error:
         return f"the line is no JSON ({error})"
     return row if isinstance(row, dict) else f"the line holds no JSON object but {type(row).__name__}"
