@@ -129,6 +129,7 @@ def _count(part: pa.Table, counts: _Counts) -> None:
                 if task:  # of several: another may have failed
                     told = pc.match_substring_regex(asked["error_message"], _about(re.escape(task)))
                     failed = pc.and_(failed, pc.or_(pc.is_null(asked["finish_reason"]), pc.fill_null(told, True)))
+                    asked = _telling_of(re.escape(task), asked)
                 _count_questions(task, asked[name], asked[answers], failed, asked, counts)
         elif answers is None and b"detail" not in said and name not in paired.values():
             _count_column(part, name, reasons.get(name, Counter()), counts)
@@ -137,6 +138,12 @@ def _count(part: pa.Table, counts: _Counts) -> None:
 def _about(task: str) -> str:
     """What matches where a message begins to tell of one of several tasks, whose name is escaped."""
     return rf"(?:^|; ){task}: "
+
+
+def _telling_of(task: str, rows: pa.Table) -> pa.Table:
+    """Rows whose messages begin with what one of several tasks says, whose name is escaped."""
+    said = pc.replace_substring_regex(rows["error_message"], rf"(?s)^.*?; ({task}: )", r"\1")
+    return rows.set_column(rows.schema.get_field_index("error_message"), "error_message", said)
 
 
 def _reasons(part: pa.Table) -> dict[str, Counter[str]]:
@@ -158,7 +165,9 @@ def _count_column(part: pa.Table, name: str, reasons: Counter[str], counts: _Cou
     parts = list(map(re.escape, name.split("_")))
     named = [rf"\b{'_'.join(parts)}\b"]
     for place in range(1, len(parts)):  # one of several tasks tells of the field by its own name
-        named.append(rf"(?s){_about('_'.join(parts[:place]))}.*\b{'_'.join(parts[place:])}\b")
+        task = "_".join(parts[:place])
+        named.append(rf"(?s){_about(task)}.*\b{'_'.join(parts[place:])}\b")
+        part = _telling_of(task, part)
     told = pc.or_(pc.is_null(part["finish_reason"]), pc.match_substring_regex(part["error_message"], "|".join(named)))
     whole = pc.and_(pc.and_(pc.equal(part["status"], "failed"), pc.fill_null(told, False)), pc.invert(answered))
     one.add(part.num_rows, pc.sum(answered).as_py() or 0, (pc.sum(whole).as_py() or 0) + reasons.total())
@@ -176,7 +185,9 @@ def _count_lists(
     parents = pc.list_parent_indices(asked[questions])
     texts, said = pc.list_flatten(asked[questions]), pc.list_flatten(asked[answers])
     task = questions.rpartition("_")[0]
-    _count_questions(task, texts, said, pc.is_null(said), asked.select(["error_message"]).take(parents), counts)
+    rows = asked.select(["error_message"]).take(parents)
+    rows = _telling_of(re.escape(task), rows) if task else rows
+    _count_questions(task, texts, said, pc.is_null(said), rows, counts)
     for row in asked.filter(pc.is_valid(asked["failed_fields"])).select([questions, "failed_fields"]).to_pylist():
         for entry in row["failed_fields"]:
             place = entry["field"].removeprefix(f"{answers}[").removesuffix("]")

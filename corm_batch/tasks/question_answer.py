@@ -181,6 +181,8 @@ class QuestionAnswer(ScoredTask, name="question_answer"):
             return await self._several(document, asker)
         question = self._question(document)
         (best,), num_prompts = await self._best(document, asker, [question])
+        if isinstance(best, AnswerError):
+            best.columns["question"] = question  # it was asked: who counts answers counts this one as none
         if isinstance(best, DocumentError):
             raise best
         columns = {"question": question, "mean_logprob": best.mean_logprob, **self._tokens([best])}

@@ -160,9 +160,11 @@ def _task(name: Any, section: Any) -> Task:
 
 
 def _fields(name: str, task: Task) -> list[pa.Field]:
-    """The columns of one task, the first of its output."""
-    output = column(name, pa.string(), f"what {task.name} answered")
-    return [output, *(_renamed(name, field) for field in task.result_fields)]
+    """The columns of one task, the first of its output, which tells more where the others are what was asked for."""
+    own = task.result_fields
+    more: dict[str, Any] = {"detail": "yes"} if any(b"detail" not in (field.metadata or {}) for field in own) else {}
+    output = column(name, pa.string(), f"what {task.name} answered", **more)
+    return [output, *(_renamed(name, field) for field in own)]
 
 
 def _renamed(name: str, field: pa.Field) -> pa.Field:

@@ -57,7 +57,7 @@ def test_each_field_and_question_of_several_tasks(commit):
         AnswerError("facts: field year: 'x' is no number", columns=columns(["Eve", " not stated. "], None)),
         "no text",
     )
-    assert list(found) == ["summary", "asked", "asked: Who?", "asked: Why?", "facts", "facts_year", "facts_city"]
+    assert list(found) == ["summary", "asked: Who?", "asked: Why?", "facts_year", "facts_city"]
     assert found["summary"] == FieldFigures("summary", 4, 3, 1, "no text")
     assert found["asked: Who?"] == FieldFigures("asked: Who?", 3, 3, 0, "")
     assert found["asked: Why?"] == FieldFigures("asked: Why?", 3, 0, 1, "no end")
@@ -114,3 +114,5 @@ def test_what_one_task_says_of_itself_is_said_of_no_other(commit):
     )
     said = {name: (one.answered, one.not_stated, one.failed) for name, one in found.items()}
     assert (said["inv_due"], said["each_due"], said["kind: ?"]) == ((1, 1, 0), (0, 0, 2), (0, 1, 1))
+    assert found["kind: ?"].reason == "kind: no end"
+    assert found["each_due"].reason.startswith("each: field due: 'x' is no date")

@@ -213,8 +213,9 @@ def test_answers_are_held_to_choices_or_a_pattern(fake_asker, answer):
     assert {one.text for one in asker.grammars} == {'["yes", "no", "Not stated."]'}
     task = Task.from_spec({"name": "question_answer", "question": "?", "pattern": "[0-9]{4}"})
     asker = fake_asker(lambda prompt: "1999!")
-    with pytest.raises(AnswerError, match="the answer '1999!' does not match pattern"):
+    with pytest.raises(AnswerError, match="the answer '1999!' does not match pattern") as caught:
         answer(task, asker, "text")
+    assert caught.value.columns == {"question": "?"}
     assert asker.grammars[0].kind == "regex"
 
 
