@@ -215,7 +215,13 @@ class Fields:
             return [{ITEMS: value}] if isinstance(value, list) else []
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        return [value] if isinstance(value, dict) and value != self.schema else []
+        return [value] if isinstance(value, dict) and not self._echoes(value) else []
+
+    def _echoes(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is the schema once more, or nearly so, whose "title" would be taken for one."""
+        said = record.get("properties")
+        is_like_it = isinstance(said, dict) and self.properties.keys() <= said.keys()
+        return record == self.schema or (is_like_it and "properties" not in self.properties)
 
     def _is_stated(self, name: str, record: Mapping[str, Any]) -> bool:
         """Whether `record` says something of a field; null says nothing where it is not allowed."""

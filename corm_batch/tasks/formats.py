@@ -1,7 +1,8 @@
 """FORMATS: what the keyword `format` of a JSON Schema is checked with.
 
 jsonschema checks dates, addresses and UUIDs by itself; what it would need further packages for is written out here, as
-RFC 3339 and RFC 3986 have it. A format that is neither there nor here says nothing, as the standard has it.
+RFC 3339, RFC 3986 and, with letters of any alphabet, RFC 5321 have it. A format that is neither there nor here says
+nothing, as the standard has it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 _HOUR, _MINUTE = r"([01]\d|2[0-3])", r"[0-5]\d"
 _TIME = rf"{_HOUR}:{_MINUTE}:({_MINUTE}|60)(\.\d+)?(Z|[+-]{_HOUR}:{_MINUTE})"
 _LABEL = r"[A-Z0-9]([A-Z0-9-]{0,61}[A-Z0-9])?"
-_EMAIL = r"[^\s@]+@[^\s@]+"
+_ATOMS = r'[^\x00-\x1f\s@"(),.:;<>\[\]\\]+(\.[^\x00-\x1f\s@"(),.:;<>\[\]\\]+)*'
+_EMAIL = rf'({_ATOMS}|"[^"\n]+")@({_ATOMS}|\[[\w.:]+\])'
 _PATTERNS = {
     "date-time": rf"(?P<date>\d{{4}}-\d\d-\d\d)[T ]{_TIME}",
     "time": _TIME,

@@ -117,9 +117,18 @@ def _object(members: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in members:
         said.setdefault(name, []).append(value)
     return {
-        name: values[0] if all(value == values[0] for value in values) else Contradiction(tuple(values))
+        name: values[0] if all(_are_same(value, values[0]) for value in values) else Contradiction(tuple(values))
         for name, values in said.items()
     }
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are one: 1 and 1.0 are, while true is no 1, as it is to Python."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_are_same(one[name], other[name]) for name in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _no_constant(name: str) -> None:

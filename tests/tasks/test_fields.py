@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corm_batch.errors import AnswerError, CutOffError
+from corm_batch.tasks.evidence import with_quotes
 from corm_batch.tasks.fields import Fields, Reading
 from corm_batch.tasks.json_schema import check_schema
 
@@ -79,6 +80,8 @@ def test_an_echo_of_the_schema_is_no_record():
     assert rule.read_record(f'Schema: {echo} Answer: {{"title": "Final"}}') == {"title": Reading("Final")}
     assert rule.read_record(f'{{"title": "Final"}} by {echo}') == {"title": Reading("Final")}
     assert rule.read_record(echo) is None
+    assert rule.read_record(json.dumps(with_quotes(rule.schema))) is None
+    assert rule.read_record(json.dumps({**rule.schema, "title": "Paper"})) is None
 
 
 @pytest.mark.parametrize("answer", ['{"result": {"a": 1}}', '{"A": 1}'])

@@ -1,4 +1,4 @@
-"""The keyword `format`: what is one, as RFC 3339 and RFC 3986 have it."""
+"""The keyword `format`: what is one, as RFC 3339, RFC 3986 and RFC 5321 have it."""
 
 import pytest
 
@@ -16,7 +16,9 @@ from corm_batch.tasks.formats import FORMATS
         ("uri", ["https://example.org/a?b=c#d", "mailto:a@example.org", "urn:isbn:0451450523", "https://a/%C3%A9"],
          ["not a uri", "example.org", "http://a b", "https://a/%zz", "https://a/é"]),
         ("hostname", ["example.org", "a-b.c"], ["-a.org", "a..b", "a b", "x" * 64]),
-        ("email", ["a.b@example.org"], ["none", "office @ home", "a@b@c", "call a@example.org"]),
+        ("email", ["a.b@example.org", "a+b/c@x", '"a b"@c.org', "a@[10.0.0.1]", "jürgen@bücher.de"],
+         ["none", "office @ home", "a@b@c", "call a@example.org", "a@example.org.", "<a@example.org>",
+          "a@b.org, c@d.org", "mailto:a@example.org", "a@b..org", ".a@b.org", "a@b.org;"]),
         ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["1234"]),
         ("ipv4", ["10.0.0.1"], ["999.1.1.1"]),
         ("unheard-of", ["anything"], []),
