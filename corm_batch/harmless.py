@@ -1,4 +1,4 @@
-"""Texts that can be shown anywhere: no credentials of URIs, no character that a terminal obeys."""
+"""Texts that can be shown and stored anywhere: no credentials of URIs, nothing a terminal obeys, all of it UTF-8."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _SIGNED = re.compile(r"[?&](sig|[^=&#]*(signature|credential|token|secret|passw|
 _ACCESS_KEY = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+")
 _AT = re.compile("@|%40")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of characters that are acted on instead of shown
 
 
@@ -25,6 +26,11 @@ def harmless(text: str) -> str:
         else char
         for char in text
     )
+
+
+def in_utf8(text: str) -> str:
+    """`text` with U+FFFD for halves of surrogate pairs, which UTF-8 cannot hold; a "?" would be taken for its own."""
+    return text if text.isascii() else _HALF_A_PAIR.sub("\ufffd", text)
 
 
 def without_credentials(text: str) -> str:

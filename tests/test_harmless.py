@@ -1,6 +1,6 @@
 import pytest
 
-from corm_batch.harmless import harmless, without_credentials
+from corm_batch.harmless import harmless, in_utf8, without_credentials
 
 SECRETS = [
     "s3://KEY:SE/CRET@bucket/x",
@@ -49,6 +49,10 @@ def test_no_part_of_a_secret_is_shown(uri, around):
     text = without_credentials(around.format(uri))
     assert "***" in text
     assert not any(part in text for part in ("SE/", "CR", "ET@", "SECRET", "%2F"))
+
+
+def test_what_utf8_cannot_hold_is_replaced_by_what_no_text_has():
+    assert in_utf8("a\ud800b\udce9?\U0001f600") == "a\ufffdb\ufffd?\U0001f600"
 
 
 @pytest.mark.parametrize("text", LEGAL)

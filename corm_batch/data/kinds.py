@@ -14,6 +14,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from corm_batch.data.columns import is_list, is_text
+from corm_batch.harmless import in_utf8
 
 _REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError)
 _LEVELS_OF_A_TYPE = 64
@@ -154,7 +155,7 @@ def spelled(value: Any) -> str | None:
         )
     except (ValueError, RecursionError):
         text = f"<{type(value).__name__} that nests too deep or holds itself>"
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return in_utf8(text)
 
 
 def _with_text_keys(value: Any) -> Any:

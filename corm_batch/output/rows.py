@@ -14,6 +14,7 @@ from corm_batch.data.exploded import exploded
 from corm_batch.data.schema import RESULT_NAMES, SOURCE_FILE, SOURCE_ROW
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import AnswerError
+from corm_batch.harmless import in_utf8
 from corm_batch.output.transcript import Transcript
 from corm_batch.tasks.base import TaskResult
 
@@ -42,7 +43,7 @@ class DocumentRow:
         """The row with what was found of its answer, and with all that the document has cost by now."""
         said, figures = asdict(found), asdict(memory)
         if found.verify_error is not None:
-            said["verify_error"] = _clean(found.verify_error)
+            said["verify_error"] = in_utf8(found.verify_error)
         shared = {name: figures[name] for name in _SHARED}
         return DocumentRow({**self.result, **shared, **said}, {**self.memory, **figures, **said})
 
@@ -69,7 +70,7 @@ class DocumentRow:
         if other is not None and not better:
             error = other.unusable or f"{other.result['error_type']}: {other.result['error_message']}"
         shared = {name: getattr(memory, name) for name in _SHARED}
-        told = {"fallback": better, "fallback_error": _clean(error)}
+        told = {"fallback": better, "fallback_error": in_utf8(error)}
         return DocumentRow({**stands.result, **shared, **told}, {**stands.memory, **asdict(memory)})
 
     @property
@@ -123,14 +124,14 @@ class RowBuilder:
         values = {
             **self._identity(document, "ok"),
             **result.columns,
-            "output": _clean(result.output),
+            "output": in_utf8(result.output),
             "finish_reason": result.finish_reason,
             "pieces": result.pieces,
             "truncated": transcript.truncated,
             "repetition": transcript.repetition,
-            "reasoning_content": _clean(transcript.reasoning) or None,
+            "reasoning_content": in_utf8(transcript.reasoning) or None,
             "failed_fields": [
-                {"field": name, "reason": _clean(reason)} for name, reason in result.failed_fields.items()
+                {"field": name, "reason": in_utf8(reason)} for name, reason in result.failed_fields.items()
             ]
             or None,
         }
@@ -157,11 +158,11 @@ class RowBuilder:
         values = {
             **self._identity(document, "failed"),
             "error_type": error_type,
-            "error_message": _clean(message) or error_type,
+            "error_message": in_utf8(message) or error_type,
         }
         if transcript is not None and transcript.answers:
             values |= {
-                "output": _clean(transcript.text) or None,
+                "output": in_utf8(transcript.text) or None,
                 "finish_reason": transcript.finish_reason,
                 "pieces": len(transcript.answers),
                 "truncated": transcript.truncated,
@@ -176,7 +177,7 @@ class RowBuilder:
         row = self.failed(document, type(error).__name__, str(error), memory, transcript)
         kept = {**row.result, **error.columns}
         if error.output is not None:
-            kept["output"] = _clean(error.output)
+            kept["output"] = in_utf8(error.output)
         return row if self._problem(kept) else replace(row, result=kept)
 
     def gone(self, doc_id: str) -> DocumentRow:
@@ -194,13 +195,13 @@ class RowBuilder:
 
     def _identity(self, document: Document, status: str) -> dict[str, Any]:
         return {
-            "doc_id": _clean(document.doc_id),
+            "doc_id": in_utf8(document.doc_id),
             "content_sha256": document.content_sha256,
             "fingerprint": self.fingerprint,
             "carried_sha256": document.carried_sha256,
             "run_id": self.run_id,
             "status": status,
-            SOURCE_FILE.name: None if document.file is None else _clean(document.file),
+            SOURCE_FILE.name: None if document.file is None else in_utf8(document.file),
             SOURCE_ROW.name: document.row,
             **document.carried,
         }
@@ -210,8 +211,3 @@ class RowBuilder:
         shared = {name: figures.get(name) for name in _SHARED}
         key = {"doc_id": values["doc_id"], "run_id": self.run_id}
         return DocumentRow(result={**values, **shared}, memory={**self.constants, **figures, **key})
-
-
-def _clean(text: str) -> str:
-    """`text` without what UTF-8 cannot hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -35,7 +35,7 @@ def test_failed_row_has_the_same_columns(rows):
 
 def test_text_that_utf8_cannot_hold_is_replaced(rows):
     result, _ = stored(rows, rows.failed(Document("a\ud800", None), "ValueError", "bad \udfff character"))
-    assert (result["doc_id"], result["error_message"]) == ("a?", "bad ? character")
+    assert (result["doc_id"], result["error_message"]) == ("a\ufffd", "bad \ufffd character")
 
 
 def test_failure_without_a_message_says_its_type(rows):
@@ -63,7 +63,7 @@ def test_answered_row_is_marked(rows):
     assert result["failed_fields"] is None
     partly = TaskResult("out", {"score": None}, failed_fields={"score": "no number: \ud800"})
     result, _ = stored(rows, rows.answered(Document("a", "text"), partly, MemoryStats()))
-    assert result["failed_fields"] == [{"field": "score", "reason": "no number: ?"}]
+    assert result["failed_fields"] == [{"field": "score", "reason": "no number: \ufffd"}]
     assert (result["truncated"], result["reasoning_content"]) == (False, None)
 
 
@@ -71,7 +71,7 @@ def test_failed_row_keeps_everything_the_model_wrote(rows):
     said = transcript("first", "sec\ud800nd", truncated=True)
     row = rows.failed(Document("a", "text"), "ValueError", "bad", MemoryStats(), said)
     result, _ = stored(rows, row)
-    assert (result["status"], result["output"]) == ("failed", "first\n\nsec?nd")
+    assert (result["status"], result["output"]) == ("failed", "first\n\nsec\ufffdnd")
     assert (result["finish_reason"], result["pieces"], result["truncated"]) == ("length", 2, True)
     assert result["repetition"] > 0.9
 

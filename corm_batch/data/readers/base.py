@@ -63,8 +63,3 @@ class Reader(Plugin, kind="reader", package="corm_batch.data.readers"):
     def missing(self) -> list[str]:
         """The modules of `needs` that are not there."""
         return [name for name in self.needs if find_spec(name) is None]
-
-
-def clean(text: str) -> str:
-    """A text without what UTF-8 cannot hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")

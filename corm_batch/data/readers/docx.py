@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from corm_batch.data.readers.base import Content, Page, Reader, clean
+from corm_batch.data.readers.base import Content, Page, Reader
+from corm_batch.harmless import in_utf8
 
 _HEADING = "Heading "
 # What stands in no text: deleted or moved away, kept for old programs, instructions and properties.
@@ -44,7 +45,7 @@ class Docx(Reader, name="docx"):
         title = document.core_properties.title
         texts = [_finished("\n\n".join(filter(None, map(str.strip, page)))) for page in pages]
         is_paged = len(pages) > 1 or rendered
-        return Content([Page(text) for text in texts], clean(title).strip() or None, is_paged=is_paged)
+        return Content([Page(text) for text in texts], in_utf8(title).strip() or None, is_paged=is_paged)
 
 
 class _Walk:
@@ -150,7 +151,7 @@ def _finished(text: str) -> str:
     """A text with signs for what is raised or lowered in it, those of neighbours as one: 10^6^, H~2~O."""
     for mark, sign in ((_SUPERSCRIPT, "^"), (_SUBSCRIPT, "~")):
         text = text.replace(mark * 2, "").replace(mark, sign)
-    return clean(text)
+    return in_utf8(text)
 
 
 def _read_of(element: Any) -> list[Any]:

@@ -6,7 +6,8 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
-from corm_batch.data.readers.base import Content, Page, Reader, clean
+from corm_batch.data.readers.base import Content, Page, Reader
+from corm_batch.harmless import in_utf8
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -58,7 +59,7 @@ class Html(Reader, name="html"):
             sub_symbol="~",
         )
         text = as_markdown.convert_soup(soup)
-        return Content([Page(clean(_LONG_GAP.sub("\n\n", text).strip()))], clean(title) or None)
+        return Content([Page(in_utf8(_LONG_GAP.sub("\n\n", text).strip()))], in_utf8(title) or None)
 
 
 def _encoding(content: bytes) -> str | None:

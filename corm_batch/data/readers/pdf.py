@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from corm_batch.data.readers.base import Content, Page, Reader, clean
+from corm_batch.data.readers.base import Content, Page, Reader
+from corm_batch.harmless import in_utf8
 
 if TYPE_CHECKING:
     from pypdf import PageObject, PdfReader
@@ -38,7 +39,7 @@ class Pdf(Reader, name="pdf"):
         title = None
         with suppress(Exception):  # of damaged metadata; what the pages say stands
             title = reader.metadata.title if reader.metadata else None
-        return Content(pages, clean(str(title)).strip() or None if title else None, is_paged=True)
+        return Content(pages, in_utf8(str(title)).strip() or None if title else None, is_paged=True)
 
 
 def _page(reader: PdfReader, number: int) -> Page:
@@ -54,7 +55,7 @@ def _page(reader: PdfReader, number: int) -> Page:
             raise ValueError("it names no fonts and pictures, which it needs")
         else:
             page.pop("/Resources", None)
-        text = clean("\n".join([page.extract_text().strip(), *_form(page)])).strip()
+        text = in_utf8("\n".join([page.extract_text().strip(), *_form(page)])).strip()
     except Exception as error:  # what reading damaged pages raises has no bounds
         return Page("", problem=_reason(error))
     has_picture = False
@@ -72,7 +73,7 @@ def _form(page: PageObject) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    return clean(" ".join(str(error).split()) or type(error).__name__)
+    return in_utf8(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _at(found: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 import pytest
 
-from corm_batch.data.readers.base import Content, Page, Reader, clean
+from corm_batch.data.readers.base import Content, Page, Reader
+from corm_batch.harmless import in_utf8
 
 
 def test_readers_are_found_and_no_two_take_one_name():
@@ -24,6 +25,6 @@ def test_garbage_is_content_or_an_error(name, content):
     try:
         found = Reader.from_spec({"name": name}).read(content)
     except Exception as error:
-        found = Content([Page(clean(str(error)))])
+        found = Content([Page(in_utf8(str(error)))])
     assert isinstance(found, Content)
-    assert all(isinstance(page, Page) and clean(page.text) == page.text for page in found.pages)
+    assert all(isinstance(page, Page) and in_utf8(page.text) == page.text for page in found.pages)
