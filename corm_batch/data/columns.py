@@ -24,6 +24,11 @@ def folder_columns(uri: str) -> dict[str, str | None]:
     }
 
 
+def listed(name: str) -> str:
+    """The name of a column as a message lists it: in quotes where blanks, or that it is none, would not be seen."""
+    return name if name == name.strip() != "" and name.isprintable() else repr(name)
+
+
 def value_in(row: Mapping[str, Any], name: str) -> Any:
     """The value of a column of a row, or of what dots lead to; None where there is none."""
     try:

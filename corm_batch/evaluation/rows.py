@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from corm_batch.data.columns import listed
 from corm_batch.data.filesystem import list_files, read_whole
 from corm_batch.data.sources.zstd_file import ZstdFile
 from corm_batch.errors import SourceError
@@ -81,7 +82,7 @@ def read_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
         for number, values in enumerate(_read(file)):
             if missing := [column for column in columns if column not in values]:
                 raise SourceError(
-                    f"{file}, row {number}: no column {', '.join(missing)}; there are: {', '.join(values)}"
+                    f"{file}, row {number}: no column {', '.join(missing)}; there are: {', '.join(map(listed, values))}"
                 )
             yield Row(file, number, values)
 

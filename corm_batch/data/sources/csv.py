@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from corm_batch.data.columns import folder_columns
+from corm_batch.data.columns import folder_columns, listed
 from corm_batch.data.document import Document
 from corm_batch.data.sources.base import Split
 from corm_batch.data.sources.foreign_json import encoding_problem
@@ -75,7 +75,7 @@ class CsvSource(TableSource, name="csv"):
         for name in self.wanted(columns, names):
             of_folder = name in folders and name not in names and name != self.text_column
             if names.count(name) != 1 and not of_folder:
-                found = ", ".join([*names, *(f"{one} (its folder's)" for one in folders)])
+                found = ", ".join([*map(listed, names), *(f"{one} (its folder's)" for one in folders)])
                 raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found}")
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import pyarrow as pa
 from pydantic import Field, PrivateAttr, ValidationError
 
-from corm_batch.data.columns import is_in, place_in, value_in
+from corm_batch.data.columns import is_in, listed, place_in, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import kind_of, python_value
@@ -154,7 +154,7 @@ class GivenRows(TableSource):
         return {name: kind_of([value_in(row, name) for row in rows]) for name in columns}
 
     def _lacks(self, name: str, names: Sequence[Any]) -> SpecError:
-        found = ", ".join(map(str, names)) or "none"
+        found = ", ".join(listed(str(one)) for one in names) or "none"
         why = " for ids, as another run's documents have the same places" if name == self.id_column else ""
         return SpecError(f"source: documents: one column {name!r} is wanted{why}; there are: {found}")
 

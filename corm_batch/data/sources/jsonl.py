@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from corm_batch.data.columns import folder_columns, is_in, value_in
+from corm_batch.data.columns import folder_columns, is_in, listed, value_in
 from corm_batch.data.document import Document
 from corm_batch.data.kinds import kind_of
 from corm_batch.data.sources.base import Split
@@ -61,7 +61,8 @@ class JsonlSource(TableSource, name="jsonl"):
             which = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
             raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
         if missing := [name for name in self.wanted(columns, found) if name not in found | led_to]:
-            raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {', '.join(sorted(found))}")
+            known = ", ".join(map(listed, sorted(found)))
+            raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {known}")
         return [Split(uri, 0, kinds={name: kind_of([row[name] for row in rows]) for name in columns})]
 
     def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:

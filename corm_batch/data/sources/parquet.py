@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corm_batch.data.cells import may_be_ids, may_be_text
-from corm_batch.data.columns import Place, folder_columns, place_in
+from corm_batch.data.columns import Place, folder_columns, listed, place_in
 from corm_batch.data.document import Document
 from corm_batch.data.filesystem import open_file
 from corm_batch.data.kinds import python_value
@@ -78,7 +78,7 @@ def _place(uri: str, schema: pa.Schema, name: str, folders: Container[str]) -> P
     except KeyError:
         if name in folders and name not in schema.names:
             return None
-        found = [f"{field.name} ({field.type})" for field in schema]
+        found = [f"{listed(field.name)} ({field.type})" for field in schema]
         found += [f"{one} (its folder's)" for one in folder_columns(uri)]
         raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {', '.join(found) or 'none'}") from None
 

@@ -130,12 +130,14 @@ def test_empty_and_foreign_files(tmp_path):
         CsvSource(uri=str(tmp_path)).splits()
     (tmp_path / "utf16.csv").write_bytes("doc_id,text\n1,one\n".encode("utf-16"))
     (tmp_path / "twice.csv").write_bytes(b"text,text\n1,2\n")
+    (tmp_path / "blank_before.csv").write_bytes(b"doc_id, text,\n1,2,3\n")
     (tmp_path / "good.csv").write_bytes(b"text\none\n")
     told = {split.uri.rpartition("/")[2]: split.error for split in CsvSource(uri=str(tmp_path)).splits() if split.error}
     assert told["utf16.csv"].startswith("it holds UTF-16, not UTF-8; convert it")
     assert told["utf16.csv"].endswith("utf16.csv > utf16-converted.csv")
     assert told["twice.csv"] == "one column 'text' is wanted; the file has: text, text"
-    assert len(told) == 2
+    assert told["blank_before.csv"] == "one column 'text' is wanted; the file has: doc_id, ' text', ''"
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(
