@@ -18,6 +18,7 @@ from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.penalties import Penalties
 from corm_batch.engine.rules import Rules
 from corm_batch.engine.sequence import Row
+from corm_batch.ops.select import select_likeliest
 
 Edits = tuple[Tensor, Tensor, Tensor]
 """Rows [E] and tokens [E] of logits, and what is added to each, [E] float32."""
@@ -165,27 +166,30 @@ def sample(logits_SV: Tensor, choice: Choice, step: int = 0) -> Sampled:
         choice: of the same rows.
         step: which of its steps.
     """
-    ruled = logits_SV.to(torch.float32, copy=choice.constraint is not None)
+    ruled = logits_SV
+    if choice.changes is not None or choice.penalties is not None or choice.constraint is not None:
+        ruled = logits_SV.to(torch.float32, copy=choice.constraint is not None)
     if choice.changes is not None:
         ruled = choice.changes.apply(ruled, step)
     if choice.penalties is not None:
         ruled = choice.penalties.apply(ruled)
     if choice.constraint is not None:
         choice.constraint.apply(ruled)
-    likeliest = ruled.argmax(dim=-1)
-    tokens = likeliest.clone()
+    tokens, highest_S, total_S = select_likeliest(logits_SV.device)(ruled)
+    logits_S = highest_S
     if (draws := choice.draws) is not None:
-        drawn = _inverse_transform(ruled[draws.rows], draws, draws.uniform[step])
+        drawn = _inverse_transform(ruled[draws.rows].float(), draws, draws.uniform[step])
         tokens.index_copy_(0, draws.rows, drawn)
     if (given := choice.given) is not None:
         tokens.index_copy_(0, given.rows, given.tokens[step])
-    logits_2S = ruled.gather(1, torch.stack((tokens, likeliest), dim=1)).t()
-    total_S = ruled.logsumexp(dim=-1)
-    total_S = torch.where(total_S == -torch.inf, 0.0, total_S)
-    likeliest_SK, logits_SK = tokens.new_empty(len(tokens), 0), ruled[:, :0]
+    if draws is not None or given is not None:
+        logits_S = ruled.gather(1, tokens[:, None])[:, 0].float()
+    logprobs = torch.stack((logits_S, highest_S)) - total_S
+    likeliest_SK, logprobs_SK = tokens.new_empty(len(tokens), 0), logprobs.new_empty(len(tokens), 0)
     if choice.told is not None:
-        likeliest_SK, logits_SK = choice.told.apply(ruled)
-    return Sampled(tokens, logits_2S - total_S, likeliest_SK, logits_SK - total_S[:, None])
+        likeliest_SK, logits_SK = choice.told.apply(ruled.float())
+        logprobs_SK = logits_SK - total_S[:, None]
+    return Sampled(tokens, logprobs, likeliest_SK, logprobs_SK)
 
 
 def _give(rows: abc.Sequence[Row], num_steps: int, device: torch.device) -> Given | None:

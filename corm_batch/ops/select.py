@@ -1,4 +1,4 @@
-"""select_ops(), select_mask(): the plain definitions or their Triton kernels, whichever a device runs best."""
+"""The plain definitions of operations or their Triton kernels, whichever a device runs best."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.gather import gather_entries
+from corm_batch.ops.likeliest import likeliest_tokens
 from corm_batch.ops.mask import mask_tokens
 from corm_batch.ops.pages import Entries
 from corm_batch.ops.reduction import reduce_columns
@@ -65,6 +66,15 @@ def select_mask(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], None
     from corm_batch.ops.kernels import mask  # torch for CPU has no triton
 
     return mask.mask_tokens
+
+
+def select_likeliest(device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """`likeliest_tokens`: its kernel on a GPU, the definition elsewhere."""
+    if device.type != "cuda":
+        return likeliest_tokens
+    from corm_batch.ops.kernels import likeliest  # torch for CPU has no triton
+
+    return likeliest.likeliest_tokens
 
 
 def _kernels() -> Ops:
