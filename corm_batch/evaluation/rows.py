@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
+from corm_batch.data.cells import is_no_utf8
 from corm_batch.data.columns import listed
-from corm_batch.data.filesystem import list_files, read_whole
-from corm_batch.data.sources.zstd_file import ZstdFile
+from corm_batch.data.filesystem import list_files, reason
+from corm_batch.data.sources.csv import CsvSource
+from corm_batch.data.sources.jsonl import lines_of, parsed
+from corm_batch.data.sources.packed import PACKED, unpacked
 from corm_batch.errors import SourceError
 
 Values = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
-_PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,16 @@ def read_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
     Raises:
         SourceError: no file there, one that cannot be read, or a row without one of the columns.
     """
-    files = list_files(uri, [f"{kind}{packed}" for kind in _READERS for packed in ("", *_PACKED)])
+    files = list_files(uri, [f"{kind}{packed}" for kind in _READERS for packed in PACKED])
     if not files:
         raise SourceError(f"{uri}: no file found there; read are: {', '.join(_READERS)}, also with .gz or .zst")
     for file in files:
-        for number, values in enumerate(_read(file)):
+        for number, values in enumerate(_read(file, columns)):
+            if isinstance(values, str) or is_no_utf8(values):
+                problem = (
+                    values if isinstance(values, str) else "it holds invalid UTF-8, as text of another encoding does"
+                )
+                raise SourceError(f"{file}, row {number}: {problem}")
             if missing := [column for column in columns if column not in values]:
                 raise SourceError(
                     f"{file}, row {number}: no column {', '.join(missing)}; there are: {', '.join(map(listed, values))}"
@@ -97,52 +101,53 @@ def first_of_each(rows: Iterable[Row], key: Callable[[Row], Key], count: int) ->
             yield of_row, row
 
 
-def _read(file: str) -> Iterator[Values]:
-    """The rows of one file."""
-    packed = next((kind for suffix, kind in _PACKED.items() if file.endswith(suffix)), None)
-    name = file.rpartition(".")[0] if packed else file
-    reader = next((reader for suffix, reader in _READERS.items() if name.lower().endswith(suffix)), None)
+def _read(file: str, columns: Sequence[str]) -> Iterator[Values | str]:
+    """The rows of one file, or what is wrong with one."""
+    name = file.removesuffix(".gz").removesuffix(".zst").lower()
+    reader = next((reader for suffix, reader in _READERS.items() if name.endswith(suffix)), None)
     if reader is None:
         raise SourceError(f"{file}: a file of another kind; read are: {', '.join(_READERS)}, also with .gz or .zst")
     try:
-        content = read_whole(file)
-        if packed == "zstd":
-            content = ZstdFile(io.BytesIO(content)).readall()
-        elif packed:
-            with pa.CompressedInputStream(pa.BufferReader(content), packed) as stream:
-                content = stream.read()
-        yield from reader(content)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise SourceError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from error
+        yield from reader(file, columns)
+    except SourceError:
+        raise
+    except Exception as error:  # of whoever unpacks or decodes it
+        raise SourceError(f"{file}: cannot be read: {reason(error)}") from error
 
 
-def _parquet(content: bytes) -> Iterator[Values]:
-    for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches():
+def _parquet(file: str, columns: Sequence[str]) -> Iterator[Values]:
+    with unpacked(file) as plain:
+        parquet = pq.ParquetFile(pa.BufferReader(plain.read()))
+    _check_once(file, parquet.schema_arrow.names, columns)
+    for batch in parquet.iter_batches():
         yield from batch.to_pylist()
 
 
-def _json_lines(content: bytes) -> Iterator[Values]:
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n")):  # texts may hold other line breaks
-        if line.strip():
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise ValueError(f"line {number + 1} holds no JSON object but {type(value).__name__}")
-            yield value
+def _json_lines(file: str, columns: Sequence[str]) -> Iterator[Values | str]:
+    with lines_of(file) as lines:
+        yield from map(parsed, lines)
 
 
-def _csv(content: bytes) -> Iterator[Values]:
+def _csv(file: str, columns: Sequence[str]) -> Iterator[Values | str]:
     """All of it text: 007, 1.10 and yes are what they are."""
-    multiline = pa.csv.ParseOptions(newlines_in_values=True)
-    names = pa.csv.open_csv(io.BytesIO(content), parse_options=multiline).schema.names
-    as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    yield from pa.csv.read_csv(io.BytesIO(content), parse_options=multiline, convert_options=as_text).to_pylist()
+    with CsvSource(uri=file).rows(file, columns) as (names, rows):
+        _check_once(file, names, columns)
+        for fields in rows:
+            yield fields if isinstance(fields, str) else dict(zip(names, fields, strict=True))
 
 
-def _text(content: bytes) -> Iterator[Values]:
-    yield {"text": content.decode("utf-8-sig")}
+def _text(file: str, columns: Sequence[str]) -> Iterator[Values]:
+    with unpacked(file) as plain:
+        yield {"text": plain.read().decode("utf-8-sig")}
 
 
-_READERS: dict[str, Callable[[bytes], Iterator[Values]]] = {
+def _check_once(file: str, names: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse a file that has a column twice, of which one would be dropped without a word."""
+    if twice := [column for column in columns if names.count(column) > 1]:
+        raise SourceError(f"{file}: column {twice[0]!r} is there twice; there are: {', '.join(map(listed, names))}")
+
+
+_READERS: dict[str, Callable[[str, Sequence[str]], Iterator[Values | str]]] = {
     ".parquet": _parquet,
     ".jsonl": _json_lines,
     ".csv": _csv,

@@ -61,8 +61,15 @@ def test_a_text_file_is_one_row_and_a_folder_is_all_its_files(write, tmp_path):
     ("name", "content", "message"),
     [
         ("t.jsonl", '{"a": 1}\n', "t.jsonl, row 0: no column b; there are: a"),
-        ("t.jsonl", '{"b": 1}\n[2]\n', "t.jsonl: cannot be read: line 2 holds no JSON object but list"),
-        ("t.jsonl", "no JSON", "t.jsonl: cannot be read: Expecting value"),
+        ("t.jsonl", '{"b": 1}\n[2]\n', "t.jsonl, row 1: the line holds no JSON object but list"),
+        ("t.jsonl", '{"b": 1}\nno JSON', r"t.jsonl, row 1: the line is no JSON \(Expecting value"),
+        ("t.jsonl", '{"b": 1, "b": 2}', "t.jsonl, row 0: the line gives 'b' twice in one object"),
+        ("t.jsonl", '{"b": ' + "[" * 5000 + "]" * 5000 + "}", "t.jsonl, row 0: the line is no JSON"),
+        ("t.jsonl", b'{"b": 1}\n{"b": "\xe9"}', "t.jsonl, row 1: it holds invalid UTF-8"),
+        ("t.csv", b"a,b\n1,2\n\xe9,3\n", "t.csv, row 1: it holds invalid UTF-8"),
+        ("t.csv", "a,b,b\n1,2,3\n", "t.csv: column 'b' is there twice; there are: a, b, b"),
+        ("t.csv", "a,b\n1,2\n3\n", "t.csv, row 1: the row has 1 fields, and there are 2 columns"),
+        ("t.csv", 'a,b\n1,"2\n3,4\n', "t.csv: the row that begins in line 2 opens a quote that nothing closes"),
         ("t.parquet", "no Parquet at all", "t.parquet: cannot be read: "),
         ("t.jsonl.gz", "no gzip", "t.jsonl.gz: cannot be read: "),
         ("t.docx", "a", r"t.docx: a file of another kind; read are: \.parquet, \.jsonl, \.csv, \.txt"),
@@ -71,6 +78,15 @@ def test_a_text_file_is_one_row_and_a_folder_is_all_its_files(write, tmp_path):
 def test_what_is_wrong_with_a_file_is_said(write, name, content, message):
     with pytest.raises(SourceError, match=message):
         list(read_rows(write(name, content), ["b"]))
+
+
+def test_a_column_that_parquet_has_twice_is_none(tmp_path):
+    file = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table([[1], [2], [3]], names=["a", "b", "b"]), file)
+    with pytest.raises(SourceError, match=r"t.parquet: column 'b' is there twice; there are: a, b, b"):
+        list(read_rows(file, ["b"]))
+    (row,) = read_rows(file, ["a"])
+    assert row.values["a"] == 1
 
 
 def test_nothing_there_is_said(tmp_path):

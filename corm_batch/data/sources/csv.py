@@ -44,7 +44,7 @@ class CsvSource(TableSource, name="csv"):
 
     def look(self, uri: str, columns: Sequence[str]) -> list[Split]:
         """The file as a split when it holds rows; reads its first rows."""
-        with self._rows(uri, columns) as (names, rows):
+        with self.rows(uri, columns) as (names, rows):
             if next(rows, None) is None:
                 return []
             self._check_columns(uri, names, columns)
@@ -57,17 +57,15 @@ class CsvSource(TableSource, name="csv"):
             FileError: the file ends within quotes; which row opens them.
         """
         folders = folder_columns(split.uri)
-        with self._rows(split.uri, [*columns, *carried]) as (names, rows):
+        with self.rows(split.uri, [*columns, *carried]) as (names, rows):
             self._check_columns(split.uri, names, [*columns, *carried])
             for number, fields in enumerate(rows):
                 origin = f"{split.uri}#{number}"
                 if isinstance(fields, str):
                     yield unusable(origin, fields)
-                elif len(fields) == len(names):
+                else:
                     row: Mapping[str, Any] = {**folders, **dict(zip(names, fields, strict=True))}
                     yield self.document(row, columns, origin, carried, names)
-                else:
-                    yield unusable(origin, f"the row has {len(fields)} fields, and there are {len(names)} columns")
 
     def _check_columns(self, uri: str, names: Sequence[str], columns: Sequence[str]) -> None:
         """Refuse a file that lacks a column, or has it twice."""
@@ -79,7 +77,7 @@ class CsvSource(TableSource, name="csv"):
                 raise ColumnsError(uri, f"one column {name!r} is wanted; the file has: {found}")
 
     @contextmanager
-    def _rows(self, uri: str, columns: Sequence[str]) -> Iterator[tuple[list[str], Iterator[list[str] | str]]]:
+    def rows(self, uri: str, columns: Sequence[str]) -> Iterator[tuple[list[str], Iterator[list[str] | str]]]:
         """The names in the first row of a file, and of all other rows that are not blank the fields, or what is wrong.
 
         Bytes that are no UTF-8 are halves of surrogate pairs, which are a problem of their rows.
@@ -104,7 +102,7 @@ class CsvSource(TableSource, name="csv"):
             names = next(rows, [])
             if isinstance(names, str):
                 raise FileError(uri, f"the names of its columns cannot be read: {names}")
-            yield names, filter(None, rows)
+            yield names, (_for_each(names, fields) for fields in rows if fields)
 
     def _parting(self, line: str, columns: Sequence[str], file: str) -> str:
         """The delimiter that makes most of the columns asked for of the first line; of equal ones the usual one."""
@@ -115,6 +113,13 @@ class CsvSource(TableSource, name="csv"):
 
         usual = "\t" if re.search(r"\.tsv(\.\w+)?$", file) else ","
         return max(usual, *_DELIMITERS, key=found)
+
+
+def _for_each(names: list[str], fields: list[str] | str) -> list[str] | str:
+    """The fields of a row, or what is wrong with it, where there is not one for each of the names."""
+    if isinstance(fields, str) or len(fields) == len(names):
+        return fields
+    return f"the row has {len(fields)} fields, and there are {len(names)} columns"
 
 
 class _Lines(Iterator[str]):

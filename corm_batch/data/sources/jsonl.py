@@ -40,11 +40,11 @@ class JsonlSource(TableSource, name="jsonl"):
         led_to = {*folders} - {self.text_column}  # names asked for that the file's own columns are not
         num_lines = 0
         try:
-            with _lines(uri) as lines:
+            with lines_of(uri) as lines:
                 for num_lines, line in enumerate(lines, 1):
                     if not found and len(head) < _LINES_LOOKED_AT:
                         head.append(line)
-                    if isinstance(row := _parse(line), dict):
+                    if isinstance(row := parsed(line), dict):
                         found.update(row)
                         rows.append({name: carried_value(value_in({**folders, **row}, name)) for name in columns})
                         led_to.update(name for name in asked if is_in(row, name))
@@ -59,7 +59,7 @@ class JsonlSource(TableSource, name="jsonl"):
             raise FileError(uri, problem)
         if not found:
             which = f"none of its {num_lines} lines has" if num_lines > 1 else "its only line does not have"
-            raise FileError(uri, f"{which} a JSON object with columns: {_parse(head[0])}")
+            raise FileError(uri, f"{which} a JSON object with columns: {parsed(head[0])}")
         if missing := [name for name in self.wanted(columns, found) if name not in found | led_to]:
             known = ", ".join(map(listed, sorted(found)))
             raise ColumnsError(uri, f"no line has a column {missing[0]!r}; there are: {known}")
@@ -68,10 +68,10 @@ class JsonlSource(TableSource, name="jsonl"):
     def documents(self, split: Split, columns: Sequence[str], carried: Sequence[str] = ()) -> Iterator[Document]:
         """The documents of one file; a line that is no JSON object, or lacks id or text, becomes one with a problem."""
         folders = folder_columns(split.uri)
-        with _lines(split.uri) as lines:
+        with lines_of(split.uri) as lines:
             for number, line in enumerate(lines):
                 origin = f"{split.uri}#{number}"
-                row = _parse(line)
+                row = parsed(line)
                 if isinstance(row, dict):
                     both = {**folders, **row}
                     values = {name: value_in(both, name) for name in self.wanted([*columns, *carried], row)}
@@ -82,7 +82,7 @@ class JsonlSource(TableSource, name="jsonl"):
 
 
 @contextmanager
-def _lines(uri: str) -> Iterator[Iterator[bytes]]:
+def lines_of(uri: str) -> Iterator[Iterator[bytes]]:
     """The lines of a file that are not blank, uncompressed, without byte order marks.
 
     Raises:
@@ -101,7 +101,7 @@ class _GivenTwice(BaseException):
 _DECODER = json.JSONDecoder(object_pairs_hook=partial(named_once, error=_GivenTwice))
 
 
-def _parse(line: bytes) -> dict[str, Any] | str:
+def parsed(line: bytes) -> dict[str, Any] | str:
     """The line's JSON object, or why it is none; what is no UTF-8 is its value's problem, as halves of pairs."""
     try:
         row = _DECODER.decode(line.decode("utf-8", "surrogateescape"))
