@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from corm_batch.budgets.measured import measured_values
@@ -110,14 +111,14 @@ def load_config(path: str, revision: str | None = None, trust_remote_code: bool 
 
     Raises:
         ModelLoadError: no model there, or its config cannot be read.
-        UnsupportedModelError: a format that is not read.
+        UnsupportedModelError: a format that is not read, or a model that writes no text by itself.
     """
     checkpoint = find_checkpoint(path, revision)
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.weights, revision=checkpoint.revision, trust_remote_code=trust_remote_code
         )
-        return config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except Exception as error:  # a config of somebody else's can fail in any way
         if checkpoint.adapter is not None:
             raise ModelLoadError(
@@ -125,6 +126,10 @@ def load_config(path: str, revision: str | None = None, trust_remote_code: bool 
                 f"{one_line(error)}; base_model_name_or_path in its {_ADAPTER_FILE} may be the path of a copy"
             ) from error
         raise ModelLoadError(f"model.name: cannot load {path!r}: {one_line(error)}") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not getattr(config, "auto_map", None):
+        whole = f"model.name: {path!r}: transformers has no causal language model of type {config.model_type!r}"
+        raise UnsupportedModelError(whole)
+    return text
 
 
 def merge_adapter(module: Any, checkpoint: Checkpoint) -> Any:

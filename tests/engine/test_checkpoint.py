@@ -47,6 +47,13 @@ def test_what_is_no_model_is_named(tmp_path, name, message):
         load_config(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("kind", ["mistral3", "clip", "t5"])
+def test_a_model_that_writes_no_text_by_itself_is_refused_by_its_type(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UnsupportedModelError, match=f"transformers has no causal language model of type '{kind}'"):
+        load_config(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", ["{not json", "", "[]", "[" * 5000 + "]" * 5000, '{"model_type": ["x"]}', "\0"])
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
