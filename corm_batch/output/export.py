@@ -12,8 +12,10 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from corm_batch.data.filesystem import list_files, read_whole, write_whole
 from corm_batch.data.formats.base import Format
 from corm_batch.data.newest_in_order import NewestInOrder
+from corm_batch.data.parts import folder, list_parts
 from corm_batch.data.published import published
 from corm_batch.data.sources.packed import PACKED
 from corm_batch.data.uri import resolve_uri
@@ -61,6 +63,22 @@ def export_rows(output_uri: str, target: str, kind: Format, *, memory: bool = Fa
     with published(resolve_uri(target)) as file, _packing(target, file, kind) as sink:
         kind.write(rows, rows.schema, sink)
     return rows.count
+
+
+def gather_rows(output_uri: str, target: str) -> int | None:
+    """All rows of a job in one file, as `export_rows`; None where it holds those of every part already.
+
+    A run that was ended may have committed parts that are in no file: up to which one this was written is kept beside
+    the records of runs.
+    """
+    root = resolve_uri(output_uri).rstrip("/")
+    newest, told = list_parts(folder(root, "results"))[-1], f"{root}/_job/gathered"
+    holds = "\n".join(uri.rpartition("/")[2] for uri in (target, newest)).encode()
+    if list_files(target) and list_files(told) and read_whole(told) == holds:
+        return None
+    count = export_rows(output_uri, target, format_of(target))
+    write_whole(told, holds)
+    return count
 
 
 @contextmanager

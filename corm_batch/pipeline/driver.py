@@ -21,11 +21,11 @@ from corm_batch.audit.guard import Guard
 from corm_batch.cluster.connection import cluster_address, connected
 from corm_batch.cluster.health import cluster_answers
 from corm_batch.data.document import Document
-from corm_batch.data.filesystem import list_files, write_whole
+from corm_batch.data.filesystem import write_whole
 from corm_batch.data.parts import folder, list_parts
 from corm_batch.data.selection import Selection
 from corm_batch.output import clock
-from corm_batch.output.export import export_rows, format_of
+from corm_batch.output.export import gather_rows
 from corm_batch.output.lease import Lease
 from corm_batch.output.ledger import Ledger
 from corm_batch.output.rows import DocumentRow
@@ -113,7 +113,7 @@ class _Run:
         self._lease, self._stop = lease, stop
         self._on_event = on_event
         self._items: Iterator[Item] = iter(intake)
-        self._read_all, self._stage, self._committed = False, "", 0
+        self._read_all, self._stage = False, ""
         self._started = time.monotonic()
         self._progress = Progress(total=intake.total)
         self._metrics = JobMetrics(spec.name)
@@ -246,20 +246,19 @@ class _Run:
     def _commit(self) -> None:
         started = time.monotonic()
         count = self._writer.commit()
-        self._committed += count
         if count:
             self._metrics.committed(count, time.monotonic() - started)
             self._emit("commit", message=str(count))
 
     def _gather(self) -> None:
-        """Write all rows to one file, where that is wanted and something is new."""
+        """Write all rows to one file, where that is wanted and they are not in it."""
         uri, target = self._spec.output.uri, self._spec.output.whole_file
         if target is None or not list_parts(folder(uri, "results")):
             return
         if self._stop.requested:
             self._emit("notice", message=f"{target} is as it was: corm-batch export {uri} {target} writes it")
-        elif self._committed or self._writer.refill.text or not list_files(target):
-            self._emit("notice", message=f"{target} holds {export_rows(uri, target, format_of(target))} rows")
+        elif (count := gather_rows(uri, target)) is not None:
+            self._emit("notice", message=f"{target} holds {count} rows")
 
     def _enter(self, stage: str) -> None:
         """Tell what is waited for from now on; empty: nothing any more."""

@@ -18,7 +18,7 @@ from corm_batch.data.parts import list_parts
 from corm_batch.data.schema import column, result_schema
 from corm_batch.engine.figures import MemoryStats
 from corm_batch.errors import DamagedPartError, OutputError, SourceError, SpecError
-from corm_batch.output.export import export_rows, format_of
+from corm_batch.output.export import export_rows, format_of, gather_rows
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import OutputSection
 from corm_batch.tasks.base import TaskResult
@@ -118,6 +118,18 @@ def test_a_name_that_says_no_format_is_refused(name):
         format_of(name)
     with pytest.raises(SpecError, match=r"format\.name: no format is called 'xml'; there are:\n  arrow: Arrow IPC"):
         format_of(name, "xml")
+
+
+def test_one_file_is_written_again_where_it_lacks_what_is_committed(commit, tmp_path):
+    """As after a run that was killed before it came to that."""
+    out = f"{tmp_path}/out"
+    commit("run-1", a=("f", 0, 1))
+    assert gather_rows(out, f"{out}/results.csv") == 1
+    assert gather_rows(out, f"{out}/results.csv") is None
+    commit("run-2", b=("f", 1, 2))
+    assert gather_rows(out, f"{out}/results.jsonl") == 2
+    assert gather_rows(out, f"{out}/results.csv") == 2
+    assert csv.read_csv(f"{out}/results.csv")["doc_id"].to_pylist() == ["a", "b"]
 
 
 def test_what_cannot_be_exported_leaves_the_file_that_is_there(commit, tmp_path):

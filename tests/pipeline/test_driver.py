@@ -139,7 +139,7 @@ def test_replicas_end_before_all_rows_are_written_to_one_file(job, without_a_clu
     """GPUs cost while they are held."""
     done = []
     monkeypatch.setattr(driver.ActorPool, "close", lambda pool: done.append("replicas"))
-    monkeypatch.setattr(driver, "export_rows", lambda *_: done.append("file"))
+    monkeypatch.setattr(driver, "gather_rows", lambda *_: done.append("file"))
     run_job(job({"a": "One."}, output={"format": "csv"}), load_model=scripted())
     assert done[:2] == ["replicas", "file"]
 
