@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, meta, nodes, pass_context
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes, pass_context
 from jinja2.sandbox import SandboxedEnvironment
 
 
@@ -16,8 +17,24 @@ def _not_null(_: Any, value: Any) -> Any:
     if value is None:
         raise UndefinedError("a value it prints is null in this row (use {% if %} or the filter default('', true))")
     if callable(value) and not isinstance(value, Undefined):
-        raise UndefinedError(f"a value it prints is a function, not a column or a part of one: {value!r:.60}")
+        name = getattr(value, "__name__", type(value).__name__)  # not where it lies: rows that fail alike say the same
+        raise UndefinedError(f"a value it prints is a function, not a column or a part of one: {name}")
     return value
+
+
+class _Method(StrictUndefined):
+    """A method of a value that has nothing under its name: not there, but to whoever calls it."""
+
+    jinja_pass_arg = unsafe_callable = alters_data = None  # Jinja asks before a call, and would ask the method that
+
+    def __init__(self, method: MethodType | BuiltinMethodType) -> None:
+        owner, name = method.__self__, method.__name__
+        hint = f"{name} is a method of {type(owner).__name__}, not a column or a part of one"
+        super().__init__(hint, owner, name)
+        self._method = method
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._method(*args, **options)
 
 
 ROW = "row"
@@ -25,11 +42,14 @@ ROW = "row"
 
 
 class _Environment(SandboxedEnvironment):
-    """One in which `order.items` is what `order` has under this name, before it is a method of Python's."""
+    """One in which `order.items` is what `order` has under this name; where it has nothing, a method to call alone."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """What a dot leads to."""
-        return obj[attribute] if isinstance(obj, Mapping) and attribute in obj else super().getattr(obj, attribute)
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        found = super().getattr(obj, attribute)
+        return _Method(found) if isinstance(found, MethodType | BuiltinMethodType) else found
 
 
 ENVIRONMENT = _Environment(undefined=StrictUndefined, finalize=_not_null, keep_trailing_newline=True, optimized=False)
@@ -60,9 +80,25 @@ def undeclared(tree: nodes.Template) -> set[str]:
     return meta.find_undeclared_variables(tree) | (named - called - set_here)
 
 
-def variables(template: str) -> set[str]:
-    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column."""
+def parsed(template: str) -> nodes.Template:
+    """What a template says.
+
+    Raises:
+        TemplateSyntaxError: it is none, or takes Jinja's own `self` for a column.
+    """
     tree = ENVIRONMENT.parse(template)
+    if own := next((one for one in tree.find_all(nodes.Name) if one.name == "self"), None):
+        raise TemplateSyntaxError(f'self is a word of Jinja\'s: a column of that name is {ROW}["self"]', own.lineno)
+    return tree
+
+
+def variables(template: str) -> set[str]:
+    """Names the template takes from outside; of `row["any name"]` the name, unless `row` is itself a column.
+
+    Raises:
+        TemplateSyntaxError: see `parsed`.
+    """
+    tree = parsed(template)
     names = undeclared(tree)
     items = [
         item for item in tree.find_all(nodes.Getitem) if isinstance(item.node, nodes.Name) and item.node.name == ROW

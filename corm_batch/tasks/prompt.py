@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from corm_batch.data.document import Document
-from corm_batch.data.template import ENVIRONMENT, ROW, variables
+from corm_batch.data.template import ENVIRONMENT, ROW, parsed, variables
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, TaskResult
 from corm_batch.tasks.messages import Message, Role
@@ -29,6 +29,7 @@ def _valid_template(source: str) -> str:
     can be rendered for no document."""
     try:
         tokens = [(kind, value) for _, kind, value in ENVIRONMENT.lex(source)]
+        parsed(source)
         ENVIRONMENT.from_string(source)
     except (TemplateError, RecursionError) as error:
         raise ValueError(f'no valid template: {error} (a column of any name: {ROW}["any name"])') from error

@@ -30,10 +30,12 @@ def test_template_over_the_rows_columns(fake_asker, answer):
 def test_a_column_may_be_called_like_a_function_of_jinjas(fake_asker, answer):
     with pytest.raises(SpecError, match="a value it prints is a function"):
         prompt_task("{% for i in range(2) %} {{ i }}{% endfor %}{{ range }} {{ text }}")
-    task = prompt_task("{{ range }} {{ dict | upper }} {{ text }}")
+    with pytest.raises(SpecError, match=r"self is a word of Jinja's: a column of that name is row\[\"self\"\]"):
+        prompt_task("{{ self }} {{ text }}")
+    task = prompt_task("{{ range }} {{ dict | upper }} {{ row['self'] }} {{ text }}")
     asker = fake_asker(lambda prompt: "fine")
-    answer(task, asker, "the text", range="1-3", dict="ox")
-    assert asker.prompts[0].instruction == "1-3 OX the text"
+    answer(task, asker, "the text", range="1-3", dict="ox", self="me")
+    assert asker.prompts[0].instruction == "1-3 OX me the text"
 
 
 def test_parts_of_a_column_may_be_called_like_methods(fake_asker, answer):
@@ -41,7 +43,7 @@ def test_parts_of_a_column_may_be_called_like_methods(fake_asker, answer):
     asker = fake_asker(lambda prompt: "fine")
     answer(task, asker, "the text", order={"items": ["a", "b"], "values": 3})
     assert asker.prompts[0].instruction == "a+b 3 the text"
-    with pytest.raises(DocumentError, match="a value it prints is a function"):
+    with pytest.raises(DocumentError, match=r"values is a method of dict, not a column or a part of one$"):
         answer(task, asker, "the text", order={"items": ["a", "b"]})
     answer(
         prompt_task("{% for k, v in order.items() %}{{ k }}={{ v }} {% endfor %}{{ text }}"), asker, "x", order={"a": 1}
