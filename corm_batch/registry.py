@@ -70,7 +70,7 @@ def describe(error: ValidationError, prefix: str, model: type[BaseModel]) -> str
             continue
         path = ".".join(part for part in (prefix, *(str(part) for part in item["loc"])) if part)
         if item["type"] == "extra_forbidden":
-            known = f"unknown key; known here: {', '.join(_keys(model, item['loc']))}"
+            known = f"unknown key; known here: {', '.join(_keys(model, item['loc'])) or 'none'}"
             lines.append(f"{path}: {_elsewhere(model, item['loc']) or known}")
         else:
             given = "" if item["type"] == "missing" or not item["loc"] else f", got {shown(item['input'])}"

@@ -9,7 +9,7 @@ never sees a form; a query sees what was kept decoded. Everything that moves ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from corm_batch.errors import SpecError
 from corm_batch.ops.form import FormKernels, Stored
 from corm_batch.ops.pages import Column
-from corm_batch.registry import Plugin
+from corm_batch.registry import Plugin, shown
 
 
 class Projections(NamedTuple):
@@ -122,6 +122,8 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
 
 def _select(value: Any) -> Storage:
     """The form that a name, or a mapping with one, selects; what is wrong with it is told as a part of the engine."""
+    if not isinstance(value, str | Mapping | Storage):
+        raise SpecError(f"engine.storage: expected a name, or a mapping with one, got {shown(value)}")
     try:
         return Storage.from_spec({"name": value} if isinstance(value, str) else value)
     except SpecError as error:
