@@ -106,7 +106,7 @@ class EngineAsker:
             BrokenEngineError: the engine failed as a whole.
         """
         ask = Ask(prompt, sampling, stop, grammar)
-        return await self._answer(ask, await self._request(ask, self._encoded(ask)), self.memory)
+        return await self._answer(ask, await self._request(ask, self._tokenizer.encode(prompt)), self.memory)
 
     async def ask_all(self, asks: Sequence[Ask]) -> list[Answer | DocumentError]:
         """Several things about one text, all in flight at once. What the prompts begin with alike is read once, if that
@@ -117,9 +117,12 @@ class EngineAsker:
         """
         found: dict[int, Answer | DocumentError] = {}
         requests: dict[int, Request] = {}
-        for place, ask in enumerate(asks):
+        encoded = self._tokenizer.encode_all([ask.prompt for ask in asks])
+        for place, (ask, token_ids) in enumerate(zip(asks, encoded, strict=True)):
             try:
-                requests[place] = await self._request(ask, self._encoded(ask))
+                if isinstance(token_ids, DocumentError):
+                    raise token_ids
+                requests[place] = await self._request(ask, token_ids)
             except DocumentError as error:
                 found[place] = error
         spent: list[MemoryStats] = []
@@ -149,26 +152,17 @@ class EngineAsker:
         found |= dict(zip(requests, answers, strict=True))
         return [found[place] for place in range(len(asks))]
 
-    def _encoded(self, ask: Ask) -> Sequence[int]:
-        """The prompt's token ids.
+    async def _request(self, ask: Ask, token_ids: Sequence[int]) -> Request:
+        """What the engine is asked, the whole prompt in it.
 
         Raises:
-            DocumentError: it does not fit.
+            DocumentError: it does not fit, or cannot be made of another text.
         """
-        token_ids = self._tokenizer.encode(ask.prompt)
         if room_left(len(token_ids), ask.sampling.max_new_tokens, self._max_model_len) < 0:
             raise DocumentError(
                 f"{len(token_ids)} prompt tokens and {ask.sampling.max_new_tokens} for the answer do not fit "
                 f"the model's context of {self._max_model_len}"
             )
-        return token_ids
-
-    async def _request(self, ask: Ask, token_ids: Sequence[int]) -> Request:
-        """What the engine is asked, the whole prompt in it.
-
-        Raises:
-            DocumentError: the prompt cannot be made of another text.
-        """
         self._asked += 1
         number, instruction, grammar = self._asked, None, ask.grammar
         if self._pins_instruction:

@@ -28,6 +28,6 @@ def unchanged_ends(token_ids: Sequence[int], other_ids: Sequence[int]) -> tuple[
 
 def common_beginning(lists: Sequence[Sequence[int]]) -> int:
     """How many token ids all lists begin with alike, where none of them ends."""
-    shortest = min(map(len, lists))
-    columns = enumerate(zip(*(ids[: shortest - 1] for ids in lists), strict=True))
-    return next((i for i, column in columns if len(set(column)) > 1), max(0, shortest - 1))
+    ordered, shortest = sorted(map(tuple, lists)), min(map(len, lists))
+    pairs = zip(ordered[0][: shortest - 1], ordered[-1][: shortest - 1], strict=True)  # these begin as all do
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), max(0, shortest - 1))

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from corm_batch.engine.checkpoint import one_line
 from corm_batch.engine.request import TokenLogprob
-from corm_batch.errors import ModelLoadError
+from corm_batch.errors import DocumentError, ModelLoadError
 from corm_batch.grammar.spelling import bytes_of_tokens
 from corm_batch.tasks.base import AnswerToken, Prompt
 from corm_batch.text.chat_template import end_tokens
@@ -119,9 +119,28 @@ class PromptTokenizer:
         if not self._tokenizer.chat_template:
             return tuple(self._tokenizer(self._layout.plain(prompt), split_special_tokens=True)["input_ids"])
         messages = self._layout.messages(prompt)
-        if not any(self._special_pattern.search(message["content"]) for message in messages):
+        if not self._holds_special(messages):
             return tuple(self._encode_text(self._layout.rendered(prompt, messages), split_special_tokens=False))
         return self._encode_as_text(prompt, messages)
+
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...] | DocumentError]:
+        """Several prompts as `encode` has each, or why it has not; on all of the host's cores where that can be."""
+        found: dict[int, tuple[int, ...] | DocumentError] = {}
+        texts: dict[int, str] = {}
+        for place, prompt in enumerate(prompts):
+            try:
+                messages = self._layout.messages(prompt)
+                if self.has_template and not self._holds_special(messages):
+                    texts[place] = self._layout.rendered(prompt, messages)
+                else:
+                    found[place] = self.encode(prompt)
+            except DocumentError as error:
+                found[place] = error
+        if texts:
+            with self._lock:
+                encoded = self._tokenizer([*texts.values()], add_special_tokens=False, split_special_tokens=False)
+            found |= zip(texts, map(tuple, encoded["input_ids"]), strict=True)
+        return [found[place] for place in range(len(prompts))]
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
         """A chat as the model's template lays it out, up to where the answer starts."""
@@ -131,6 +150,10 @@ class PromptTokenizer:
         """What `render` gave as token ids: special tokens in it are what they are."""
         with self._lock:
             return self._encode_text(text, split_special_tokens=False)
+
+    def _holds_special(self, messages: Messages) -> bool:
+        """Whether a content has what looks like a special token."""
+        return any(self._special_pattern.search(message["content"]) for message in messages)
 
     def _encode_text(self, text: str, *, split_special_tokens: bool) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[

@@ -155,13 +155,17 @@ async def alone_request(question, pins):
 def test_prompts_that_begin_otherwise_are_read_by_themselves_and_the_figures_say_why():
     """A template that puts the question first; and a text too short to be worth it."""
     first = PromptTokenizer.from_pretrained(MODEL)
-    first.encode = lambda prompt: TOKENIZER.encode(Prompt(f"{prompt.instruction}\n\n{prompt.text}", ""))
+    first.encode_all = lambda prompts: [
+        TOKENIZER.encode(Prompt(f"{prompt.instruction}\n\n{prompt.text}", "")) for prompt in prompts
+    ]
     engine = ScriptedEngine(TOKENIZER.decode)
     asker, found = ask_questions(engine, first)
     assert [type(one) for one in found] == [Answer] * 4
     assert engine.readings == []
     assert len(asker.memory) == 4
-    assert asker.spent().prompt_tokens == sum(len(first.encode(Prompt(LONG, question))) for question in QUESTIONS)
+    assert asker.spent().prompt_tokens == sum(
+        map(len, first.encode_all([Prompt(LONG, question) for question in QUESTIONS]))
+    )
     assert "does the template put the text first?" in asker.spent().read_apart
 
     async def test(asker):

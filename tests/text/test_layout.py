@@ -80,6 +80,9 @@ def test_a_chat_that_the_template_refuses_or_cuts_is_refused(tokenizer):
     assert made.encode(chat(("user", "Hi.")))
     with pytest.raises(DocumentError, match="the model's chat template refuses the messages: too many"):
         made.encode(chat(*SHOTS))
+    first, refused, last = made.encode_all([chat(("user", "Hi.")), chat(*SHOTS), chat(("user", "Ho."))])
+    assert isinstance(refused, DocumentError)
+    assert [first, last] == [made.encode(chat(("user", said))) for said in ("Hi.", "Ho.")]
 
 
 def test_without_a_template_a_question_is_text_and_a_chat_is_refused(tokenizer):

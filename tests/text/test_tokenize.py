@@ -45,6 +45,13 @@ def test_user_role_joins_text_and_instruction(reference):
     assert list(tokenizer.encode(Prompt("", QUESTION))) == alone
 
 
+def test_several_are_encoded_as_each_is(reference):
+    tokenizer = PromptTokenizer(reference)
+    prompts = [Prompt(TEXT, QUESTION), Prompt(f"{TEXT} <|end|>", QUESTION), Prompt("", QUESTION), Prompt(TEXT, "Why?")]
+    assert tokenizer.encode_all(prompts) == [tokenizer.encode(one) for one in prompts]
+    assert tokenizer.encode_all([]) == []
+
+
 @pytest.mark.parametrize("text", ["a<|end|>b", "<|document|><|question|>", "x <|answer|> \ue0000\ue000 y", "<|pad|>"])
 def test_special_tokens_in_a_text_are_text(reference, text):
     tokenizer = PromptTokenizer(reference, document_role="document")
