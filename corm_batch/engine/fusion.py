@@ -74,8 +74,7 @@ def _sharing_numbers(backend: str) -> Callable[..., Any]:
                     graph.graph.erase_node(node)
                 elif node.target is _MEASURED and (gate_and_up := _swiglu(node.args[0])):
                     node.target, node.args = _GATED, gate_and_up
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        graph.recompile()  # what is dead now goes later: here, what is changed in place would count as dead
         return compile_graph(graph, inputs)
 
     return share

@@ -22,6 +22,7 @@ from corm_batch.engine.fp8 import quantize_linears
 from corm_batch.engine.fusion import fuse, slice_rows
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.ops.causal import causal_attention
+from corm_batch.ops.scaled import FP8
 from tests.conftest import llama_config
 
 SMALL = {
@@ -131,7 +132,27 @@ def test_products_of_one_input_share_its_numbers():
     assert distance(fused, plain, Prompt(33, "cpu")) < 1e-5
     rows = torch.ops.corm_batch
     assert (found[rows.measured_rows.default], found[rows.gated_rows.default]) == (3, 1)
-    assert found[torch.nn.functional.silu] == 0
+
+
+class Scattering(torch.nn.Module):
+    """A layer of 8-bit weights whose result is changed in place, as that of experts is."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1).to(FP8), requires_grad=False)
+
+    def forward(self, hidden):
+        out = torch.zeros_like(hidden)
+        out.index_add_(0, torch.tensor([2, 0, 1]), hidden)
+        return out
+
+
+def test_what_a_layer_changes_in_place_is_changed():
+    module = torch.nn.Module()
+    module.layers = torch.nn.ModuleList([Scattering()])
+    fuse(module, backend="aot_eager")
+    hidden = torch.randn(3, 4)
+    assert torch.equal(module.layers[0](hidden), hidden[[1, 2, 0]])
 
 
 def test_long_prompts_compile_the_slice_not_the_loop():
