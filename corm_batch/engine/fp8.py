@@ -60,12 +60,16 @@ class Fp8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., K] -> [..., N]."""
-        if self.weight_scale is None:
-            return linear(input, self.weight, self.bias)
+        return self.multiply(input, self.weight, self.weight_scale, self.bias)
+
+    def multiply(self, input: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        """`forward` with the layer's weights, or some rows of them."""
+        if weight_scale is None:
+            return linear(input, weight, bias)
         if not self.quantizes_input:
-            return linear(input, dequantize(self.weight, self.weight_scale).to(input.dtype), self.bias)
-        out = scaled_linear(input, self.weight, self.weight_scale, self.input_scale)
-        return out if self.bias is None else out + self.bias
+            return linear(input, dequantize(weight, weight_scale).to(input.dtype), bias)
+        out = scaled_linear(input, weight, weight_scale, self.input_scale)
+        return out if bias is None else out + bias
 
     @torch.no_grad()
     def quantize(self, weight: Tensor) -> None:

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from corm_batch.ops.scaled import FP8, gated_rows, measured_rows, quantize_blocks, quantize_rows
+from corm_batch.ops.scaled import gated_rows, measured_rows, multiply_numbers, quantize_blocks, quantize_rows
 
 MLP_ROWS = 16_384
 """Rows an MLP takes at once: plenty for its matrix products to run at full speed, and few enough that its wide
 activations (three of 14,336 columns in an 8B Llama: 1.4 GB) stay this size however long the prompt."""
 
 _MEASURED, _GATED = measured_rows._opoverload, gated_rows._opoverload  # as nodes of a graph name them
+_QUANTIZE = (quantize_rows, quantize_blocks, _MEASURED)
 
 _MLP_NAMES = ("mlp", "feed_forward", "block_sparse_moe")
 
@@ -37,7 +39,7 @@ def slice_rows(module: torch.nn.Module, at_most: int = MLP_ROWS) -> None:
                 setattr(layer, name, _Sliced(mlp, at_most))
 
 
-def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
+def fuse(module: torch.nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile what lies between a layer's matrix products (norms, rotary embedding, activations), in place.
 
     Layers of one kind share their code, whatever the number of tokens; a single token alone has code of its own. It is
@@ -48,8 +50,7 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
         module: a transformers model.
         backend: of `torch.compile`.
     """
-    in_8_bits = any(parameter.dtype == FP8 for parameter in module.parameters())
-    compiler = _sharing_numbers(backend) if in_8_bits else backend
+    compiler = _sharing_products(backend)
     layers = decoder_layers(module)
     sliced = [child.inner for layer in layers for child in layer.children() if isinstance(child, _Sliced)]
     norms = [child for name, child in decoder(module).named_children() if layers and "norm" in name]
@@ -57,27 +58,58 @@ def fuse(module: torch.nn.Module, backend: str = "inductor") -> None:
         part.compile(dynamic=True, backend=compiler)
 
 
-def _sharing_numbers(backend: str) -> Callable[..., Any]:
-    """The backend, given graphs in which an input of several products is quantised once, for q, k and v have the same,
-    and SwiGLU together with its quantisation."""
+def rows_of(whole: Tensor, start: int, stop: int) -> Tensor:
+    """Some rows of a tensor, as one node of a graph: products of one input with all of them become one."""
+    return whole[start:stop]
+
+
+def _sharing_products(backend: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The backend, given graphs in which an input of several products is quantised once, SwiGLU together with its
+    quantisation, and the products of one input with the rows of one tensor, such as q, k and v, are one product."""
     compile_graph = torch._dynamo.lookup_backend(backend)
-    for function in (quantize_rows, quantize_blocks):  # each a node of its own in a graph, by which it is known here
+    for function in (quantize_rows, quantize_blocks, multiply_numbers, rows_of):  # nodes of a graph, known by them
         torch.compiler.allow_in_graph(function)
 
     def share(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-        first: dict[Any, torch.fx.Node] = {}
-        for node in list(graph.graph.nodes):
-            if node.target in (quantize_rows, quantize_blocks, _MEASURED):
-                before = first.setdefault((node.target, node.args), node)
-                if before is not node:
-                    node.replace_all_uses_with(before)
-                    graph.graph.erase_node(node)
-                elif node.target is _MEASURED and (gate_and_up := _swiglu(node.args[0])):
-                    node.target, node.args = _GATED, gate_and_up
+        _share_numbers(graph.graph)
+        _join_products(graph.graph)
         graph.recompile()  # what is dead now goes later: here, what is changed in place would count as dead
         return compile_graph(graph, inputs)
 
     return share
+
+
+def _share_numbers(graph: torch.fx.Graph) -> None:
+    """Quantise each input once, and SwiGLU while it is computed."""
+    first: dict[Any, torch.fx.Node] = {}
+    for node in list(graph.nodes):
+        quantised: Any = node.args[0] if node.target is operator.getitem else node
+        if getattr(quantised, "target", None) not in _QUANTIZE:
+            continue
+        before = first.setdefault((node.target, node.args), node)
+        if before is not node:
+            node.replace_all_uses_with(before)
+            graph.erase_node(node)
+        elif node.target is _MEASURED and (gate_and_up := _swiglu(node.args[0])):
+            node.target, node.args = _GATED, gate_and_up
+
+
+def _join_products(graph: torch.fx.Graph) -> None:
+    """One product in place of those of one input with all the rows of a tensor, part by part."""
+    products: dict[Any, list[tuple[torch.fx.Node, Any]]] = {}
+    for node in graph.nodes:
+        parts = [one for one in node.args if getattr(one, "target", None) is rows_of]  # weights, then bias or scales
+        if node.target in (linear, multiply_numbers) and parts:
+            wholes = tuple(one.args[0] if one in parts else one for one in node.args)
+            products.setdefault((node.target, wholes), []).append((node, parts[0].args))
+    for (target, wholes), found in products.items():
+        first, (weight, *_) = found[0]
+        if sum(stop - start for _, (_, start, stop) in found) < weight.meta["example_value"].shape[0]:
+            continue
+        with graph.inserting_before(first):
+            product = graph.call_function(target, wholes)
+        for node, (_, start, stop) in found:
+            node.target, node.args = torch.narrow, (product, -1, start, stop - start)
 
 
 def _swiglu(node: Any) -> tuple[torch.fx.Node, torch.fx.Node] | None:

@@ -24,6 +24,7 @@ from corm_batch.engine.fp8 import exact_inputs, quantize_linears, refuse_old_gpu
 from corm_batch.engine.fp8_format import foreign_quantization, refuse_quantizing, stored_fp8
 from corm_batch.engine.fp8_loading import Fp8Config, as_stored, make_plain, settle
 from corm_batch.engine.fusion import fuse, slice_rows
+from corm_batch.engine.joined import join_projections
 from corm_batch.engine.probe import probe
 from corm_batch.engine.ranks import ALONE, Ranks
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
@@ -289,10 +290,11 @@ def _some(keys: Sequence[str]) -> str:
 
 
 def speed_up(module: torch.nn.Module, num_shards: int = 1) -> None:
-    """Bound what an MLP needs for a long prompt, and on a GPU compile the layers, in place.
+    """Bound what an MLP needs for a long prompt, and on a GPU join projections and compile the layers, in place.
 
     Layers that talk to other GPUs are left uncompiled: collectives in compiled code have not been measured.
     """
     slice_rows(module)
     if num_shards == 1 and next(module.parameters()).device.type == "cuda":
+        join_projections(module)
         fuse(module)

@@ -51,7 +51,7 @@ def gated_rows(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """`measured_rows` of SwiGLU, silu(gate) * up in float32: in one kernel on a GPU, nothing of it in memory.
 
     Args:
-        gate, up: [..., K] of one shape and dtype.
+        gate, up: [..., K] of one shape and dtype; rows may lie apart.
 
     Returns:
         numbers [..., K] e4m3, scales [..., 1] float32.
@@ -75,12 +75,12 @@ def _(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 @measured_rows.register_fake
 def _(value: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(value, dtype=FP8), value.new_empty((*value.shape[:-1], 1), dtype=torch.float32)
+    return value.new_empty(value.shape, dtype=FP8), value.new_empty((*value.shape[:-1], 1), dtype=torch.float32)
 
 
 @gated_rows.register_fake
 def _(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(gate, dtype=FP8), gate.new_empty((*gate.shape[:-1], 1), dtype=torch.float32)
+    return gate.new_empty(gate.shape, dtype=FP8), gate.new_empty((*gate.shape[:-1], 1), dtype=torch.float32)
 
 
 def quantize_blocks(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,21 +145,36 @@ def scaled_linear(value: Tensor, weight_NK: Tensor, weight_scale: Tensor, input_
     Returns:
         [..., N] in the input's dtype.
     """
-    by_row = is_by_row(weight_NK, weight_scale)
-    if not by_row:
+    if not is_by_row(weight_NK, weight_scale):
         number, scale = quantize_blocks(value)
     elif input_scale is not None:
         number, scale = quantize_rows(value, input_scale)
     else:
         number, scale = measured_rows(value)
+    return multiply_numbers(number, scale, weight_NK, weight_scale, value.dtype)
+
+
+def multiply_numbers(
+    number: Tensor, scale: Tensor, weight_NK: Tensor, weight_scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """`scaled_linear` of an input that has been quantised.
+
+    Args:
+        number, scale: of the input [..., K].
+        weight_NK, weight_scale: as `scaled_product`.
+        dtype: of what comes out.
+
+    Returns:
+        [..., N].
+    """
     number_TK, scale = number.reshape(-1, number.shape[-1]), scale.reshape(-1, scale.shape[-1])
-    if not value.is_cuda:
+    if not number.is_cuda:
         product = scaled_product(number_TK, scale, weight_NK, weight_scale)
-    elif by_row:
+    elif is_by_row(weight_NK, weight_scale):
         product = row_product(number_TK, scale, weight_NK, weight_scale)
     else:
         product = block_product(number_TK, scale, weight_NK, weight_scale)
-    out: Tensor = product.to(value.dtype).unflatten(0, value.shape[:-1])
+    out: Tensor = product.to(dtype).unflatten(0, number.shape[:-1])
     return out
 
 
