@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.sequence import Row
-from corm_batch.grammar.matcher import Matcher, fill
+from corm_batch.grammar.matcher import Matcher, fill, take_all
 from corm_batch.ops.select import select_mask
 
 
@@ -30,6 +30,10 @@ class Constraint:
         self._places = [i for i, _, matcher in found if matcher is not None]
         self._matchers = [matcher for _, _, matcher in found if matcher is not None]
         self._held = [rows[i] for i in self._places]
+        held = list(zip(self._places, self._matchers, strict=True))
+        is_scored = [row.sequence.request.answer_ids is not None for row in self._held]
+        self._choosing = [one for one, scored in zip(held, is_scored, strict=True) if not scored]
+        self._scored = [one for one, scored in zip(held, is_scored, strict=True) if scored]  # of tokens of any kind
         self._rows = torch.tensor(self._places).to(device)
         on_gpu = device.type == "cuda"
         # copies from and to memory like this are the device's to make, while the host goes on
@@ -77,6 +81,7 @@ class Constraint:
         if self._copied is not None:
             self._copied.synchronize()
         tokens = self._newest.tolist()
-        for place, matcher in zip(self._places, self._matchers, strict=True):
+        take_all([(matcher, tokens[place]) for place, matcher in self._choosing])
+        for place, matcher in self._scored:
             matcher.take(tokens[place])
         fill(self._matchers, self._mask.numpy())

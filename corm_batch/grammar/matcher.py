@@ -145,16 +145,25 @@ class Matcher:
 
     def take(self, token: int) -> None:
         """Go on by one token."""
+        if self._notes(token) and self._state.try_consume_tokens([token]):
+            self._has_taken()
+
+    def _notes(self, token: int) -> bool:
+        """Note the next token of the answer; whether it is one for the grammar."""
         was_free = self.is_free
         self._tokens.append(token)
         if self._start is None:
             newest = self._tokens[-len(self._after.encode()) :]
             if self._after in self._tokenizer.decode_str(newest):
                 self._start = len(self._tokens)
-        elif not was_free and token not in self._ends and self._state.try_consume_tokens([token]):
-            self._num_taken += 1
-            if self._state.is_stopped() and self._state.is_accepting():
-                self._whole_at = len(self._tokens)
+            return False
+        return not was_free and token not in self._ends
+
+    def _has_taken(self) -> None:
+        """The state went on by the token last noted."""
+        self._num_taken += 1
+        if self._state.is_stopped() and self._state.is_accepting():
+            self._whole_at = len(self._tokens)
 
     def is_whole_at(self, num_tokens: int) -> bool:
         """Whether nothing can follow the first `num_tokens` of the tokens followed: the answer is at its end."""
@@ -208,6 +217,22 @@ def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
         _executor().unsafe_compute_mask_ptr(asked, mask_MW.ctypes.data, mask_MW.strides[0], len(mask_MW))
     for one, mask_W in zip(matchers, mask_MW, strict=True):
         one._settle(mask_W)
+
+
+def take_all(steps: Sequence[tuple[Matcher, int]]) -> None:
+    """Have answers go on by one token each, side by side on the host's cores.
+
+    Args:
+        steps: matchers of one model, no two of them the same, each with a token that its mask allowed: behind any other
+            the library could not go back.
+    """
+    in_turn = sorted(steps, key=lambda step: step[0].lexer)  # neighbours are one thread's
+    asked = [(one, token) for one, token in in_turn if one._notes(token)]
+    if asked:
+        went_on = _executor().consume_token_par([(one._state, token) for one, token in asked])
+        for (one, _), has_gone in zip(asked, went_on, strict=True):
+            if has_gone:
+                one._has_taken()
 
 
 @cache

@@ -14,7 +14,7 @@ from corm_batch.errors import GrammarError
 from corm_batch.grammar import matcher as matcher_module
 from corm_batch.grammar.definition import allowed
 from corm_batch.grammar.grammar import Grammar
-from corm_batch.grammar.matcher import Matchers, fill
+from corm_batch.grammar.matcher import Matchers, fill, take_all
 from tests.conftest import REFERENCE_MODEL
 from tests.grammar.tokenizers_of import byte_fallback, byte_letters, byte_level
 
@@ -116,6 +116,33 @@ def test_answers_side_by_side_have_masks_of_their_own():
         fill([matcher], alone)
         assert (alone[0] == mask_W).all()
     assert (mask[2] == -1).all()
+
+
+def test_answers_that_go_on_side_by_side_stand_where_each_would_alone():
+    tokenizer, writes = byte_level()
+    end = tokenizer.eos_token_id
+    matchers = Matchers(lambda: tokenizer, len(tokenizer), {end}, num_lexers=2)
+    grammars = [grammar for grammar, _ in FORMS.values()] * 2
+    together, alone = ([matchers.matcher(grammar) for grammar in grammars] for _ in range(2))
+    chance, ended = np.random.default_rng(2), 0
+    for _ in range(8):
+        tokens = [int(chance.choice(sorted(masks(one, len(writes))))) for one in alone]
+        take_all(list(zip(together, tokens, strict=True)))
+        for one, token in zip(alone, tokens, strict=True):
+            one.take(token)
+        ended += tokens.count(end)
+        for one, other in zip(together, alone, strict=True):
+            assert masks(one, len(writes)) == masks(other, len(writes))
+            assert [one.is_whole_at(size) for size in range(9)] == [other.is_whole_at(size) for size in range(9)]
+            assert one.is_free == other.is_free
+            assert one.problem == ""
+    assert ended
+    for one in together:  # and back
+        one.follow([])
+    take_all([])
+    assert [masks(one, len(writes)) for one in together] == [
+        masks(matchers.matcher(grammar), len(writes)) for grammar in grammars
+    ]
 
 
 def test_answers_take_turns_with_lexers_and_are_asked_for_lexer_by_lexer(monkeypatch):
