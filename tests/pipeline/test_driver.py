@@ -368,7 +368,7 @@ def test_stolen_lease_ends_the_run_at_once(job, without_a_cluster, tmp_path, mon
     def steal(event):
         if event.kind == "document":
             answered.append(event.row)
-        if len(answered) == 1:
+        if answered:  # again and again: one that renews may have looked right before, and write right after
             place.write_text(json.dumps({**json.loads(place.read_text()), "token": "of another"}))
 
     spec = job(documents)
