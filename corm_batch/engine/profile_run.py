@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import abc
 
 import torch
@@ -35,6 +36,7 @@ def measure_pool_bytes(
 ) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
     transient = _largest_pass(config, model, policies, columns, bases)
+    gc.collect()  # an engine that is gone may lie in a cycle until then, and its pages would count as used
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(0, int((free - transient - DRIVER_BYTES) * config.memory_fraction))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -92,6 +95,22 @@ def test_the_largest_pass_is_taken_off(tiny_llama, device_memory, monkeypatch, f
     found = measured(tiny_llama, context, monkeypatch, step_token_budget=64, **fields)
     assert device_memory == passes
     assert found == 10**9 - DRIVER_BYTES - taken
+
+
+def test_an_engine_that_is_gone_takes_nothing(tiny_llama, device_memory, monkeypatch):
+    class Gone:
+        def __init__(self):
+            self.itself = self
+
+    monkeypatch.setattr(profile_run.torch.cuda, "empty_cache", lambda: told.append(gone() is None))
+    gc.disable()
+    try:
+        told, gone = [], weakref.ref(Gone())
+        assert gone() is not None
+        measured(tiny_llama, 100, monkeypatch, step_token_budget=64)
+    finally:
+        gc.enable()
+    assert told == [True]
 
 
 def test_a_long_pass_is_measured_on_shorter_ones(tiny_llama, device_memory, monkeypatch):
