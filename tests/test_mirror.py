@@ -20,6 +20,7 @@ WHOLE = {
     "budgets/test_budgets.py": "what every budget has to hold",
     "storage/test_storage.py": "what every form of storage has to hold, alone and in the engine",
     "policies/test_policies.py": "what every policy has to hold",
+    "kv/test_uneven.py": "a cache of layers whose entries are of different widths, against one for each",
     "pipeline/test_exactly_once.py": "a job whose processes are killed",
     "pipeline/test_faulty_store.py": "a job whose store fails",
     "report/page/test_browser.py": "the page in a browser",

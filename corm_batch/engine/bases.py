@@ -1,9 +1,9 @@
-"""find_bases(), refuse_lost(): the directions in which a form of low rank has a loaded model's keys and values stored,
-and whether they leave anything of what the model says."""
+"""find_bases(), refuse_lost(), find_layout(): the directions in which a form of low rank has a loaded model's keys and
+values stored, whether they leave anything of what the model says, and what stands in pages then."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.fusion import decoder_layers
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.rotary import find_rotary
 from corm_batch.engine.text_batch import TextBatch
 from corm_batch.errors import UnsupportedModelError
+from corm_batch.kv.layout import Layout
 from corm_batch.ops.basis import Basis
+from corm_batch.ops.pages import Column, entry_columns
 from corm_batch.ops.scaled import dequantize
 from corm_batch.storage.base import Projections, Storage
 
@@ -85,6 +88,30 @@ def refuse_lost(model: LoadedModel, form: Storage, bases: Sequence[Basis] | None
             f"with keys and values so stored ({_MOST_NATS} are allowed): raise key_share and value_share, or take "
             "another form; eigen finds its directions on texts"
         )
+
+
+def find_layout(
+    model: LoadedModel, config: EngineConfig, own: Iterable[Column], bases: Sequence[Basis] | None
+) -> Layout:
+    """What stands in the pages of a rank's cache, by layer that has entries.
+
+    Args:
+        model, config: of the engine.
+        own: the policy's columns.
+        bases: as `find_bases` has them.
+
+    Raises:
+        SpecError, UnsupportedModelError: see `entry_columns`.
+    """
+    form, shape = config.form, model.shard
+    key, value, *others = entry_columns(form, shape.head_dim, model.dtype, own)
+    by_layer = [
+        (key, value, *others)
+        if basis is None
+        else (key._replace(width=basis.key.shape[-1]), value._replace(width=basis.value.shape[-1]), *others)
+        for basis in model.layers(config.sharing).own(bases or [None] * shape.num_layers)
+    ]
+    return Layout(by_layer, config.page_size, len(form.scales))
 
 
 class RebuiltBatch(TextBatch):

@@ -68,7 +68,7 @@ class DecodeBatch:
         """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S. A layer that borrows
         attends alone: what its owner has appended is there, and whatever that one's query voted for is still seen."""
         borrows, layer = layer in self.borrowing, self.cache.layers.row(layer)
-        policy, pages, ops = self.policies[layer], self.cache.pool.pages, self.cache.ops
+        policy, pages, ops = self.policies[layer], self.cache.pages(layer), self.cache.ops
         step_S = (self.positions + 1).int()
         if not borrows:
             born = new_entries(self.cache, policy, layer, key_KTD, value_KTD, step_S)

@@ -14,7 +14,7 @@ from weakref import WeakMethod
 import torch
 
 from corm_batch.engine.answers import Answers
-from corm_batch.engine.bases import find_bases, refuse_lost
+from corm_batch.engine.bases import find_bases, find_layout, refuse_lost
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.decoder import Decoder
 from corm_batch.engine.evictions import Evictions
@@ -39,8 +39,6 @@ from corm_batch.grammar.grammar import Grammar
 from corm_batch.grammar.matcher import Matchers
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.layers import Layers
-from corm_batch.kv.pool import page_bytes
-from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.full import Full
 from corm_batch.policies.sliding_window import SlidingWindow
@@ -86,17 +84,17 @@ class EngineCore:
         if form.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {form.name}")
         refuse_outliers(model.module, form)
-        columns = entry_columns(form, shape.head_dim, model.dtype, policy.columns)
         given, bases = config.pool_bytes(model.device.type), find_bases(model, form)
-        num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, columns, bases)
+        layout = find_layout(model, config, policy.columns, bases)
+        num_bytes = given // ranks.size if given else measure_pool_bytes(config, model, self.policies, layout, bases)
         refuse_lost(model, form, bases)
-        num_pages = ranks.least(max(1, num_bytes // page_bytes(config.page_size, columns)))
+        num_pages = ranks.least(max(1, num_bytes // layout.page_bytes))
         self._pins_problem = partial(
             find_pin_problem, policy, num_layers=len(layers.owners), num_heads=model.shape.num_kv_heads
         )
         self.cache = KVCache(
-            2 * config.max_sequences, layers, shape.num_kv_heads, config.page_size, num_pages, columns,
-            form, model.device, ranks.least, bases,
+            2 * config.max_sequences, layers, shape.num_kv_heads, num_pages, layout, form, model.device, ranks.least,
+            bases,
         )  # fmt: skip
         window = policy.needs.reduction.window if policy.needs.reduction else 256
         compact_every = config.compact_every or max(1, min(window, 256) // 2)

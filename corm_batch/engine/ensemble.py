@@ -17,6 +17,7 @@ import torch
 from pydantic import ByteSize
 from torch import Tensor
 
+from corm_batch.engine.bases import find_bases, find_layout
 from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import EngineCore, by_layer, serving
@@ -27,8 +28,7 @@ from corm_batch.engine.shared_pass import SharedPass
 from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.work import Prefill
 from corm_batch.errors import OutOfPages, SpecError
-from corm_batch.kv.pool import page_bytes
-from corm_batch.ops.pages import entry_columns
+from corm_batch.kv.layout import Layout
 from corm_batch.policies.base import KVPolicy
 from corm_batch.propagation.base import Propagation, propagation_problem
 
@@ -56,12 +56,12 @@ class Need:
     def num_bytes(self, num_tokens: int) -> int:
         """Of prompt and answer of so many tokens, at most: what the policy may keep, in pages, or all of it where the
         model is to read more behind the prompt."""
-        page_size, lists = self.config.page_size, len(self._limits.places) * self._limits.num_heads
-        most = lists * -(-num_tokens // page_size)
+        layout, heads = self._layout, self._limits.num_heads
+        most = layout.most_pages(num_tokens - 1, heads, 1)
         if self.policy.needs.extra_passes:
-            return self._page_bytes * most
-        kept = self._limits.pages(num_tokens, self.policy.num_first) + lists * -(-_GROWTH // page_size)
-        return self._page_bytes * min(most, kept)
+            return layout.page_bytes * most
+        kept = self._limits.pages(num_tokens, self.policy.num_first) + layout.most_pages(_GROWTH - 1, heads, 1)
+        return layout.page_bytes * min(most, kept)
 
     @cached_property
     def _limits(self) -> Limits:
@@ -69,13 +69,12 @@ class Need:
             raise SpecError(problem)
         sharing = self.config.sharing
         layers = by_layer(serving(self.policy, self.model, sharing), self.model.layers(sharing), self.model.windows)
-        return Limits(layers, self.model.shard.num_kv_heads, self.config.page_size, self.model.ranks)
+        return Limits(layers, self.model.shard.num_kv_heads, self._layout.by_layer, self.model.ranks)
 
     @cached_property
-    def _page_bytes(self) -> int:
-        form = self.config.storing(usual_storage(self.policy, self.model.shape, self.model.dtype)).form
-        columns = entry_columns(form, self.model.shard.head_dim, self.model.dtype, self.policy.columns)
-        return page_bytes(self.config.page_size, columns)
+    def _layout(self) -> Layout:
+        config = self.config.storing(usual_storage(self.policy, self.model.shape, self.model.dtype))
+        return find_layout(self.model, config, self.policy.columns, find_bases(self.model, config.form))
 
 
 def side_by_side_at_most(needs: Mapping[str, Need], num_bytes: int, longest: int) -> list[list[str]]:

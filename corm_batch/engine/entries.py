@@ -34,5 +34,5 @@ def new_entries(
     expiry = (expiring or policy).expiry(layer, asked)
     own = policy.born(layer, key_KND, value_KND, position)
     if not policy.columns:
-        own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.pool.own_columns)
+        own = tuple(column.zeros(*position.shape, device=position.device) for column in cache.layout.own_columns)
     return Entries(key_KND, value_KND, position, expiry, torch.zeros_like(expiry, dtype=torch.float32), own)

@@ -45,7 +45,7 @@ class Eviction:
     def __init__(self, cache: KVCache, policies: abc.Sequence[KVPolicy], ranks: Ranks) -> None:
         self.cache, self.policies, self.ranks = cache, policies, ranks
         self._pinning = next((one for one in policies if one.num_first or one.pins_instruction), policies[0])
-        self.limits = Limits(policies, cache.num_lists // len(policies), cache.pool.page_size, ranks)
+        self.limits = Limits(policies, cache.num_lists // len(policies), cache.layout.by_layer, ranks)
 
     def mean_entries(self, sequence: Sequence) -> int:
         """Entries of its own that a head of the sequence holds at most, however long its answer; mean over layers and
@@ -60,7 +60,7 @@ class Eviction:
             return pages
         # Besides its own entries, those copied of a page that is not full.
         own = num_tokens - sequence.num_shared
-        return min(pages + num_lists, num_lists * (1 + -(-(own - 1) // self.cache.pool.page_size)))
+        return min(pages + num_lists, self.cache.most_pages(own - 2, 2))
 
     def may_bind(self, layer: int, sequence: Sequence) -> bool:
         """As `Limits.may_bind`, of the sequence, however long its answer."""
@@ -108,8 +108,12 @@ class Eviction:
                 for rows in self._groups(layer, slots, most):
                     few = most if isinstance(most, int) else most[rows]
                     self._expire_surplus(layer, sequences[rows], slots[rows], slot_S[rows], step_S[rows], few, longest)
-        # A launch in every layer would have the device wait for the host.
-        lost = self.cache.ops.compact_lists(self.cache.pool.pages, self.cache.table.every_list(slot_S), step_S)
+        # A launch in every layer would have the device wait for the host: those that are alike have one.
+        layout, table, ops = self.cache.layout, self.cache.table, self.cache.ops
+        each = [
+            ops.compact_lists(self.cache.pages(run.start), table.lists_of(run, slot_S), step_S) for run in layout.runs
+        ]
+        lost = each[0] if len(each) == 1 else torch.cat(each, dim=1)
         for sequence, lost_L in zip(sequences, lost.unflatten(1, (len(self.policies), -1)).mean(dim=2), strict=True):
             sequence.lost_statistic += lost_L
             sequence.num_compacted = len(sequence.output)
@@ -204,7 +208,7 @@ class Eviction:
             return []
         if not policy.needs.keys:
             return [slice(None)]
-        head_dim = cache.pool.pages.key.shape[-1]
+        head_dim = cache.pages(layer).key.shape[-1]
         row_bytes = lengths.shape[1] * int(lengths.max()) * head_dim * torch.float32.itemsize  # decoded, at most
         size = max(1, _READ_BYTES // max(1, row_bytes))
         size = cache.agree(size) if joint else size
@@ -221,7 +225,7 @@ class Eviction:
         num_tokens: int,
     ) -> None:
         """Let what the budget leaves no room for expire with the last step; `most`, `num_tokens` as in `_survivors`."""
-        pages = self.cache.pool.pages
+        pages = self.cache.pages(layer)
         table, length = self.cache.table.own_lists(layer, slots, slot_S)
         needed = pages._replace(value=pages.value[..., :0])
         if not self.policies[layer].needs.keys:

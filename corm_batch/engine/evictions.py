@@ -133,22 +133,29 @@ class Evictions:
     def settle(self, reading: Sequence) -> None:
         """What a reading has kept stays for all that is asked about it: expiries that votes would move, which nobody
         casts any more, never come; those that are fixed at an entry's birth stay as they are."""
-        layers = self.cache.table.get_layers(reading.slot)
-        voting = [ids for policy, ids in zip(self.of(reading).policies, layers, strict=True) if votes(policy)]
-        if voting:
-            ids = torch.from_numpy(np.concatenate(voting)).to(self.cache.device)
-            self.cache.pool.pages.expiry.index_fill_(0, ids.long(), NEVER)
+        cache, policies = self.cache, self.of(reading).policies
+        layers = cache.table.get_layers(reading.slot)
+        for run in cache.layout.runs:
+            voting = [ids for policy, ids in zip(policies[run], layers[run], strict=True) if votes(policy)]
+            if voting:
+                ids = torch.from_numpy(np.concatenate(voting)).to(cache.device)
+                cache.pages(run.start).expiry.index_fill_(0, ids.long(), NEVER)
         reading.settled = self._settled(reading.slot)
 
     def _settled(self, slot: int) -> Settled:
         """What a reading that nothing changes any more holds, as all ranks have to know it."""
         cache = self.cache
         ids, lengths, _ = cache.table.ends(np.array([slot]), None)
-        page_size = cache.pool.page_size
-        live = lengths[..., None] - np.arange(ids.shape[-1]) * page_size
-        table, live_LKP = (torch.from_numpy(array).to(cache.device) for array in (ids, live))
-        expires = cache.pool.pages.expiry[table.long()] < NEVER
-        expires &= torch.arange(page_size, device=cache.device) < live_LKP[..., None]
-        own = lengths.max(axis=(1, 2)), ~expires.flatten(1).any(dim=1).cpu().numpy()
+        lasts = [self._lasts(run, ids[run], lengths[run]) for run in cache.layout.runs]
+        own = lengths.max(axis=(1, 2)), torch.cat(lasts).cpu().numpy()
         longest, lasting = zip(*self.ranks.gather(own), strict=True)
         return Settled(np.max(longest, axis=0), np.all(lasting, axis=0))
+
+    def _lasts(self, run: slice, ids_LSKP: np.ndarray, lengths_LSK: np.ndarray) -> Tensor:
+        """[L] bool, in which of some layers that are alike no entry of these lists ever expires."""
+        pages, device = self.cache.pages(run.start), self.cache.device
+        live = lengths_LSK[..., None] - np.arange(ids_LSKP.shape[-1]) * pages.size
+        table, live_LSKP = (torch.from_numpy(array).to(device) for array in (ids_LSKP, live))
+        expires = pages.expiry[table.long()] < NEVER
+        expires &= torch.arange(pages.size, device=device) < live_LSKP[..., None]
+        return ~expires.flatten(1).any(dim=1)

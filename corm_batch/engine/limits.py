@@ -25,7 +25,7 @@ class Limits:
     Args:
         policies: one a layer.
         num_heads: kv heads of a layer that this rank has.
-        page_size: entries a page.
+        page_sizes: by layer, entries a page.
         ranks: this one, and those that have the other heads.
 
     Attributes:
@@ -34,8 +34,10 @@ class Limits:
         joint: of each layer, whether ranks have to look at each other's heads.
     """
 
-    def __init__(self, policies: abc.Sequence[KVPolicy], num_heads: int, page_size: int, ranks: Ranks) -> None:
-        self.num_heads, self.page_size, self.num_ranks = num_heads, page_size, ranks.size
+    def __init__(
+        self, policies: abc.Sequence[KVPolicy], num_heads: int, page_sizes: abc.Sequence[int], ranks: Ranks
+    ) -> None:
+        self.num_heads, self.page_sizes, self.num_ranks = num_heads, page_sizes, ranks.size
         self.own_heads = slice(ranks.rank * num_heads, (ranks.rank + 1) * num_heads)
         self.places = [
             Place(layer, len(policies), num_heads * ranks.size, policy.num_pinned)
@@ -82,8 +84,8 @@ class Limits:
 
     def _pages(self, num_tokens: int, num_pins: int = 0) -> int:
         """Pages that a sequence of so many tokens holds here at most, once what need not stay is gone."""
-        pages, page_size = 0, self.page_size
-        for layer, budget in enumerate(self.budgets):
+        pages = 0
+        for layer, (budget, page_size) in enumerate(zip(self.budgets, self.page_sizes, strict=True)):
             held = np.minimum(self.most(layer, num_tokens, num_pins), np.full(self.num_heads, num_tokens))
             if budget is not None and budget.shared:  # one head may hold what all have together
                 together = int(held.sum()) * self.num_ranks

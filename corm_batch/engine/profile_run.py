@@ -16,8 +16,8 @@ from corm_batch.engine.rotary import rotary_for
 from corm_batch.engine.sequence import Sequence
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.layout import Layout
 from corm_batch.ops.basis import Basis
-from corm_batch.ops.pages import Column
 from corm_batch.policies.base import KVPolicy
 
 DRIVER_BYTES = 1 << 29
@@ -31,11 +31,11 @@ def measure_pool_bytes(
     config: EngineConfig,
     model: LoadedModel,
     policies: abc.Sequence[KVPolicy],
-    columns: abc.Sequence[Column],
+    layout: Layout,
     bases: abc.Sequence[Basis] | None = None,
 ) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
-    transient = _largest_pass(config, model, policies, columns, bases)
+    transient = _largest_pass(config, model, policies, layout, bases)
     gc.collect()  # an engine that is gone may lie in a cycle until then, and its pages would count as used
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
@@ -46,7 +46,7 @@ def _largest_pass(
     config: EngineConfig,
     model: LoadedModel,
     policies: abc.Sequence[KVPolicy],
-    columns: abc.Sequence[Column],
+    layout: Layout,
     bases: abc.Sequence[Basis] | None,
 ) -> int:
     """Bytes that the largest forward pass takes beside the pool: over a prompt that is kept, or over one that is scored
@@ -56,11 +56,11 @@ def _largest_pass(
 
     def kept(num_tokens: int) -> int:
         request = Request("", [0] * num_tokens, SamplingParams(max_new_tokens=1), instruction=(range(1),))
-        return _peak_bytes(config, model, policies, columns, bases, request)
+        return _peak_bytes(config, model, policies, layout, bases, request)
 
     def scored(num_tokens: int) -> int:
         request = Request("", [0] * num_tokens, answer_ids=[0], uncompressed=True)
-        return _peak_bytes(config, model, policies, columns, bases, request)
+        return _peak_bytes(config, model, policies, layout, bases, request)
 
     most = _extrapolated(max(config.step_token_budget, context if exact else 0), kept)
     return max(most, _extrapolated(context, scored)) if config.room_for_scoring and not exact else most
@@ -80,15 +80,14 @@ def _peak_bytes(
     config: EngineConfig,
     model: LoadedModel,
     policies: abc.Sequence[KVPolicy],
-    columns: abc.Sequence[Column],
+    layout: Layout,
     bases: abc.Sequence[Basis] | None,
     request: Request,
 ) -> int:
     """Device memory that a request takes while it is prefilled whole, its pages aside."""
     shape, device = model.shard, model.device
     cache = KVCache(
-        1, model.layers(config.sharing), shape.num_kv_heads, config.page_size, 1, columns, config.form, device,
-        bases=bases,
+        1, model.layers(config.sharing), shape.num_kv_heads, 1, layout, config.form, device, bases=bases,
     )  # fmt: skip
     sequence = Sequence(request, 0, len(policies), device)
     if sequence.stores:

@@ -56,9 +56,10 @@ class QuestionPass:
 
     def of(self, spans: abc.Sequence[Span], layer: int, reduction: Reduction | None) -> Questions:
         """Neighbours that go together in a layer, whose queries vote like this; made once for all such layers."""
-        key = self._spans.index(spans[0]), len(spans), _sees_one_copy(spans[0], layer), reduction
+        together, page_size = _sees_one_copy(spans[0], layer), self._cache.layout.by_layer[layer]
+        key = self._spans.index(spans[0]), len(spans), together, reduction, page_size
         if (questions := self._runs.get(key)) is None:
-            questions = self._runs[key] = Questions(spans, key[2], reduction, self._cache)
+            questions = self._runs[key] = Questions(spans, together, reduction, self._cache, page_size)
         return questions
 
 
@@ -70,14 +71,17 @@ class Questions:
         together: those about one reading see one copy of it; else each has its own, of all that its sequence holds.
         reduction: how their queries vote.
         cache: where the entries are.
+        page_size: entries a page in these layers.
 
     Attributes:
         where: where each question's own entries stand, as `attend` gives them.
     """
 
-    def __init__(self, spans: abc.Sequence[Span], together: bool, reduction: Reduction | None, cache: KVCache) -> None:
-        self.cache, self.reduction, self.together = cache, reduction, together
-        sequences, device, page_size = [span.sequence for span in spans], cache.device, cache.pool.page_size
+    def __init__(
+        self, spans: abc.Sequence[Span], together: bool, reduction: Reduction | None, cache: KVCache, page_size: int
+    ) -> None:
+        self.cache, self.reduction, self.together, self._page_size = cache, reduction, together, page_size
+        sequences, device = [span.sequence for span in spans], cache.device
         holders = [one.source if together else one for one in sequences]
         first = [n for n, holder in enumerate(holders) if n == 0 or holder is not holders[n - 1]]
         sizes, start, stop = np.array([(one.num_tokens, one.start, one.stop) for one in spans], np.int32).T
@@ -151,7 +155,7 @@ class Questions:
 
     def _without_others(self, layer: int, own: Entries) -> Entries:
         """Own entries without those that votes had to see in pages that are shared."""
-        if _pages_before(self.reduction, self.cache.pool.page_size) == 0:
+        if _pages_before(self.reduction, self._page_size) == 0:
             return own
         others = self._place_N < self._own.others[layer].T[:, self._owner_N]
         position, statistic = own.position.masked_fill(others, NEVER), own.statistic.masked_fill(others, 0.0)

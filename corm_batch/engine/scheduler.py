@@ -256,12 +256,12 @@ class Scheduler:
             return 0
         if sequence.num_shared:  # and what it copies of pages that are not full
             own = min(sequence.max_len - sequence.num_shared, self.most_entries(sequence))
-            return int(self.cache.num_lists * (own // self.cache.pool.page_size + 2))
+            return self.cache.most_pages(own, 2)
         ratio = 1.0
         if self.kept_ratio is not None and not sequence.keeps_all:
             ratio = min(1.0, self.kept_ratio * _HEADROOM)
         entries = min(ratio * sequence.max_len, self.most_entries(sequence))
-        return int(self.cache.num_lists * (entries // self.cache.pool.page_size + 1))
+        return self.cache.most_pages(entries, 1)
 
     def _growth(self, sequences: abc.Sequence[Sequence]) -> int:
         """Pages that sequences with a slot are still to take."""

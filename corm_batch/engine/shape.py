@@ -11,9 +11,8 @@ import torch
 from corm_batch.engine.checkpoint import load_config
 from corm_batch.errors import ModelLoadError
 from corm_batch.kv.layers import Layers
-from corm_batch.kv.pool import page_bytes
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Column, entry_columns, kv_bytes
+from corm_batch.ops.pages import Column, entry_columns, kv_bytes, page_bytes
 
 _PLAIN_KEYS = frozenset(
     ("gemma", "gemma2", "granite", "llama", "ministral", "ministral3", "mistral", "mixtral", "olmo", "phi3", "qwen3",
@@ -91,14 +90,17 @@ class ModelShape:
         """Tokens of prompt and answer together: the model's own number, or a lower `limit`."""
         return min(limit or self.max_model_len, self.max_model_len)
 
-    def page_bytes_per_token(self, form: Form, dtype: torch.dtype, own: Iterable[Column] = ()) -> int:
+    def page_bytes_per_token(
+        self, form: Form, dtype: torch.dtype, own: Iterable[Column] = (), page_size: int = 16
+    ) -> int:
         """Bytes of pages that one token takes, all layers and kv heads, where nothing of it has left.
 
         Args:
             form, dtype, own: as `entry_columns`.
+            page_size: entries of a page.
         """
-        entry = page_bytes(1, entry_columns(form, self.head_dim, dtype, own))
-        return self.num_layers * self.num_kv_heads * entry
+        page = page_bytes(page_size, entry_columns(form, self.head_dim, dtype, own))
+        return self.num_layers * self.num_kv_heads * page // page_size
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""

@@ -17,13 +17,14 @@ from torch import Tensor
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.channels import Channels
 from corm_batch.kv.layers import Layers
+from corm_batch.kv.layout import Layout
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.kv.stage import Ends, Stage, SwappedCache
 from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import Column, Entries, Lists, projected, read_pages
+from corm_batch.ops.pages import Entries, Lists, Pages, projected, read_pages
 from corm_batch.ops.select import Ops, select_ops
 
 
@@ -33,8 +34,8 @@ class KVCache:
     Args:
         num_slots: sequences that can hold pages at one time.
         layers: of the model; below, a layer is one that has lists, by its row.
-        num_kv_heads, page_size, num_pages: sizes.
-        columns: what is stored of an entry, see `entry_columns`.
+        num_kv_heads, num_pages: sizes.
+        layout: what stands in pages, by such layers.
         form: in which keys and values are stored.
         device: where.
         agree: the least of a number over all caches that hold heads of the same sequences; the number itself where this
@@ -43,18 +44,17 @@ class KVCache:
     """
 
     def __init__(
-        self, num_slots: int, layers: Layers, num_kv_heads: int, page_size: int, num_pages: int,
-        columns: Sequence[Column], form: Form, device: torch.device, agree: Callable[[int], int] = int,
-        bases: Sequence[Basis] | None = None,
+        self, num_slots: int, layers: Layers, num_kv_heads: int, num_pages: int, layout: Layout, form: Form,
+        device: torch.device, agree: Callable[[int], int] = int, bases: Sequence[Basis] | None = None,
     ) -> None:  # fmt: skip
         self.device, self.agree, self.form, self.layers = device, agree, form, layers
         self.bases: Sequence[Basis | None] = layers.own(bases) if bases else [None] * len(layers.owners)
         self.ops: Ops = select_ops(device, form)
-        self.pool = PagePool(num_pages, page_size, columns, device, len(form.scales))
-        self.table = PageTable(num_slots, len(layers.owners), num_kv_heads, page_size, device)
+        self.pool, self.layout = PagePool(num_pages, layout, device), layout
+        self.table = PageTable(num_slots, layout, num_kv_heads, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
-        self.channels = Channels(num_slots, len(layers.owners), num_kv_heads, columns, form, device)
-        self.head_dim = columns[1].width or 0
+        self.channels = Channels(num_slots, len(layers.owners), num_kv_heads, layout.columns[0], form, device)
+        self.head_dim = layout.columns[0][1].width or 0
         self._free_slots = list(range(num_slots))  # a heap: low slots first, as the table grows with the highest
 
     @property
@@ -66,6 +66,10 @@ class KVCache:
     def num_free_slots(self) -> int:
         """Sequences that can still be opened."""
         return len(self._free_slots)
+
+    def most_pages(self, num_entries: float, more: int = 0) -> int:
+        """As `Layout.most_pages`, in the heads that are here."""
+        return self.layout.most_pages(num_entries, self.table.lengths.shape[2], more)
 
     def spare(self, num_pages: int) -> int:
         """Free pages beyond `num_pages`, where there are fewest; below 0 when these do not fit."""
@@ -99,6 +103,10 @@ class KVCache:
         """Pages the sequence has now, without those it shares with the one it begins with."""
         return int(self.table.num_own(slot))
 
+    def pages(self, layer: int) -> Pages:
+        """The columns of a layer's pages."""
+        return self.pool.layers[layer]
+
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""
         lists = self.table.lists(layer, slot_S)
@@ -107,18 +115,18 @@ class KVCache:
     def read(self, slot: int, layer: int) -> Entries:
         """All entries of one layer, copied out: [K, N], padded to the longest head."""
         lists, channels = self.table.row(slot, layer), self.channels.of(layer, slot)
-        return read_pages(self.pool.pages, *lists, self.form, channels, self.head_dim, self.bases[layer])
+        return read_pages(self.pages(layer), *lists, self.form, channels, self.head_dim, self.bases[layer])
 
     def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
         """The same with new entries, [K, M], behind them."""
         table, length = self.table.row(slot, layer)
         lists, channels = (table[None], length[None]), self.channels.of(layer, slice(slot, slot + 1))
-        return self.ops.gather_entries(self.pool.pages, *lists, born, None, channels, basis=self.bases[layer])
+        return self.ops.gather_entries(self.pages(layer), *lists, born, None, channels, basis=self.bases[layer])
 
     def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
         """Where what `read_before` gives stands, and where the padding in between."""
         table, length = self.table.row(slot, layer)
-        num_held = table.shape[-1] * self.pool.page_size
+        num_held = table.shape[-1] * self.layout.by_layer[layer]
         return Packing.behind(num_held, num_born, length[None])
 
     def ends(self, slots: Sequence[int], most_before: int | None = 0) -> Ends:
@@ -128,14 +136,15 @@ class KVCache:
         """
         places = np.array(slots, np.int64)
         table, lengths, others = self.table.ends(places, most_before)
-        widths = -(-lengths.max(axis=2, initial=0) // self.pool.page_size) * self.pool.page_size
+        size = self.layout.sizes
+        widths = -(-lengths.max(axis=2, initial=0) // size) * size
         uploaded = [torch.from_numpy(array).to(self.device) for array in (table, lengths, others, places)]
         return Ends(uploaded[0], uploaded[1], uploaded[2], widths, uploaded[3])
 
     def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
         """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
         lists, channels = (ends.table[layer], ends.length[layer]), self.channels.of(layer, ends.slot)
-        return self.ops.gather_entries(self.pool.pages, *lists, born, packing, channels, basis=self.bases[layer])
+        return self.ops.gather_entries(self.pages(layer), *lists, born, packing, channels, basis=self.bases[layer])
 
     def write_own(self, ends: Ends, layer: int, owner_A: Tensor, place_A: Tensor, own: Sequence[Tensor]) -> None:
         """Change policies' own columns of some entries in place, in every head of a layer.
@@ -147,11 +156,10 @@ class KVCache:
                 stands in the lists.
             own: [K, A] each.
         """
-        size = self.pool.page_size
-        page_AK = ends.table[layer][owner_A, :, place_A // size].long()
-        flat = (page_AK.T * size + place_A % size).flatten()
-        for column, new in zip(self.pool.pages.own, own, strict=True):
-            column.view(-1).index_copy_(0, flat, new.reshape(-1))
+        size = self.layout.by_layer[layer]
+        page_KA = ends.table[layer][owner_A, :, place_A // size].long().T
+        for column, new in zip(self.pages(layer).own, own, strict=True):
+            column.index_put_((page_KA, place_A % size), new)
 
     def stage(self, slots: Iterable[int], num_pages: int) -> Stage:
         """Put up to `num_pages` free pages at the disposal of a forward pass over the sequences in `slots`; `commit` or
@@ -159,19 +167,11 @@ class KVCache:
 
         What the pass needs of the host comes to the device here: a copy in every layer would have it wait.
         """
-        count, places = min(num_pages, self.pool.num_free), list(slots)
+        places = list(slots)
         own = [list(layer) for layer in zip(*(self.table.get_layers(slot) for slot in places), strict=True)]
-        sizes = np.array([[len(ids) for ids in layer] for layer in own], np.int32).reshape(len(own), len(places))
-        stops = sizes.cumsum(dtype=np.int32).reshape(sizes.shape)
-        stops = np.concatenate((stops[:, :1] - sizes[:, :1], stops), axis=1)
-        held = np.concatenate([np.empty(0, np.int32), *(ids for layer in own for ids in layer)])
-        fresh = torch.empty(count, dtype=torch.int32, device=self.device)
-        used = torch.zeros(1, dtype=torch.int32, device=self.device)
-        numbers = held, stops, np.array(places, np.int64)
-        held_ids, held_stops, slot = (torch.from_numpy(array).to(self.device) for array in numbers)
-        known = Stage(places, np.empty(0, np.int32), fresh, used, slot, own, held_ids, held_stops)
-        ids = self.pool.take(count)  # last: a device without memory must not cost pages
-        fresh.copy_(torch.from_numpy(ids))
+        known = Stage.of(places, own, min(num_pages, self.pool.num_free), self.device)
+        ids = self.pool.take(len(known.fresh))  # last: a device without memory must not cost pages
+        known.fresh.copy_(torch.from_numpy(ids))
         return replace(known, ids=ids)
 
     def store(
@@ -199,7 +199,7 @@ class KVCache:
         """
         first = stage.slots.index(slots[0])
         counts, lost = self.ops.store_entries(
-            self.pool.pages, projected(entries, self.bases[layer]), keep,
+            self.pages(layer), projected(entries, self.bases[layer]), keep,
             packing or Packing.alone(keep.shape[1], self.device), stage.held,
             stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh, stage.used,
             self.channels.of(layer, stage.slot[first : first + len(slots)]),
@@ -221,14 +221,16 @@ class KVCache:
             self.discard(stage)
             raise OutOfPages(missing)
         counts = found[1:].reshape(-1, self.table.lengths.shape[-1])
-        num_pages = -(-counts // self.pool.page_size)
+        size = self.layout.sizes
+        rows = [row for row, _, stored in stage.stored for _ in range(len(stored))]
+        num_pages = -(-counts // (size if isinstance(size, int) else size[rows]))
         shared = self.table.num_shared(np.array(stage.slots, np.int64))
         self.table.grow(0, int(num_pages.max(initial=0)) + int(shared.max(initial=0)))
         ids, lengths, surplus = stage.taken(counts, num_pages.sum(axis=1))
         self.pool.release(surplus)
         for place, pages in ids.items():
             slot = stage.slots[place]
-            before = shared[place] * self.pool.page_size
+            before = shared[place] * size
             self.table.set_lists(slot, np.concatenate(pages), before + np.stack(lengths[place]))
             self._book(slot)
 
@@ -265,9 +267,7 @@ class KVCache:
         self.pool.release(self.table.trim(np.array([slot])))
         ids = torch.from_numpy(self.table.get_own(slot)).to(self.device)
         swapped = SwappedCache(
-            tuple(column.index_select(0, ids).cpu() for column in self.pool.pages.bytes),
-            self.table.lengths[slot].copy(),
-            self.channels.save(slot),
+            self.pool.words.index_select(0, ids).cpu(), self.table.lengths[slot].copy(), self.channels.save(slot)
         )
         self.close(slot)
         return swapped
@@ -285,14 +285,13 @@ class KVCache:
         Raises:
             OutOfPages: nothing has changed.
         """
-        self.table.grow(self._free_slots[0] + 1, -(-int(swapped.lengths.max()) // self.pool.page_size))
-        ids = self.pool.allocate(swapped.num_pages)
+        self.table.grow(self._free_slots[0] + 1, int((-(-swapped.lengths // self.layout.sizes)).max()))
+        ids = self.pool.take(swapped.num_pages)
         slot = self.open() if source is None else self.fork(source)
         self.table.set_lists(slot, ids, swapped.lengths)
         self.channels.restore(slot, swapped.channels)
         index = torch.from_numpy(ids).to(self.device)
-        for column, saved in zip(self.pool.pages.bytes, swapped.pages, strict=True):
-            column.index_copy_(0, index.long(), saved.to(self.device))
+        self.pool.words.index_copy_(0, index.long(), swapped.pages.to(self.device))
         self._book(slot)
         return slot
 

@@ -19,22 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corm_batch.kv.layout import Layout
 from corm_batch.ops.pages import Lists
 
 Index = np.ndarray | int | slice
 
 
 class PageTable:
-    """Lists of page ids for up to `num_slots` sequences.
+    """Lists of page ids for up to `num_slots` sequences, of as many layers as a layout has.
 
     There is room for as many slots as were ever open at once and for as long a list as there ever was: a few sequences
     of very long lists, or many of short ones, take little of a device.
     """
 
-    def __init__(
-        self, num_slots: int, num_layers: int, num_kv_heads: int, page_size: int, device: torch.device
-    ) -> None:
-        self.page_size = page_size
+    def __init__(self, num_slots: int, layout: Layout, num_kv_heads: int, device: torch.device) -> None:
+        self.layout, self.page_size = layout, layout.sizes
+        num_layers = len(layout.by_layer)
         self.lengths = np.zeros((num_slots, num_layers, num_kv_heads), dtype=np.int32)
         self.num_pages = np.zeros_like(self.lengths)  # a list may hold pages for entries still to come
         self.shared = np.zeros_like(self.lengths)  # entries at a list's beginning that are another sequence's
@@ -65,21 +65,21 @@ class PageTable:
         """One layer's lists as kernels read them; valid while `version` stays the same."""
         return Lists(self._copy[:, layer], self._device_lengths[:, layer], slot_S, self._device_shared[:, layer])
 
-    def every_list(self, slot_S: Tensor) -> Lists:
-        """All layers' lists side by side, [slots, L * K, P]; valid as `lists` are."""
-        lengths, shared = self._device_lengths.flatten(1), self._device_shared.flatten(1)
-        return Lists(self._copy.flatten(1, 2), lengths, slot_S, shared)
+    def lists_of(self, layers: slice, slot_S: Tensor) -> Lists:
+        """The lists of neighbouring layers side by side, [slots, L * K, P]; valid as `lists` are."""
+        lengths, shared = self._device_lengths[:, layers].flatten(1), self._device_shared[:, layers].flatten(1)
+        return Lists(self._copy[:, layers].flatten(1, 2), lengths, slot_S, shared)
 
     def row(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
         """One sequence's page ids [K, P], as many as its longest list fills, and lengths [K] in one layer, on the
         device; valid as `lists` are."""
-        width = -(-int(self.lengths[slot, layer].max()) // self.page_size)
+        width = -(-int(self.lengths[slot, layer].max()) // self.layout.by_layer[layer])
         return self._copy[slot, layer, :, :width], self._device_lengths[slot, layer]
 
     def own_lists(self, layer: int, slots: np.ndarray, slot_S: Tensor) -> tuple[Tensor, Tensor]:
         """What lists of one layer hold behind the pages that they share: of `slots`, which are `slot_S` on the device,
         page ids [S, K, P] int64, padded with 0, and entries there, [S, K]."""
-        lists, size = self.lists(layer, slot_S), self.page_size
+        lists, size = self.lists(layer, slot_S), self.layout.by_layer[layer]
         longest = int((self.lengths[slots, layer] - self.num_shared(slots)[:, layer] * size).max())
         first = lists.shared[slot_S] // size
         length = lists.length[slot_S] - first * size
@@ -104,12 +104,14 @@ class PageTable:
         shared, every = (np.moveaxis(one, 0, 1).copy() for one in (self.num_shared(slots), self.lengths[slots]))
         before = shared if most_before is None else np.minimum(shared, most_before)
         first, (layer, slot, head) = shared - before, np.ogrid[: len(shared), : len(slots), : shared.shape[2]]
-        lengths = every - first * self.page_size
-        place = np.arange(-(-int(lengths.max(initial=0)) // self.page_size))
-        held = place * self.page_size < lengths[..., None]
+        size = self.page_size if isinstance(self.page_size, int) else self.page_size[:, None]  # [L, 1, 1]
+        lengths = every - first * size
+        num_pages = -(-lengths // size)
+        place = np.arange(int(num_pages.max(initial=0)))
+        held = place < num_pages[..., None]
         number = np.where(held, first[..., None] + place, 0)
         ids = self._pages[slots[slot][..., None], layer[..., None], head[..., None], number]
-        return np.where(held, ids, 0), lengths, before * self.page_size
+        return np.where(held, ids, 0), lengths, before * size
 
     def get_lists(self, slot: int) -> np.ndarray:
         """The ids of the pages a sequence has a hold of, lists one behind the other."""

@@ -1,19 +1,13 @@
-"""PagePool: the tensors every entry of every document lives in, and who may use which page. Nothing else."""
+"""PagePool: the memory every entry of every document lives in, and who may use which page. Nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import torch
+from torch import Tensor
 
 from corm_batch.errors import OutOfPages
-from corm_batch.ops.pages import Column, Pages
-
-
-def page_bytes(page_size: int, columns: Iterable[Column]) -> int:
-    """Bytes of one page of entries that have these columns."""
-    return page_size * sum(column.num_bytes for column in columns)
+from corm_batch.kv.layout import Layout
 
 
 class PagePool:
@@ -22,29 +16,21 @@ class PagePool:
 
     Args:
         num_pages: pages that can be handed out (page 0 exists beside them and never is).
-        page_size: entries a page.
-        columns: what is stored of an entry, see `entry_columns`.
+        layout: what stands in them, layer by layer.
         device: where.
-        num_scales: how many of the columns, the last ones, are the form of storage's.
+
+    Attributes:
+        layers: by layer, the columns of all pages, as they stand in those of this layer.
+        words: [P, page_bytes / 8] int64, the same memory for those who move pages whatever is in them.
     """
 
-    def __init__(
-        self, num_pages: int, page_size: int, columns: Sequence[Column], device: torch.device, num_scales: int = 0
-    ) -> None:
-        self.columns = columns
-        tensors = (column.zeros(num_pages + 1, page_size, device=device) for column in columns)
-        self.pages = Pages.of(tensors, num_scales)
-        self.num_pages = num_pages
-        self.page_size = page_size
-        self.page_bytes = page_bytes(page_size, columns)
+    def __init__(self, num_pages: int, layout: Layout, device: torch.device) -> None:
+        self.layout, self.num_pages, self.page_bytes = layout, num_pages, layout.page_bytes
+        memory = _zeros(num_pages + 1, layout.page_bytes, device)
+        self.layers, self.words = layout.views(memory), memory.view(torch.int64)
         self._free = np.arange(num_pages, 0, -1, dtype=np.int32)
         self._num_free = num_pages
         self._num_holders = np.zeros(num_pages + 1, dtype=np.int32)
-
-    @property
-    def own_columns(self) -> Sequence[Column]:
-        """Those that are the policy's."""
-        return self.columns[5 : 5 + len(self.pages.own)]
 
     @property
     def num_free(self) -> int:
@@ -68,11 +54,10 @@ class PagePool:
         return ids
 
     def allocate(self, count: int) -> np.ndarray:
-        """As `take`, with the values zeroed: an unwritten slot must not hold a stale NaN, which a weight of zero would
-        not silence. Scales are never one."""
+        """As `take`, zeroed: an unwritten slot must not hold a value that is a stale NaN, which a weight of zero would
+        not silence."""
         ids = self.take(count)
-        value = self.pages.value.view(torch.uint8)
-        value.index_fill_(0, torch.from_numpy(ids).to(value.device).long(), 0)
+        self.words.index_fill_(0, torch.from_numpy(ids).to(self.words.device).long(), 0)
         return ids
 
     def share(self, ids: np.ndarray) -> None:
@@ -85,3 +70,11 @@ class PagePool:
         free = ids[self._num_holders[ids] == 0]
         self._free[self._num_free : self._num_free + len(free)] = free
         self._num_free += len(free)
+
+
+def _zeros(num_pages: int, num_bytes: int, device: torch.device) -> Tensor:
+    """[P, bytes] uint8."""
+    if device.type != "cpu":
+        return torch.zeros(num_pages, num_bytes, dtype=torch.uint8, device=device)
+    # The system gives a page of these when it is first written to: a pool takes what its entries do.
+    return torch.from_numpy(np.zeros((num_pages, num_bytes), np.uint8))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 GATHERED_ENTRIES = 1 << 19
@@ -35,14 +36,14 @@ class Ends(NamedTuple):
 class SwappedCache:
     """One sequence's own entries in host memory, and where they belong."""
 
-    pages: tuple[Tensor, ...]  # [its pages, ...] uint8 on the host, column by column, lists one behind the other
+    pages: Tensor  # [its pages, page_bytes / 8] int64 on the host, lists one behind the other
     lengths: np.ndarray  # [L, K], those included that it shares
     channels: Tensor | None = None  # [L, K, W] uint8, see `Lists`
 
     @property
     def num_pages(self) -> int:
         """Pages it takes to come back."""
-        return len(self.pages[0])
+        return len(self.pages)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,19 @@ class Stage:
     held: Tensor
     held_stops: Tensor
     stored: list[tuple[int, int, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, slots: list[int], own: list[list[np.ndarray]], num_fresh: int, device: torch.device) -> Stage:
+        """With room for so many free pages, which are to be named; `slots`, `own` as above."""
+        sizes = np.array([[len(ids) for ids in layer] for layer in own], np.int32).reshape(len(own), len(slots))
+        stops = sizes.cumsum(dtype=np.int32).reshape(sizes.shape)
+        stops = np.concatenate((stops[:, :1] - sizes[:, :1], stops), axis=1)
+        held = np.concatenate([np.empty(0, np.int32), *(ids for layer in own for ids in layer)])
+        fresh = torch.empty(num_fresh, dtype=torch.int32, device=device)
+        used = torch.zeros(1, dtype=torch.int32, device=device)
+        numbers = held, stops, np.array(slots, np.int64)
+        held_ids, held_stops, slot = (torch.from_numpy(array).to(device) for array in numbers)
+        return cls(slots, np.empty(0, np.int32), fresh, used, slot, own, held_ids, held_stops)
 
     def taken(
         self, counts: np.ndarray, num_pages: np.ndarray

@@ -18,7 +18,7 @@ def append_entries(pages: Pages, lists: Lists, entries: Entries, *, form: Form) 
         form: in which entries are stored.
     """
     rows = (lists.slot >= 0).nonzero()[:, 0]
-    slot, page_size = lists.slot[rows], pages.position.shape[1]
+    slot, page_size = lists.slot[rows], pages.size
     index = lists.length[slot].long()
     head = torch.arange(index.shape[1], device=index.device)
     page = lists.table[slot[:, None], head, index // page_size]

@@ -21,23 +21,24 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
     Returns:
         [S, K] float32 statistic of the removed entries, summed up; 0 for slot -1.
     """
-    page_size = pages.position.shape[1]
+    page_size = pages.size
     lost_SK = torch.zeros(len(lists.slot), lists.length.shape[1], device=step_S.device)
     real = lists.slot >= 0
     slot, step = lists.slot[real], step_S[real, None, None]
     length = lists.length[slot]
     width = -(-int(length.max()) // page_size) if len(slot) else 0
-    index = torch.arange(width * page_size, device=length.device)
-    place = lists.table[slot][..., index // page_size].long() * page_size + index % page_size
+    table, index = lists.table[slot][..., :width].long(), torch.arange(width * page_size, device=length.device)
     stored = index < length[..., None]
-    position, expiry, statistic = (column.view(-1)[place] for column in pages[2:5])
+    each = (column.index_select(0, table.flatten()) for column in pages[2:5])
+    position, expiry, statistic = (column.view(*length.shape, len(index)) for column in each)
     keep = stored & (position <= step) & (expiry > step) | (index < lists.shared[slot][..., None])
     lost_SK[real] = statistic.masked_fill(keep | ~stored, 0.0).sum(dim=-1)
     rank = keep.cumsum(dim=-1) - 1
     rows, heads, source = (keep & (rank < index)).nonzero(as_tuple=True)
-    old, new = place[rows, heads, source], place[rows, heads, rank[rows, heads, source]]
+    target = rank[rows, heads, source]
+    old, new = ((table[rows, heads, one // page_size], one % page_size) for one in (source, target))
     for column in pages.bytes:
-        flat = column.view(-1, column.shape[1:].numel() // page_size)
-        flat.index_copy_(0, new, flat.index_select(0, old))
+        by_entry = column.flatten(1).unflatten(1, (page_size, -1))
+        by_entry.index_put_(new, by_entry[old])
     lists.length[slot] = keep.sum(dim=-1, dtype=lists.length.dtype)
     return lost_SK

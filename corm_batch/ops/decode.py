@@ -44,7 +44,7 @@ def decode_attention(
     """
     num_sequences, num_heads, head_dim = query_SHD.shape
     num_kv_heads = lists.table.shape[1]
-    table_SKP, length_SK = _rows(lists, pages.position.shape[1])
+    table_SKP, length_SK = _rows(lists, pages.size)
     channels = None if lists.channels is None else lists.channels[lists.slot.clamp(min=0)]
     entries = read_pages(pages, table_SKP, length_SK, form, channels, head_dim, lists.basis)
     step = step_S[:, None, None]

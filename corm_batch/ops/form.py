@@ -35,7 +35,8 @@ class FormKernels(NamedTuple):
             [BN, B] each.
         factors: (scales, which, place [BN], mask [BN]) -> what multiplies the numbers of each equal part of entries,
             [BN] float32 each, 0 where masked.
-        save: (tile [BN, D], numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) writes it.
+        save: (tile [BN, D], numbers, scales, which, place [BN], mask [BN], D, BLOCK_D) writes it: `numbers` are
+            pointers [BN] to where each entry's begin.
         num_factors: parts of an entry that have a factor of their own, a power of two.
     """
 

@@ -1,4 +1,6 @@
-"""Pages: the tensors that hold every cached entry, and the three ways to touch them: read, write, extend.
+"""Pages: the memory that holds every cached entry, and the three ways to touch it: read, write, extend.
+
+    page p  [ key 0 .. C-1 | value 0 .. C-1 | position 0 .. C-1 | expiry | statistic | own | scales ]   bytes
 
     page p, slot c  ->  key[p, c], value[p, c]   the entry itself, keys with the rotary position they were born with
                         scales[i][p, c]          what the form of storage has beside their numbers, one tensor each
@@ -9,26 +11,29 @@
 
 How keys and values lie there is the form's to say (`ops.form`): they are encoded where an entry is written, decoded
 where it is read. A column moves with its entry, byte for byte, whatever happens to it. `entry_columns` says what there
-is, of what type and width: bytes of an entry are counted from it and nowhere else. Page 0 is never handed out: table
+is, of what type and width: bytes of an entry are counted from it and nowhere else. A page is so many bytes, the same
+for whoever holds it; what stands where in it follows from the columns and from how many entries it has, so that lists
+of wide entries and of narrow ones, of which a page takes more, may live in one pool. Page 0 is never handed out: table
 padding points at it, so reads of padding are harmless and writes to it are lost.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from corm_batch.errors import UnsupportedModelError
+from corm_batch.errors import SpecError, UnsupportedModelError
 from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form, Stored
 
 NEVER = torch.iinfo(torch.int32).max
 """As an expiry: the entry is never evicted. As a position: there is no entry here, no query sees it."""
+_ALIGNED = 16
+"""Bytes: columns and pages begin at multiples of them, which is what a thread of a GPU reads at a time."""
 
 
 class Column(NamedTuple):
@@ -52,11 +57,7 @@ class Column(NamedTuple):
     def zeros(self, *lead: int, device: torch.device | None = None) -> Tensor:
         """The column of `lead` entries."""
         shape = lead if self.width is None else (*lead, self.width)
-        if device is not None and device.type != "cpu":
-            return torch.zeros(shape, dtype=self.dtype, device=device)
-        # The system gives a page of these when it is first written to: a pool takes what its entries do.
-        blank = np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)
-        return torch.from_numpy(blank).view(self.dtype).view(shape)
+        return torch.zeros(shape, dtype=self.dtype, device=device)
 
 
 def entry_columns(form: Form, head_dim: int, dtype: torch.dtype, own: Iterable[Column] = ()) -> tuple[Column, ...]:
@@ -70,21 +71,31 @@ def entry_columns(form: Form, head_dim: int, dtype: torch.dtype, own: Iterable[C
 
     Raises:
         UnsupportedModelError: a key or value in this form is no whole number of the 16-bit words that kernels read.
+        SpecError: a column of the policy's is no single number of 4 bytes.
     """
     key, value = form.columns(head_dim, dtype)
     if key.num_bytes % 2 or value.num_bytes % 2:
         raise UnsupportedModelError(
             f"engine.storage: keys and values of bytes need heads of an even width, got {head_dim}"
         )
-    return (
-        key,
-        value,
-        Column("position", torch.int32),
-        Column("expiry", torch.int32),
-        Column("statistic"),
-        *own,
-        *form.scales,
-    )
+    known = Column("position", torch.int32), Column("expiry", torch.int32), Column("statistic")
+    for column in (single := (*known, *own, *form.scales)):
+        if column.num_bytes != 4 or column.width is not None:  # kernels find all of them at one place
+            raise SpecError(
+                f"column {column.name}: got {column.dtype} of width {column.width}, allowed are 4 bytes without one"
+            )
+    return key, value, *single
+
+
+def page_bytes(page_size: int, columns: Iterable[Column]) -> int:
+    """Bytes of one page of entries that have these columns."""
+    return _places(page_size, columns)[-1]
+
+
+def _places(page_size: int, columns: Iterable[Column]) -> list[int]:
+    """Where in a page each column begins, and where the page ends."""
+    sizes = (-(-page_size * column.num_bytes // _ALIGNED) * _ALIGNED for column in columns)
+    return list(accumulate(sizes, initial=0))
 
 
 def kv_bytes(head_dim: int, dtype: torch.dtype) -> int:
@@ -98,7 +109,8 @@ def stored_bytes(form: Form, head_dim: int, dtype: torch.dtype) -> int:
 
 
 class Pages(NamedTuple):
-    """The pool's tensors; see the module's drawing."""
+    """The columns of a pool, in pages of one kind; see the module's drawing. All of them are views of the same bytes:
+    from one page to the next it is equally far in all, and what a page has of a column is contiguous."""
 
     key: Tensor  # [P, C, D]
     value: Tensor  # [P, C, D]
@@ -117,6 +129,25 @@ class Pages(NamedTuple):
     def bytes(self) -> tuple[Tensor, ...]:
         """The same, uint8, for those who move entries whatever they are; torch can do less with narrow numbers."""
         return tuple(column.view(torch.uint8) for column in self.tensors)
+
+    @property
+    def size(self) -> int:
+        """Entries a page, C above."""
+        return self.position.shape[1]
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one page to the next."""
+        return self.position.stride(0) * self.position.element_size()
+
+    @classmethod
+    def within(cls, pages: Tensor, columns: Sequence[Column], page_size: int, num_scales: int = 0) -> Self:
+        """Columns of so many entries a page, in pages of bytes, [P, page_bytes or more] uint8."""
+        places, tensors = _places(page_size, columns), []
+        for column, start in zip(columns, places, strict=False):
+            flat = pages[:, start : start + page_size * column.num_bytes].view(column.dtype)
+            tensors.append(flat if column.width is None else flat.unflatten(1, (page_size, column.width)))
+        return cls.of(tensors, num_scales)
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], num_scales: int = 0) -> Self:
@@ -224,7 +255,7 @@ def read_pages(
     Returns:
         Entries with N = P * C; beyond `length` the position is NEVER and the rest is whatever the page held.
     """
-    num_slots, flat = table.shape[-1] * pages.position.shape[1], table.reshape(-1)
+    num_slots, flat = table.shape[-1] * pages.size, table.reshape(-1)
     lead = (*table.shape[:-1], num_slots)
     read = [column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors]
     key, value, position, expiry, statistic, own, scales = Pages.of(read, len(pages.scales))
@@ -260,6 +291,6 @@ def update_pages(pages: Pages, table: Tensor, expiry: Tensor, statistic: Tensor)
         table: [..., P] int64, as given to `read_pages`.
         expiry, statistic: [..., N] with N = P * C.
     """
-    flat, page_size = table.reshape(-1), pages.position.shape[1]
-    pages.expiry.index_copy_(0, flat, expiry.reshape(-1, page_size))
-    pages.statistic.index_copy_(0, flat, statistic.reshape(-1, page_size))
+    flat = table.reshape(-1)
+    pages.expiry.index_copy_(0, flat, expiry.reshape(-1, pages.size))
+    pages.statistic.index_copy_(0, flat, statistic.reshape(-1, pages.size))

@@ -74,7 +74,7 @@ def _store_one(
     pages: Pages, entries: Entries, keep_KN: Tensor, own: Tensor, fresh: Tensor, used: Tensor, form: Form
 ) -> tuple[Tensor, Tensor]:
     """`store_entries` of one sequence: [K] and [K]."""
-    page_size = pages.position.shape[1]
+    page_size = pages.size
     count_K = keep_KN.sum(dim=-1)
     num_pages_K = (count_K + page_size - 1) // page_size
     stop_K = num_pages_K.cumsum(dim=0)

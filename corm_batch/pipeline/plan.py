@@ -157,9 +157,9 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     """
     if gpu is not None:
         find_gpu(gpu)
-    path = model_path(spec.model)
+    path, dtype = model_path(spec.model), getattr(torch, spec.model.dtype)
     shape = ModelShape.from_pretrained(path, spec.model.revision, spec.model.trust_remote_code)
-    tokenizer, dtype = _tokenizer(spec, path), getattr(torch, spec.model.dtype)
+    tokenizer, page = _tokenizer(spec, path), (dtype, spec.policy.columns, spec.engine.page_size)
     usual, model_hash = usual_storage(spec.policy, shape, dtype), revision_hash(spec.model)
     ledger = Ledger.of(spec, AnswerSettings.of(spec, model_hash, answers_version(spec, tokenizer), usual))
     spec, splits, measured = spec.storing(usual), spec.splits(), _Measured()
@@ -169,7 +169,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len, spec.task.max_new_tokens)
     todo, per_token = np.array(measured.todo, dtype=bool), shape.kv_bytes_per_token(dtype)
-    stored = shape.storing(spec.engine.sharing).page_bytes_per_token(form, dtype, spec.policy.columns)
+    stored = shape.storing(spec.engine.sharing).page_bytes_per_token(form, *page)
     documents = None if any(split.num_rows < 0 for split in splits) else sum(split.num_rows for split in splits)
     scale = documents / measured.rows if documents and measured.states and not measured.whole else 1.0
     prompts, pool = round(scale * float(sizes.prompts[todo].sum())), _known_pool_bytes(spec)

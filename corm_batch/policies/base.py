@@ -47,7 +47,7 @@ class KVPolicy(Plugin, kind="policy", package="corm_batch.policies"):
     engine_fields: ClassVar[frozenset[str]] = frozenset()
     keeps_all: ClassVar[bool] = False
     columns: ClassVar[tuple[Column, ...]] = ()
-    """Numbers that are kept with every entry, one a column."""
+    """Numbers that are kept with every entry, one of 4 bytes a column."""
 
     one_choice: ClassVar[bool] = False
     """Whether all heads of a layer keep the same entries: those whose ranks are highest on average."""

@@ -45,7 +45,7 @@ from corm_batch.cli.console import label, number, output_console, print_table
 from corm_batch.ops.basis import Basis
 from corm_batch.ops.causal import causal_attention
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, projected
+from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, entry_columns, page_bytes, projected, stored_bytes
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.rotary import Rotary
 from corm_batch.ops.select import Ops, select_ops
@@ -68,8 +68,7 @@ class Call:
 
 def entry_bytes(columns: int, storage: str = "model") -> int:
     """Bytes of an entry's key and value in a form and as many of position, expiry and statistic."""
-    form = find_form(storage)
-    return sum(column.num_bytes for column in (*form.columns(D, DTYPE), *form.scales)) + 4 * columns
+    return stored_bytes(find_form(storage), D, DTYPE) + 4 * columns
 
 
 def find_form(storage: str) -> Storage:
@@ -110,11 +109,14 @@ def make_entries(K: int, N: int) -> Entries:
 
 def make_pages(P: int, storage: str) -> Pages:
     """A pool of random entries that never expire."""
-    form = find_form(storage)
-    widths = [column.width or D for column in form.columns(D, DTYPE)] if form.prunes_keys or form.low_rank else [D, D]
+    columns = entry_columns(form := find_form(storage), D, DTYPE)
+    widths = [column.width or D for column in columns[:2]] if form.prunes_keys or form.low_rank else [D, D]
     key, value, scales = form.encode(*(torch.randn(P, C, width, dtype=DTYPE) for width in widths))
-    position = torch.ones(P, C, dtype=torch.int32)
-    return Pages(key, value, position, torch.full_like(position, NEVER), torch.zeros(P, C), scales=scales)
+    stored = key, value, *(torch.tensor(number, dtype=torch.int32) for number in (1, NEVER)), torch.zeros(()), *scales
+    pages = Pages.within(torch.empty(P, page_bytes(C, columns), dtype=torch.uint8), columns, C, len(scales))
+    for column, new in zip(pages.tensors, stored, strict=True):
+        column.copy_(new)
+    return pages
 
 
 def make_lists(S: int, K: int, N: int, spread: float = 0.1, storage: str = "model") -> tuple[Pages, Lists]:
@@ -244,9 +246,8 @@ def median_ms(call: Call) -> float:
 
 def figures(amount: int, unit: str, ms: float, ceilings: Ceilings) -> dict[str, float]:
     """What was counted, its rate, and the share of the ceiling that this is."""
-    ceiling = ceilings.bytes_per_s if unit == "bytes" else ceilings.matmul_per_s
+    rate, ceiling = amount / ms * 1e3, ceilings.bytes_per_s if unit == "bytes" else ceilings.matmul_per_s
     name, scale = ("gb_per_s", 1e9) if unit == "bytes" else ("tflop_per_s", 1e12)
-    rate = amount / ms * 1e3
     return {"ms": round(ms, 5), unit: amount, name: round(rate / scale, 1), "share": round(rate / ceiling, 3)}
 
 
@@ -258,8 +259,8 @@ def print_rows(device: str, ceilings: Ceilings, rows: list[dict[str, Any]]) -> N
          *(str(row.get(rate, "-")) for rate in ("gb_per_s", "tflop_per_s")), percent_text(row["share"]))
         for row in rows
     ]  # fmt: skip
-    bounds = f"{ceilings.bytes_per_s / 1e9:.0f} GB/s, {ceilings.matmul_tflop_per_s:.0f} TFLOP/s"
-    print_table(output_console(), f"Kernels on {device} (ceilings: {bounds})", columns, cells)
+    bounds = f"ceilings: {ceilings.bytes_per_s / 1e9:.0f} GB/s, {ceilings.matmul_tflop_per_s:.0f} TFLOP/s"
+    print_table(output_console(), f"Kernels on {device} ({bounds})", columns, cells)
 
 
 @torch.inference_mode()
@@ -268,17 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="kernels whose names begin so")
-    forms = Storage.by_name_alone()  # eigen, which wants a file, is read as lorc is
-    parser.add_argument("--storage", choices=forms, help="those alone that read or write entries stored so")
+    form_help = "those alone that read or write entries stored so; eigen, which wants a file, is read as lorc is"
+    parser.add_argument("--storage", choices=Storage.by_name_alone(), help=form_help)
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if case[0].startswith(tuple(options.only))]
     if (form := options.storage) is not None:
         cases = [(name, build, {**shape, "storage": form}) for name, build, shape in cases if build in STORED]
     if not cases:
         parser.error(f"--only: no such kernel; known: {', '.join(dict.fromkeys(case[0] for case in CASES))}")
-    device, name = torch.device("cuda"), torch.cuda.get_device_name()
+    device, name, rows = torch.device("cuda"), torch.cuda.get_device_name(), list[dict[str, Any]]()
     ceilings = measure_ceilings(WORKLOADS["llama2-7b-16k"], device)
-    rows: list[dict[str, Any]] = []
     for kernel, build, shape in cases:
         with device:
             call = build(select_ops(device, find_form(shape.get("storage", "model"))), **shape)

@@ -15,6 +15,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.layers import Layers
+from corm_batch.kv.layout import Layout
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns
@@ -29,7 +30,7 @@ from tests.ops.forms import MODEL
 
 def make(policy, heads=3, width=2):
     columns = entry_columns(MODEL, width, torch.float32, policy.columns)
-    cache = KVCache(2, Layers(1), heads, 4, 200, columns, MODEL, torch.device("cpu"))
+    cache = KVCache(2, Layers(1), heads, 200, Layout([columns], 4), MODEL, torch.device("cpu"))
     return Eviction(cache, [policy], ALONE)
 
 
@@ -146,7 +147,7 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
         for position in range(5, 9):
             cache.reserve(np.array([slot]))
             one = born(position, position).map(lambda column: column.transpose(0, 1)[:, :, ...])
-            append_entries(cache.pool.pages, cache.lists(0, torch.tensor([slot])), one, form=MODEL)
+            append_entries(cache.pages(0), cache.lists(0, torch.tensor([slot])), one, form=MODEL)
             cache.advance(np.array([slot]))
 
         class Running:

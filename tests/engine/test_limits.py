@@ -24,7 +24,7 @@ class First(Ranks):
 
 def make(ranks=ALONE, **budget):
     policy = KVPolicy.from_spec({"name": "snapkv", "recent": 4, "window": 4, "budget": {"max_kept": 40, **budget}})
-    return Limits([policy] * 3, 2, 16, ranks)
+    return Limits([policy] * 3, 2, [16] * 3, ranks)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 16, 17, 39, 40, 41, 500])
@@ -36,7 +36,7 @@ def test_uniform(num_tokens):
 
 
 def test_without_a_budget_everything_may_stay():
-    limits = Limits([KVPolicy.from_spec({"name": "full"})] * 3, 2, 16, ALONE)
+    limits = Limits([KVPolicy.from_spec({"name": "full"})] * 3, 2, [16] * 3, ALONE)
     assert (limits.most(1, 70), limits.mean_entries(70), limits.pages(70)) == (70, 70, 3 * 2 * 5)
 
 
@@ -57,9 +57,9 @@ def test_what_is_pinned_of_a_prompt_is_held_in_every_layer():
 
 def test_a_rank_takes_its_own_heads_of_a_table():
     policy = KVPolicy.from_spec({"name": "snapkv", "budget": {"name": "headkv", "scores": [[1, 2, 3, 4]] * 3}})
-    alone, second = Limits([policy] * 3, 4, 16, ALONE), Limits([policy] * 3, 2, 16, Second())
+    alone, second = Limits([policy] * 3, 4, [16] * 3, ALONE), Limits([policy] * 3, 2, [16] * 3, Second())
     assert np.array_equal(second.most(0, 4000), alone.most(0, 4000)[2:])
-    first = Limits([policy] * 3, 2, 16, First())
+    first = Limits([policy] * 3, 2, [16] * 3, First())
     assert first.mean_entries(4000) == second.mean_entries(4000) == int(second.most(0, 4000).mean())  # all admit alike
     assert first.pages(4000) < second.pages(4000)
     assert second.pages(4000) > alone.pages(4000) / 2  # the later heads have the higher scores

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from corm_batch.engine import profile_run
+from corm_batch.engine.bases import find_layout
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.engine import by_layer
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.open import Engine
 from corm_batch.engine.profile_run import DRIVER_BYTES, measure_pool_bytes
 from corm_batch.engine.request import Request, SamplingParams
-from corm_batch.ops.pages import entry_columns
 from corm_batch.policies.base import KVPolicy
 
 SNAPKV = {"name": "snapkv", "window": 8, "recent": 8, "budget": {"name": "uniform", "max_kept": 16}}
@@ -76,9 +76,9 @@ def measured(folder, context, monkeypatch, **fields):
     model = load_model(folder, torch.float32, torch.device("cpu"))
     policy = KVPolicy.from_spec(SNAPKV)
     config = EngineConfig.parse({"storage": "model", "memory_fraction": 1.0, **fields})
-    columns = entry_columns(config.form, model.shape.head_dim, model.dtype, policy.columns)
+    layout = find_layout(model, config, policy.columns, None)
     monkeypatch.setattr(type(model.shape), "context", lambda self, most: context)
-    return measure_pool_bytes(config, model, by_layer(policy, model.layers({}), model.windows), columns)
+    return measure_pool_bytes(config, model, by_layer(policy, model.layers({}), model.windows), layout)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from corm_batch.engine.ensemble import Ensemble, Need
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.usual_storage import usual_storage
-from corm_batch.kv.pool import page_bytes
-from corm_batch.ops.pages import entry_columns
+from corm_batch.ops.pages import entry_columns, page_bytes
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.corm import Corm
 from corm_batch.policies.full import Full

@@ -9,10 +9,11 @@ import torch
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.layers import Layers
-from corm_batch.kv.pool import PagePool, page_bytes
+from corm_batch.kv.layout import Layout
+from corm_batch.kv.pool import PagePool
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes
+from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes, page_bytes
 from tests.ops.forms import FORMS, FP8, INT4, INT8, MODEL, decoded, encoded
 
 CPU = torch.device("cpu")
@@ -21,7 +22,8 @@ OWN = (Column("norm"), Column("level", torch.int32))
 
 def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int, form=MODEL):
     columns = entry_columns(form, 8, torch.float32, OWN)
-    return KVCache(slots, Layers(layers), heads, page_size, num_pages, columns, form, torch.device("cpu"), agree)
+    layout = Layout([columns] * layers, page_size, len(form.scales))
+    return KVCache(slots, Layers(layers), heads, num_pages, layout, form, CPU, agree)
 
 
 def random_entries(*lead):
@@ -88,7 +90,7 @@ def test_append_lands_behind_what_is_stored(form):
     assert free - cache.pool.num_free == 8
     news = [random_entries(2, 3) for _ in range(2)]
     for layer, new in enumerate(news):
-        append_entries(cache.pool.pages, cache.lists(layer, torch.from_numpy(slots)), new, form=form)
+        append_entries(cache.pages(layer), cache.lists(layer, torch.from_numpy(slots)), new, form=form)
     cache.advance(slots)
     for layer, new in enumerate(news):
         for i, slot in enumerate(slots):
@@ -165,8 +167,7 @@ def test_a_sequence_comes_back_from_host_memory_as_it_was(form):
     back = cache.swap_in(swapped)
     assert cache.pages_held(back) == held
     ids = torch.from_numpy(cache.table.get_lists(back)).long()
-    for column, before in zip(cache.pool.pages.bytes, swapped.pages, strict=True):
-        assert torch.equal(column[ids], before)
+    assert torch.equal(cache.pool.words[ids], swapped.pages)
     for layer, (entries, keep) in enumerate(layers):
         assert_holds(cache, back, layer, entries, keep)
 
@@ -202,14 +203,14 @@ def test_a_device_without_memory_costs_no_pages(monkeypatch):
 @pytest.mark.parametrize("form", FORMS)
 def test_pages_are_handed_out_once_and_their_values_are_clean(form):
     columns = entry_columns(form, 8, torch.float32)
-    pool = PagePool(6, 4, columns, torch.device("cpu"), len(form.scales))
+    pool = PagePool(6, Layout([columns], 4, len(form.scales)), CPU)
     first = pool.allocate(6)
     assert sorted(first) == [1, 2, 3, 4, 5, 6]
-    pool.pages.value.view(torch.uint8).fill_(0x7F)  # no number
+    pool.words.view(torch.uint8).fill_(0x7F)  # no number
     pool.release(first[:2])
     again = pool.allocate(2)
     assert sorted(again) == sorted(first[:2])
-    assert pool.pages.value[torch.from_numpy(again).long()].float().abs().max() == 0
+    assert pool.layers[0].value[torch.from_numpy(again).long()].float().abs().max() == 0
     with pytest.raises(OutOfPages):
         pool.allocate(1)
 
@@ -224,11 +225,11 @@ def test_pages_are_handed_out_once_and_their_values_are_clean(form):
 )
 def test_page_bytes_are_those_of_its_tensors(dtype, form, num_bytes):
     columns = entry_columns(form, 8, dtype, OWN)
-    pool = PagePool(3, 5, columns, torch.device("cpu"), len(form.scales))
-    assert pool.page_bytes == page_bytes(5, columns) == sum(column[0].nbytes for column in pool.pages.tensors)
-    assert pool.page_bytes == 5 * (num_bytes + 12 + 2 * 4)
+    pool = PagePool(3, Layout([columns], 4, len(form.scales)), CPU)
+    assert pool.page_bytes == page_bytes(4, columns) == sum(column[0].nbytes for column in pool.layers[0].tensors)
+    assert pool.page_bytes == pool.words[0].nbytes == 4 * (num_bytes + 12 + 2 * 4)
     assert kv_bytes(8, dtype) == 2 * 8 * dtype.itemsize
-    assert pool.own_columns == OWN
+    assert pool.layout.own_columns == OWN
 
 
 def columns_of(entries, *heads_and_counts):

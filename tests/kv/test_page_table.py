@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from corm_batch.kv.layout import Layout
 from corm_batch.kv.page_table import PageTable
+from corm_batch.ops.pages import entry_columns
+from tests.ops.forms import MODEL
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def alike(layers):
+    """Pages of four entries in every layer."""
+    return Layout([entry_columns(MODEL, 8, torch.float32)] * layers, 4)
 
 
 def on_device(table, slot, layer, width):
@@ -27,7 +35,7 @@ def lengths(*rows):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
-    table = PageTable(2, 2, 2, page_size=4, device=torch.device(device))
+    table = PageTable(2, alike(2), 2, torch.device(device))
     table.set_lists(0, np.array([7, 3, 9]), lengths([5, 0], [0, 1]))
     version = table.version
     table.grow(2, 40)
@@ -47,7 +55,7 @@ def test_lists_of_any_length_are_replaced_and_the_longest_makes_room(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_lists_get_the_pages_they_lack_behind_their_own_and_lose_those_they_do_not_need(device):
-    table = PageTable(3, 1, 2, page_size=4, device=torch.device(device))
+    table = PageTable(3, alike(1), 2, torch.device(device))
     table.set_lists(2, np.array([5, 6]), lengths([8, 0]))
     table.set_lists(0, np.array([1, 2]), lengths([3, 4]))
     slots = np.array([2, 0])
@@ -74,7 +82,7 @@ def test_lists_get_the_pages_they_lack_behind_their_own_and_lose_those_they_do_n
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_device_counts_by_itself_until_it_is_asked(device):
-    table = PageTable(3, 2, 2, page_size=4, device=torch.device(device))
+    table = PageTable(3, alike(2), 2, torch.device(device))
     table.set_lists(1, np.array([5, 6]), lengths([4, 0], [0, 3]))
     table.lists(1, torch.tensor([1], device=device)).length[1] += 2
     assert table.lengths[1].tolist() == [[4, 0], [0, 3]]
@@ -82,7 +90,7 @@ def test_the_device_counts_by_itself_until_it_is_asked(device):
 
 
 def test_there_is_room_for_as_many_slots_as_were_ever_open():
-    table = PageTable(100, 1, 1, page_size=4, device=torch.device("cpu"))
+    table = PageTable(100, alike(1), 1, torch.device("cpu"))
     table.set_lists(0, np.array([5]), lengths([2]))
     small, version = table._pages.nbytes, table.version
     table.grow(8, 8)

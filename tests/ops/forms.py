@@ -7,7 +7,7 @@ import torch
 
 from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Stored
-from corm_batch.ops.pages import Pages, narrowed, widened
+from corm_batch.ops.pages import Column, Pages, narrowed, page_bytes, widened
 from corm_batch.ops.rotary import Rotary
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.int4 import Int4
@@ -18,10 +18,23 @@ MODEL, FP8, INT8, INT4 = Model(), Fp8(), Int8(), Int4()
 FORMS = [pytest.param(form, id=form.name) for form in (MODEL, FP8, INT8, INT4)]
 
 
+def laid_out(pages, device=None):
+    """Pages of the same contents whose columns stand side by side."""
+    page_size = pages.position.shape[1]
+    columns = [Column("", one.dtype, one.shape[2] if one.dim() > 2 else None) for one in pages.tensors]
+    num_bytes = page_bytes(page_size, columns)
+    memory = torch.zeros(len(pages.position), num_bytes, dtype=torch.uint8, device=device or pages.key.device)
+    same = Pages.within(memory, columns, page_size, len(pages.scales))
+    for column, old in zip(same.tensors, pages.tensors, strict=True):
+        column.copy_(old)
+    return same
+
+
 def encoded(entries, form):
-    """Entries, or pages of plain numbers, as pages have them."""
+    """Entries, or pages [P, C] of plain numbers, as pages have them."""
     key, value, scales = form.encode(entries.key, entries.value)
-    return Pages(key, value, *entries[2:6], scales)
+    stored = Pages(key, value, *entries[2:6], scales)
+    return laid_out(stored) if stored.position.dim() == 2 and stored.position.numel() else stored
 
 
 def decoded(pages, form):
@@ -42,7 +55,8 @@ def pruned(pages, lists, width, alike=False):
             of_page[ids.long()] = channels[slot, head]
     narrow = narrowed(pages.key, of_page[:, None])
     zeroed = widened(narrow, of_page[:, None], head_dim)
-    return pages._replace(key=narrow), lists._replace(channels=channels.to(torch.uint8)), pages._replace(key=zeroed)
+    narrower = laid_out(pages._replace(key=narrow))
+    return narrower, lists._replace(channels=channels.to(torch.uint8)), pages._replace(key=zeroed)
 
 
 def some_basis(heads, head_dim, width, value_width, dtype=torch.float32, device="cpu", scale=1.0):
@@ -53,8 +67,8 @@ def some_basis(heads, head_dim, width, value_width, dtype=torch.float32, device=
 
 
 def copied(pages):
-    """The same in tensors of their own."""
-    return Pages.of(map(torch.clone, pages.tensors), len(pages.scales))
+    """The same in memory of its own."""
+    return laid_out(pages)
 
 
 def assert_same(got, expected, where=slice(None)):

@@ -8,7 +8,7 @@ import torch
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, projected, read_pages
 from tests.ops.devices import KERNEL_DEVICES
-from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded, pruned, some_basis
+from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded, laid_out, pruned, some_basis
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -125,6 +125,6 @@ def test_kernel_stores_numbers_in_the_directions_of_a_basis(device, dtype, head_
 
     for operation in (append_entries, append.append_entries):
         pages, lists, entries = setup(device, dtype, 9, 3, 5, head_dim, [-1, 3, 8, -1, 0, 5], MODEL)
-        pages = pages._replace(key=pages.key[..., :width].clone(), value=pages.value[..., :value_width].clone())
+        pages = laid_out(pages._replace(key=pages.key[..., :width], value=pages.value[..., :value_width]))
         lists = lists._replace(basis=some_basis(3, head_dim, width, value_width, dtype, device))
         check(operation, pages, lists, entries, MODEL)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.pages import Lists, Pages
 from tests.ops.devices import KERNEL_DEVICES
-from tests.ops.forms import FORMS, FP8, INT4, MODEL, assert_same, copied, encoded
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, assert_same, copied, encoded, laid_out
 
 LAYER = 1
 
@@ -44,12 +44,7 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL)
     table[:, LAYER, :, :longest] = torch.where(held, ids, 0)
     length = torch.full((slots, 3, heads), 77, dtype=torch.int32)
     length[:, LAYER] = lengths
-    pages = encoded(pages, form)
-    return (
-        Pages.of((column.to(device) for column in pages.tensors), len(pages.scales)),
-        table.to(device),
-        length.to(device),
-    )
+    return laid_out(encoded(pages, form), device), table.to(device), length.to(device)
 
 
 def shared_of(length):

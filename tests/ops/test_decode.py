@@ -16,7 +16,7 @@ from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
 from corm_batch.ops.reduction import ALL_ROWS, Reduction, reduce_columns
 from tests.ops.devices import KERNEL_DEVICES
-from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, pruned, some_basis
+from tests.ops.forms import FORMS, FP8, INT4, MODEL, copied, decoded, encoded, laid_out, pruned, some_basis
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 REDUCTIONS = [
@@ -116,7 +116,7 @@ def grouped(cache, groups):
             place = torch.arange(int(length[mine, k]), int(length[theirs, k]), device=own.device)
             written[table[mine, k, place // page_size].long(), place % page_size] = False
     views = [column.view(old.dtype) for column, old in zip(columns, cache.pages.tensors, strict=True)]
-    pages = Pages.of(views, len(cache.pages.scales))
+    pages = laid_out(Pages.of(views, len(cache.pages.scales)))
     leader = torch.tensor(leaders, device=slot.device)
     same = cache._replace(pages=pages, lists=Lists(table, length, slot, shared), written_PC=written)
     return same._replace(step_S=cache.step_S[leader]), leader
@@ -364,7 +364,7 @@ def in_directions(cache, dtype, head_dim, width, value_width, scale=1.0):
     """The same entries as numbers in a few directions."""
     pages, device = cache.pages, cache.step_S.device
     basis = some_basis(cache.lists.table.shape[1], head_dim, width, value_width, dtype, device, scale)
-    narrow = pages._replace(key=pages.key[..., :width].clone(), value=pages.value[..., :value_width].clone())
+    narrow = laid_out(pages._replace(key=pages.key[..., :width], value=pages.value[..., :value_width]))
     return cache._replace(pages=narrow, lists=cache.lists._replace(basis=basis))
 
 

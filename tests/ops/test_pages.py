@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corm_batch.errors import UnsupportedModelError
-from corm_batch.ops.pages import NEVER, Entries, Pages, entry_columns, read_pages, update_pages, write_pages
+from corm_batch.errors import SpecError, UnsupportedModelError
+from corm_batch.ops.pages import NEVER, Column, Entries, Pages, entry_columns, read_pages, update_pages, write_pages
 from tests.ops.forms import FORMS, FP8, INT4, MODEL, decoded, encoded
 
 
@@ -54,3 +54,9 @@ def test_heads_of_an_odd_width_are_refused_where_numbers_are_bytes():
     assert [column.width for column in entry_columns(MODEL, 7, torch.float16)[:2]] == [7, 7]
     with pytest.raises(UnsupportedModelError, match=r"engine\.storage: .* an even width, got 7"):
         entry_columns(FP8, 7, torch.float16)
+
+
+@pytest.mark.parametrize("column", [Column("rank", torch.float64), Column("seen", torch.int8), Column("two", width=1)])
+def test_columns_of_a_policy_are_numbers_of_four_bytes(column):
+    with pytest.raises(SpecError, match=f"column {column.name}: got .*, allowed are 4 bytes without one"):
+        entry_columns(MODEL, 8, torch.float16, (Column("norm"), column))

@@ -11,7 +11,7 @@ from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages, narrowed
 from corm_batch.ops.store import store_entries
 from tests.ops.devices import KERNEL_DEVICES
-from tests.ops.forms import FORMS, MODEL, assert_same, encoded
+from tests.ops.forms import FORMS, MODEL, assert_same, encoded, laid_out
 
 
 def stale_pages(num_pages, page_size, width, dtype, form, device="cpu"):
@@ -217,7 +217,7 @@ def test_kernel_leaves_out_the_channels_that_a_list_does_not_store(device, sizes
 
     def stored(operation, given, channels=None):
         pages = stale_pages(total, 16, 48, torch.float32, MODEL, device)
-        pages = pages._replace(key=pages.key[..., :30].contiguous())
+        pages = laid_out(pages._replace(key=pages.key[..., :30]))
         taken = torch.tensor([3], dtype=torch.int32, device=device)
         operation(pages, given, keep, packing, own, stops, fresh, taken, channels, form=MODEL)
         return pages
@@ -240,7 +240,7 @@ def test_kernel_stores_keys_and_values_of_two_widths(device, key_width, value_wi
     found = []
     for operation in (store_entries, store.store_entries):
         pages = stale_pages(60, 5, 96, torch.float16, MODEL, device)
-        pages = pages._replace(key=pages.key[..., :key_width].clone(), value=pages.value[..., :value_width].clone())
+        pages = laid_out(pages._replace(key=pages.key[..., :key_width], value=pages.value[..., :value_width]))
         fresh, taken = torch.arange(1, 60, dtype=torch.int32, device=device), own.new_zeros(1)
         operation(pages, entries, keep, packing, own, stops, fresh, taken, form=MODEL)
         found.append(pages)

@@ -83,8 +83,8 @@ def test_what_is_read_is_what_the_directions_leave_of_it(forms, name, prefill, t
             engine.step()
         held[storage] = engine.cache.read(0, 0)
     (whole, narrow), basis = held.values(), engine.cache.bases[0]
-    assert engine.cache.pool.pages.key.shape[-1] == 8
-    assert engine.cache.pool.pages.value.shape[-1] == 12
+    assert engine.cache.pages(0).key.shape[-1] == 8
+    assert engine.cache.pages(0).value.shape[-1] == 12
     inside = whole.position[:, :, None] <= 45  # of the prompt: answers may differ
     expected = basis.rebuild(*basis.project(whole.key, whole.value, whole.position), whole.position)
     for got, wanted, before in zip((narrow.key, narrow.value), expected, (whole.key, whole.value), strict=True):

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from corm_batch.ops.kernels.lists import numbers_of, place_of
 from corm_batch.ops.pages import Lists, Pages
 
 TILE_ELEMENTS = 8192
@@ -14,17 +15,17 @@ TILE_ELEMENTS = 8192
 
 
 def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
-    """`ops.compact.compact_lists` for pages whose columns and a table whose rows are contiguous.
+    """`ops.compact.compact_lists` for a table whose rows are contiguous.
 
     Grid and scratch depend on shapes alone, so a CUDA graph may hold it.
     """
     num_sequences, num_heads = len(lists.slot), lists.length.shape[1]
-    page_size, key_width, value_width = *pages.key.shape[1:], pages.value.shape[-1]
+    key_width, value_width = pages.key.shape[-1], pages.value.shape[-1]
     widest = triton.next_power_of_2(max(key_width, value_width))
     lost_SK = torch.empty(num_sequences, num_heads, dtype=torch.float32, device=step_S.device)
     _compact_kernel[(num_heads, num_sequences)](
         pages, lists, *lists.table.stride()[:2], *lists.length.stride(), *lists.shared.stride(), step_S, lost_SK,
-        num_heads, KEY=key_width, VALUE=value_width, WIDEST=widest, C=page_size,
+        num_heads, KEY=key_width, VALUE=value_width, WIDEST=widest, C=pages.size, PAGE=pages.stride,
         TILE=max(16, TILE_ELEMENTS // widest), SCAN=512, num_warps=4,
     )  # fmt: skip
     return lost_SK
@@ -34,8 +35,8 @@ def compact_lists(pages: Pages, lists: Lists, step_S: Tensor) -> Tensor:
 def _compact_kernel(
     pages: Pages, lists: Lists, table_s: int, table_k: int, length_s: int, length_k: int, shared_s: int, shared_k: int,
     steps: tl.tensor, losses: tl.tensor, num_heads: int,
-    KEY: tl.constexpr, VALUE: tl.constexpr, WIDEST: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
-    SCAN: tl.constexpr,
+    KEY: tl.constexpr, VALUE: tl.constexpr, WIDEST: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr,
+    TILE: tl.constexpr, SCAN: tl.constexpr,
 ) -> None:  # fmt: skip
     """Look at what is a list's own, then move what lies behind its first dead entry; programs: head, row of the batch.
 
@@ -53,7 +54,7 @@ def _compact_kernel(
     removed = tl.zeros([SCAN], tl.float32)
     for start in range(shared, length, SCAN):
         index = start + tl.arange(0, SCAN)
-        place = _place(table, index, index < length, C)
+        place = place_of(_page(table, index, index < length, C), index % C, PAGE)
         dead = (index < length) & ~_stays(pages, place, index < length, step)
         removed += tl.load(pages.statistic + place, mask=dead, other=0.0)  # [SCAN]
         first = tl.minimum(first, tl.min(tl.where(dead, index, length)))
@@ -63,18 +64,22 @@ def _compact_kernel(
     column = tl.arange(0, WIDEST)[None, :]
     for start in range(count, tl.where(first < length, length, 0), TILE):
         index = start + tl.arange(0, TILE)
-        source = _place(table, index, index < length, C)
+        page, within = _page(table, index, index < length, C), index % C
+        source = place_of(page, within, PAGE)
         keep = _stays(pages, source, index < length, step)
         of_key, of_value = keep[:, None] & (column < KEY), keep[:, None] & (column < VALUE)
-        key = tl.load(pages.key + source[:, None] * KEY + column, mask=of_key)  # [TILE, KEY]
-        value = tl.load(pages.value + source[:, None] * VALUE + column, mask=of_value)  # [TILE, VALUE]
+        key_at = numbers_of(pages.key, page, within, KEY, PAGE)[:, None] + column
+        value_at = numbers_of(pages.value, page, within, VALUE, PAGE)[:, None] + column
+        key, value = tl.load(key_at, mask=of_key), tl.load(value_at, mask=of_value)  # [TILE, KEY] and [TILE, VALUE]
         position = tl.load(pages.position + source, mask=keep)  # [TILE]
         expiry = tl.load(pages.expiry + source, mask=keep)  # [TILE]
         statistic = tl.load(pages.statistic + source, mask=keep)  # [TILE]
-        target = _place(table, count + tl.cumsum(keep.to(tl.int32)) - 1, keep, C)
+        to = count + tl.cumsum(keep.to(tl.int32)) - 1
+        page, within = _page(table, to, keep, C), to % C
+        target = place_of(page, within, PAGE)
         tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
-        tl.store(pages.key + target[:, None] * KEY + column, key, mask=of_key)
-        tl.store(pages.value + target[:, None] * VALUE + column, value, mask=of_value)
+        tl.store(numbers_of(pages.key, page, within, KEY, PAGE)[:, None] + column, key, mask=of_key)
+        tl.store(numbers_of(pages.value, page, within, VALUE, PAGE)[:, None] + column, value, mask=of_value)
         tl.store(pages.position + target, position, mask=keep)
         tl.store(pages.expiry + target, expiry, mask=keep)
         tl.store(pages.statistic + target, statistic, mask=keep)
@@ -96,9 +101,9 @@ def _move(column: tl.tensor, source: tl.tensor, target: tl.tensor, keep: tl.tens
 
 
 @triton.jit
-def _place(table: tl.tensor, index: tl.tensor, mask: tl.tensor, C: tl.constexpr) -> tl.tensor:
-    """Slots of the pool, counted over all pages, where these entries of a list lie."""
-    return tl.load(table + index // C, mask=mask, other=0).to(tl.int64) * C + index % C
+def _page(table: tl.tensor, index: tl.tensor, mask: tl.tensor, C: tl.constexpr) -> tl.tensor:
+    """Pages where these entries of a list lie."""
+    return tl.load(table + index // C, mask=mask, other=0)  # [TILE]
 
 
 @triton.jit

@@ -63,12 +63,12 @@ def decode_attention(
     """As `ops.decode.decode_attention`, except that a row of slot -1 comes out as zeros.
 
     Args:
-        pages: the pool, contiguous.
+        pages: the pool.
         lists: as there; the table's rows are contiguous. With a reduction there is scratch of 4 bytes for every query
             head and every slot the table is wide: give it no wider than the longest list.
         query_SHD, step_S, reduction, scale, softcap, sink_H, leader_S, form: as there.
     """
-    (num_sequences, num_heads, head_dim), page_size = query_SHD.shape, pages.position.shape[1]
+    (num_sequences, num_heads, head_dim), page_size = query_SHD.shape, pages.size
     num_kv_heads, num_slots = lists.table.shape[1], lists.table.shape[2] * page_size
     num_lists, group = num_sequences * num_kv_heads, num_heads // num_kv_heads
     basis = None if lists.basis is None else (lists.basis.halves, lists.basis.turns)
@@ -123,6 +123,7 @@ def _tile(
     heads = max(8 // kernels.num_factors, triton.next_power_of_2(num_heads))
     rows = max(16, kernels.num_factors * heads)
     return {
+        "PAGE": pages.stride,
         "W": width,
         "BLOCK_G": heads,
         "H": half,
@@ -151,12 +152,12 @@ def _launch_vote(
     logits: Tensor | None, num_slots: int, lse: Tensor | None, bar: Tensor | None,
 ) -> None:  # fmt: skip
     """The vote of queries at these steps; what was found of them as the kernel takes it."""
-    kind, page_size, reach = reduction.gathers, pages.position.shape[1], reduction.reach
+    kind, page_size, reach = reduction.gathers, pages.size, reduction.reach
     size = max(512, triton.next_power_of_2(4 * reach))
     vote[(num_lists, triton.cdiv(num_slots, size - 2 * reach))](
         step_S, *pages[2:5], *rows, lists.shared, *lists.shared.stride(), logits, num_slots, lse, bar,
-        reduction.window, G=group, C=page_size, REACH=reach, POWER=kind.power, HEADS=kind.heads, ROWS=kind.rows,
-        SINCE_HIT=kind.since_hit, BLOCK_N=size,
+        reduction.window, G=group, C=page_size, PAGE=pages.stride, REACH=reach, POWER=kind.power, HEADS=kind.heads,
+        ROWS=kind.rows, SINCE_HIT=kind.since_hit, BLOCK_N=size,
     )  # fmt: skip
 
 
@@ -168,10 +169,10 @@ def _attend_shared(
     leader: tl.tensor, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
     basis: tl.tuple | None, step: tl.tensor, own_splits: int, scale: float, softcap: float | None,
-    M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
-    COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
-    NUM_FACTORS: tl.constexpr,
+    M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, W: tl.constexpr, D: tl.constexpr,
+    REACH: tl.constexpr, COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
+    FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
     """One split of what a group of rows shares of one kv head; the program of its first row does it."""
     row, split, splits = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -190,8 +191,8 @@ def _attend_shared(
     q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, tl.full([BLOCK_G], float("-inf"), tl.float32), ids, key, value, position,
-        expiry, scales, basis, row % num_kv_heads, None, 0, scale, softcap, True, COUNTS, C, W, D, BLOCK_G, BLOCK_W,
-        BLOCK_D, BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
+        expiry, scales, basis, row % num_kv_heads, None, 0, scale, softcap, True, COUNTS, C, PAGE, W, D, BLOCK_G,
+        BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     mine = head * (own_splits + splits) + own_splits + split
     keep_part(mine, there, outs, top, total, count, part_out, part_max, part_sum, part_count, D, NUM_FACTORS)
@@ -207,8 +208,8 @@ def _attend(
     basis: tl.tuple | None, out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor,
     sink: tl.tensor | None, tau: float, parts: int, logits: tl.tensor | None, num_slots: int, scale: float,
     softcap: float | None,
-    G: tl.constexpr, C: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr, COUNTS: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
+    COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
     NUM_FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -230,7 +231,7 @@ def _attend(
     q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, basis, row % num_kv_heads,
-        logits, num_slots, scale, softcap, False, COUNTS, C, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H,
+        logits, num_slots, scale, softcap, False, COUNTS, C, PAGE, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H,
         PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     if part_out is None:

@@ -22,25 +22,27 @@ def numbers_a_word(value: Tensor, head_dim: int) -> int:
 
 @triton.jit
 def load_words(
-    numbers: tl.tensor, page: tl.tensor, within: tl.tensor, mask: tl.tensor, C: tl.constexpr, WORDS: tl.constexpr,
+    numbers: tl.tensor, page: tl.tensor, within: tl.tensor, mask: tl.tensor, WORDS: tl.constexpr, PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """What pages have of entries [BN], so many words each, as [BN, BLOCK]: bytes two at a time as int16, wider numbers
-    as they are. The place within a page is apart from the page, which alone changes from block to block."""
+    """What pages of PAGE bytes have of entries [BN], so many words each, as [BN, BLOCK]: bytes two at a time as int16,
+    wider numbers as they are. The place within a page is apart from the page, which alone changes from block to
+    block."""
     if numbers.dtype.element_ty.primitive_bitwidth == 8:
         numbers = numbers.to(tl.pointer_type(tl.int16), bitcast=True)
     column = tl.arange(0, BLOCK)[None, :]
     at = numbers + within[:, None] * WORDS + column
-    return tl.load(at + page.to(tl.int64)[:, None] * (C * WORDS), mask=mask[:, None] & (column < WORDS), other=0)
+    words = PAGE * 8 // numbers.dtype.element_ty.primitive_bitwidth
+    return tl.load(at + page.to(tl.int64)[:, None] * words, mask=mask[:, None] & (column < WORDS), other=0)
 
 
 @triton.jit
 def load_decoded(
-    numbers: tl.tensor, factors: tl.tuple, page: tl.tensor, within: tl.tensor, mask: tl.tensor, C: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
+    numbers: tl.tensor, factors: tl.tuple, page: tl.tensor, within: tl.tensor, mask: tl.tensor, D: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_D: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Keys or values as their form decodes them, [BN, BLOCK_D] float32."""
-    parts = UNPACK(load_words(numbers, page, within, mask, C, D // PACK, BLOCK_D // PACK), tl.float32)
+    parts = UNPACK(load_words(numbers, page, within, mask, D // PACK, PAGE, BLOCK_D // PACK), tl.float32)
     if PACK == 4:
         tile = tl.interleave(tl.interleave(parts[0], parts[2]), tl.interleave(parts[1], parts[3]))
     elif PACK == 2:
@@ -178,9 +180,9 @@ def save_numbers(
     tile: tl.tensor, numbers: tl.tensor, scales: tl.tuple, which: tl.constexpr, place: tl.tensor, mask: tl.tensor,
     D: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Numbers that stand for themselves."""
+    """Numbers that stand for themselves, from where each entry's begin."""
     column = tl.arange(0, BLOCK_D)[None, :]
-    tl.store(numbers + place[:, None] * D + column, tile, mask=mask[:, None] & (column < D))
+    tl.store(numbers[:, None] + column, tile, mask=mask[:, None] & (column < D))
 
 
 @triton.jit

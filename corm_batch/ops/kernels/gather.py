@@ -12,6 +12,7 @@ from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Form
 from corm_batch.ops.gather import gather_entries as definition
 from corm_batch.ops.kernels.forms import load_decoded, numbers_a_word
+from corm_batch.ops.kernels.lists import place_of
 from corm_batch.ops.kernels.packed import bounds_of
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.packing import Packing
@@ -31,14 +32,14 @@ def gather_entries(
     form: Form,
     basis: Basis | None = None,
 ) -> Entries:
-    """`ops.gather.gather_entries` for pages whose columns are contiguous, and a table whose rows and lengths are.
+    """`ops.gather.gather_entries` for a table whose rows and lengths are contiguous.
 
     What is stored in directions of its own is read as there: it is rebuilt by products of matrices.
     """
     if basis is not None:
         return definition(pages, table_SKP, length_SK, born, packing, channels_SKW, form=form, basis=basis)
     (num_sequences, num_heads, num_pages), num_born = table_SKP.shape, born.position.shape[1]
-    page_size, head_dim = pages.position.shape[1], born.key.shape[-1]
+    page_size, head_dim = pages.size, born.key.shape[-1]
     newer, every = packing or (None, None)
     bounds = (None, None) if newer is None or every is None else (newer.bounds, every.bounds)
     total = num_pages * page_size + num_born if every is None else int(every.sizes.sum())
@@ -56,7 +57,7 @@ def gather_entries(
     _gather_kernel[(triton.cdiv(longest, tile), num_heads, num_sequences)](
         pages, born, strides(born, 0), strides(born, 1), own_strides(born, 0), own_strides(born, 1),
         gathered, table_SKP, *table_SKP.stride()[:2], length_SK, *bounds, total,
-        num_born, channels_SKW, W=width, D=head_dim, PADDED_D=padded_dim, C=page_size, TILE=tile,
+        num_born, channels_SKW, W=width, D=head_dim, PADDED_D=padded_dim, C=page_size, PAGE=pages.stride, TILE=tile,
         PACK=numbers_a_word(pages.value, head_dim), UNPACK=kernels.unpack, FACTORS=kernels.factors, num_warps=4,
     )  # fmt: skip
     return gathered
@@ -70,7 +71,7 @@ def _gather_kernel(
     table: tl.tensor, table_s: int, table_k: int, lengths: tl.tensor,
     born_bounds: tl.tensor | None, bounds: tl.tensor | None, all_entries: int, all_born: int,
     channels: tl.tensor | None, W: tl.constexpr, D: tl.constexpr, PADDED_D: tl.constexpr, C: tl.constexpr,
-    TILE: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
+    PAGE: tl.constexpr, TILE: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of a head of a sequence; programs: tile, head, sequence."""
     index, head, s = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -81,7 +82,7 @@ def _gather_kernel(
     new = inside & (index >= num_held)
     ids = table + s.to(tl.int64) * table_s + head * table_k
     page, within = tl.load(ids + index // C, mask=held, other=0), index % C  # [TILE]
-    place, row = page.to(tl.int64) * C + within, (index - num_held + born_start).to(tl.int64)
+    place, row = place_of(page, within, PAGE), (index - num_held + born_start).to(tl.int64)
     to = head * all_entries + start + index
     column = tl.arange(0, PADDED_D)[None, :]
     old, young = held[:, None] & (column < D), new[:, None] & (column < D)
@@ -93,11 +94,11 @@ def _gather_kernel(
         of_list = channels + (s.to(tl.int64) * tl.num_programs(1) + head) * W
         channel = tl.load(of_list + column, mask=column < W, other=0).to(tl.int32)
     factors = FACTORS(pages.scales, 0, place, held)
-    key = load_decoded(pages.key, factors, page, within, held, C, W, PADDED_D, PACK, UNPACK)
+    key = load_decoded(pages.key, factors, page, within, held, W, PAGE, PADDED_D, PACK, UNPACK)
     tl.store(gathered.key + to[:, None] * D + channel, key, mask=held[:, None] & (column < W))
     tl.store(gathered.key + to_at, tl.load(born.key + key_at, mask=young), mask=young)
     factors = FACTORS(pages.scales, 1, place, held)
-    value = load_decoded(pages.value, factors, page, within, held, C, D, PADDED_D, PACK, UNPACK)
+    value = load_decoded(pages.value, factors, page, within, held, D, PAGE, PADDED_D, PACK, UNPACK)
     tl.store(gathered.value + to_at, value, mask=old)
     tl.store(gathered.value + to_at, tl.load(born.value + value_at, mask=young), mask=young)
     live = held & (index < tl.load(lengths + s * tl.num_programs(1) + head))

@@ -18,10 +18,19 @@ def locate(
 
 
 @triton.jit
-def place_of(ids: tl.tensor, index: tl.tensor, inside: tl.tensor, C: tl.constexpr) -> tl.tensor:
-    """Where in the pool the entries at `index` of a list are, int64: too many for 32 bits once times D."""
-    page = tl.load(ids + index // C, mask=inside, other=0)  # [BN]
-    return page.to(tl.int64) * C + index % C
+def place_of(page: tl.tensor, within: tl.tensor, PAGE: tl.constexpr) -> tl.tensor:
+    """Where entries, `within` their pages of PAGE bytes, have what a column of single numbers holds of them: all of
+    these are 4 bytes. In 64 bits: a pool is larger than 32 tell."""
+    return page.to(tl.int64) * (PAGE // 4) + within
+
+
+@triton.jit
+def numbers_of(
+    numbers: tl.tensor, page: tl.tensor, within: tl.tensor, WIDTH: tl.constexpr, PAGE: tl.constexpr
+) -> tl.tensor:
+    """Pointers to the first of WIDTH numbers that a column of keys or values holds of each entry."""
+    stride: tl.constexpr = PAGE * 8 // numbers.dtype.element_ty.primitive_bitwidth
+    return numbers + (page.to(tl.int64) * stride + within * WIDTH)  # offsets that keys and values may have in common
 
 
 @triton.jit

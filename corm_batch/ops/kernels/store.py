@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from corm_batch.ops.form import Form
+from corm_batch.ops.kernels.lists import numbers_of, place_of
 from corm_batch.ops.kernels.strides import TILE_ELEMENTS, Strides, own_strides, strides
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import Entries, Pages
@@ -27,9 +28,9 @@ def store_entries(
     *,
     form: Form,
 ) -> tuple[Tensor, Tensor]:
-    """`ops.store.store_entries` for pages whose columns are contiguous."""
+    """As `ops.store.store_entries`; nothing waits for the device."""
     (num_heads, num_entries), num_sequences = keep_KN.shape, len(packing.sizes)
-    page_size, key_dim, value_dim = pages.position.shape[1], entries.key.shape[-1], entries.value.shape[-1]
+    page_size, key_dim, value_dim = pages.size, entries.key.shape[-1], entries.value.shape[-1]
     padded_dim = triton.next_power_of_2(max(key_dim, value_dim))
     tile = max(16, TILE_ELEMENTS // padded_dim)
     num_tiles = max(1, triton.cdiv(packing.longest, tile))
@@ -52,7 +53,7 @@ def store_entries(
         own_strides(entries, 0), own_strides(entries, 1), keep, packing.bounds, count_SK, first_SK, further_SK, before,
         own, own_stops, fresh, len(fresh), num_entries, num_tiles, channels_SKW, D=value_dim, PADDED_D=padded_dim,
         W=key_dim if channels_SKW is None else channels_SKW.shape[-1],
-        KEY=pages.key.shape[-1], VALUE=pages.value.shape[-1], C=page_size,
+        KEY=pages.key.shape[-1], VALUE=pages.value.shape[-1], C=page_size, PAGE=pages.stride,
         PADDED_C=triton.next_power_of_2(page_size), TILE=tile, SAVE=form.kernels().save, num_warps=4,
     )  # fmt: skip
     return count_SK, lost_SK
@@ -127,7 +128,8 @@ def _copy_kernel(
     keep: tl.tensor, bounds: tl.tensor, counts: tl.tensor, firsts: tl.tensor, further: tl.tensor, before: tl.tensor,
     own: tl.tensor, own_stops: tl.tensor, fresh: tl.tensor, num_fresh: int, num_entries: int, num_tiles: int,
     channels: tl.tensor | None, D: tl.constexpr, PADDED_D: tl.constexpr, W: tl.constexpr, KEY: tl.constexpr,
-    VALUE: tl.constexpr, C: tl.constexpr, PADDED_C: tl.constexpr, TILE: tl.constexpr, SAVE: tl.constexpr,
+    VALUE: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, PADDED_C: tl.constexpr, TILE: tl.constexpr,
+    SAVE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Kept entries of one tile to their pages; a head's first tile cleans behind its list; programs: tile, head,
     sequence."""
@@ -148,9 +150,9 @@ def _copy_kernel(
             last = _page_id(start + length // C, length % C > 0, own_pages, num_own, fresh, num_fresh, begin)
             slot = tl.arange(0, PADDED_C)
             behind = (length % C > 0) & (slot >= length % C) & (slot < C)
-            place = last.to(tl.int64) * C + slot
-            _clean(pages.key, place, behind, KEY, PADDED_D)
-            _clean(pages.value, place, behind, VALUE, PADDED_D)
+            place = place_of(last, slot, PAGE)
+            _clean(numbers_of(pages.key, last, slot, KEY, PAGE), behind, KEY, PADDED_D)
+            _clean(numbers_of(pages.value, last, slot, VALUE, PAGE), behind, VALUE, PADDED_D)
             _write(pages, place, behind, 0, 0, 0.0)
             for i in tl.static_range(len(pages.own)):
                 tl.store(pages.own[i] + place, tl.zeros([PADDED_C], pages.own[i].dtype.element_ty), mask=behind)
@@ -165,11 +167,12 @@ def _copy_kernel(
                 channel = tl.load(channels + this * W + column, mask=column < W, other=0).to(tl.int32)
             key_at = head * head_stride.key + row[:, None] * entry_stride.key + channel
             value_at = head * head_stride.value + row[:, None] * entry_stride.value + column
-            place = page.to(tl.int64) * C + rank % C
+            within = rank % C
+            place = place_of(page, within, PAGE)
             key = tl.load(entries.key + key_at, mask=kept[:, None] & (column < W), other=0.0)  # [TILE, W]
-            SAVE(key, pages.key, pages.scales, 0, place, kept, W, PADDED_D)
+            SAVE(key, numbers_of(pages.key, page, within, KEY, PAGE), pages.scales, 0, place, kept, W, PADDED_D)
             value = tl.load(entries.value + value_at, mask=wide, other=0.0)  # [TILE, D]
-            SAVE(value, pages.value, pages.scales, 1, place, kept, D, PADDED_D)
+            SAVE(value, numbers_of(pages.value, page, within, VALUE, PAGE), pages.scales, 1, place, kept, D, PADDED_D)
             _write(
                 pages, place, kept,
                 tl.load(entries.position + head * head_stride.position + row * entry_stride.position, mask=kept),
@@ -182,18 +185,18 @@ def _copy_kernel(
 
 
 @triton.jit
-def _clean(numbers: tl.tensor, place: tl.tensor, mask: tl.tensor, WIDTH: tl.constexpr, PADDED_D: tl.constexpr) -> None:
-    """Zeros instead of keys or values, as wide as pages have them, in slots `place` of the pool."""
+def _clean(numbers: tl.tensor, mask: tl.tensor, WIDTH: tl.constexpr, PADDED_D: tl.constexpr) -> None:
+    """Zeros instead of keys or values, as wide as pages have them, from where each entry's begin."""
     column = tl.arange(0, PADDED_D)[None, :]
-    zeros = tl.zeros([place.shape[0], PADDED_D], numbers.dtype.element_ty)
-    tl.store(numbers + place[:, None] * WIDTH + column, zeros, mask=mask[:, None] & (column < WIDTH))
+    zeros = tl.zeros([numbers.shape[0], PADDED_D], numbers.dtype.element_ty)
+    tl.store(numbers[:, None] + column, zeros, mask=mask[:, None] & (column < WIDTH))
 
 
 @triton.jit
 def _write(
     pages: Pages, place: tl.tensor, mask: tl.tensor, position: tl.tensor, expiry: tl.tensor, statistic: tl.tensor
 ) -> None:
-    """What is known of entries to slots `place` of the pool, but for the policy's own columns."""
+    """What is known of entries to their places in the pool, but for the policy's own columns."""
     tl.store(pages.position + place, position, mask=mask)
     tl.store(pages.expiry + place, expiry, mask=mask)
     tl.store(pages.statistic + place, statistic, mask=mask)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from corm_batch.ops.kernels.forms import load_words, sine_and_cosine
+from corm_batch.ops.kernels.lists import place_of
 
 
 @triton.jit
@@ -24,10 +25,10 @@ def see(
     begin: tl.tensor, end: tl.tensor, q: tl.tuple, now: tl.tensor, head: tl.tensor, there: tl.tensor, top: tl.tensor,
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
     basis: tl.tuple | None, k: tl.tensor, logits: tl.tensor | None, num_slots: int, scale: float,
-    softcap: float | None, STEPS: tl.constexpr, COUNTS: tl.constexpr, C: tl.constexpr, W: tl.constexpr,
-    D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
-    NUM_FACTORS: tl.constexpr,
+    softcap: float | None, STEPS: tl.constexpr, COUNTS: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr,
+    W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
+    FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
 ) -> tuple[tl.tuple, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Entries from `begin`, where a page begins, to `end`, seen by the queries of some heads at step `now`, with STEPS
     [BG] steps, one for each.
@@ -50,8 +51,8 @@ def see(
         # ids of pages are loaded a block ahead, so that entries are one load away, not two
         page, following = following, tl.load(ids + (index + BLOCK_N) // C, mask=index + BLOCK_N < end, other=0)
         within = n % C if BLOCK_N % C == 0 else index % C  # the former is one for all blocks
-        place = page.to(tl.int64) * C + within
-        keys = UNPACK(load_words(key, page, within, inside, C, W // PACK, BLOCK_W), q[0].dtype)  # [BN, BLOCK_W] each
+        place = place_of(page, within, PAGE)
+        keys = UNPACK(load_words(key, page, within, inside, W // PACK, PAGE, BLOCK_W), q[0].dtype)  # [BN, BLOCK_W] each
         if basis is not None:
             keys = _turned(keys[0], up, turns, tl.load(position + place, mask=inside, other=0))  # [BN, BLOCK_H] each
         s = _scores(q, keys, FACTORS(scales, 0, place, inside), scale, softcap, BLOCK_G, BLOCK_N)  # [BG, BN]
@@ -70,7 +71,7 @@ def see(
         total, top = total * shrink[:, None] + p, higher
         if COUNTS:
             count += (s > float("-inf")).to(tl.int32)
-        values = UNPACK(load_words(value, page, within, inside, C, D // PACK, BLOCK_D), q[0].dtype)  # [BN, BD] each
+        values = UNPACK(load_words(value, page, within, inside, D // PACK, PAGE, BLOCK_D), q[0].dtype)  # [BN, BD] each
         outs = _weighted(outs, each_row(shrink, NUM_FACTORS), p, values, FACTORS(scales, 1, place, inside), len(scales))
     return outs, top, tl.sum(total, axis=1), tl.sum(count, axis=1)
 

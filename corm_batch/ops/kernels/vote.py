@@ -22,7 +22,7 @@ def vote(
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     shared: tl.tensor, shared_s: int, shared_k: int,
     logits: tl.tensor, num_slots: int, lse: tl.tensor, bar: tl.tensor | None, window: int,
-    G: tl.constexpr, C: tl.constexpr, REACH: tl.constexpr, POWER: tl.constexpr, HEADS: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, REACH: tl.constexpr, POWER: tl.constexpr, HEADS: tl.constexpr,
     ROWS: tl.constexpr, SINCE_HIT: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """One block of what is one list's own, with REACH entries on either side of it."""
@@ -35,7 +35,7 @@ def vote(
         return
     index = start - REACH + tl.arange(0, BLOCK_N)
     inside = (index >= 0) & (index < num_entries)
-    place = place_of(ids, index, inside, C)
+    place = place_of(tl.load(ids + index // C, mask=inside, other=0), index % C, PAGE)  # [BN]
     weight, hit = tl.zeros([BLOCK_N], tl.float32), index < 0
     visible = inside
     for head in range(row * G, row * G + G):
