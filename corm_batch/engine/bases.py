@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def find_bases(model: LoadedModel, form: Storage) -> list[Basis] | None:
         slice(rank * shard.num_kv_heads, (rank + 1) * shard.num_kv_heads),
         shard.head_dim,
         partial(_projections, model, needing),
+        lambda numbers: [fmean(each) for each in zip(*model.ranks.gather(list(numbers)), strict=True)],
     )
     return [
         Basis.of(key.to(model.device), value.to(model.device), rotary, model.dtype)
@@ -85,7 +87,7 @@ def refuse_lost(model: LoadedModel, form: Storage, bases: Sequence[Basis] | None
     if not lost <= _MOST_NATS:
         raise UnsupportedModelError(
             f"engine.storage: {form.name} leaves nothing of what this model says, which is {lost:.1f} nats a token off "
-            f"with keys and values so stored ({_MOST_NATS} are allowed): raise key_share and value_share, or take "
+            f"with keys and values so stored ({_MOST_NATS} are allowed): have it store more of them, or take "
             "another form; eigen finds its directions on texts"
         )
 

@@ -33,7 +33,9 @@ class EngineConfig(BaseModel):
         description="form of kept entries, by name; model: as the model computes them; fp8, int8, int4: in fewer bits; "
         "default: int8 where a model of 16 bits bears it and the policy evicts, else model",
     )
-    page_size: Annotated[int, SAME_ANSWERS] = Field(16, ge=1, le=1024, description="entries a page")
+    page_size: Annotated[int, SAME_ANSWERS] = Field(
+        16, ge=1, le=1024, description="entries a page; more where a layer's are narrower than another's"
+    )
     kv_memory: Annotated[ByteSize | None, SAME_ANSWERS] = Field(
         None, description="bytes of the page pool, such as 512MiB; default: measured"
     )

@@ -9,7 +9,7 @@ never sees a form; a query sees what was kept decoded. Everything that moves ent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -32,6 +32,7 @@ class Projections(NamedTuple):
         own_heads: those of them that are stored here.
         weights: of a layer, what makes its keys, without position, and its values of what its norm makes of hidden
             states: [K, D, E] float32 each, of these heads; what is added to all of them is one more column.
+        over_ranks: of numbers that a rank has of its heads the mean over all ranks, who are to decide alike.
     """
 
     num_layers: int
@@ -39,13 +40,14 @@ class Projections(NamedTuple):
     own_heads: slice
     head_dim: int
     weights: Callable[[int], tuple[Tensor, Tensor]]
+    over_ranks: Callable[[Sequence[float]], Sequence[float]]
 
 
 class Storage(Plugin, kind="storage", package="corm_batch.storage"):
     """In what form kept keys and values lie in their pages; `ops.form.Form` is the part of it that operations know."""
 
     scales: ClassVar[tuple[Column, ...]] = ()
-    """What is stored of an entry beside the numbers of its key and value: one number a column."""
+    """What is stored of an entry beside the numbers of its key and value: one number of 4 bytes a column."""
 
     needs_fp8: ClassVar[bool] = False
     """Whether a GPU has to know 8-bit floating-point numbers to read it."""
@@ -55,7 +57,7 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
     a weight of their norm may be: what is larger is refused."""
 
     def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
-        """Where the numbers of a key and of a value lie.
+        """Where the numbers of a key and of a value lie: of a layer of mean rank, where they have ranks of their own.
 
         Args:
             head_dim: width of both.
@@ -85,7 +87,8 @@ class Storage(Plugin, kind="storage", package="corm_batch.storage"):
     `columns` is of these numbers, `encode` gets and `decode` gives no more, and which they are `directions` says."""
 
     def directions(self, model: Projections) -> Iterable[tuple[Tensor, Tensor]]:
-        """By layer the directions of keys, [K, D, W], and of values, [K, D, V], orthonormal; asked once a model.
+        """By layer the directions of keys, [K, D, W], and of values, [K, D, V], orthonormal; asked once a model. Their
+        numbers are what the layer stores, and the same in all heads, and in all ranks.
 
         Raises:
             SpecError, UnsupportedModelError: there are none for this model.

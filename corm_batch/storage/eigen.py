@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from corm_batch.errors import SpecError
 from corm_batch.file_hash import file_sha256
+from corm_batch.ops.pages import Column
 from corm_batch.registry import SAME_ANSWERS
 from corm_batch.storage.base import Projections
 from corm_batch.storage.low_rank import LowRank
@@ -28,12 +31,19 @@ class Eigen(LowRank, name="eigen"):
 
     The directions are the singular vectors of a head's keys and its queries together, both without position, and of its
     values (arXiv 2408.05646), out of the file that `python -m infra.measure.eigen_basis` writes. The paper lowers a
-    layer's ranks until its output is off by too much; here they are given, see `LowRank`. It folds the directions into
-    the weights; with rotary positions that cannot be done for keys, which are rebuilt where a query sees them.
+    layer's ranks, those of keys and of values by one threshold of their singular values, until the layer's output is
+    off by too much. `error` does so with what its attention hands on, keys and values each by what they do alone, as
+    the file has measured it. The paper folds the directions into the weights; with rotary positions that cannot be done
+    for keys, which are rebuilt where a query sees them.
     """
 
     basis: Annotated[str, SAME_ANSWERS] = Field(description="file that python -m infra.measure.eigen_basis writes")
     sha256: str | None = Field(None, validate_default=True, description="of that file; read off it where not given")
+    error: float | None = Field(
+        None,
+        gt=0.0,
+        description="ranks by layer, no shares: most by which either puts off what attention hands on",
+    )
 
     @field_validator("basis")
     @classmethod
@@ -53,6 +63,30 @@ class Eigen(LowRank, name="eigen"):
         if value not in (None, found):
             raise ValueError(f"{path} is another file by now, of sha256 {found}")
         return found
+
+    @field_validator("error")
+    @classmethod
+    def _check_error(cls, value: float | None, info: ValidationInfo) -> float | None:
+        path, sha256 = info.data.get("basis"), info.data.get("sha256")
+        if value is not None and path is not None and sha256 is not None and _errors(path, sha256) is None:
+            raise ValueError(f"{path} does not say by how much ranks put layers off: write it again")
+        return value
+
+    def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
+        """As many numbers as the shares say, or in the mean of all layers the error."""
+        if self.error is None:
+            return super().columns(head_dim, dtype)
+        key, value = (round(fmean(ranks)) for ranks in zip(*self._ranks(head_dim), strict=True))
+        return Column("key", dtype, key), Column("value", dtype, value)
+
+    def _ranks(self, head_dim: int) -> list[tuple[int, int]]:
+        """By layer, of keys and of values, the least that put it off by no more than the error; none for a file
+        that says nothing of it."""
+        errors = _errors(self.basis, self.sha256)
+        if errors is None or self.error is None:
+            return []
+        few = (torch.stack(errors) > self.error).sum(dim=-1)
+        return [(min(head_dim, 4 * key + 4), min(head_dim, 4 * value + 4)) for key, value in few.T.tolist()]
 
     def measured_on(self) -> str | None:
         """As the file says."""
@@ -91,9 +125,23 @@ class Eigen(LowRank, name="eigen"):
                 raise SpecError(
                     f"engine.storage.basis: {self.basis} holds no basis: directions of {name} are not orthonormal"
                 )
-        key, value = self.columns(model.head_dim, torch.float32)
-        for of_keys, of_values in zip(keys, values, strict=True):
-            yield of_keys[model.own_heads, :, : key.width], of_values[model.own_heads, :, : value.width]
+        key, value = (column.width or 0 for column in super().columns(model.head_dim, torch.float32))
+        ranks = self._ranks(model.head_dim) or [(key, value)] * model.num_layers
+        if len(ranks) != model.num_layers:
+            raise SpecError(f"engine.storage.basis: {self.basis} has errors of {len(ranks)} layers")
+        for of_keys, of_values, (key, value) in zip(keys, values, ranks, strict=True):
+            yield of_keys[model.own_heads, :, :key], of_values[model.own_heads, :, :value]
+
+
+@lru_cache(8)
+def _errors(path: str, sha256: str | None) -> tuple[Tensor, Tensor] | None:
+    """By how much [L, D / 4] a layer is off with the first 4, 8, 12 ... directions of keys, and with those of values;
+    None where the file does not say. Whose content has this hash: what it says is remembered."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("key_error"), file.get_tensor("value_error")
+    except (OSError, SafetensorError):
+        return None
 
 
 def _counts(shape: tuple[int, ...]) -> str:

@@ -14,9 +14,8 @@ from corm_batch.storage.model import Model
 class LowRank(Model):
     """Keys without their rotary position, and values, as numbers in a few directions of their head.
 
-    Both papers have ranks by layer. Here a page serves any layer and has one width, so all layers have the same ranks;
-    padding them to the widest layer's would save nothing. Of the same bytes keys bear a lower rank than values on every
-    model that was measured, which is why each has a share of its own.
+    Of the same bytes keys bear a lower rank than values on every model that was measured, which is why each has a share
+    of its own.
     """
 
     key_share: float = Field(0.7, gt=0.0, le=1.0, description="numbers stored of a key, as a share of its width")
@@ -25,8 +24,11 @@ class LowRank(Model):
     low_rank: ClassVar[bool] = True
 
     def columns(self, head_dim: int, dtype: torch.dtype) -> tuple[Column, Column]:
-        """As many numbers as the shares say, in fours: 64 bits at a time can be read of them, in the model's type."""
-        key, value = (
-            min(head_dim, 4 * max(1, round(share * head_dim / 4))) for share in (self.key_share, self.value_share)
-        )
+        """As many numbers as the shares say, in the model's type."""
+        key, value = (in_fours(share, head_dim) for share in (self.key_share, self.value_share))
         return Column("key", dtype, key), Column("value", dtype, value)
+
+
+def in_fours(share: float, head_dim: int) -> int:
+    """A share of a head's numbers, in fours: 64 bits at a time can be read of them."""
+    return min(head_dim, 4 * max(1, round(share * head_dim / 4)))

@@ -5,6 +5,9 @@
 
 How many nats a token texts lose when every key and value of every layer is as the form has it, the tokens' own, too: by
 the definition, in plain torch, without an engine, which sees a prompt as it was. `--storage` may be given again.
+
+`kl` is by how many nats a token the model says something else than it did, which tells forms apart where texts are none
+that the model has learned: of those it may even say a little more when it is less sure of all it says.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from corm_batch.engine.bases import RebuiltBatch, find_bases
+from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.text_batch import TextBatch
 from corm_batch.evaluation.fact_suite import haystack_text
-from corm_batch.ops.pages import stored_bytes
+from corm_batch.ops.basis import Basis
 from corm_batch.storage.base import Storage
 from infra.measure.record import begin_record, write_record
-from infra.measure.texts import mean_loss, nats, opened, parser_of, pieces
+from infra.measure.texts import mean_loss, opened, parser_of, pieces
 
 
 @torch.inference_mode()
@@ -31,15 +36,36 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What is lost by form."""
     _, _, model, encode = opened(options)
     texts = list(pieces(encode, haystack_text(options.text), options.tokens, options.texts, model.device))
-    rows, before, head_dim = [], nats(model, map(TextBatch, texts)), model.shape.head_dim
-    for asked in options.storage:
-        form = Storage.from_spec(yaml.safe_load(asked))
-        if (bases := find_bases(model, form)) is None:
-            raise SystemExit(f"--storage {asked}: expected a form of low rank")
-        lost = nats(model, (RebuiltBatch(ids, bases) for ids in texts)) - before
-        held = stored_bytes(form, head_dim, model.dtype) / (2 * head_dim * model.dtype.itemsize)
-        rows.append({"storage": form.to_spec(), "bytes": round(held, 3), **mean_loss(lost)})
-    return {"head_dim": head_dim, "rows": rows}
+    forms = [Storage.from_spec(yaml.safe_load(asked)) for asked in options.storage]
+    found = [find_bases(model, form) for form in forms]
+    if None in found:
+        raise SystemExit(f"--storage {options.storage[found.index(None)]}: expected a form of low rank")
+    by_form = [bases for bases in found if bases is not None]
+    losses = torch.stack([_losses(model, ids, by_form) for ids in texts], dim=-1)
+    rows, width = [], 2 * model.shape.head_dim
+    for form, bases, (less, other) in zip(forms, by_form, losses, strict=True):
+        ranks = [(basis.key.shape[-1], basis.value.shape[-1]) for basis in bases]
+        held = round(sum(map(sum, ranks)) / (width * len(ranks)), 3)
+        kl, half = mean_loss(other).values()
+        alike = len(set(ranks)) == 1
+        rows.append({"storage": form.to_spec(), "bytes": held, **mean_loss(less), "kl": kl, "kl_half": half,
+                     "ranks": ranks[0] if alike else ranks})  # fmt: skip
+    return {"head_dim": model.shape.head_dim, "rows": rows}
+
+
+def _losses(model: LoadedModel, ids: Tensor, by_form: Sequence[Sequence[Basis]]) -> Tensor:
+    """[forms, 2] nats a token by which a text is less likely, and by which the model says something else."""
+
+    def said(batch: TextBatch) -> Tensor:
+        return model.forward(batch)[:-1].float().log_softmax(dim=-1)
+
+    before, losses = said(TextBatch(ids)), []
+    for bases in by_form:
+        after = said(RebuiltBatch(ids, bases))
+        less = (before - after).gather(1, ids[1:, None]).mean()
+        other = torch.nn.functional.kl_div(after, before, log_target=True, reduction="batchmean")
+        losses.append(torch.stack((less, other)))
+    return torch.stack(losses)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

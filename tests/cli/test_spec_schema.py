@@ -12,6 +12,7 @@ from corm_batch.cli.spec_schema import KINDS, spec_schema
 from corm_batch.errors import SpecError
 from corm_batch.spec import JobSpec
 from tests.conftest import ROOT
+from tests.storage.bases import ERRORS, write_basis
 from tests.test_spec import MINIMAL
 
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
@@ -34,6 +35,7 @@ TOGETHER = {
     ("question_answer", "question"): {"question": None},
     ("question_answer", "rows"): {"question": None, "questions": ["Who?", "When?"]},
     ("extract", "questions"): {"ask": "each"},
+    ("eigen", "error"): {"basis": "with_errors.safetensors"},
 }
 """What comes with an example."""
 
@@ -153,6 +155,7 @@ def kinds_of(field):
 def test_every_example_is_one_that_a_spec_takes(schema, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / EXAMPLES["basis"]).touch()  # empty, of the hash that is the example of one
+    write_basis(tmp_path / "with_errors.safetensors", errors=ERRORS)
     for path, fields in sections(schema):
         kind, _, plugin = path.partition(".")
         for name, field in fields.items():

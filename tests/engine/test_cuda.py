@@ -15,6 +15,7 @@ from tests.engine.test_engine import DOCUMENTS
 
 pytestmark = pytest.mark.gpu
 CORM = {"name": "corm", "preset": "paper", "window": 32, "recent": 32, "tau": 2.0}
+BY_LAYER = {"name": "lorc", "progression": 0.4}
 
 
 def make_requests(folder, lengths, **fields):
@@ -64,7 +65,7 @@ def test_keeps_what_the_cpu_keeps_but_for_rounding_at_the_threshold(prefill, ref
     [
         (CORM, "fp8"),
         (CORM, "int4"),
-        (CORM, "lorc"),
+        (CORM, BY_LAYER),
         ({"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}, "fp8"),
         ({"name": "keydiff", "budget": {"name": "adakv", "max_kept": 512}}, "int8"),
     ],
@@ -85,7 +86,7 @@ def test_rounded_entries_score_as_on_the_cpu_but_for_rounding(policy, storage, p
         assert gpu[name].memory.kv_bytes_full == expected.memory.kv_bytes_full
 
 
-@pytest.mark.parametrize("storage", ["model", "fp8", "int8", "int4", "lorc"])
+@pytest.mark.parametrize("storage", ["model", "fp8", "int8", "int4", "lorc", BY_LAYER])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_runs_and_frees_its_pages(dtype, storage, reference_model):
     requests = make_requests(reference_model, (700, 1900))

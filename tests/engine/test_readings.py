@@ -19,17 +19,18 @@ DOCUMENT = [(i * i * 7 + 3 * i) % 199 for i in range(43)]  # no whole number of 
 QUESTIONS = {str(i): [(i * 5 + j * j) % 199 for j in range(1 + 7 * i)] for i in range(3)}
 SNAPKV = {"name": "snapkv", "window": 4, "recent": 4, "budget": {"name": "adakv", "max_kept": 12}}
 CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
+BY_LAYER = {"name": "lorc", "key_share": 0.6, "value_share": 0.6, "progression": 0.6}  # pages of 5 and 9 entries
 CASES = [
     ({"name": "full"}, "exact", "model"),
     (CORM, "exact", "fp8"),
     (CORM | {"window": 6, "recent": 6, "budget": {"name": "uniform", "max_kept": 9}}, "streaming", "int4"),
-    ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", "lorc"),
+    ({"name": "streaming_llm", "pin_first": 2, "recent": 9}, "exact", BY_LAYER),
     (SNAPKV, "exact", "think"),
     ({"name": "expected_attention", "ahead": 8, "budget": {"name": "uniform", "max_kept": 0.5}}, "streaming", "model"),
     ({"name": "keydiff", "recent": 3, "budget": {"name": "uniform", "max_kept": 10}}, "exact", "int8"),
-    (KVZIP, "exact", "model"),
-    (CORM | {"reach": 7}, "exact", "model"),
-    (CORM | {"reach": 2, "threshold": "cache"}, "streaming", "lorc"),
+    (KVZIP, "exact", BY_LAYER),
+    (CORM | {"reach": 7}, "exact", BY_LAYER),
+    (CORM | {"reach": 2, "threshold": "cache"}, "streaming", BY_LAYER),
     ({"name": "random", "keep_ratio": 0.5, "recent": 5}, "exact", "model"),
 ]
 POLICIES = [policy for policy, *_ in CASES]

@@ -31,16 +31,23 @@ def test_one_command_writes_what_is_lost_by_form(tiny_job, tmp_path, capsys):
     job = tiny_job({boat: f"The {boat} boat lay at the river that year. " * 60 for boat in "abcd"})
     record, forms = (
         tmp_path / "record.json",
-        ("{name: lorc, key_share: 1, value_share: 1}", "{name: lorc, key_share: 0.5}"),
+        (
+            "{name: lorc, key_share: 1, value_share: 1}",
+            "{name: lorc, key_share: 0.5}",
+            "{name: lorc, key_share: 0.5, value_share: 0.75, progression: 0.5}",
+        ),
     )
     asked = [word for form in forms for word in ("--storage", form)]
     main([job, "--text", str(tmp_path / "documents.jsonl"), *asked, "--texts", "3", "--tokens", "40", "--device", "cpu",
           "--output", str(record)])  # fmt: skip
-    whole, half = json.loads(record.read_text())["rows"]
+    whole, half, by_layer = json.loads(record.read_text())["rows"]
     assert (whole["bytes"], whole["nats"]) == (1.0, pytest.approx(0.0, abs=1e-3))
-    assert half["storage"] == {"name": "lorc", "key_share": 0.5, "value_share": 0.9}
-    assert half["bytes"] == 0.75
+    assert (whole["kl"], whole["ranks"]) == (pytest.approx(0.0, abs=1e-3), [16, 16])
+    assert half["storage"] == {"name": "lorc", "key_share": 0.5, "value_share": 0.9, "progression": 0.0}
+    assert (half["bytes"], half["ranks"]) == (0.75, [8, 16])
     assert half["half"] > 0
+    assert half["kl"] > half["kl_half"] > 0
+    assert (by_layer["bytes"], by_layer["ranks"]) == (0.625, [[12, 16], [4, 8]])
 
 
 def test_a_form_that_stores_all_directions_is_refused(tiny_job, tmp_path):
