@@ -130,7 +130,7 @@ class PromptTokenizer:
         for place, prompt in enumerate(prompts):
             try:
                 messages = self._layout.messages(prompt)
-                if self.has_template and not self._holds_special(messages):
+                if len(prompts) > 1 and self.has_template and not self._holds_special(messages):
                     texts[place] = self._layout.rendered(prompt, messages)
                 else:
                     found[place] = self.encode(prompt)

@@ -70,6 +70,10 @@ class NoOpTokenizer:
         """Token ids of any prompt."""
         return (1, 2)
 
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """Token ids of some."""
+        return list(map(self.encode, prompts))
+
     def reasoning_of(self, prompt: Prompt) -> ReasoningMarks:
         """What no answer holds."""
         return ReasoningMarks("<think>", "</think>")
