@@ -119,21 +119,22 @@ class PromptTokenizer:
         if not self._tokenizer.chat_template:
             return tuple(self._tokenizer(self._layout.plain(prompt), split_special_tokens=True)["input_ids"])
         messages = self._layout.messages(prompt)
-        if not self._holds_special(messages):
-            return tuple(self._encode_text(self._layout.rendered(prompt, messages), split_special_tokens=False))
+        if (text := self._plain(prompt, messages)) is not None:
+            return tuple(self._encode_text(text, split_special_tokens=False))
         return self._encode_as_text(prompt, messages)
 
     def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...] | DocumentError]:
         """Several prompts as `encode` has each, or why it has not; on all of the host's cores where that can be."""
         found: dict[int, tuple[int, ...] | DocumentError] = {}
         texts: dict[int, str] = {}
+        together = len(prompts) > 1 and self.has_template  # one alone may be remembered
         for place, prompt in enumerate(prompts):
             try:
-                messages = self._layout.messages(prompt)
-                if len(prompts) > 1 and self.has_template and not self._holds_special(messages):
-                    texts[place] = self._layout.rendered(prompt, messages)
-                else:
+                text = self._plain(prompt, self._layout.messages(prompt)) if together else None
+                if text is None:
                     found[place] = self.encode(prompt)
+                else:
+                    texts[place] = text
             except DocumentError as error:
                 found[place] = error
         if texts:
@@ -151,15 +152,15 @@ class PromptTokenizer:
         with self._lock:
             return self._encode_text(text, split_special_tokens=False)
 
-    def _holds_special(self, messages: Messages) -> bool:
-        """Whether a content has what looks like a special token."""
-        return any(self._special_pattern.search(message["content"]) for message in messages)
+    def _plain(self, prompt: Prompt, messages: Messages) -> str | None:
+        """The chat as the template lays it out; None where a content has what looks like a special token."""
+        if any(self._special_pattern.search(message["content"]) for message in messages):
+            return None
+        return self._layout.rendered(prompt, messages)
 
     def _encode_text(self, text: str, *, split_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)[
-            "input_ids"
-        ]
-        return ids
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
+        return list(encoded["input_ids"])
 
     def _encode_as_text(self, prompt: Prompt, messages: Messages) -> tuple[int, ...]:
         """Encode a chat whose contents hold special-token strings: only the template's own become special ids.
