@@ -222,15 +222,16 @@ class KVCache:
             raise OutOfPages(missing)
         counts = found[1:].reshape(-1, self.table.lengths.shape[-1])
         size = self.layout.sizes
-        rows = [row for row, _, stored in stage.stored for _ in range(len(stored))]
-        num_pages = -(-counts // (size if isinstance(size, int) else size[rows]))
+        if not isinstance(size, int):
+            size = size[[layer for layer, _, stored in stage.stored for _ in range(len(stored))]]
+        num_pages = -(-counts // size)
         shared = self.table.num_shared(np.array(stage.slots, np.int64))
         self.table.grow(0, int(num_pages.max(initial=0)) + int(shared.max(initial=0)))
         ids, lengths, surplus = stage.taken(counts, num_pages.sum(axis=1))
         self.pool.release(surplus)
         for place, pages in ids.items():
             slot = stage.slots[place]
-            before = shared[place] * size
+            before = shared[place] * self.layout.sizes
             self.table.set_lists(slot, np.concatenate(pages), before + np.stack(lengths[place]))
             self._book(slot)
 

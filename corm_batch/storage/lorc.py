@@ -39,7 +39,9 @@ class Lorc(LowRank, name="lorc"):
         """Left singular vectors of the layer's projections."""
         weights = ([each.double() for each in model.weights(layer)] for layer in range(model.num_layers))
         found = [[weight @ weight.mT for weight in of_layer] for of_layer in weights]
-        places = _places(model.over_ranks([sum(map(_log_condition, moments)) for moments in found]))
+        places = [0.0] * model.num_layers
+        if self.progression:
+            places = _places(model.over_ranks([sum(map(_log_condition, moments)) for moments in found]))
         shares = (dealt_out(share, self.progression, places) for share in (self.key_share, self.value_share))
         for moments, *layer_shares in zip(found, *shares, strict=True):
             widths = (in_fours(share, model.head_dim) for share in layer_shares)
