@@ -79,11 +79,10 @@ def read_rows(uri: str, columns: Sequence[str]) -> Iterator[Row]:
         raise SourceError(f"{uri}: no file found there; read are: {', '.join(_READERS)}, also with .gz or .zst")
     for file in files:
         for number, values in enumerate(_read(file, columns)):
-            if isinstance(values, str) or is_no_utf8(values):
-                problem = (
-                    values if isinstance(values, str) else "it holds invalid UTF-8, as text of another encoding does"
-                )
-                raise SourceError(f"{file}, row {number}: {problem}")
+            if isinstance(values, str):
+                raise SourceError(f"{file}, row {number}: {values}")
+            if is_no_utf8(values):
+                raise SourceError(f"{file}, row {number}: it holds invalid UTF-8, as text of another encoding does")
             if missing := [column for column in columns if column not in values]:
                 raise SourceError(
                     f"{file}, row {number}: no column {', '.join(missing)}; there are: {', '.join(map(listed, values))}"
