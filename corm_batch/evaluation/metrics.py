@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from corm_batch.tasks.numbers import not_amid_digits
+from corm_batch.tasks.numbers import find_apart
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -90,9 +90,8 @@ def contains(got: str, answer: str) -> float:
 
 
 def says(got: str, answer: str) -> float:
-    """The same but amid digits: 12 does not say 2."""
-    said = answer.strip().lower()
-    return float(re.search(not_amid_digits(re.escape(said), said), got.lower()) is not None)
+    """The same but inside a number: neither 12 nor 2.5 says 2."""
+    return float(find_apart(re.escape(answer.strip().lower()), got.lower()) is not None)
 
 
 METRICS: dict[str, Callable[[str, str], float]] = {

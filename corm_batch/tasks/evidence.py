@@ -14,7 +14,7 @@ import pyarrow as pa
 from corm_batch.data.schema import column
 from corm_batch.data.sources.documents import page_at
 from corm_batch.tasks.json_schema import resolved
-from corm_batch.tasks.numbers import not_amid_digits
+from corm_batch.tasks.numbers import find_apart
 
 
 def quote_of(name: str) -> str:
@@ -84,13 +84,13 @@ def quote_problem(quote: str | None, text: str) -> str:
 def find_quote(quote: str | None, text: str) -> range | None:
     """Where a quotation first stands in a text, in characters; any blanks and line breaks are like any others.
 
-    As words and numbers of their own, if it does so anywhere, for 5 is not taken from 1.5; never amid digits.
+    As words of their own, if it does so anywhere; never as a part of a number, for 1 is not taken from 12 or 1.5.
     """
     if not (words := (quote or "").split()):
         return None
     said = r"\s+".join(map(re.escape, words))
     alone = rf"(?<!\w)(?<!\d[.,]){said}(?!\w)(?![.,]\d)"
-    found = re.search(alone, text) or re.search(not_amid_digits(said, "".join(words)), text)
+    found = find_apart(alone, text) or find_apart(said, text)
     return range(*found.span()) if found else None
 
 

@@ -39,14 +39,36 @@ _TOO_LARGE = 10**12  # CLDR ends there, and whether a trillion is 10^12 or 10^18
 
 AROUND = " \t\r\n\"'`*_“”„«»"
 """Quotes, emphasis and blanks that may stand around an answer."""
+_WRITTEN = re.compile(  # a plain blank stands between numbers, too
+    r"((?<![\w)\].,'])[-\u2212]?\.?)?\d([.,'\u2019\u00a0\u202f]?\d)*([eE][+-]?\d+\b)?"
+)
 _SCIENTIFIC = re.compile(r"-?\d+(\.\d+)?[eE][+-]?\d{1,3}")
 _MOST_CHARACTERS = 400  # a double ends at 309 digits
 _EXACT = Context(prec=2 * _MOST_CHARACTERS)
 
 
-def not_amid_digits(pattern: str, text: str) -> str:
-    """A pattern of a text, which then does not match it amid the digits of a longer number: no 2 in 12."""
-    return r"(?<!\d)" * text[:1].isdecimal() + pattern + r"(?!\d)" * text[-1:].isdecimal()
+def find_apart(pattern: str, text: str) -> re.Match[str] | None:
+    """The first match of a pattern that neither begins nor ends inside a number: no 2 in 12, and no 1 in 1.5."""
+    compiled, start = re.compile(pattern), 0
+    while found := compiled.search(text, start):
+        if not any(_is_amid_number(text, place) for place in found.span()):
+            return found
+        start = found.start() + 1
+    return None
+
+
+def _is_amid_number(text: str, place: int) -> bool:
+    """Whether a place between two characters is inside one number; of a date, or of 1,2,3, it is between several."""
+    beside = text[max(0, place - 1) : place + 1]
+    if len(beside) < 2 or not any(char.isdecimal() for char in beside):
+        return False
+    near = _WRITTEN.finditer(text, max(0, place - _MOST_CHARACTERS), place + _MOST_CHARACTERS)
+    around = next((found for found in near if found.start() < place < found.end()), None)
+    if around is None or beside.isdecimal():
+        return around is not None
+    plain = _plain(around[0])
+    digits = re.search(r"\d.*\d|\d", plain)
+    return bool(_SCIENTIFIC.fullmatch(plain) or (digits and _readings(digits[0], None)))
 
 
 def read_number(text: str, decimal: DecimalMark | None = None) -> Decimal:
