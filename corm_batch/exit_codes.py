@@ -1,4 +1,4 @@
-"""How `corm-batch run` ends: its exit codes and what each says, for whoever waits for one, here or on a cluster."""
+"""How a verb ends: its exit code and what that says, of a run also for whoever waits for one, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ End = Literal["ok", "failed documents", "stopped", "failed", "cancelled"]
 class ExitCode(IntEnum):
     """What a command ends with."""
 
-    OK = 0  # every document is answered
-    FAILED = 1  # the job itself failed
-    WRONG_SPEC = 2  # the spec, its model or an argument is wrong
+    OK = 0  # every document is answered, or the verb has done what it was told
+    FAILED = 1  # the job itself failed, or something cannot be read or written
+    WRONG_SPEC = 2  # the spec, its model or an argument is wrong, as an output where nothing is committed
     FAILED_DOCUMENTS = 3  # or files that cannot be read to their end
     STOPPED = 4  # by verify.stop_above, after what was finished is committed
+    NOTHING_CHOSEN = 5  # of `calibrate`: no policy loses as little as it may
     INTERRUPTED = 130  # after what was finished is committed
 
     @property

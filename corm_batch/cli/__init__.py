@@ -1,7 +1,8 @@
 """The command line: one verb a file, exit codes, and no traceback for what a user can cause.
 
 Exit codes: 0 every document ok, 3 finished with failed documents, 4 stopped by verify.stop_above, 2 the spec, its model
-or an argument is wrong, 1 the job itself failed, 130 interrupted.
+or an argument is wrong, as an output where nothing is committed, 1 the job itself failed, or something cannot be read
+or written, 5 no policy loses as little as it may, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ MissedBy = Annotated[
     Literal["exact", "contains", "f1", "rouge_l"],
     typer.Option("--metric", help="With --expect: what an answer worth less than 1 by is listed as missed."),
 ]
+WITHOUT_EXPECT = "it is of the answers that --expect compares, which is not given"
 
 _MAX_CELL = 48
 _MISSED = 20

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.console import error_console, label, number, output_console, print_table, prose
+from corm_batch.cli.options import refuse_given
 from corm_batch.errors import OutputError, SpecError
 from corm_batch.report.units import bytes_text, count_text, percent_text, seconds_text
 
@@ -67,6 +68,7 @@ TimeLimit = Annotated[
 
 
 def bench(
+    context: typer.Context,
     workload: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="What to measure; may be given again. None lists them all.")
     ] = None,
@@ -95,8 +97,12 @@ def bench(
     from corm_batch.bench.workload import WORKLOADS, find_workload
 
     if not workload:
+        others = context.command.params
+        refuse_given(context, [one.name for one in others if one.name], "nothing is measured without --workload")
         _print_workloads(output_console(), list(WORKLOADS.values()))
         return
+    if through == "engine":
+        refuse_given(context, ["replicas"], "they are those of --through job, which is not given")
     found = [find_workload(name, documents, max_kept) for name in workload]
     engines, forms, storages = _engines(engine), _forms(weights), _storages(storage)
     leaving = _propagations(propagation)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from corm_batch.calibration.setup import Asked
     from corm_batch.spec import JobSpec
 
-_NOTHING_MEETS_THE_LIMIT = 5
-
 
 MaxLossOption = Annotated[
     str,
@@ -71,8 +69,9 @@ def calibrate(
 
     The full cache answers some documents; policies are held to these answers, many on few documents and few on more;
     the last ones are confirmed on documents that had no part in the choice, and what is promised is an upper bound for
-    all. Interrupted, it keeps what it measured: the same command goes on. Exit codes: 0 a policy meets the limit, 5
-    none does, 2 the spec or an argument is wrong, 130 interrupted.
+    all. Interrupted, it keeps what it measured: the same command goes on.
+
+    Exit codes: 0 a policy meets the limit, 5 none does, 2 the spec or an argument is wrong, 130 interrupted.
     """
     started = time.monotonic()
     from corm_batch.spec import JobSpec
@@ -111,7 +110,7 @@ def calibrate(
         for name, content in (("calibration.html", "the fronts"), ("calibration.json", "every figure")):
             output_console().print(f"  {folder}/{name}  {content}", soft_wrap=True)
     if result.chosen is None:
-        raise typer.Exit(_NOTHING_MEETS_THE_LIMIT)
+        raise typer.Exit(ExitCode.NOTHING_CHOSEN)
     _hand_out(result, spec, folder, write=write, quiet=as_json)
 
 

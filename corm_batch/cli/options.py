@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,23 @@ Plugins = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, one object a line.")]
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """For options that would be ignored without a word.
+
+    Args:
+        context: of the command.
+        names: of its parameters.
+        why: they say nothing.
+
+    Raises:
+        typer.BadParameter: one of them stands on the command line.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')}: {why}")
 
 
 def refuse_standard_input(spec: str, why: str) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from corm_batch.cli.answers import Expect, MissedBy, print_missed
+from corm_batch.cli.answers import WITHOUT_EXPECT, Expect, MissedBy, print_missed
 from corm_batch.cli.console import excerpt, label, number, output_console, print_json, print_table, prose
-from corm_batch.cli.options import AsJson
+from corm_batch.cli.options import AsJson, refuse_given
 from corm_batch.errors import SpecError
 from corm_batch.report.settings import differences
 from corm_batch.report.totals import (
@@ -45,6 +45,7 @@ _PAGE_ANSWERS, _PAGE_CHARS = 500, 300_000
 
 
 def report(
+    context: typer.Context,
     output: Annotated[str, typer.Argument(help="The output.uri of a job: a folder, local or s3://.")],
     html: Annotated[
         str | None,
@@ -64,6 +65,8 @@ def report(
     from corm_batch.report.job_report import build_report
     from corm_batch.report.verified_documents import worth_a_look
 
+    if expect is None:
+        refuse_given(context, ["metric"], WITHOUT_EXPECT)
     page = _page_uri(html) if html is not None else None
     committed = _read(output, answers=compare is not None)
     figures, fields = build_report(committed), field_figures(_uri("", output))

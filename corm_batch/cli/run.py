@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from corm_batch.cli.answers import Expect, MissedBy, print_answers, print_missed
+from corm_batch.cli.answers import WITHOUT_EXPECT, Expect, MissedBy, print_answers, print_missed
 from corm_batch.cli.broken_files import print_broken_files
 from corm_batch.cli.console import error_console, output_console, print_json
-from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
+from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath, refuse_given
 from corm_batch.cli.progress import before_text, progress_json, show_progress
 from corm_batch.cli.report import print_failures, print_fields, print_totals
 from corm_batch.errors import SourceError
@@ -30,6 +30,7 @@ _SMALL_JOB = 50
 
 
 def run(
+    context: typer.Context,
     spec: SpecPath,
     overrides: Overrides = None,
     plugins: Plugins = None,
@@ -59,6 +60,8 @@ def run(
     from corm_batch.spec import JobSpec
 
     selection = _selection(limit, sample, seed)
+    if expect is None:
+        refuse_given(context, ["metric"], WITHOUT_EXPECT)
     job = JobSpec.load(spec, overrides or ())
     expected = _expected(job, expect) if expect is not None else None
     from corm_batch.pipeline.driver import run_job  # Ray, which a wrong spec need not wait for

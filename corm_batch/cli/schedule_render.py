@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from corm_batch.cli.console import error_console
+from corm_batch.cli.options import refuse_given
 from corm_batch.cli.schedule_options import Registry, ScheduleName, open_registry
 from corm_batch.errors import OutputError, SpecError
 
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from corm_batch.schedule.schedule import Schedule
 
 Target = Literal["systemd", "cron", "k8s-cronjob", "kuberay-rayjob", "kuberay-raycronjob"]
+_OF_PODS = ("image", "namespace", "cpus", "memory", "secret")
 
 
 def render(
+    context: typer.Context,
     target: Annotated[Target, typer.Argument(help="Who is to run the schedule.", show_default=False)],
     name: ScheduleName,
     into: Annotated[
@@ -46,10 +49,12 @@ def render(
 
     schedule = open_registry(registry).schedule(name)
     if target in ("systemd", "cron"):
+        refuse_given(context, _OF_PODS, f"it is for Kubernetes, and {target} has no pods")
         files = _for_this_machine(target, schedule, environment_file)
     elif image is None:
         raise SpecError(f"--image: {target} needs the name of an image that holds corm-batch, got none")
     else:
+        refuse_given(context, ["environment_file"], f"it is for systemd and cron; {target} takes --secret")
         files = _for_kubernetes(target, schedule, PodOptions(image, namespace, cpus, memory, secret))
     if into is None:
         _print(files)

@@ -18,7 +18,7 @@ from corm_batch.data.kinds import spelled, unified
 from corm_batch.data.newest_rows import memory_parts, newest_rows, with_memory
 from corm_batch.data.parts import part_schema, read_ahead, read_fields, read_part
 from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, QUESTION_NUMBER, SOURCE_FILE, SOURCE_ROW, memory_schema
-from corm_batch.errors import SourceError
+from corm_batch.errors import SpecError
 
 _ROWS_AT_ONCE, _PARTS_KEPT = 1000, 4
 
@@ -37,11 +37,12 @@ class NewestInOrder:
         """Those of the output at `uri`, with the columns of the memory table where these are wanted.
 
         Raises:
-            SourceError: nothing is committed there, or a part cannot be read.
+            SpecError: nothing is committed there.
+            SourceError: a part cannot be read.
         """
         self._newest = newest_rows(uri)
         if not self._newest:
-            raise SourceError(f"{uri}: no job has committed anything there; expected the output.uri of a job")
+            raise SpecError(f"{uri}: nothing is committed there; expected the output.uri of a job")
         self._uris = list(self._newest)
         self._memory = memory_parts(uri) if memory else None
         self._part = lru_cache(_PARTS_KEPT)(self._read)

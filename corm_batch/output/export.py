@@ -53,8 +53,8 @@ def export_rows(output_uri: str, target: str, kind: Format, *, memory: bool = Fa
         memory: add the columns of the memory table.
 
     Raises:
-        SpecError: the format cannot hold such rows.
-        SourceError: nothing is committed there, or a part cannot be read.
+        SpecError: nothing is committed there, or the format cannot hold such rows.
+        SourceError: a part cannot be read.
         OutputError: the file cannot be written.
     """
     rows = NewestInOrder(resolve_uri(output_uri), memory=memory)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from corm_batch import read_results
-from corm_batch.cli.report import report
+from corm_batch.cli import app
 from corm_batch.data.filesystem import write_whole
 from corm_batch.data.parts import Table, encode_part, folder, part_name
 from corm_batch.data.schema import memory_schema, result_schema
@@ -123,7 +123,7 @@ def draw(place: Path, compare: bool = False) -> dict[str, Any]:
     """`corm-batch report OUTPUT --html FILE`, with `--compare OUTPUT` against itself if asked for."""
     page = place / "report.html"
     with redirect_stdout(io.StringIO()):
-        report(str(place), html=str(page), compare=str(place) if compare else None)
+        app(["report", str(place), "--html", str(page), *(["--compare", str(place)] * compare)], standalone_mode=False)
     return {"page_bytes": page.stat().st_size}
 
 

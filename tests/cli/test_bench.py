@@ -52,6 +52,19 @@ def test_propagations_by_name(corm_batch):
     assert "--propagation: there is no 'fastkv'; known: none, attention, cumulative" in result.err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--engine", "corm"], "--engine: nothing is measured without --workload"),
+        (["--workload", "tiny-256", "--replicas", 2], "--replicas: they are those of --through job"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(corm_batch, options, said):
+    result = corm_batch("bench", *options)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+
+
 def test_one_engine_and_no_time(corm_batch):
     result = corm_batch(
         "bench",

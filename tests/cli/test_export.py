@@ -36,4 +36,4 @@ def test_a_file_that_cannot_be_is_refused(file, said, corm_batch, write_output, 
 
 def test_an_output_without_rows_says_so(corm_batch, tmp_path):
     result = corm_batch("export", tmp_path, tmp_path / "all.csv")
-    assert (result.code, "no job has committed anything there" in result.err) == (1, True)
+    assert (result.code, "nothing is committed there" in result.err) == (2, True)

@@ -149,6 +149,7 @@ def test_comparison_as_json(corm_batch, write_output, other):
         (["--html", "gs://b/x.html"], 2, "--html gs://b/x.html: expected a local path or an s3:// URI"),
         (["--compare", "nowhere"], 2, "--compare nowhere: nothing is committed there"),
         (["--compare", "ftp://x"], 2, "--compare ftp://x: expected a local path"),
+        (["--metric", "f1"], 2, "--metric: it is of the answers that --expect compares, which is not given"),
         (["--html", "."], 1, "cannot be written: Is a directory"),
     ],
 )

@@ -86,6 +86,7 @@ def test_a_run_may_be_limited_and_says_so(corm_batch, write_job, fake_job, optio
         (["--seed", "3"], "--seed: it is of the draw of --sample"),
         (["--limit", "3", "--seed", "3"], "--seed: it is of the draw of --sample"),
         (["--limit", "0"], "--limit"),
+        (["--metric", "f1"], "--metric: it is of the answers that --expect compares, which is not given"),
     ],
 )
 def test_limits_that_make_no_sense(corm_batch, write_job, fake_job, options, problem):

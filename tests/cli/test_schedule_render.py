@@ -62,6 +62,8 @@ def test_manifests(render, target, kind):
     [
         (["k8s-cronjob"], "--image: k8s-cronjob needs the name of an image"),
         (["k8s-cronjob", "--image", "a", "--cpus", "lots"], "--cpus: expected cores such as 8 or 500m, got 'lots'"),
+        (["cron", "--image", "a"], "--image: it is for Kubernetes, and cron has no pods"),
+        (["k8s-cronjob", "--image", "a", "--environment-file", "b"], "--environment-file: it is for systemd and cron"),
         (["launchd"], "'launchd' is not one of"),
     ],
 )

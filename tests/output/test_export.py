@@ -17,7 +17,7 @@ from corm_batch.data.newest_rows import read_results
 from corm_batch.data.parts import list_parts
 from corm_batch.data.schema import column, result_schema
 from corm_batch.engine.figures import MemoryStats
-from corm_batch.errors import DamagedPartError, OutputError, SourceError, SpecError
+from corm_batch.errors import DamagedPartError, OutputError, SpecError
 from corm_batch.output.export import export_rows, format_of, gather_rows
 from corm_batch.output.writer import PartWriter
 from corm_batch.spec import OutputSection
@@ -135,7 +135,7 @@ def test_one_file_is_written_again_where_it_lacks_what_is_committed(commit, tmp_
 def test_what_cannot_be_exported_leaves_the_file_that_is_there(commit, tmp_path):
     target = tmp_path / "all.csv"
     target.write_text("kept")
-    with pytest.raises(SourceError, match="no job has committed anything there"):
+    with pytest.raises(SpecError, match="nothing is committed there"):
         rows_of(tmp_path, "all.csv")
     commit("1", a=("f", 0, 1))
     part = tmp_path / "out/results" / list_parts(f"{tmp_path}/out/results")[0]

@@ -89,7 +89,7 @@ class ResultsSource(TableSource, name="results"):
     def _newest(self) -> NewestInOrder:
         try:
             return NewestInOrder(self.uri)
-        except SourceError as error:
+        except (SpecError, SourceError) as error:  # another job may yet write there
             raise SourceError(f"source.uri: {error}") from error
 
     def _kind(self, schema: pa.Schema, name: str) -> pa.DataType:

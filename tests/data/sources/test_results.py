@@ -92,7 +92,7 @@ def test_what_is_there_would_be_read_and_nothing_else(tmp_path):
 
 
 def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(SourceError, match=r"source.uri: .*no job has committed anything there"):
+    with pytest.raises(SourceError, match=r"source.uri: .*nothing is committed there"):
         results(tmp_path).splits()
     write(tmp_path, [answered("a")])
     with pytest.raises(SpecError, match=r"one column 'topic' is wanted; the results have: doc_id, "):
