@@ -1,7 +1,8 @@
 """FORMATS: what the keyword `format` of a JSON Schema is checked with.
 
 jsonschema checks dates, addresses and UUIDs by itself; what it would need further packages for is written out here, as
-RFC 3339, RFC 3986 and, with letters of any alphabet, RFC 5321 have it. A format that is neither there nor here says
+RFC 3339, RFC 3986 and, with letters of any alphabet, RFC 5321 have it. A scheme alone (`https:`, `https://`), which RFC
+3986 calls a URI with an empty path, is none here: it names nothing. A format that is neither there nor here says
 nothing, as the standard has it.
 """
 
@@ -20,11 +21,14 @@ _PATTERNS = {
     "date-time": rf"(?P<date>\d{{4}}-\d\d-\d\d)[T ]{_TIME}",
     "time": _TIME,
     "duration": r"P(?!$)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?!$)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?",
-    "uri": r"[A-Z][A-Z0-9+.-]*:([\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-F]{2})+",
+    "uri": r"[A-Z][A-Z0-9+.-]*:(?=/*[^/?#])([\w.~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-F]{2})+",
     "hostname": rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*",
     "email": _EMAIL,
     "idn-email": _EMAIL,
 }
+
+NARROWED = {"uri": "^[^:]+:/*[^/?#]"}
+"""A pattern that a format's texts match here, which is no part of the format where a grammar is made of it."""
 
 FORMATS = FormatChecker(Draft202012Validator.FORMAT_CHECKER.checkers)
 

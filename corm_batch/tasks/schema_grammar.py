@@ -15,6 +15,7 @@ from typing import Any
 
 from corm_batch.errors import GrammarError
 from corm_batch.grammar.grammar import Grammar
+from corm_batch.tasks.formats import NARROWED
 from corm_batch.tasks.json_schema import only_values, resolved, target_of, types_of, validator
 from corm_batch.tasks.plain_form import PlainForm
 from corm_batch.tasks.schema_merge import merged
@@ -22,6 +23,7 @@ from corm_batch.tasks.schema_room import SHORT, Room
 
 _CHARS_PER_TOKEN = 3
 _MOST_OF_ANYTHING = 8  # entries of lists and objects whose values are not said
+_LONGEST_LEAST = 10_000  # characters that a pattern may ask for where the schema sets no end
 _LONGEST_NAME = 60  # of a property that the schema does not name
 _DEEPEST = 3  # times that a schema may stand inside itself
 _MOST_PARTS = 2_000
@@ -181,9 +183,13 @@ class _Holder:
     def hold_string(self, part: Any, active: tuple[str, ...]) -> Any:
         """A text of bounded length."""
         found = {"type": "string"} | {key: part[key] for key in _STRING if key in part}
-        found |= {key: part[key] for key in ("pattern", "format") if key in part and _can_hold(key, part[key])}
+        found |= {key: part[key] for key in ("pattern", "format") if key in part and _can_hold_texts(key, part[key])}
+        if narrower := NARROWED.get(found.get("format", "")):
+            found["allOf"] = [{"pattern": narrower}]
         longest = max(self.share, 2 * part.get("minLength", 0))
         if "maxLength" not in part or part["maxLength"] > max(longest, SHORT):
+            while longest < _LONGEST_LEAST and not _can_hold(json.dumps({**found, "maxLength": longest - 1})):
+                longest *= 2  # the least that a pattern or a format asks for
             found["maxLength"] = longest - self.slack
         return found
 
@@ -235,7 +241,7 @@ class _Holder:
 
     def mapping(self, patterns: dict[str, Any], value: Any) -> Any:
         """An object whose names match patterns, or are any of bounded length."""
-        held = {name: one for name, one in patterns.items() if one is not False and _can_hold("pattern", name)}
+        held = {name: one for name, one in patterns.items() if one is not False and _can_hold_texts("pattern", name)}
         if value is not False:
             held = {f"^.{{0,{_LONGEST_NAME}}}$": value}
         return {
@@ -262,11 +268,16 @@ def _bounded(part: dict[str, Any], most: int) -> dict[str, Any]:
     return part
 
 
-@lru_cache(maxsize=1024)
-def _can_hold(key: str, value: str) -> bool:
+def _can_hold_texts(key: str, value: str) -> bool:
     """Whether a grammar can hold texts to a pattern, or a format."""
+    return _can_hold(json.dumps({"type": "string", key: value}))
+
+
+@lru_cache(maxsize=1024)
+def _can_hold(schema: str) -> bool:
+    """Whether a grammar can hold anything to a schema, as JSON."""
     try:
-        Grammar.of_schema({"type": "string", key: value}).compiled()
+        Grammar.of_schema(json.loads(schema)).compiled()
     except GrammarError:
         return False
     return True

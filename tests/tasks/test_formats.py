@@ -14,7 +14,7 @@ from corm_batch.tasks.formats import FORMATS
         ("date", ["2020-02-29"], ["2020-02-30", "March 3, 2020"]),
         ("duration", ["P3DT2H", "PT0.5S", "P2W"], ["P", "P1DT", "three days", "3D"]),
         ("uri", ["https://example.org/a?b=c#d", "mailto:a@example.org", "urn:isbn:0451450523", "https://a/%C3%A9"],
-         ["not a uri", "example.org", "http://a b", "https://a/%zz", "https://a/é"]),
+         ["https:", "https://", "a:?b", "not a uri", "example.org", "http://a b", "https://a/%zz", "https://a/é"]),
         ("hostname", ["example.org", "a-b.c"], ["-a.org", "a..b", "a b", "x" * 64]),
         ("email", ["a.b@example.org", "a+b/c@x", '"a b"@c.org', "a@[10.0.0.1]", "jürgen@bücher.de"],
          ["none", "office @ home", "a@b@c", "call a@example.org", "a@example.org.", "<a@example.org>",

@@ -50,6 +50,7 @@ class Report(BaseModel):
     notes: dict[str, int] = {}
 
 
+FORMATS = ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"]
 HELD = {
     "pydantic": Report.model_json_schema(),
     "list": {"type": "array", "items": {"type": ["string", "null"]}},
@@ -69,6 +70,11 @@ HELD = {
         "type": "object",
         "properties": {"a": {"type": "integer"}, "n": {"$ref": "#/$defs/N"}},
         "required": ["a"],
+    },
+    "formats": {
+        "type": "object",
+        "properties": {name: {"type": "string", "format": name} for name in FORMATS},
+        "required": FORMATS,
     },
     "open": {
         "type": "object",
@@ -123,6 +129,15 @@ def test_what_need_not_end_is_bounded_by_the_answers_length_and_told_when_it_get
     assert within.is_valid({"a": "x" * (longest - 1), "b": "x" * 5, "c": [1] * (most - 1)})
     assert not within.is_valid({"a": "x" * longest})
     assert not within.is_valid({"c": [1] * most})
+
+
+@pytest.mark.parametrize("least", [{"format": "uuid"}, {"pattern": "^[A-Z]{60}$"}, {"format": "date-time"}])
+def test_a_text_may_have_the_least_that_its_form_asks_for_whatever_is_shared_out(least, matchers):
+    """A field that nothing could be written for would be left out without a word."""
+    properties = {**{name: {"type": "string"} for name in "abcdefgh"}, "x": {"type": "string", **least}}
+    schema = {"type": "object", "properties": properties, "required": ["x"]}
+    answer = written_at_random(matchers, Form.of(schema, 32).schema, seed=0)
+    assert list(validator(schema).iter_errors(json.loads(answer))) == []
 
 
 LEFT = {
