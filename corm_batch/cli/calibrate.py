@@ -70,7 +70,6 @@ def calibrate(
     The full cache answers some documents; policies are held to these answers, many on few documents and few on more;
     the last ones are confirmed on documents that had no part in the choice, and what is promised is an upper bound for
     all. Interrupted, it keeps what it measured: the same command goes on.
-
     Exit codes: 0 a policy meets the limit, 5 none does, 2 the spec or an argument is wrong, 130 interrupted.
     """
     started = time.monotonic()
