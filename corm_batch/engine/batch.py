@@ -81,7 +81,7 @@ class PrefillBatch:
         for first, spans in self._together(layer):
             part = self.rows.part(first, first + len(spans))
             packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
-            lse_HR, entries = None, None
+            lse_HR, entries, where = None, None, part.packing
             if spans[0].extra is None and not spans[0].stores:
                 out_HRD, _ = self.attend_causally(*packed, part, features)
             elif borrows:
@@ -92,12 +92,12 @@ class PrefillBatch:
             elif spans[0].asks:
                 out_HRD = self._attend_questions(spans, layer, *packed, part, features, looks)
             else:
-                out_HRD, lse_HR, entries = self.attend_spans(spans, layer, *packed, part, features, looks)
-                self.keep(spans, layer, entries, part, packed[0])
+                out_HRD, lse_HR, entries, where = self.attend_spans(spans, layer, *packed, part, features, looks)
+                self.keep(spans, layer, entries, part, packed[0], where)
             outs.append(out_HRD)
             if decides:
                 rows = (*packed, part.step_R)
-                stay.append(self.evictions.stay(spans, rows, part.packing, lse_HR, features, entries))
+                stay.append(self.evictions.stay(spans, rows, part.packing, lse_HR, features, entries, where))
         if decides:
             self.rows.leave(torch.cat(stay), self.logit_rows)
         return side_by_side(outs)
@@ -109,7 +109,7 @@ class PrefillBatch:
         runs: list[tuple[int, list[Span]]] = []
         before: object = None
         for number, span in enumerate(self.spans):
-            kind = self._kind(span, layer)
+            kind = self.kind(span, layer)
             if kind is not None and kind == before:
                 runs[-1][1].append(span)
             else:
@@ -117,13 +117,13 @@ class PrefillBatch:
             before = kind
         return runs
 
-    def _kind(self, span: Span, layer: int) -> object:
+    def kind(self, span: Span, layer: int) -> object:
         """What spans have in common that go together; None for what goes alone."""
         if span.asks:
             return self.questions.kind(span, layer)
         if span.extra is not None:
             return self.extra.kind(span, layer)
-        if self.policy_of(span, layer).needs.prompt or self.follows(span):
+        if self.policy_of(span, layer).needs.prompt:
             return None
         return span.stores, span.sequence.keeps_all
 
@@ -138,18 +138,16 @@ class PrefillBatch:
         entries: Entries,
         part: Part,
         query_HRD: Tensor,
-        where: Packing | None = None,
+        where: Packing,
     ) -> None:
-        """Of one layer's entries, [K, N], of spans that go together keep what survives; `part`: the rows it ran.
+        """Of one layer's entries, [K, N], of spans that go together keep what survives.
 
         Args:
-            spans, layer, entries, part, query_HRD: as said, the queries of these rows.
-            where: where the entries of each stand; None where several have those of their rows alone.
+            spans, layer, entries, query_HRD: as said.
+            part: the rows it ran.
+            where: where the entries of each span stand.
         """
         eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
-        if where is None:
-            alone = Packing.alone(entries.position.shape[-1], self.cache.device)
-            where = part.packing if len(spans) > 1 else alone
         steps, asked = [span.stop for span in spans], None if spans[0].start else query_HRD
         lost_SK = eviction.store(self.stage, sequences, layer, entries, steps, where, asked)
         reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
@@ -243,15 +241,16 @@ class PrefillBatch:
         part: Part,
         features: AttentionFeatures,
         looks: deque[Look],
-    ) -> tuple[Tensor, Tensor, Entries]:
+    ) -> tuple[Tensor, Tensor, Entries, Packing]:
         """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
 
         Returns:
-            out [H, R, D], its log-sum-exp [H, R], and the entries as the policy sees them then.
+            out [H, R, D], its log-sum-exp [H, R], the entries as the policy sees them then, and where those of each
+            span stand.
         """
         looks.append(look := causal_look(self.cache.ops, key_KRD, value_KRD, part))
         out, lse = look(query_HRD, features)
-        return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
+        return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features), part.packing
 
     def attend_causally(
         self, query_HRD: Tensor, key_KRD: Tensor, value_KRD: Tensor, part: Part, features: AttentionFeatures

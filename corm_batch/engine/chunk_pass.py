@@ -1,71 +1,120 @@
-"""attend_chunk(): tokens of a chunk see what their sequence has stored, and each other.
+"""Chunks: tokens of several sequences that each see what their own has stored, and each other.
 
-All of them vote, under the gap rule, or the newest of those that score.
+    entries of one launch    [ held by 1 | padding | chunk of 1 ] [ held by 2 | padding | chunk of 2 ] ...
+    rows                                   [ 1 ]                                   [ 2 ]
+
+All rows of a chunk vote, under the gap rule, or the newest of those that score.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import abc, deque
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.looks import Look, dense_look
-from corm_batch.engine.rows import Count, Part
+from corm_batch.engine.rows import Part
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.stage import GATHERED_ENTRIES
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.policies.base import KVPolicy
 
+_PADDING = 1.25
+"""Lists of sequences that go together are copied into equal room where that is at most so many times what they take:
+then what is done to each of them apart needs no copy more."""
 
-def attend_chunk(
-    span: Span,
-    layer: int,
-    query_HRD: Tensor,
-    born: Entries,
-    part: Part,
-    features: AttentionFeatures,
-    policy: KVPolicy,
-    cache: KVCache,
-    looks: deque[Look],
-) -> tuple[Tensor, Tensor, Entries]:
-    """Attention of one layer.
 
-    Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
-    attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
+class ChunkPass:
+    """The chunks of one pass over prompts: which of them go together, and how they are run.
 
     Args:
-        span: whose tokens these are.
-        layer, query_HRD, features: of the attention.
-        born: [K, R], the span's own entries.
-        part: the rows it ran.
-        policy: whose rules hold for them.
-        cache: where the others are.
-        looks: where this one is noted, see `Looks`.
-
-    Returns:
-        out [H, R, D], its log-sum-exp [H, R], and all entries [K, N + R] with what was found of them.
+        spans: of the pass.
+        cache: where the entries are.
     """
-    count = Count(part.step_R, span.stop, span.num_tokens)
-    reduction, entries, packing = policy.needs.reduction, born, part.packing
-    if span.start:
-        packing = cache.packing_before(span.sequence.slot, layer, len(part.step_R))
-        entries = cache.read_before(span.sequence.slot, layer, entries)
-    last = torch.full_like(entries.expiry, NEVER) if votes(policy) else entries.expiry
-    looks.append(look := dense_look(cache.ops, part.step_R, entries, last))
-    out, lse = look(query_HRD, features)
-    if reduction is not None:
-        rows = part.packing
-        if not reduction.accumulate:
-            rows = part.newest(reduction.window)
-            entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
-        voted = cache.ops.reduce_columns(
-            reduction, query_HRD, lse, part.count_R, *count.entries(entries, last),
-            features.scale, features.softcap, gap_rule=True, packing=(rows, packing),
-        )  # fmt: skip
-        entries = as_voted(policy, entries, voted)
-    return out, lse, entries
+
+    def __init__(self, spans: abc.Sequence[Span], cache: KVCache) -> None:
+        self._cache = cache
+        behind = [span for span in spans if span.stores and not span.asks and span.start]
+        self._number = {span: number for number, span in enumerate(behind)}
+        self._held = cache.ends([span.sequence.slot for span in behind], None)
+        sizes = self._held.widths + np.array([span.num_tokens for span in behind], np.int64)
+        self._bundles = sizes.cumsum(axis=1) * cache.table.lengths.shape[2] // GATHERED_ENTRIES
+        self._packings: dict[bytes, Packing] = {}
+
+    def kind(self, span: Span, layer: int) -> object:
+        """What chunks have in common that go together in a layer: nothing is held of any, or as much as may be copied
+        at a time."""
+        return int(self._bundles[layer, self._number[span]]) if span in self._number else None
+
+    def attend(
+        self,
+        spans: abc.Sequence[Span],
+        layer: int,
+        query_HRD: Tensor,
+        born: Entries,
+        part: Part,
+        features: AttentionFeatures,
+        policy: KVPolicy,
+        looks: deque[Look],
+    ) -> tuple[Tensor, Tensor, Entries, Packing]:
+        """Attention of one layer.
+
+        Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
+        attention: those entries are still seen. One whose expiries are fixed at birth hides them exactly.
+
+        Args:
+            spans: neighbours that go together.
+            layer, query_HRD, features: of the attention.
+            born: [K, R], the spans' own entries.
+            part: the rows they ran.
+            policy: whose rules hold for them.
+            looks: where this one is noted, see `Looks`.
+
+        Returns:
+            out [H, R, D], its log-sum-exp [H, R], all entries [K, N] with what was found of them, and where those of
+            each span stand, its own as the last.
+        """
+        ops, reduction = self._cache.ops, policy.needs.reduction
+        reach = 0 if reduction is None else reduction.reach
+        entries, where = self._seen(spans, layer, born, part, reach)
+        last = torch.full_like(entries.expiry, NEVER) if votes(policy) else entries.expiry
+        looks.append(look := dense_look(ops, part.step_R, entries, last, (part.packing, where)))
+        out, lse = look(query_HRD, features)
+        if reduction is not None:
+            rows = part.packing
+            if not reduction.accumulate:
+                rows = part.newest(reduction.window)
+                entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
+            voted = ops.reduce_columns(
+                reduction, query_HRD, lse, part.count_R, *part.counted(entries, last, where),
+                features.scale, features.softcap, gap_rule=True, packing=(rows, where),
+            )  # fmt: skip
+            entries = as_voted(policy, entries, voted)
+        return out, lse, entries, where
+
+    def _seen(
+        self, spans: abc.Sequence[Span], layer: int, born: Entries, part: Part, reach: int
+    ) -> tuple[Entries, Packing]:
+        """All entries that chunks see, [K, N], and where those of each stand, with its hole where hits reach others."""
+        if (first := self._number.get(spans[0])) is None:
+            return born, part.packing
+        held = self._held.part(slice(first, first + len(spans)))
+        widths, sizes, device = held.widths[layer], part.packing.sizes, self._cache.device
+        if widths.max() * len(widths) <= _PADDING * widths.sum():
+            widths = np.full_like(widths, widths.max())
+        key = np.stack((widths, sizes)).tobytes()
+        if (where := self._packings.get(key)) is None:
+            where = self._packings[key] = Packing.of(sizes + widths, device)
+        if reach:
+            ends = torch.from_numpy(widths.astype(np.int32)).to(device)
+            where = replace(where, hole=(held.length[layer], ends))
+        return self._cache.read_ends(held, layer, born, (part.packing, where)), where
 
 
 def votes(policy: KVPolicy) -> bool:

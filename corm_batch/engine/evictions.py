@@ -63,14 +63,16 @@ class Evictions:
         lse_HR: Tensor | None,
         features: AttentionFeatures,
         entries: Entries | None,
+        where: Packing,
     ) -> Tensor:
-        """[R] bool, as `keep_rows`, of spans that go together, whose rows stand as the packing says."""
+        """[R] bool, as `keep_rows`, of spans that go together, whose rows stand as the packing says, and their entries
+        as `where` does."""
         stay, (query, key, value, step) = [], packed
-        for span, rows in zip(spans, packing.slices, strict=True):
+        for span, rows, held in zip(spans, packing.slices, where.slices, strict=True):
             one = query[:, rows], key[:, rows], value[:, rows], step[rows]
             mine, lse = entries, None if lse_HR is None else lse_HR[:, rows]
             if entries is not None and len(spans) > 1:
-                mine = Entries.of(column[:, rows] for column in entries.tensors)
+                mine = Entries.of(column[:, held] for column in entries.tensors)
             stay.append(self.keep_rows(span, one, lse, features, mine))
         return torch.cat(stay)
 

@@ -107,7 +107,7 @@ class Questions:
         policy: KVPolicy,
         looks: deque[Look],
     ) -> tuple[Tensor, Entries]:
-        """Attention of one layer; see `attend_chunk` for what a policy that votes can hide.
+        """Attention of one layer; see `ChunkPass.attend` for what a policy that votes can hide.
 
         Args:
             layer, query_HRD, features: of the attention.

@@ -6,8 +6,6 @@ Knows nothing of why any are left behind, nor of what is done with the others.
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +21,9 @@ class Part(NamedTuple):
 
     Attributes:
         rows: where they stand among those that are there.
-        step_R, count_R: [R] int32, their steps, and as those that vote count them; see `Count`.
+        step_R, count_R: [R] int32, their steps, and as those that vote count them; see `counted`.
         packing: where the rows of each span stand among these.
-        all_there: whether none of their tokens has been left behind.
+        num_missing: [S] int32, how many tokens of each span have been left behind; None where none has been.
         voting: what `newest` remembers.
     """
 
@@ -33,14 +31,48 @@ class Part(NamedTuple):
     step_R: Tensor
     count_R: Tensor
     packing: Packing
-    all_there: bool
+    num_missing: Tensor | None
     voting: dict[int, Packing]
+
+    @property
+    def all_there(self) -> bool:
+        """Whether none of the spans' tokens has been left behind."""
+        return self.num_missing is None
 
     def newest(self, most: int) -> Packing:
         """The last rows of each span, `most` of them at most; remembered for the layers to come."""
         if most not in self.voting:
             self.voting[most] = self.packing.newest(most)
         return self.voting[most]
+
+    def counted(self, entries: Entries, last_KN: Tensor, where: Packing) -> tuple[Entries, Tensor]:
+        """Entries, and the last steps that attention lets see them, as those that vote count the tokens of a span: as
+        many as are there, the newest at its own step.
+
+        So a policy's window is as many queries of a layer, and its newest entries are as many, whatever was left
+        behind; where nothing was, counts are steps. Expiries beyond the pass are steps again.
+
+        Args:
+            entries: [K, N], the rows' own as the last of each span's, their expiries counted already where votes make
+                them.
+            last_KN: int32; NEVER throughout where votes make expiries.
+            where: where each span's entries stand.
+        """
+        if self.num_missing is None:
+            return entries, last_KN
+        (start_S, size_S), (row_S, num_rows_S) = where.bounds, self.packing.bounds
+        span_S = torch.arange(len(row_S), device=row_S.device)
+        span_N, span_R = where.per_token(span_S), self.packing.per_token(span_S)
+        row_N = torch.arange(last_KN.shape[1], device=row_S.device) - (start_S + size_S - num_rows_S)[span_N]
+        own_N = row_N >= 0
+        position = torch.where(own_N, self.count_R[row_S[span_N] + row_N.clamp(min=0)], entries.position)
+        # Of what was there before, votes count the time since by the tokens that are there.
+        missing_N = self.num_missing[span_N].masked_fill(own_N, 0)
+        expiry = torch.where(entries.expiry >= NEVER - missing_N, NEVER, entries.expiry + missing_N)
+        # One search for all spans: a step is looked for among those of its own.
+        steps, sought = (span_R << 32) + self.step_R, (span_N << 32) + last_KN
+        rows = torch.searchsorted(steps, sought, right=True, out_int32=True)
+        return entries._replace(position=position, expiry=expiry), rows + (self.count_R[row_S] - 1 - row_S)[span_N]
 
 
 class PackedRows:
@@ -56,7 +88,7 @@ class PackedRows:
     """
 
     def __init__(self, lengths: abc.Sequence[int], positions: Tensor) -> None:
-        self._stops = np.cumsum(lengths)
+        self._every = self._stops = np.cumsum(lengths)
         self.step_R = self._count_R = (positions + 1).int()
         self.left: Tensor | None = None
         self._parts: dict[tuple[int, int], Part] = {}
@@ -67,7 +99,11 @@ class PackedRows:
             stops = self._stops[first:stop]
             rows = slice(int(self._stops[first - 1]) if first else 0, int(stops[-1]))
             packing = Packing.of(np.diff(stops, prepend=rows.start), self.step_R.device)
-            part = Part(rows, self.step_R[rows], self._count_R[rows], packing, self.left is None, {})
+            missing = None
+            if self.left is not None:
+                sizes = np.diff(self._every, prepend=0)[first:stop] - packing.sizes
+                missing = torch.from_numpy(sizes.astype(np.int32)).to(self.step_R.device)
+            part = Part(rows, self.step_R[rows], self._count_R[rows], packing, missing, {})
             self._parts[first, stop] = part
         return part
 
@@ -94,55 +130,3 @@ class PackedRows:
         newest = every.stops[1:] - 1
         shift = every.per_token(self.step_R[newest] - newest)
         self._count_R = torch.arange(len(left), dtype=torch.int32, device=left.device) + shift
-
-
-@dataclass(frozen=True)
-class Count:
-    """How those that vote count the tokens of a span: as many as are there, the newest at its own step.
-
-    So a policy's window is as many queries of a layer, and its newest entries are as many, whatever was left behind;
-    without that, counts are steps. Expiries beyond the pass are steps again.
-
-    Attributes:
-        step_R: [R] int32, the steps of the tokens that are there.
-        stop: the last of them.
-        num_tokens: of the span, those left behind included.
-    """
-
-    step_R: Tensor
-    stop: int
-    num_tokens: int
-
-    @property
-    def num_missing(self) -> int:
-        """Tokens that were left behind."""
-        return self.num_tokens - len(self.step_R)
-
-    @cached_property
-    def count_R(self) -> Tensor:
-        """[R] int32, each one more than the one before."""
-        if not self.num_missing:
-            return self.step_R
-        return torch.arange(
-            self.stop - len(self.step_R) + 1, self.stop + 1, dtype=torch.int32, device=self.step_R.device
-        )
-
-    def entries(self, entries: Entries, last_KN: Tensor) -> tuple[Entries, Tensor]:
-        """Entries, and the last steps that attention lets see them, as the tokens are counted.
-
-        Args:
-            entries: [K, N], the span's own as the last R of every head, their expiries counted already where votes
-                make them.
-            last_KN: int32; NEVER throughout where votes make expiries.
-        """
-        if not self.num_missing:
-            return entries, last_KN
-        count, before = self.count_R, entries.position.shape[-1] - len(self.step_R)
-        own = count.expand(len(entries.position), -1)
-        position = torch.cat((entries.position[:, :before], own), dim=-1)
-        # Of what was there before, votes count the time since by the tokens that are there.
-        old = entries.expiry[:, :before]
-        old = torch.where(old >= NEVER - self.num_missing, NEVER, old + self.num_missing)
-        expiry = torch.cat((old, entries.expiry[:, before:]), dim=-1)
-        last = torch.searchsorted(self.step_R, last_KN, right=True, out_int32=True) + (count[0] - 1)
-        return entries._replace(position=position, expiry=expiry), last

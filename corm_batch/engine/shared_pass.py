@@ -79,7 +79,7 @@ class SharedPass:
                         votes[key] = entries, self._now() - started
                     entries, voting_s = votes[key]
                     voted = self._now()
-                    batch.keep([span], layer, entries, part, packed[0])
+                    batch.keep([span], layer, entries, part, packed[0], part.packing)
                     done = self._now()
                     self.seconds[label] += voting_s + done - voted
                     self.spent_s += done - started

@@ -117,18 +117,6 @@ class KVCache:
         lists, channels = self.table.row(slot, layer), self.channels.of(layer, slot)
         return read_pages(self.pages(layer), *lists, self.form, channels, self.head_dim, self.bases[layer])
 
-    def read_before(self, slot: int, layer: int, born: Entries) -> Entries:
-        """The same with new entries, [K, M], behind them."""
-        table, length = self.table.row(slot, layer)
-        lists, channels = (table[None], length[None]), self.channels.of(layer, slice(slot, slot + 1))
-        return self.ops.gather_entries(self.pages(layer), *lists, born, None, channels, basis=self.bases[layer])
-
-    def packing_before(self, slot: int, layer: int, num_born: int) -> Packing:
-        """Where what `read_before` gives stands, and where the padding in between."""
-        table, length = self.table.row(slot, layer)
-        num_held = table.shape[-1] * self.layout.by_layer[layer]
-        return Packing.behind(num_held, num_born, length[None])
-
     def ends(self, slots: Sequence[int], most_before: int | None = 0) -> Ends:
         """What the lists of sequences hold behind the pages that they share, and in so many of these; None for all.
 
@@ -143,7 +131,10 @@ class KVCache:
 
     def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
         """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
-        lists, channels = (ends.table[layer], ends.length[layer]), self.channels.of(layer, ends.slot)
+        newer, every = packing
+        num_pages = -(-int((every.sizes - newer.sizes).max(initial=0)) // self.layout.by_layer[layer])
+        lists = ends.table[layer, ..., :num_pages], ends.length[layer]
+        channels = self.channels.of(layer, ends.slot)
         return self.ops.gather_entries(self.pages(layer), *lists, born, packing, channels, basis=self.bases[layer])
 
     def write_own(self, ends: Ends, layer: int, owner_A: Tensor, place_A: Tensor, own: Sequence[Tensor]) -> None:

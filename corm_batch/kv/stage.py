@@ -31,6 +31,11 @@ class Ends(NamedTuple):
     widths: np.ndarray
     slot: Tensor
 
+    def part(self, sequences: slice) -> Ends:
+        """The same of some of the sequences."""
+        held = self.table[:, sequences], self.length[:, sequences], self.others[:, sequences]
+        return Ends(*held, self.widths[:, sequences], self.slot[sequences])
+
 
 @dataclass(frozen=True)
 class SwappedCache:

@@ -47,12 +47,6 @@ class Packing:
         """One sequence; remembered, for its bounds are copied to the device."""
         return cls.of([size], device)
 
-    @classmethod
-    def behind(cls, num_older: int, num_newer: int, older_SK: Tensor) -> Packing:
-        """One sequence whose heads have some older entries, [1, K], and padding up to `num_older`, then newer ones."""
-        sizes, device = np.array([num_older + num_newer], np.int32), older_SK.device
-        return cls(sizes * 0, sizes, device, (older_SK, _upload(np.array([num_older], np.int32), device)))
-
     def part(self, sequences: slice) -> Packing:
         """Some of the sequences, one right behind the other, counted from the first of them."""
         return Packing.of(self.sizes[sequences], self.device)

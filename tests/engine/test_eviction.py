@@ -141,7 +141,9 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
         store(born(1, 8), 8)
     elif way == "streaming":
         store(born(1, 4), 4)
-        store(cache.read_before(slot, 0, born(5, 8)), 8)
+        ends = cache.ends([slot], None)
+        where = Packing.of([4], cache.device), Packing.of(ends.widths[0] + 4, cache.device)
+        store(cache.read_ends(ends, 0, born(5, 8), where), 8)
     else:
         store(born(1, 4), 4)
         for position in range(5, 9):

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from corm_batch.engine.rows import Count, PackedRows
+from corm_batch.engine.rows import PackedRows
+from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.ops.reduction import Reduction
 from corm_batch.ops.select import select_ops
 from corm_batch.storage.model import Model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def of_which_some_are_there(lengths, starts, there, device):
+    """Spans of so many tokens behind so many others, of which those of these places are there."""
+    positions = torch.cat([torch.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])
+    rows, stay = PackedRows(lengths, positions.to(device)), torch.zeros(sum(lengths), dtype=torch.bool)
+    for start, places in zip(np.cumsum([0, *lengths]), there, strict=False):
+        stay[start + places] = True
+    rows.leave(stay.to(device), torch.tensor(np.cumsum(lengths) - 1, device=device))
+    return rows.part(0, len(lengths))
 
 
 def test_rows_that_leave_are_those_of_no_later_layer_and_logits_follow():
@@ -39,8 +51,8 @@ def test_a_window_is_as_many_queries_as_are_there(device, window):
     position = torch.cat((torch.tensor([1, 2, 9, 30]).int(), step)).expand(2, -1).contiguous()
     query, key = (torch.randn(heads, size, 16, generator=draw) * 3 for heads, size in ((4, 22), (2, 26)))
     old = torch.tensor([[start + 1, start + 9, NEVER, start + 30]] * 2, dtype=torch.int32)
-    count = Count(step.to(device), stop, stop - start)
-    counted = count.count_R.cpu()
+    part = of_which_some_are_there([stop - start], [start], [step - start - 1], device)
+    counted = part.count_R.cpu()
     assert counted.tolist() == list(range(stop - 21, stop + 1))
     entries = Entries(key, key, position, torch.cat((old, (counted + 3).expand(2, -1)), dim=1), torch.zeros(2, 26))
     scores = torch.einsum("kgrd,knd->kgrn", query.view(2, 2, 22, 16), key) * 0.3
@@ -63,9 +75,10 @@ def test_a_window_is_as_many_queries_as_are_there(device, window):
     expiry = torch.where(left > stop, NEVER, left + stop)
 
     reduction = Reduction(window, "step", 2.0)
-    seen, last = count.entries(entries.map(lambda x: x.to(device)), torch.full_like(position, NEVER).to(device))
+    where, never = Packing.of([26], torch.device(device)), torch.full_like(position, NEVER).to(device)
+    seen, last = part.counted(entries.map(lambda x: x.to(device)), never, where)
     voted = select_ops(torch.device(device), Model()).reduce_columns(
-        reduction, query.to(device), lse.flatten(0, 1).to(device), count.count_R, seen, last, 0.3, gap_rule=True
+        reduction, query.to(device), lse.flatten(0, 1).to(device), part.count_R, seen, last, 0.3, gap_rule=True
     )
     alive = voted.expiry.cpu() >= stop
     assert torch.equal(alive, expiry >= stop)
@@ -74,11 +87,17 @@ def test_a_window_is_as_many_queries_as_are_there(device, window):
     assert not alive.all()
 
 
-def test_entries_whose_ends_are_fixed_are_seen_as_long_as_attention_saw_them():
-    count = Count(torch.tensor([11, 14, 20], dtype=torch.int32), 20, 10)
-    position = torch.tensor([[3, 11, 14, 20]], dtype=torch.int32)
-    last = torch.tensor([[13, 14, 19, NEVER]], dtype=torch.int32)
+@pytest.mark.parametrize("device", DEVICES)
+def test_entries_whose_ends_are_fixed_are_seen_as_long_as_attention_saw_them(device):
+    """Three spans: 11 to 20 behind one entry, 1 to 5 behind none, 6 to 9 behind two of which one is none."""
+    there = [torch.tensor([0, 3, 9]), torch.tensor([1, 4]), torch.tensor([3])]
+    part = of_which_some_are_there([10, 5, 4], [10, 0, 5], there, device)
+    assert part.count_R.tolist() == [18, 19, 20, 4, 5, 9]
+    where = Packing.of([4, 2, 3], torch.device(device))
+    position = torch.tensor([[3, 11, 14, 20, 2, 5, 4, NEVER, 9]], dtype=torch.int32, device=device)
+    last = torch.tensor([[13, 14, 19, NEVER, 2, 9, 8, 7, 9]], dtype=torch.int32, device=device)
     entries = Entries(position[..., None].float(), position[..., None].float(), position, last, position.float())
-    seen, until = count.entries(entries, last)
-    assert seen.position.tolist() == [[3, 18, 19, 20]]
-    assert until.tolist() == [[18, 19, 19, 20]]
+    seen, until = part.counted(entries, last, where)
+    assert seen.position.tolist() == [[3, 18, 19, 20, 4, 5, 4, NEVER, 9]]
+    assert seen.expiry.tolist() == [[20, 14, 19, NEVER, 2, 9, 11, 10, 9]]
+    assert until.tolist() == [[18, 19, 19, 20, 4, 5, 8, 8, 9]]
