@@ -8,6 +8,7 @@ from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes, pass_context
+from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
 
@@ -37,12 +38,26 @@ class _Method(StrictUndefined):
         return self._method(*args, **options)
 
 
+_POWER_BITS = 100_000
+
 ROW = "row"
 """What holds all columns by name, where a name is not one word."""
 
 
 class _Environment(SandboxedEnvironment):
-    """One in which `order.items` is what `order` has under this name; where it has nothing, a method to call alone."""
+    """One in which `order.items` is what `order` has under this name; where it has nothing, a method to call alone.
+
+    A power has no more digits than Python can work out in a moment.
+    """
+
+    intercepted_binops = frozenset(["**"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """What `**` makes of two values."""
+        whole = isinstance(left, int) and isinstance(right, int)
+        if whole and abs(left) > 1 and right * left.bit_length() > _POWER_BITS:
+            raise OverflowError(f"a power of more than {_POWER_BITS:,} bits")
+        return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """What a dot leads to."""
@@ -66,10 +81,15 @@ def render(template: str, columns: Mapping[str, Any], limit: int) -> tuple[bool,
     try:
         text = _compiled(template).render(columns)
     except Exception as error:  # an expression in a template can raise anything
-        return False, f"{type(error).__name__}: {error}"
+        return False, said_by(error)
     if len(text) > limit:
         return False, f"{len(text):,} characters, of which there may be {limit:,}"
     return True, text
+
+
+def said_by(error: Exception) -> str:
+    """What was wrong; Python says nothing of the memory that it does not get."""
+    return f"{type(error).__name__}: {str(error) or 'it takes more than it may'}"
 
 
 def undeclared(tree: nodes.Template) -> set[str]:

@@ -11,12 +11,12 @@ from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from corm_batch.data.document import Document
+from corm_batch.data.render import Renderer
 from corm_batch.data.template import ENVIRONMENT, ROW, parsed, variables
 from corm_batch.errors import AnswerError, DocumentError
 from corm_batch.tasks.base import ANOTHER_TEXT, Answer, Asker, Prompt, TaskResult
 from corm_batch.tasks.messages import Message, Role
 from corm_batch.tasks.overflow import ask_all, finish_reason_of, pieces, text_of
-from corm_batch.tasks.render import Renderer
 from corm_batch.tasks.sampled import SampledTask
 
 _OF_THE_DOCUMENT = {"text", "doc_id"}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corm_batch.data.render import Renderer
 from corm_batch.data.schema import result_schema
 from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.open import Engine
@@ -22,7 +23,6 @@ from corm_batch.pipeline.plan import Quantiles, plan_job
 from corm_batch.pipeline.worker import EngineActor, Model, WorkerSettings
 from corm_batch.spec import JobSpec
 from corm_batch.tasks import prompt
-from corm_batch.tasks.render import Renderer
 from corm_batch.text.tokenize import PromptTokenizer
 
 ROOT = Path(__file__).parents[2]

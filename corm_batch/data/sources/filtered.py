@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from corm_batch.data.document import Document
-from corm_batch.data.expressions import names_in, value_of
+from corm_batch.data.expressions import holds, names_in
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import spelled
 from corm_batch.data.sources.base import Refinement, Split
@@ -53,15 +53,15 @@ class Filtered(Refinement):
             return document
         compared = [values[name] for name in names_in(self.of.filter or "")]
         try:
-            holds = bool(value_of(self.of.filter or "", values))
-        except Exception as error:  # an expression can raise anything
+            held = holds(self.of.filter or "", values)
+        except ValueError as error:
             if document.problem is not None:
                 return document
             if None in compared:
                 return replace(document, left_out=NULL)
             said = ", ".join(f"{name} = {repr(values[name])[:100]}" for name in sorted(names_in(self.of.filter or "")))
-            why = f"source.filter cannot be held against {said} ({type(error).__name__}: {reason(error)})"
+            why = f"source.filter cannot be held against {said} ({reason(error)})"
             return replace(document, text=None, problem=f"{document.origin}: {why}")
-        if holds or (document.problem is not None and None in compared):  # what could not be read is null here
+        if held or (document.problem is not None and None in compared):  # what could not be read is null here
             return document
         return replace(document, left_out=NOT_HELD)

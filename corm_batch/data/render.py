@@ -1,7 +1,7 @@
 """Templates over a row's columns, rendered in a process of their own: a template may ask for any time and memory.
 
 The process imports Jinja and nothing of the engine; it is given a limit of memory, and ended when it takes too long.
-Knows nothing of tasks.
+Knows nothing of what templates are for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from corm_batch.data.template import render
+from corm_batch.data.unknown_row import problem_with_every_row
 from corm_batch.errors import DocumentError
-from corm_batch.tasks.unknown_row import problem_with_every_row
 
 LIMIT_S = 10.0  # of one rendering; a large document takes milliseconds
 _START_S = 120.0  # until the process has imported what it needs, on a machine that is busy
@@ -43,10 +43,14 @@ class Renderer:
         Raises:
             DocumentError: it does not suit them, or takes more time or memory than it may.
         """
-        ok, text = self._answer((template, dict(columns)))
+        ok, text = self.rendered(template, columns)
         if not ok:
             raise DocumentError(f"{called} cannot be rendered: {text}")
         return text
+
+    def rendered(self, template: str, columns: Mapping[str, Any]) -> tuple[bool, str]:
+        """Whether the template can be rendered over `columns`, and the text or why not."""
+        return self._answer((template, dict(columns)))
 
     def problem_with_every_row(self, template: str) -> str | None:
         """Why the template can be rendered over no row at all; None when it may be over some."""
@@ -72,7 +76,7 @@ class Renderer:
     def _ask(self, request: bytes) -> tuple[bool, str]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            command = [sys.executable, "-m", "corm_batch.tasks.render"]
+            command = [sys.executable, "-m", "corm_batch.data.render"]
             path = os.pathsep.join(filter(None, sys.path))  # Ray may have put the package there
             self._process = subprocess.Popen(
                 command,

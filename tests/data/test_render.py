@@ -3,8 +3,8 @@ import time
 
 import pytest
 
+from corm_batch.data.render import Renderer
 from corm_batch.errors import DocumentError
-from corm_batch.tasks.render import Renderer
 
 NESTED = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
 DOUBLING = (

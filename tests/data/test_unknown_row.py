@@ -5,7 +5,7 @@ import re
 import pytest
 
 from corm_batch.data.template import render
-from corm_batch.tasks.unknown_row import problem_with_every_row
+from corm_batch.data.unknown_row import problem_with_every_row
 
 LIMIT = 100_000
 

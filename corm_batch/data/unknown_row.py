@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from jinja2 import nodes, pass_context
 
-from corm_batch.data.template import ENVIRONMENT, undeclared
+from corm_batch.data.template import ENVIRONMENT, said_by, undeclared
 
 _ASKED_BY_JINJA = ("unsafe_callable", "alters_data", "jinja_pass_arg")
 
@@ -90,5 +90,5 @@ def problem_with_every_row(template: str, limit: int) -> str | None:
         return None
     except Exception as error:  # an expression in a template can raise anything
         about_a_value = UnknownValue.__name__ in str(error)  # which a value of a row may well do
-        return None if about_a_value else f"{type(error).__name__}: {error}"
+        return None if about_a_value else said_by(error)
     return None if len(text) <= limit else f"{len(text):,} characters, of which there may be {limit:,}"
