@@ -99,10 +99,10 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     if planned.left_out:
         rows.append(("left out", f"{left_out_text(planned.left_out)} of those looked at"))
     if planned.unusable:
-        rows.append(("unusable", f"{planned.unusable} rows without text or an id of their own, each a failed row"))
+        rows.append(("unusable", f"{counted(planned.unusable, 'row')}, each a failed row"))
     for refusal in planned.refused[:_REFUSALS]:
         first = f"{counted(refusal.documents, 'document')}, first {one_line(refusal.doc_id, 80)}"
-        where = f" in {refusal.origin}" if refusal.origin else ""
+        where = f" in {refusal.origin}" if refusal.origin not in ("", refusal.doc_id) else ""
         rows.append(("would fail", f"{first}{where}: {one_line(refusal.reason, 300)}"))
     if (more := len(planned.refused) - _REFUSALS) > 0:
         rows.append(("would fail", f"others, for {counted(more, 'other reason')}, which --json shows"))

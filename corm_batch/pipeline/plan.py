@@ -27,7 +27,7 @@ from corm_batch.output.settings import AnswerSettings
 from corm_batch.pipeline.intake import DocumentIds, FailedFile
 from corm_batch.pipeline.model import answers_version, load_tokenizer, model_path, revision_hash
 from corm_batch.pipeline.plan_gpu import KEPT_RATIOS, on_gpu
-from corm_batch.pipeline.prompts import Asked, Refusal, ask_nobody, prompt_sizes, refusals
+from corm_batch.pipeline.prompts import Asked, Refusal, Refusals, ask_nobody, prompt_sizes
 from corm_batch.spec import JobSpec
 from corm_batch.text.tokenize import PromptTokenizer
 
@@ -54,8 +54,8 @@ class JobPlan:
         failed_files, empty_files: of these, what cannot be read as far as it was looked at, and what holds no rows.
         left_out: why rows that were read are none of its documents, and how many; `documents` counts them.
         measured: documents that were read for everything below.
-        unusable: of these, rows without text, or without an id that no earlier row has; each would become a failed row.
-        refused: why the task refuses some of those it was asked for prompts of, each a failed row; the most first.
+        unusable: of these, rows that are none to ask about, as those without text; each would become a failed row.
+        refused: why they are, and why the task refuses some of those it was asked for prompts of; the most first.
         too_long: of these, longer than the context; `task.overflow` says what happens to them.
         done, failed_before, todo: of these, answered by an earlier run, failed in it, and left to answer.
         earlier: what is said of rows that another job, or other settings, left in the output, and of those that lack
@@ -132,10 +132,12 @@ class _Measured:
     whole: bool = True
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    refused: Refusals = field(default_factory=Refusals)
 
-    def add(self, document: Document, state: State, *, usable: bool) -> None:
+    def add(self, document: Document, state: State, problem: str | None) -> None:
         self.states.append(state)
-        if document.text is None or not usable:
+        if document.text is None or problem is not None:
+            self.refused.add(document, problem or "it has no text")
             return
         if len(self.chars) % self.stride == 0:
             self.kept.append(document)
@@ -145,6 +147,13 @@ class _Measured:
         while len(self.kept) > 1 and self.kept_chars > _TOKENIZED_CHARS:
             self.kept, self.stride = self.kept[::2], 2 * self.stride
             self.kept_chars = sum(self.chars[:: self.stride])
+
+    def refusals(self, asked: Sequence[Asked]) -> tuple[Refusal, ...]:
+        """Why nothing is asked about some of all, those included of which the task refuses so."""
+        for document, one in zip(self.kept, asked, strict=False):
+            if one.refusal is not None:
+                self.refused.add(document, one.refusal)
+        return self.refused.sorted()
 
 
 def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
@@ -164,7 +173,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
     ledger = Ledger.of(spec, AnswerSettings.of(spec, model_hash, answers_version(spec, tokenizer), usual))
     spec, splits, measured = spec.storing(usual), spec.splits(), _Measured()
     for document, problem in _documents(spec, splits, measured):
-        measured.add(document, ledger.state(document), usable=problem is None)
+        measured.add(document, ledger.state(document), problem)
     max_model_len, form = shape.context(spec.engine.max_model_len), spec.engine.form
     asked = ask_nobody(spec, measured.kept, tokenizer, shape, _ASKING_S) if tokenizer is not None else []
     sizes = prompt_sizes(measured.chars, measured.stride, asked, max_model_len, spec.task.max_new_tokens)
@@ -182,7 +191,7 @@ def plan_job(spec: JobSpec, gpu: str | None = None) -> JobPlan:
         left_out=tuple(measured.left_out.most_common()),
         measured=len(measured.states),
         unusable=len(measured.states) - len(measured.chars),
-        refused=refusals(measured.kept, asked),
+        refused=measured.refusals(asked),
         too_long=int(np.count_nonzero(sizes.too_long)),
         done=measured.states.count("ok"),
         failed_before=measured.states.count("failed"),

@@ -29,6 +29,7 @@ from corm_batch.spec import JobSpec
 from corm_batch.tasks.base import Prompt
 from corm_batch.text.tokenize import PromptTokenizer
 
+_QUOTED = re.compile(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""")
 _NUMBER = re.compile("[0-9]+(?:[.,][0-9]+)*")
 _CHARS_PER_TOKEN = 4.0  # English text, when there is no tokenizer to ask
 
@@ -210,15 +211,22 @@ class Refusal:
     origin: str
 
 
-def refusals(documents: Sequence[Document], asked: Sequence[Asked]) -> tuple[Refusal, ...]:
-    """Why nothing is asked about some of the documents; reasons that differ in numbers only are one."""
-    found: dict[str, Refusal] = {}
-    for document, one in zip(documents, asked, strict=False):
-        if one.refusal is not None:
-            kind = _NUMBER.sub("0", one.refusal)
-            first = found.get(kind, Refusal(one.refusal, 0, document.doc_id, document.origin))
-            found[kind] = replace(first, documents=first.documents + 1)
-    return tuple(sorted(found.values(), key=lambda refusal: -refusal.documents))
+class Refusals:
+    """Why nothing is asked about some documents; reasons that differ in numbers and quoted values only are one."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Refusal] = {}
+
+    def add(self, document: Document, reason: str) -> None:
+        """One of which nothing is asked."""
+        reason = reason.removeprefix(f"{document.origin}: ")
+        kind = _NUMBER.sub("0", _QUOTED.sub("", reason))
+        first = self._found.get(kind, Refusal(reason, 0, document.doc_id, document.origin))
+        self._found[kind] = replace(first, documents=first.documents + 1)
+
+    def sorted(self) -> tuple[Refusal, ...]:
+        """All reasons, those of most documents first."""
+        return tuple(sorted(self._found.values(), key=lambda refusal: -refusal.documents))
 
 
 @dataclass(frozen=True)
