@@ -213,9 +213,18 @@ class EngineAsker:
         transient = max(one.kv_bytes_transient for one in (memory, *self.passes))
         return replace(memory, kv_bytes_transient=transient, elapsed_s=time.monotonic() - self._started)
 
-    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Whether prompt and answer fit the model's context."""
-        return self._room(self._tokenizer.encode(prompt), max_new_tokens) >= 0
+    def fits(self, prompts: Sequence[Prompt], max_new_tokens: int) -> bool:
+        """Whether each of the prompts fits the model's context, with its answer.
+
+        Raises:
+            DocumentError: one cannot be laid out.
+        """
+        for token_ids in self._tokenizer.encode_all(prompts):
+            if isinstance(token_ids, DocumentError):
+                raise token_ids
+            if self._room(token_ids, max_new_tokens) < 0:
+                return False
+        return True
 
     def windows(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> list[str]:
         """Cut `text` into consecutive pieces, each of which fits when put through any of `prompts`.
@@ -244,7 +253,7 @@ class EngineAsker:
         rooms = [self._room(self._tokenizer.encode(prompt("")), max_new_tokens) for prompt in prompts]
         room = min(rooms)
         longest = [prompt for prompt, left in zip(prompts, rooms, strict=True) if left < room + _MERGED]
-        return room, lambda piece: all(self.fits(prompt(piece), max_new_tokens) for prompt in longest)
+        return room, lambda piece: self.fits([prompt(piece) for prompt in longest], max_new_tokens)
 
     def _room(self, token_ids: Sequence[int], max_new_tokens: int) -> int:
         """Tokens of the context that are left beside this prompt and its answer, or what is read behind it."""

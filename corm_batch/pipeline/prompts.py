@@ -144,10 +144,10 @@ class _WatchingAsker(EngineAsker):
         super().__init__(document.doc_id, tokenizer, engine, limit, **fields)
         self._asked_about = engine.asked
 
-    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        found = super().fits(prompt, max_new_tokens)
+    def fits(self, prompts: Sequence[Prompt], max_new_tokens: int) -> bool:
+        found = super().fits(prompts, max_new_tokens)
         if not self._asked_about.whole:
-            self._asked_about.whole = len(self._tokenizer.encode(prompt))
+            self._asked_about.whole = len(self._tokenizer.encode(prompts[0]))
             self._asked_about.too_long = not found
         return found
 

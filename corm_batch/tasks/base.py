@@ -147,8 +147,8 @@ class Asker(Protocol):
         others are answered all the same.
         """
 
-    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Whether prompt and answer fit the model's context."""
+    def fits(self, prompts: Sequence[Prompt], max_new_tokens: int) -> bool:
+        """Whether each of the prompts fits the model's context, with its answer."""
 
     def windows(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> list[str]:
         """Cut `text` into consecutive pieces, each of which fits when put through any of `prompts`."""

@@ -77,7 +77,7 @@ class Chat(SampledTask, name="chat"):
         task = self.model_copy(update=request.values)
         prompt = Prompt("", "", messages=request.messages, template_arguments=request.template_arguments)
         form = await asyncio.to_thread(request.form, task.max_new_tokens)  # a schema may take its time
-        if not asker.fits(prompt, task.max_new_tokens):
+        if not asker.fits([prompt], task.max_new_tokens):
             raise DocumentError(
                 f"{len(request.messages)} messages and {task.max_new_tokens} new tokens are longer than the model's "
                 "context"

@@ -30,7 +30,7 @@ def pieces(task: Task, asker: Asker, text: str, *prompts: MakePrompt) -> list[st
     Raises:
         DocumentError: it does not fit and `task.overflow` is "error".
     """
-    if all(asker.fits(prompt(text), task.max_new_tokens) for prompt in prompts):
+    if asker.fits([prompt(text) for prompt in prompts], task.max_new_tokens):
         return [text]
     if task.overflow == "truncate":
         return [asker.truncate(text, prompts, task.max_new_tokens)]

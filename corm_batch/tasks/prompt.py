@@ -135,7 +135,7 @@ class PromptTask(SampledTask, name="prompt"):
         groups: list[list[str]] = [[]]
         for answer in answers:
             longer = [*groups[-1], answer.text]
-            if groups[-1] and not asker.fits(reduction(longer), self.max_new_tokens):
+            if groups[-1] and not asker.fits([reduction(longer)], self.max_new_tokens):
                 groups.append([answer.text])
             else:
                 groups[-1] = longer

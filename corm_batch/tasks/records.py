@@ -155,7 +155,7 @@ async def ask_records(
         for place, attempt in enumerate(attempts):
             if isinstance(attempt, Attempt) and (problems := reader.problems(attempt)):
                 prompt = _again(prompts[place], attempt, problems)
-                if asker.fits(prompt, task.max_new_tokens):
+                if asker.fits([prompt], task.max_new_tokens):
                     again[place] = prompt
         if not again:
             break

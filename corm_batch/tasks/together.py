@@ -122,9 +122,9 @@ class Seat:
         self._texts += [one.text for one in found if isinstance(one, Answer)]
         return found
 
-    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Whether prompt and answer fit the model's context."""
-        return self._together.asker.fits(prompt, max_new_tokens)
+    def fits(self, prompts: Sequence[Prompt], max_new_tokens: int) -> bool:
+        """Whether each of the prompts fits the model's context, with its answer."""
+        return self._together.asker.fits(prompts, max_new_tokens)
 
     def windows(self, text: str, prompts: Sequence[Callable[[str], Prompt]], max_new_tokens: int) -> list[str]:
         """Cut `text` into pieces, those of the other tasks where it is the document and they fit."""
@@ -132,7 +132,7 @@ class Seat:
             shared = self._together.windows if self._shares(text) else []
         except DocumentError:
             shared = []
-        if shared and all(self.fits(prompt(piece), max_new_tokens) for prompt in prompts for piece in shared):
+        if shared and self.fits([prompt(piece) for piece in shared for prompt in prompts], max_new_tokens):
             return shared
         return self._together.asker.windows(text, prompts, max_new_tokens)
 
@@ -142,7 +142,7 @@ class Seat:
             shared = self._together.beginning if self._shares(text) else ""
         except DocumentError:
             shared = ""
-        if shared and all(self.fits(prompt(shared), max_new_tokens) for prompt in prompts):
+        if shared and self.fits([prompt(shared) for prompt in prompts], max_new_tokens):
             return shared
         return self._together.asker.truncate(text, prompts, max_new_tokens)
 

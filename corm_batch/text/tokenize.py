@@ -21,6 +21,7 @@ from corm_batch.engine.request import TokenLogprob
 from corm_batch.errors import DocumentError, ModelLoadError
 from corm_batch.grammar.spelling import bytes_of_tokens
 from corm_batch.tasks.base import AnswerToken, Prompt
+from corm_batch.text.alike import encode_alike
 from corm_batch.text.chat_template import end_tokens
 from corm_batch.text.layout import ANY_PROMPT, DocumentRole, Layout, Messages
 from corm_batch.text.reasoning import ReasoningMarks, reasoning_marks
@@ -124,7 +125,7 @@ class PromptTokenizer:
         return self._encode_as_text(prompt, messages)
 
     def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...] | DocumentError]:
-        """Several prompts as `encode` has each, or why it has not; on all of the host's cores where that can be."""
+        """Several prompts as `encode` has each, or why it has not; a text that they begin with is encoded once."""
         found: dict[int, tuple[int, ...] | DocumentError] = {}
         texts: dict[int, str] = {}
         together = len(prompts) > 1 and self.has_template  # one alone may be remembered
@@ -139,8 +140,7 @@ class PromptTokenizer:
                 found[place] = error
         if texts:
             with self._lock:
-                encoded = self._tokenizer([*texts.values()], add_special_tokens=False, split_special_tokens=False)
-            found |= zip(texts, map(tuple, encoded["input_ids"]), strict=True)
+                found |= zip(texts, map(tuple, encode_alike(self._tokenizer, [*texts.values()])), strict=True)
         return [found[place] for place in range(len(prompts))]
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:

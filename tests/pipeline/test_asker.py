@@ -232,10 +232,10 @@ def test_long_texts_are_cut_to_fit():
     text = "\n\n".join(f"Paragraph {index} has two sentences. This <|end|> is one." for index in range(40))
 
     async def test(asker):
-        assert not asker.fits(prompt(text), 6)
+        assert not asker.fits([prompt(text)], 6)
         pieces = asker.windows(text, [prompt], 6)
         assert "".join(pieces) == text
-        assert all(asker.fits(prompt(piece), 6) for piece in pieces)
+        assert asker.fits(list(map(prompt, pieces)), 6)
         assert sum(piece.endswith("\n\n") for piece in pieces) > len(pieces) // 2
         beginning = asker.truncate(text, [prompt], 6)
         assert text.startswith(beginning)
@@ -275,7 +275,7 @@ def test_windows_fit_every_prompt_that_is_put_to_them():
     async def test(asker):
         pieces = asker.windows(text, prompts, 6)
         assert "".join(pieces) == text
-        assert all(asker.fits(one(piece), 6) for piece in pieces for one in prompts)
+        assert asker.fits([one(piece) for piece in pieces for one in prompts], 6)
         assert pieces == asker.windows(text, prompts[::-1], 6)
         assert len(pieces) < len(text) / 40
 

@@ -21,7 +21,7 @@ class FakeAsker:
         self.in_flight = self.most_in_flight = self.finished = 0
 
     async def ask(self, prompt, sampling, stop=(), grammar=None):
-        assert self.fits(prompt, sampling.max_new_tokens)
+        assert self.fits([prompt], sampling.max_new_tokens)
         self.prompts.append(prompt)
         self.grammars.append(grammar)
         self.in_flight += 1
@@ -49,8 +49,8 @@ class FakeAsker:
     def _size(self, prompt):
         return sum(map(len, (prompt.text, prompt.instruction, *(one.content for one in prompt.messages))))
 
-    def fits(self, prompt, max_new_tokens):
-        return self._size(prompt) + max_new_tokens <= self.context
+    def fits(self, prompts, max_new_tokens):
+        return max(map(self._size, prompts)) + max_new_tokens <= self.context
 
     def _room(self, prompts, max_new_tokens):
         room = self.context - max_new_tokens - max(self._size(prompt("")) for prompt in prompts)
