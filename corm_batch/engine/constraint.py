@@ -26,11 +26,10 @@ class Constraint:
     """
 
     def __init__(self, rows: abc.Sequence[Row], device: torch.device) -> None:
-        found = [(i, row, row.sequence.matcher) for i, row in enumerate(rows)]
-        self._places = [i for i, _, matcher in found if matcher is not None]
-        self._matchers = [matcher for _, _, matcher in found if matcher is not None]
-        self._held = [rows[i] for i in self._places]
-        held = list(zip(self._places, self._matchers, strict=True))
+        held = [(place, row.sequence.matcher) for place, row in enumerate(rows) if row.sequence.matcher is not None]
+        held.sort(key=lambda one: one[1].lexer)  # neighbours are one thread's; those of one answer stay neighbours
+        self._places, self._matchers = [place for place, _ in held], [matcher for _, matcher in held]
+        self._held = [rows[place] for place in self._places]
         is_scored = [row.sequence.request.answer_ids is not None for row in self._held]
         self._choosing = [one for one, scored in zip(held, is_scored, strict=True) if not scored]
         self._scored = [one for one, scored in zip(held, is_scored, strict=True) if scored]  # of tokens of any kind

@@ -207,16 +207,16 @@ def fill(matchers: Sequence[Matcher], mask_MW: np.ndarray) -> None:
     """Say which tokens may come next in some answers, no two of them the same, side by side on the host's cores.
 
     Args:
-        matchers: M of one model, each at its place.
+        matchers: M of one model, each at its place; quickest where those of one lexer are neighbours.
         mask_MW: int32; bit t % 32 of word t // 32 says whether token t may come. None may where the library gave up.
     """
-    by_lexer = sorted(range(len(matchers)), key=lambda row: matchers[row].lexer)  # neighbours are one thread's
-    each = ((matchers[row], row) for row in by_lexer)
-    asked = [(one._state, row) for one, row in each if not (one.is_free or one._state.is_error())]
+    each = list(enumerate(matchers))
+    asked = [(one._state, row) for row, one in each if not (one.is_free or one._state.is_error())]
     if asked:
         _executor().unsafe_compute_mask_ptr(asked, mask_MW.ctypes.data, mask_MW.strides[0], len(mask_MW))
-    for one, mask_W in zip(matchers, mask_MW, strict=True):
-        one._settle(mask_W)
+    for row, one in each:
+        if one.is_free or one._own_ends or one._state.is_error():
+            one._settle(mask_MW[row])
 
 
 def take_all(steps: Sequence[tuple[Matcher, int]]) -> None:
@@ -224,10 +224,9 @@ def take_all(steps: Sequence[tuple[Matcher, int]]) -> None:
 
     Args:
         steps: matchers of one model, no two of them the same, each with a token that its mask allowed: behind any other
-            the library could not go back.
+            the library could not go back. As for `fill`, quickest where those of one lexer are neighbours.
     """
-    in_turn = sorted(steps, key=lambda step: step[0].lexer)  # neighbours are one thread's
-    asked = [(one, token) for one, token in in_turn if one._notes(token)]
+    asked = [(one, token) for one, token in steps if one._notes(token)]
     if asked:
         went_on = _executor().consume_token_par([(one._state, token) for one, token in asked])
         for (one, _), has_gone in zip(asked, went_on, strict=True):

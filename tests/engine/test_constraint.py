@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from corm_batch.engine import constraint
 from corm_batch.engine.open import Engine
 from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.errors import DocumentError, GrammarError
@@ -245,3 +246,23 @@ def test_a_model_without_a_tokenizer_cannot_hold_an_answer_to_a_form(tiny_llama)
     )
     (done,) = engine.run([Request("a", [1, 2], grammar=CHOICES)])
     assert isinstance(done.error, GrammarError)
+
+
+def test_masks_are_asked_for_lexer_by_lexer(folder, monkeypatch):
+    """No two of one lexer can be asked for at one time: a thread that takes neighbours has them one after the other."""
+    asked, fill_all = [], fill
+
+    def recorded(matchers, mask):
+        asked.append([one.lexer for one in matchers])
+        fill_all(matchers, mask)
+
+    monkeypatch.setattr(constraint, "fill", recorded)
+    engine = make(folder)
+    engine._matchers._num_lexers = 3
+    sampling = SamplingParams(max_new_tokens=5)
+    for number, grammar in enumerate((SCHEMA, None, *[SCHEMA] * 6)):
+        engine.add(Request(str(number), PROMPTS[0], sampling, grammar=grammar))
+    while engine.has_work:
+        engine.step()
+    assert [0, 0, 0, 1, 1, 2, 2] in asked
+    assert all(lexers == sorted(lexers) for lexers in asked)
