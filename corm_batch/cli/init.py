@@ -120,7 +120,7 @@ def _source(uri: str, text_column: str | None, output: str) -> dict[str, Any]:
         raise SpecError(f"--documents {uri}: {error}") from error
     found = Counter(name for file in files for name, kind in kinds.items() if file.lower().endswith(kind.suffixes))
     if not found:
-        known = ", ".join(suffix for kind in kinds.values() for suffix in kind.suffixes)
+        known = ", ".join(dict.fromkeys(suffix for kind in kinds.values() for suffix in kind.suffixes))
         what = "no file whose format its name tells" if files else "no documents there"
         raise SpecError(f"--documents {uri}: {what} (known are {known})")
     name = max(found, key=lambda name: (name != "documents", found[name]))

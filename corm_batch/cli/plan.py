@@ -95,7 +95,7 @@ def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: It
     if job.fallback is not None:
         rows.append(("falls back", "what has no usable answer is asked again without eviction, not counted here"))
     if documents != every or planned.documents is None:
-        rows.append(("looked at", f"{planned.measured} documents, for all figures but the first"))
+        rows.append(("looked at", f"{counted(planned.measured, 'document')}, for all figures but the first"))
     if planned.left_out:
         rows.append(("left out", f"{left_out_text(planned.left_out)} of those looked at"))
     if planned.unusable:

@@ -12,7 +12,7 @@ from aiohttp import ClientConnectionError, ClientResponseError
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from corm_batch.errors import SpecError
+from corm_batch.errors import SourceError, SpecError
 
 _GONE = 404, 410  # as web servers say it
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -23,6 +23,7 @@ def other_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
 
     Raises:
         SpecError: what knows the scheme is not installed, or the URI is none of it.
+        SourceError: the place does not answer, or not so.
     """
     scheme = uri.partition("://")[0]
     try:
@@ -30,8 +31,10 @@ def other_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     except ImportError as error:
         extra = f": pip install 'corm-batch[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
         raise SpecError(f"{uri}: {scheme}:// cannot be read here: {error}{extra}") from error
-    except Exception as error:  # what others raise has no bounds
+    except (ValueError, TypeError, LookupError) as error:
         raise SpecError(f"{uri}: cannot be read: {error}") from error
+    except Exception as error:  # of those that connect at once; what others raise has no bounds
+        raise SourceError(f"{uri}: cannot be read: {type(error).__name__}: {error}") from error
     return fs, str(path)
 
 

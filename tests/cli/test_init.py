@@ -112,7 +112,7 @@ def test_nothing_is_overwritten(corm_batch, folder, make):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"--documents": "none/"}, "--documents none/: no documents there (known are "),
+        ({"--documents": "none/"}, "--documents none/: no documents there (known are .csv, .csv.gz, .csv.zst, .tsv"),
         ({"--documents": "ftp://x/y"}, "--documents ftp://x/y: expected a local path or an s3:// URI"),
         ({"--documents": "notes.doc"}, "no file whose format its name tells (known are "),
         ({"--text-column": "words"}, "(--text-column names the column that holds the text)"),

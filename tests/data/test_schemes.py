@@ -43,6 +43,12 @@ def memory():
     fs.rm("/bucket", recursive=True)
 
 
+def test_a_place_that_does_not_answer_is_no_fault_of_the_spec():
+    """Whoever has it tried again by its exit code is to try it again."""
+    with pytest.raises(SourceError, match=r"ftp://127\.0\.0\.1:9/a\.csv: cannot be read: ConnectionRefusedError"):
+        other_filesystem("ftp://127.0.0.1:9/a.csv")
+
+
 def read_all(source, *columns):
     return [document for split in source.splits(columns) for document in source.read(split, columns)]
 
