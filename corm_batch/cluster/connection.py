@@ -96,6 +96,11 @@ def _start_local(spec: JobSpec) -> None:
         too_long = len(os.fsencode(folder)) > _SHORT_ENOUGH and "AF_UNIX" in str(error)
         reason = f"names of sockets in {folder} are too long" if too_long else f"{type(error).__name__}: {error}"
         first = reason.splitlines()[0][:300]
+        if "timed out" in first:
+            raise ClusterError(
+                f"Ray has not started on this machine in its time, as where others take all cores: {first} "
+                f"Run it again; what Ray did is in {folder}/ray/session_latest/logs"
+            ) from error
         raise ClusterError(
             f"{setting or 'RAY_TMPDIR'}: Ray cannot be started with its files in {folder}: {first}. Set RAY_TMPDIR to "
             f"a folder that can be written and whose name has {_SHORT_ENOUGH} bytes at most, such as /tmp"

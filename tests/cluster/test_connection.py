@@ -66,6 +66,18 @@ for setting, folder in zip(("RAY_TMPDIR", "TMPDIR"), sys.argv[2:]):
 """
 
 
+def test_a_machine_that_is_busy_is_no_folder_s_fault(job, monkeypatch):
+    def too_late(**_):
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, fake in (("is_initialized", bool), ("init", too_late), ("shutdown", bool)):
+        monkeypatch.setattr(ray, name, fake)
+    said = r"^Ray has not started on this machine in its time.*Run it again"
+    with pytest.raises(ClusterError, match=said), connected(job({"a": "text"})):
+        raise AssertionError("a cluster was started")
+
+
 @pytest.mark.ray
 def test_a_folder_that_ray_cannot_use_is_named(job, tmp_path):
     (tmp_path / "file").touch()
