@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -14,6 +15,13 @@ ANSWER_FROM_DOCUMENT = (
     "Answer the question from the document above alone, as briefly as possible. "
     f"If the document does not say, reply exactly: {NO_ANSWER}\n\nQuestion: {{question}}"
 )
+
+
+_WHERE = re.compile(
+    r"(explicitly |directly |anywhere )*(in|by|within) (the |this )?(given |provided |above )?"
+    r"(document|text|passage|article|context|excerpt|transcript|paper)( above| provided)?"
+)
+"""How models say more than they were to: not stated in the document."""
 
 
 def _with_question(instruction: str) -> str:
@@ -32,6 +40,8 @@ def says_something(answer: Answer) -> bool:
     if not text.startswith(nothing):
         return bool(text.rstrip("."))
     behind = text.removeprefix(nothing).lstrip(AROUND)
+    if where := _WHERE.match(behind):
+        behind = behind[where.end() :].lstrip(AROUND)
     return bool(behind) and behind[0] not in ".!"
 
 

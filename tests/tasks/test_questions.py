@@ -16,11 +16,19 @@ from corm_batch.tasks.questions import ANSWER_FROM_DOCUMENT, NO_ANSWER, by_certa
         '"Not stated."',
         "**Not stated.** It is a poem.",
         "Not stated!",
+        "Not stated in the document.",
+        "Not stated explicitly in this text",
     ],
 )
 def test_no_answer_is_told_from_an_answer(text):
     assert not says_something(Answer(text, "stop", 0.0))
-    for answer in ("Not stated, but probably 5.", "Not stated in 1871: 5", "Nothing", "*"):
+    for answer in (
+        "Not stated, but probably 5.",
+        "Not stated in the document, but 5.",
+        "Not stated in 1871: 5",
+        "Nothing",
+        "*",
+    ):
         assert says_something(Answer(answer, "stop", 0.0)) == (answer != "*")
 
 
