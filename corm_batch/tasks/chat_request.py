@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corm_batch.errors import AnswerError, DocumentError
@@ -56,21 +56,26 @@ class JsonForm:
     Attributes:
         grammar: holds it.
         schema: what is checked of it afterwards, once it is whole.
+        within: allows what is not as long as it may only be because an answer has to end; None for anything.
     """
 
     grammar: Grammar
     schema: Mapping[str, Any]
+    within: Mapping[str, Any] | None = None
 
     def checked(self, answer: Answer) -> Answer | AnswerError:
-        """The answer, or what is wrong with it; one that was cut off says so itself."""
+        """The answer, or what is wrong with it; one that was cut off, by its form too, says so itself."""
         if answer.finish_reason == "length":
             return answer
         try:
-            error = next(validator(self.schema).iter_errors(json.loads(answer.text)), None)
+            value = json.loads(answer.text)
+            error = next(validator(self.schema).iter_errors(value), None)
         except (ValueError, RecursionError) as caught:
             return AnswerError(f"the answer is no JSON ({caught})")
         if error is not None:
             return AnswerError(f"the answer breaks response_format: {error.json_path}: {error.message[:300]}")
+        if self.within is not None and not validator(self.within).is_valid(value):
+            return replace(answer, finish_reason="length")
         return answer
 
 
@@ -158,7 +163,8 @@ class ChatRequest:
             raise DocumentError(f"response_format.json_schema.schema: expected a JSON Schema, got {shown(given)}")
         try:
             schema = check_schema(dict(given))
-            return JsonForm(Grammar.of_schema(Form.of(schema, max_new_tokens).schema), schema)
+            form = Form.of(schema, max_new_tokens)
+            return JsonForm(Grammar.of_schema(form.schema), schema, form.within)
         except ValueError as error:
             raise DocumentError(f"response_format.json_schema.schema: {error}") from error
 

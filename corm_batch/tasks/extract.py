@@ -17,7 +17,7 @@ from corm_batch.tasks.base import Answer, Asker, Task, TaskResult
 from corm_batch.tasks.evidence import evidence, evidence_columns, quote_of, with_quotes
 from corm_batch.tasks.field_rules import check_rule
 from corm_batch.tasks.fields import ITEMS, Fields, Reading
-from corm_batch.tasks.json_schema import check_schema, resolved
+from corm_batch.tasks.json_schema import check_columns, resolved
 from corm_batch.tasks.overflow import MakePrompt, ask_any, finish_reason_of, parted, pieces, prompts_of, text_of
 from corm_batch.tasks.questions import (
     ANSWER_FROM_DOCUMENT,
@@ -71,7 +71,7 @@ class Extract(Task, name="extract"):
         "question_answer have this",
     }
 
-    json_schema: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(
+    json_schema: Annotated[dict[str, Any], AfterValidator(check_columns)] = Field(
         alias="schema", description="a JSON Schema; each property of an object becomes a column, an array one of lists"
     )
     ask: Literal["together", "each", "auto"] = Field(
@@ -111,8 +111,8 @@ class Extract(Task, name="extract"):
             raise ValueError("evidence: needs ask: together, where a quotation stands beside its field")
         asked = self._asked  # with quotations, where there is room for them
         try:
-            if self.constrained and not self._asks_each:
-                Form.of(asked, self.max_new_tokens)
+            if self.constrained and not self._asks_each and (never := Form.of(asked, self.max_new_tokens).never):
+                raise ValueError(f"{', '.join(never)}: no value can satisfy what it says of it")
         except ValueError as error:
             raise ValueError(f"schema: {error} (constrained: false asks without one)") from error
         return self

@@ -59,6 +59,23 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def check_columns(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same of a schema whose properties are columns, or are those of a list's objects: what it requires has one.
+
+    Raises:
+        ValueError: what is wrong, and where.
+    """
+    schema = check_schema(schema)
+    record = resolved(schema, schema)
+    if record["type"] == "array":
+        items = record.get("items")
+        record = resolved(items, schema) if isinstance(items, dict) else {}
+    properties = record.get("properties", {})
+    if properties and (others := [name for name in record.get("required", ()) if name not in properties]):
+        raise ValueError(f"required names {', '.join(others)}; the properties are {', '.join(properties)}")
+    return schema
+
+
 def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
     """What checks values against a checked schema, formats included; it can reach nothing outside the schema."""
     checker: Draft202012Validator = _Validator(schema, registry=Registry(), format_checker=FORMATS)

@@ -102,10 +102,9 @@ class Reader:
         checker = self._checker if self.fields.is_list else self._checker.evolve(schema=self._allowed.get(name, True))
         if checker.is_valid(reading.value):
             return reading
-        said = repr(reading.value)[:100]
-        return reading._replace(
-            value=None, problem=f"{said} is as long as task.max_new_tokens lets it be: it may have been cut off"
-        )
+        said, is_number = repr(reading.value)[:100], isinstance(reading.value, int | float)
+        long = "has as many digits as it may" if is_number else "is as long as task.max_new_tokens lets it be"
+        return reading._replace(value=None, problem=f"{said} {long}: it may have been cut off")
 
     @cached_property
     def _allowed(self) -> Mapping[str, Any]:

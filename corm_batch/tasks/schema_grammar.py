@@ -1,8 +1,8 @@
 """Form: the part of a JSON Schema that a grammar can hold an answer to, with an end to everything that has none.
 
 What a grammar cannot hold is left to whoever validates the answer. What it holds beyond the schema: no property without
-a name or a schema there, at most 18 digits and nine decimals, and a length for every text and list, because a small
-model may repeat itself in one for as long as it may write. Knows nothing of answers.
+a name or a schema there, at most 18 digits, or 16 and nine decimals, and a length for every text and list, because a
+small model may repeat itself in one for as long as it may write. Knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LONGEST_LEAST = 10_000  # characters that a pattern may ask for where the schem
 _LONGEST_NAME = 60  # of a property that the schema does not name
 _DEEPEST = 3  # times that a schema may stand inside itself
 _MOST_PARTS = 2_000
-_BOUND_INTEGER = 10**18 - 1
-_BOUND_NUMBER, _DECIMALS = 10**15, 1e-9
+_DIGITS_INTEGER = 18  # what is bounded by more, llguidance does not take
+_DIGITS_NUMBER, _DECIMALS = 16, 1e-9
 _STRING, _NUMBER = ("minLength", "maxLength"), ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _SAID_BY = {
     "object": ("properties", "required", "additionalProperties", "patternProperties"),
@@ -48,10 +48,12 @@ class Form:
     Attributes:
         schema: of the grammar.
         within: allows of this what is not as long as it may only be because an answer has to end.
+        never: properties that need not be there, and for which nothing can be written.
     """
 
     schema: dict[str, Any]
     within: dict[str, Any]
+    never: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, schema: Mapping[str, Any], max_new_tokens: int) -> Form:
@@ -74,7 +76,8 @@ def _form_of(schema: str, max_new_tokens: int) -> Form:
         Grammar.of_schema(held).compiled()
     except GrammarError as error:
         raise ValueError(str(error)) from error
-    return Form(held, holder.whole(slack=1))
+    never = tuple(dict.fromkeys(holder.never))
+    return Form(held, holder.whole(slack=1), never)
 
 
 def plain_form(schema: Any, root: Mapping[str, Any]) -> Grammar | None:
@@ -98,6 +101,7 @@ class _Holder:
         slack: see `whole`.
         share: characters of a text or list, where the holder is now, that need not end by the schema.
         parts: what references stand for, by how one came there, each with its name.
+        never: see `Form`.
     """
 
     root: Mapping[str, Any]
@@ -105,9 +109,10 @@ class _Holder:
     slack: int = 0
     share: int = 0
     parts: dict[tuple[Any, ...], tuple[str, Any]] = field(default_factory=dict)
+    never: list[str] = field(default_factory=list)
 
     def whole(self, slack: int) -> Any:
-        """The form, `slack` characters and items shorter where only an answer's end bounds it."""
+        """The form, `slack` characters, digits and items shorter where only an answer's end bounds it."""
         self.slack, self.parts = slack, {}
         self.share = self.num_chars  # of a list at the root
         if resolved(self.root, self.root).get("type") != "array":
@@ -191,20 +196,23 @@ class _Holder:
             while longest < _LONGEST_LEAST and not _can_hold(json.dumps({**found, "maxLength": longest - 1})):
                 longest *= 2  # the least that a pattern or a format asks for
             found["maxLength"] = longest - self.slack
-        return found
+        return _possible(found)
 
     def hold_integer(self, part: Any, active: tuple[str, ...]) -> Any:
         """An integer of bounded size."""
         found = {"type": "integer"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
-        return found if self.slack else _bounded(found, _BOUND_INTEGER)
+        return _possible(_bounded(found, 10 ** (_DIGITS_INTEGER - self.slack) - 1))
 
     def hold_number(self, part: Any, active: tuple[str, ...]) -> Any:
         """A number of bounded size and decimals."""
         found = {"type": "number"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
         if self.slack:
-            return {key: value for key, value in found.items() if key != "multipleOf"}
+            found.pop("multipleOf", None)
+            return _bounded(found, 10 ** (_DIGITS_NUMBER - 1) - 1)
         small = any(0 < abs(part[key]) < 1e-6 for key in _NUMBER if key in part)
-        return _bounded(found if small or "multipleOf" in part else {**found, "multipleOf": _DECIMALS}, _BOUND_NUMBER)
+        if not small and "multipleOf" not in part:
+            found["multipleOf"] = _DECIMALS
+        return _possible(_bounded(found, 10**_DIGITS_NUMBER - 1))
 
     def hold_array(self, part: Any, active: tuple[str, ...]) -> Any:
         """A list of bounded length."""
@@ -219,7 +227,9 @@ class _Holder:
         self.share = item.share(share // min(most, part.get("maxItems", most) or 1))
         found["items"] = self.hold(part.get("items", not fixed), active)
         self.share = share
-        impossible = False in fixed or (found["items"] is False and part.get("minItems", 0) > len(fixed))
+        least = part.get("minItems", 0)
+        impossible = False in fixed or (found["items"] is False and least > len(fixed))
+        impossible |= least > found.get("maxItems", least)
         return False if impossible else found
 
     def hold_object(self, part: Any, active: tuple[str, ...]) -> Any:
@@ -235,6 +245,8 @@ class _Holder:
         found = {name: self.hold(one, active) for name, one in properties.items()}
         if any(found[name] is False for name in required):
             return False
+        if len(set(active)) == len(active):  # deeper inside itself it is its depth that has an end
+            self.never += [name for name, one in found.items() if one is False]
         found = {name: one for name, one in found.items() if one is not False}
         others = isinstance(others, dict) and self.hold(others, active)
         return {"type": "object", "properties": found, "required": list(required), "additionalProperties": others}
@@ -243,7 +255,7 @@ class _Holder:
         """An object whose names match patterns, or are any of bounded length."""
         held = {name: one for name, one in patterns.items() if one is not False and _can_hold_texts("pattern", name)}
         if value is not False:
-            held = {f"^.{{0,{_LONGEST_NAME}}}$": value}
+            held = {f"^.{{0,{_LONGEST_NAME - self.slack}}}$": value}
         return {
             "type": "object", "patternProperties": held, "additionalProperties": False,
             "maxProperties": _MOST_OF_ANYTHING - self.slack if held else 0,
@@ -256,6 +268,11 @@ def _any_of(parts: Iterable[Any]) -> Any:
     if len(possible) < 2:
         return possible[0] if possible else False
     return {"anyOf": possible}
+
+
+def _possible(part: dict[str, Any]) -> Any:
+    """A schema of texts or numbers; False where nothing satisfies it."""
+    return part if _can_hold(json.dumps(part)) else False
 
 
 def _bounded(part: dict[str, Any], most: int) -> dict[str, Any]:

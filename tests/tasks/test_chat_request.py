@@ -123,6 +123,22 @@ def test_an_answer_is_held_to_a_schema_and_checked_for_the_rest():
 
 
 @pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"id": 12345678901234567, "note": "short"}, "stop"),
+        ({"id": 123456789012345678, "note": "short"}, "length"),
+        ({"id": 1, "note": "x" * 200}, "length"),
+    ],
+)
+def test_what_ended_only_because_its_form_has_an_end_was_cut(answer, reason):
+    schema = {"type": "object", "properties": {"id": {"type": "integer"}, "note": {"type": "string"}}}
+    form = request(response_format={"type": "json_schema", "json_schema": {"schema": schema}}).form(64)
+    if "x" in answer["note"]:
+        answer["note"] = "x" * json.loads(form.grammar.text)["properties"]["note"]["maxLength"]
+    assert form.checked(Answer(json.dumps(answer), "stop", -1.0)).finish_reason == reason
+
+
+@pytest.mark.parametrize(
     ("response_format", "problem"),
     [
         ({"type": "xml"}, r"^response_format\.type: expected text, json_object or json_schema, got 'xml'"),

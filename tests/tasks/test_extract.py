@@ -303,6 +303,16 @@ def test_each_takes_each_field_from_the_most_certain_window_that_states_it(fake_
         ({}, r"task\.schema: Field required"),
         ({"schema": []}, r"task\.schema: .*dictionary, got \[\]"),
         ({"schema": {"type": "object"}}, r"task\.schema: must have type: object, and properties"),
+        (
+            {"schema": {**SCHEMA, "required": ["jear"]}},
+            r"task\.schema: required names jear; the properties are year, c",
+        ),
+        ({"schema": {"type": "array", "items": {**SCHEMA, "required": ["jear"]}}}, "required names jear; the prop"),
+        (
+            {"schema": {"type": "object", "properties": {**PROPERTIES, "x": {"minimum": 3, "maximum": 2}}}},
+            "schema: x: no value can satisfy what it says of it",
+        ),
+        ({"schema": {"type": "object", "properties": {**PROPERTIES, "x": {"enum": []}}}}, "schema: x: no value can"),
         ({"schema": SCHEMA, "ask": "all"}, r"task\.ask: .*'together', 'each' or 'auto', got 'all'"),
         ({"schema": SCHEMA, "ask": "each", "questions": {**QUESTIONS, "age": "?"}}, "questions names age"),
         ({"schema": SCHEMA, "questions": QUESTIONS}, "questions names city, open, year: .*ask: each"),

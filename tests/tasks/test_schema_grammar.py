@@ -131,6 +131,17 @@ def test_what_need_not_end_is_bounded_by_the_answers_length_and_told_when_it_get
     assert not within.is_valid({"c": [1] * most})
 
 
+def test_a_number_of_as_many_digits_as_a_grammar_writes_may_be_another(matchers):
+    """9223372036854775807 would be written without its last digit."""
+    properties = {"a": {"type": "integer"}, "b": {"type": "number"}, "c": {"type": "integer", "minimum": 10**17}}
+    form = Form.of({"type": "object", "properties": properties}, 100)
+    within = validator(form.within)
+    assert within.is_valid({"a": -(10**17) + 1, "b": 10**15 - 1, "c": 10**17})
+    assert within.is_valid({"b": 0.123456789})
+    assert not within.is_valid({"a": 922337203685477580})
+    assert not within.is_valid({"b": -(10**15)})
+
+
 @pytest.mark.parametrize("least", [{"format": "uuid"}, {"pattern": "^[A-Z]{60}$"}, {"format": "date-time"}])
 def test_a_text_may_have_the_least_that_its_form_asks_for_whatever_is_shared_out(least, matchers):
     """A field that nothing could be written for would be left out without a word."""
@@ -159,7 +170,7 @@ def test_what_a_grammar_cannot_hold_is_left_to_validation(name):
     ("schema", "named"),
     [
         ({"type": "object", "properties": {"a": {"enum": []}}, "required": ["a"]}, "no answer can satisfy"),
-        ({"type": "string", "pattern": "^a{5}$", "maxLength": 3}, "no grammar can be made"),
+        ({"type": "string", "pattern": "^a{5}$", "maxLength": 3}, "no answer can satisfy"),
     ],
 )
 def test_a_schema_that_no_answer_can_satisfy_is_refused(schema, named):
