@@ -225,3 +225,23 @@ def test_a_tokenizer_whose_tokens_are_read_as_other_bytes_is_refused():
     tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.ByteLevel()])
     with pytest.raises(GrammarError, match="are read as"):
         Matchers(lambda: tokenizer, len(tokenizer), {1}).matcher(FORMS["choices"][0])
+
+
+@pytest.mark.parametrize("most", [1, 3, 8, 33])
+def test_masks_are_the_same_without_kinds_of_tokens(most, monkeypatch):
+    """Through strings of bounded length, up to their last character and beyond."""
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL)
+    field = {"type": "string", "maxLength": most}
+    grammar = Grammar.of_schema({"type": "array", "items": field, "maxItems": 5})
+    size, chance = len(tokenizer), np.random.default_rng(most)
+    one = Matchers(lambda: tokenizer, size, {tokenizer.eos_token_id}).matcher(grammar)
+    monkeypatch.setattr(matcher_module, "_SLICES", ())
+    other = Matchers(lambda: tokenizer, size, {tokenizer.eos_token_id}).matcher(grammar)
+    for _ in range(60):
+        tokens = masks(one, size)
+        assert tokens == masks(other, size)
+        if not tokens - {tokenizer.eos_token_id}:
+            return
+        token = int(chance.choice(sorted(tokens - {tokenizer.eos_token_id})))
+        one.take(token)
+        other.take(token)
