@@ -35,8 +35,9 @@ def measure_pool_bytes(
     bases: abc.Sequence[Basis] | None = None,
 ) -> int:
     """Bytes of the device that neither the model nor the largest forward pass needs, times the configured share."""
-    transient = _largest_pass(config, model, policies, layout, bases)
     gc.collect()  # an engine that is gone may lie in a cycle until then, and its pages would count as used
+    torch.cuda.empty_cache()
+    transient = _largest_pass(config, model, policies, layout, bases)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(0, int((free - transient - DRIVER_BYTES) * config.memory_fraction))
