@@ -1,8 +1,8 @@
 """Form: the part of a JSON Schema that a grammar can hold an answer to, with an end to everything that has none.
 
 What a grammar cannot hold is left to whoever validates the answer. What it holds beyond the schema: no property without
-a name or a schema there, at most 18 digits, or 16 and nine decimals, and a length for every text and list, because a
-small model may repeat itself in one for as long as it may write. Knows nothing of answers.
+a name or a schema there, 18 digits of integers, 16 and nine decimals of numbers with bounds, and a length of texts and
+lists, because a small model may repeat itself in one for as long as it may write. Knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ def _form_of(schema: str, max_new_tokens: int) -> Form:
         Grammar.of_schema(held).compiled()
     except GrammarError as error:
         raise ValueError(str(error)) from error
-    never = tuple(dict.fromkeys(holder.never))
-    return Form(held, holder.whole(slack=1), never)
+    return Form(held, holder.whole(slack=1), tuple(dict.fromkeys(holder.never)))
 
 
 def plain_form(schema: Any, root: Mapping[str, Any]) -> Grammar | None:
@@ -196,23 +195,24 @@ class _Holder:
             while longest < _LONGEST_LEAST and not _can_hold(json.dumps({**found, "maxLength": longest - 1})):
                 longest *= 2  # the least that a pattern or a format asks for
             found["maxLength"] = longest - self.slack
-        return _possible(found)
+        return self.possible(found)
 
     def hold_integer(self, part: Any, active: tuple[str, ...]) -> Any:
         """An integer of bounded size."""
         found = {"type": "integer"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
-        return _possible(_bounded(found, 10 ** (_DIGITS_INTEGER - self.slack) - 1))
+        return self.possible(_bounded(found, 10 ** (_DIGITS_INTEGER - self.slack) - 1))
 
     def hold_number(self, part: Any, active: tuple[str, ...]) -> Any:
-        """A number of bounded size and decimals."""
+        """A number; of bounded size and decimals where it has bounds, beside which llguidance takes no exponent."""
         found = {"type": "number"} | {key: part[key] for key in (*_NUMBER, "multipleOf") if key in part}
+        if len(found) == 1:  # 1.6e-19 would be written 1.6
+            return found
         if self.slack:
             found.pop("multipleOf", None)
             return _bounded(found, 10 ** (_DIGITS_NUMBER - 1) - 1)
-        small = any(0 < abs(part[key]) < 1e-6 for key in _NUMBER if key in part)
-        if not small and "multipleOf" not in part:
-            found["multipleOf"] = _DECIMALS
-        return _possible(_bounded(found, 10**_DIGITS_NUMBER - 1))
+        if not any(0 < abs(found[key]) < 1e-6 for key in _NUMBER if key in found):
+            found = {"multipleOf": _DECIMALS, **found}
+        return self.possible(_bounded(found, 10**_DIGITS_NUMBER - 1))
 
     def hold_array(self, part: Any, active: tuple[str, ...]) -> Any:
         """A list of bounded length."""
@@ -251,6 +251,10 @@ class _Holder:
         others = isinstance(others, dict) and self.hold(others, active)
         return {"type": "object", "properties": found, "required": list(required), "additionalProperties": others}
 
+    def possible(self, part: dict[str, Any]) -> Any:
+        """A schema of texts or numbers; False where nothing satisfies it."""
+        return part if self.slack or _can_hold(json.dumps(part)) else False
+
     def mapping(self, patterns: dict[str, Any], value: Any) -> Any:
         """An object whose names match patterns, or are any of bounded length."""
         held = {name: one for name, one in patterns.items() if one is not False and _can_hold_texts("pattern", name)}
@@ -268,11 +272,6 @@ def _any_of(parts: Iterable[Any]) -> Any:
     if len(possible) < 2:
         return possible[0] if possible else False
     return {"anyOf": possible}
-
-
-def _possible(part: dict[str, Any]) -> Any:
-    """A schema of texts or numbers; False where nothing satisfies it."""
-    return part if _can_hold(json.dumps(part)) else False
 
 
 def _bounded(part: dict[str, Any], most: int) -> dict[str, Any]:

@@ -133,13 +133,28 @@ def test_what_need_not_end_is_bounded_by_the_answers_length_and_told_when_it_get
 
 def test_a_number_of_as_many_digits_as_a_grammar_writes_may_be_another(matchers):
     """9223372036854775807 would be written without its last digit."""
-    properties = {"a": {"type": "integer"}, "b": {"type": "number"}, "c": {"type": "integer", "minimum": 10**17}}
+    properties = {
+        "a": {"type": "integer"},
+        "b": {"type": "number", "minimum": 0},
+        "c": {"type": "integer", "minimum": 5 * 10**17},
+    }
     form = Form.of({"type": "object", "properties": properties}, 100)
     within = validator(form.within)
-    assert within.is_valid({"a": -(10**17) + 1, "b": 10**15 - 1, "c": 10**17})
+    assert within.is_valid({"a": -(10**17) + 1, "b": 10**15 - 1, "c": 6 * 10**17})
     assert within.is_valid({"b": 0.123456789})
+    assert form.never == ()
     assert not within.is_valid({"a": 922337203685477580})
-    assert not within.is_valid({"b": -(10**15)})
+    assert not within.is_valid({"b": 10**15})
+
+
+def test_a_number_may_have_an_exponent(matchers):
+    made, writes = matchers
+    form = Form.of({"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}, 100)
+    ids = {text: token for token, text in enumerate(writes) if text is not None}
+    matcher = made.matcher(Grammar.of_schema(form.schema))
+    tokens = [ids[bytes([byte])] for byte in b'{"a": 1.6e-19}']
+    matcher.follow(tokens)
+    assert matcher.is_whole_at(len(tokens))
 
 
 @pytest.mark.parametrize("least", [{"format": "uuid"}, {"pattern": "^[A-Z]{60}$"}, {"format": "date-time"}])
