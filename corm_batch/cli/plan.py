@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from corm_batch.cli.broken_files import print_broken_files
-from corm_batch.cli.console import label, number, output_console, print_json, print_table, prose
+from corm_batch.cli.console import error_console, label, number, output_console, print_json, print_table, prose
 from corm_batch.cli.options import AsJson, Overrides, Plugins, SpecPath
+from corm_batch.exit_codes import ExitCode
 from corm_batch.report.totals import left_out_text, policy_text
 from corm_batch.report.units import bytes_text, count_text, counted, one_line, percent_text, seconds_text, whole_text
 
@@ -37,15 +38,25 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a job would read, what its caches would cost and what fits at once; runs nothing."""
+    """Show what a job would read, what its caches would cost and what fits at once; runs nothing.
+
+    Exit codes: 0 a run would start, 2 the spec, its model or an argument is wrong.
+    """
+    from corm_batch.pipeline.model import refusal_of
     from corm_batch.pipeline.plan import plan_job
     from corm_batch.pipeline.question import about_question
     from corm_batch.spec import JobSpec
 
     job = JobSpec.load(spec, overrides or ())
-    planned = plan_job(job, gpu)
+    planned, refusal = plan_job(job, gpu), refusal_of(job)
     if as_json:
-        found = {"name": job.name, "output": job.output.uri, "about": list(about_question(job)), **asdict(planned)}
+        found = {
+            "name": job.name,
+            "refusal": refusal,
+            "output": job.output.uri,
+            "about": list(about_question(job)),
+            **asdict(planned),
+        }
         found["output_tokens_at_most"] = planned.prompts * job.task.max_new_tokens
         if planned.gpu is not None:
             found["gpu"]["gpu_hours"] = [row.hours and row.hours * _gpus_of(job) for row in planned.gpu.rows]
@@ -53,7 +64,7 @@ def plan(
         if not show_prompt:
             del found["first_prompt"]
         print_json(found)
-        return
+        raise typer.Exit(ExitCode.WRONG_SPEC if refusal else ExitCode.OK)
     console = output_console()
     print_broken_files(console, [(file.uri, file.error) for file in planned.failed_files], planned.empty_files)
     _print_documents(console, job, planned, about_question(job))
@@ -64,6 +75,9 @@ def plan(
     if show_prompt:
         console.print("First prompt, as the model sees it", style="bold")
         console.print(whole_text(planned.first_prompt or "(no document can be asked about)"), soft_wrap=True)
+    if refusal is not None:
+        error_console().print(f"corm-batch: a run would not start: {refusal}", soft_wrap=True)
+        raise typer.Exit(ExitCode.WRONG_SPEC)
 
 
 def _print_documents(console: Console, job: JobSpec, planned: JobPlan, about: Iterable[str]) -> None:

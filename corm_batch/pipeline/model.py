@@ -18,7 +18,7 @@ from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.support import refuse_unsupported
 from corm_batch.engine.usual_storage import usual_storage
-from corm_batch.errors import ModelLoadError, SourceError, SpecError, UnsupportedModelError
+from corm_batch.errors import ModelError, ModelLoadError, SourceError, SpecError, UnsupportedModelError
 from corm_batch.pipeline.about_model import about_prompts, about_storage, about_weights
 from corm_batch.pipeline.question import about_question
 from corm_batch.pipeline.worker import LoadModel, Model
@@ -145,6 +145,15 @@ def check_model(spec: JobSpec) -> CheckedModel:
     about = [*about_prompts(spec.model, tokenizer, vocab_size), *about_weights(spec, config, checkpoint, rules)]
     about += [*about_question(spec), *about_storage(spec, usual)]
     return CheckedModel(about, _version(task, checkpoint, config, ends, rules), shape)
+
+
+def refusal_of(spec: JobSpec) -> str | None:
+    """Why a run would not start with the model of `spec`; None when it would."""
+    try:
+        check_model(spec)
+    except (ModelError, SpecError) as error:
+        return str(error)
+    return None
 
 
 def _ends_and_rules(

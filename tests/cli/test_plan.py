@@ -156,6 +156,14 @@ def test_on_a_card(corm_batch, write_job):
     assert "--gpu h9: no figures of such a card; known: a10, a100," in result.err
 
 
+def test_what_a_run_would_refuse_is_said(corm_batch, write_job):
+    asked = ["plan", write_job(ROWS), "--set", "task.stop_token_ids=[99999]"]
+    result = corm_batch(*asked)
+    assert (result.code, result.out.startswith("Job ")) == (2, True)
+    assert "a run would not start: task.stop_token_ids: 99999: the model has the tokens 0.." in result.err
+    assert json.loads(corm_batch(*asked, "--json").out)["refusal"].startswith("task.stop_token_ids: 99999")
+
+
 def test_set_changes_the_spec(corm_batch, write_job):
     job = write_job(ROWS)
     assert corm_batch("plan", job, "--set", "engine.kv_memory=1MiB", "--json").code == 0
