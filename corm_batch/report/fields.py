@@ -17,14 +17,15 @@ from corm_batch.data.newest_rows import newest_rows
 from corm_batch.data.parts import read_ahead, read_part
 from corm_batch.data.schema import RESULT_FIELDS, RESULT_NAMES
 from corm_batch.data.uri import resolve_uri
-from corm_batch.tasks.questions import NO_ANSWER
+from corm_batch.tasks.numbers import AROUND
+from corm_batch.tasks.questions import NO_ANSWER, is_answer
 
 MOST_QUESTIONS = 40  # of one task that are told one by one
 _READ = "status", "error_message", "finish_reason", "failed_fields", "question_number"
 _UNREAD = RESULT_NAMES.difference(_READ)
 _BLANK = "(no question)"
 _MOST_REASONS = 1000  # of one field that are told apart
-_NOTHING = pa.array(["", NO_ANSWER.rstrip(".").lower()])
+_NOTHING = NO_ANSWER.rstrip(".").lower()
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class FieldFigures:
     Attributes:
         name: the column; of a question its task's name, if it has one, and what was asked.
         asked: documents that it was asked of.
-        answered: those that have a value, which is not "Not stated.".
+        answered: those that have a value, which is not "Not stated.", with whatever explains that.
         failed: those whose answer cannot be used, or that failed as a whole.
         reason: the commonest why; empty where none failed.
     """
@@ -204,8 +205,10 @@ def _count_questions(
     counts: _Counts,
 ) -> None:
     """Questions, each with its answer, whether that failed, and the row that tells why."""
-    words = pc.utf8_lower(pc.utf8_trim(answers, " .\n\t"))
-    answered = pc.and_(pc.fill_null(pc.invert(pc.is_in(words, _NOTHING)), False), pc.invert(failed))
+    words = pc.utf8_lower(pc.utf8_trim(answers, f".{AROUND}"))
+    short = pc.fill_null(pc.or_(pc.starts_with(words, _NOTHING), pc.equal(words, "")), False)
+    nothing = [text for text in pc.unique(answers.filter(short)).to_pylist() if not is_answer(text)]
+    answered = pc.and_(pc.invert(pc.is_in(answers, pa.array([*nothing, None], answers.type))), pc.invert(failed))
     names = "question", "answered", "failed", "reason"
     found = pa.table([pc.fill_null(questions, _BLANK), answered, failed, rows["error_message"]], names=list(names))
     sums = [("answered", "count"), ("answered", "sum"), ("failed", "sum")]

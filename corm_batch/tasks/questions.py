@@ -35,8 +35,13 @@ QuestionInstruction = Annotated[str, AfterValidator(_with_question)]
 
 
 def says_something(answer: Answer) -> bool:
-    """Whether `answer` is one, rather than empty or the agreed "not stated", whatever is explained behind that."""
-    text, nothing = answer.text.strip(AROUND).casefold(), NO_ANSWER.rstrip(".").casefold()
+    """Whether `answer` is one; see `is_answer`."""
+    return is_answer(answer.text)
+
+
+def is_answer(said: str) -> bool:
+    """Whether a text is an answer, rather than empty or the agreed "not stated", whatever is explained behind that."""
+    text, nothing = said.strip(AROUND).casefold(), NO_ANSWER.rstrip(".").casefold()
     if not text.startswith(nothing):
         return bool(text.rstrip("."))
     behind = text.removeprefix(nothing).lstrip(AROUND)

@@ -52,9 +52,9 @@ def test_each_field_and_question_of_several_tasks(commit):
     failed = {"asked_answers[1]": "no end", "facts_city": "3 breaks type"}
     found = commit(
         Several.from_sections(SECTIONS),
-        TaskResult("o", columns(["Ada", "Not stated."], 5)),
+        TaskResult("o", columns(["Ada", "**Not stated.** It is a poem."], 5)),
         TaskResult("o", columns(["Ada", None], 6), failed_fields=failed),
-        AnswerError("facts: field year: 'x' is no number", columns=columns(["Eve", " not stated. "], None)),
+        AnswerError("facts: field year: 'x' is no number", columns=columns(["Eve", " not stated in the document. "], None)),
         "no text",
     )
     assert list(found) == ["summary", "asked: Who?", "asked: Why?", "facts_year", "facts_city"]
