@@ -54,7 +54,7 @@ def test_each_field_and_question_of_several_tasks(commit):
         Several.from_sections(SECTIONS),
         TaskResult("o", columns(["Ada", "**Not stated.** It is a poem."], 5)),
         TaskResult("o", columns(["Ada", None], 6), failed_fields=failed),
-        AnswerError("facts: field year: 'x' is no number", columns=columns(["Eve", " not stated in the document. "], None)),
+        AnswerError("facts: field year: 'x' is no number", columns=columns(["Eve", " not stated in the text. "], None)),
         "no text",
     )
     assert list(found) == ["summary", "asked: Who?", "asked: Why?", "facts_year", "facts_city"]
