@@ -40,7 +40,10 @@ def export(
     for table in ("results", "memory"):
         if target.startswith(f"{folder(resolve_uri(output), table)}/"):
             raise SpecError(f"{file}: lies among the parts of the job; write it elsewhere")
-    count = export_rows(output, target, format_of(target, kind), memory=memory)
+    into = format_of(target, kind)
+    if memory and into.needs:
+        raise SpecError(f"--memory: lines of format {into.name} have no place for it")
+    count = export_rows(output, target, into, memory=memory)
     if as_json:
         print_json({"rows": count, "file": target})
     else:

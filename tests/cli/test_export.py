@@ -34,6 +34,11 @@ def test_a_file_that_cannot_be_is_refused(file, said, corm_batch, write_output, 
     assert said in result.err
 
 
+def test_what_a_format_has_no_place_for_is_refused(corm_batch, write_output, tmp_path):
+    result = corm_batch("export", write_output(), tmp_path / "all.batch.jsonl", "--memory")
+    assert (result.code, "--memory: lines of format openai_batch have no place for it" in result.err) == (2, True)
+
+
 def test_an_output_without_rows_says_so(corm_batch, tmp_path):
     result = corm_batch("export", tmp_path, tmp_path / "all.csv")
     assert (result.code, "nothing is committed there" in result.err) == (2, True)
