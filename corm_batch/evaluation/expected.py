@@ -16,6 +16,7 @@ from typing import Any, Self, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from corm_batch.data.formats.json_values import values_of
 from corm_batch.data.kinds import spelled
@@ -139,12 +140,17 @@ class Expected:
             found |= dict(zip(known["doc_id"].to_pylist(), values_of(known[column]), strict=True))
         return cls(column, found)
 
-    def check(self, columns: Collection[str]) -> None:
-        """Refuse right answers to what has no column among these.
+    def check(self, columns: Collection[str], *, several: bool) -> None:
+        """Refuse right answers to what has no column among these, and of `several` tasks those that name none.
 
         Raises:
             SpecError: which is not there.
         """
+        if several and (plain := next((one for one in self.answers.values() if not isinstance(one, Mapping)), None)):
+            raise SpecError(
+                f"--expect {self.column}: several tasks answer, and it does not say which: it has to hold structs of "
+                f"their columns, not {_text(plain)[:80]!r}"
+            )
         names = dict.fromkeys(name for one in self.answers.values() if isinstance(one, Mapping) for name in one)
         for name in names:
             if name not in columns and not any(column.startswith(f"{name}_") for column in columns):
@@ -186,7 +192,8 @@ class Expected:
         seen = set[str]()
         for uri, part in zip(newest, read_ahead(lambda uri: read_part(uri, without=unread), newest), strict=True):
             answers = without_carried(part)
-            self.check(answers.column_names)
+            spec = yaml.safe_load((part.schema.metadata or {}).get(b"corm_batch.spec", b"{}"))
+            self.check(answers.column_names, several="tasks" in spec)
             rows = answers.filter(newest[uri])
             rows = rows.filter(pc.is_in(rows["doc_id"].cast(pa.string()), known))
             columns = {name: values_of(rows[name]) for name in rows.column_names}

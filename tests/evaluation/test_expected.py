@@ -53,6 +53,11 @@ def test_of_several_answers_to_one_prompt_each_is_compared_and_a_list_has_right_
     assert cases({"place": ["Oslo"]}, **row) == [Case("place#0", ("Oslo",), "Oslo"), Case("place#1", ("Oslo",), None)]
 
 
+def test_of_several_tasks_a_plain_answer_is_of_none():
+    with pytest.raises(SpecError, match=r"--expect right: several tasks answer, and it does not say which.*not 'Oslo'"):
+        Expected("right", {"a": {"place": "Oslo"}, "b": "Oslo"}).check(["output", "place"], several=True)
+
+
 def test_a_question_with_a_row_of_its_own_has_its_own_right_answer():
     assert cases(["Rome", ["Oslo", "Kristiania"]], question_number=1) == [Case("#1", ("Oslo", "Kristiania"), "Oslo")]
     assert cases(["Rome"], question_number=1) == []
@@ -85,9 +90,9 @@ def test_a_struct_leads_into_the_columns_of_several_tasks():
 
 def test_a_struct_with_what_no_answer_has_is_refused():
     expected = Expected("right", {"a": {"year": 1, "facts": {"x": 1}}})
-    expected.check(["output", "year", "facts_x"])
+    expected.check(["output", "year", "facts_x"], several=True)
     with pytest.raises(SpecError, match=r"--expect right: it says what 'facts' is.*they have: output, year$"):
-        expected.check(["doc_id", "output", "year"])
+        expected.check(["doc_id", "output", "year"], several=False)
 
 
 def test_scores_count_failures_and_list_the_furthest_first(tmp_path):
