@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Context, Decimal
@@ -39,8 +40,10 @@ _TOO_LARGE = 10**12  # CLDR ends there, and whether a trillion is 10^12 or 10^18
 
 AROUND = " \t\r\n\"'`*_“”„«»"
 """Quotes, emphasis and blanks that may stand around an answer."""
-_WRITTEN = re.compile(  # a plain blank stands between numbers, too
-    r"((?<![\w)\].,'])[-\u2212]?\.?)?\d([.,'\u2019\u00a0\u202f]?\d)*([eE][+-]?\d+\b)?"
+_NUMBER = re.compile(  # as it stands in a text, where a plain blank may stand between numbers, too
+    r"(?<!\d)(?<!\d[.,'\u2019])((?<![\w)\].,'])[-\u2212]?\.?)?"
+    r"(\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?|\d{1,3}(['\u2019\u00a0\u202f]\d{3})+([.,]\d+)?"
+    r"|\d+([.,]\d+)?)([eE][+-]?\d+\b)?(?!\d|[.,'\u2019]\d)"
 )
 _SCIENTIFIC = re.compile(r"-?\d+(\.\d+)?[eE][+-]?\d{1,3}")
 _MOST_CHARACTERS = 400  # a double ends at 309 digits
@@ -48,27 +51,27 @@ _EXACT = Context(prec=2 * _MOST_CHARACTERS)
 
 
 def find_apart(pattern: str, text: str) -> re.Match[str] | None:
-    """The first match of a pattern that neither begins nor ends inside a number: no 2 in 12, and no 1 in 1.5."""
+    """The first match of a pattern that neither begins nor ends inside a number: no 2 in 12, and no 1 in 1.5.
+
+    Of what is several numbers, as a date or 1,2,3, each is one of its own.
+    """
     compiled, start = re.compile(pattern), 0
+    numbers: list[tuple[int, int]] | None = None
     while found := compiled.search(text, start):
-        if not any(_is_amid_number(text, place) for place in found.span()):
+        beside = {place: text[place - 1 : place + 1] for place in found.span() if 0 < place < len(text)}
+        near = [place for place, two in beside.items() if any(char.isdecimal() for char in two)]
+        if near and numbers is None:
+            numbers = [number.span() for number in _NUMBER.finditer(text)]
+        if not any(beside[place].isdecimal() or _is_inside(place, numbers or []) for place in near):
             return found
         start = found.start() + 1
     return None
 
 
-def _is_amid_number(text: str, place: int) -> bool:
-    """Whether a place between two characters is inside one number; of a date, or of 1,2,3, it is between several."""
-    beside = text[max(0, place - 1) : place + 1]
-    if len(beside) < 2 or not any(char.isdecimal() for char in beside):
-        return False
-    near = _WRITTEN.finditer(text, max(0, place - _MOST_CHARACTERS), place + _MOST_CHARACTERS)
-    around = next((found for found in near if found.start() < place < found.end()), None)
-    if around is None or beside.isdecimal():
-        return around is not None
-    plain = _plain(around[0])
-    digits = re.search(r"\d.*\d|\d", plain)
-    return bool(_SCIENTIFIC.fullmatch(plain) or (digits and _readings(digits[0], None)))
+def _is_inside(place: int, spans: list[tuple[int, int]]) -> bool:
+    """Whether a place is inside one of several spans, which are in order."""
+    before = bisect_left(spans, (place, 0)) - 1
+    return before >= 0 and place < spans[before][1]
 
 
 def read_number(text: str, decimal: DecimalMark | None = None) -> Decimal:
