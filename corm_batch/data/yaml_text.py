@@ -66,11 +66,14 @@ def load_yaml(text: str, origin: str) -> Any:
 
 
 def _hint(error: Exception, text: str) -> str:
-    """What helps where a text with `${` is not in quotes, which within { } takes the brace for one of YAML's."""
+    """What helps where a text with a brace is not in quotes, which YAML takes for one of its own."""
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if mark is None or text[max(0, mark.index - 1) : mark.index + 1] != "${":
+    if mark is None:
         return ""
-    return '\nWithin { } a text that holds ${NAME} has to stand in quotes: {uri: "${NAME}/inbox"}'
+    if text[max(0, mark.index - 1) : mark.index + 1] == "${":
+        return '\nWithin { } a text that holds ${NAME} has to stand in quotes: {uri: "${NAME}/inbox"}'
+    template = "{{" in text.split("\n")[mark.line]
+    return '\nA template that begins with {{ has to stand in quotes: template: "{{ text }}"' if template else ""
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:

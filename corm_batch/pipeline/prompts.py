@@ -220,7 +220,7 @@ class Refusals:
     def add(self, document: Document, reason: str) -> None:
         """One of which nothing is asked."""
         reason = reason.removeprefix(f"{document.origin}: ")
-        kind = _NUMBER.sub("0", _QUOTED.sub("", reason))
+        kind = _NUMBER.sub("0", _QUOTED.sub("", reason.replace(document.origin, "")))
         first = self._found.get(kind, Refusal(reason, 0, document.doc_id, document.origin))
         self._found[kind] = replace(first, documents=first.documents + 1)
 

@@ -43,6 +43,14 @@ def test_what_is_no_yaml_or_too_large_is_refused_at_once(text, said):
     assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize(
+    "text", ["{{ text }} Sum up.", "task: {name: prompt, template: {{ text }}}", "a: 1\nb: {{ c }}"]
+)
+def test_a_template_without_quotes_is_told_to_stand_in_some(text):
+    with pytest.raises(SpecError, match=r'has to stand in quotes: template: "{{ text }}"$'):
+        load_yaml(text, "job.yaml")
+
+
 def test_a_variable_without_quotes_in_a_flow_mapping_is_told_to_stand_in_some():
     hint = 'Within { } a text that holds ${NAME} has to stand in quotes: {uri: "${NAME}/inbox"}'
     with pytest.raises(SpecError) as caught:

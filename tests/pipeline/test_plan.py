@@ -342,14 +342,15 @@ def test_a_repeated_id_is_no_document_to_ask_about(job):
 
 def test_rows_that_are_none_to_ask_about_say_why_those_of_one_reason_together(job, tmp_path):
     uri = str(tmp_path / "rows.parquet")
-    rows = [("a", "text", "1"), ("b", None, "1"), ("c", "text", "it's"), ("d", "text", '"x"'), ("a", "text", "1")]
+    rows = [("a", "text", "1"), ("b", None, "1"), ("c", "text", "it's"), ("d", "text", '"x"')]
+    rows += [("a", "text", "1"), ("b", "text", "1")]
     pq.write_table(pa.Table.from_pylist([{"doc_id": one, "text": text, "n": n} for one, text, n in rows]), uri)
     planned = plan_job(job(["a text"], source={"name": "parquet", "uri": uri, "filter": "n > 0"}))
-    assert planned.unusable == 5
+    assert planned.unusable == 6
     assert [(one.documents, one.doc_id, one.reason.partition(" (")[0]) for one in planned.refused] == [
         (3, "a", "source.filter cannot be held against n = '1'"),
+        (2, f"{uri}#0:4", f"an earlier row has the id 'a' too; this one is {uri}#0:4 and was not answered"),
         (1, "b", "column 'text' is null"),
-        (1, f"{uri}#0:4", f"an earlier row has the id 'a' too; this one is {uri}#0:4 and was not answered"),
     ]
 
 
