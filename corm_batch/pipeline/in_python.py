@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from corm_batch.data.newest_rows import read_results
 from corm_batch.data.schema import DOC_ID, IN_SOURCE_ORDER, MEMORY_FIELDS, QUESTION_NUMBER
 from corm_batch.data.selection import Selection
+from corm_batch.data.sources.base import Source
 from corm_batch.data.sources.given import GivenRows
 from corm_batch.data.sources.refined import refined
 from corm_batch.errors import SpecError
@@ -107,6 +108,9 @@ def _about(
     given = spec.source.to_spec() if isinstance(spec, JobSpec) else spec.get("source") or {}
     if not isinstance(given, Mapping):
         raise SpecError(f"source: expected a mapping, got {shown(given)}")
+    known = {"name", *(name for kind in Source.registered().values() for name in kind.model_fields)}
+    if unknown := next((name for name in given if name not in known), None):
+        raise SpecError(f"source.{unknown}: unknown key; of documents that are given count {', '.join(_OF_A_SOURCE)}")
     fields = {name: given[name] for name in _OF_A_SOURCE if given.get(name) is not None}
     drawn = selection is not None and selection.seed is not None  # from all of them
     source = GivenRows.of(documents, fields, read_again=drawn)

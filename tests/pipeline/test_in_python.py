@@ -105,6 +105,7 @@ def test_the_tables_are_those_of_the_committed_rows(monkeypatch):
         (SPEC, 7, "documents: expected an Arrow table"),
         (SPEC, None, "source: Field required"),
         ({**SPEC, "source": "docs"}, EMPTY, "source: expected a mapping, got 'docs'"),
+        ({**SPEC, "source": {"text_colum": "a"}}, EMPTY, r"source\.text_colum: unknown key; .* id_column, text_column"),
         ({**SPEC, "tsk": 1}, EMPTY, "tsk: unknown key"),
         (SPEC, [{"txt": "x"}], "one column 'text' is wanted"),
         (
