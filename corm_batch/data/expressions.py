@@ -15,6 +15,7 @@ from jinja2.environment import TemplateExpression
 
 from corm_batch.data.render import Renderer
 from corm_batch.data.template import ENVIRONMENT, ROW, said_by, variables
+from corm_batch.data.unknown_row import UnknownValue, said_whatever
 
 _RENDERER = Renderer()
 _HOLDS = "1"
@@ -69,6 +70,12 @@ def holds(expression: str, values: Mapping[str, Any]) -> bool:
         return bool(_compiled(expression)({ROW: named, **named}))
     except Exception as error:  # an expression can raise anything
         raise ValueError(said_by(error)) from error
+
+
+def cannot_hold(expression: str, values: Mapping[str, Any]) -> bool:
+    """Whether an expression is false whatever the values are that are None here; False also where that takes long."""
+    known = {name: UnknownValue() if values.get(name) is None else values[name] for name in names_in(expression)}
+    return _is_small(expression) and said_whatever(_as_template(expression), {ROW: known, **known}) == ""
 
 
 def _as_template(expression: str) -> str:

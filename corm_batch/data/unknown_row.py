@@ -5,7 +5,7 @@ What fails before that fails for every document. Knows nothing of processes or l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -92,3 +92,12 @@ def problem_with_every_row(template: str, limit: int) -> str | None:
         about_a_value = UnknownValue.__name__ in str(error)  # which a value of a row may well do
         return None if about_a_value else said_by(error)
     return None if len(text) <= limit else f"{len(text):,} characters, of which there may be {limit:,}"
+
+
+def said_whatever(template: str, columns: Mapping[str, Any]) -> str | None:
+    """What a template says whatever stands in place of the unknown values among `columns`; None where that depends on
+    them, or it cannot be rendered."""
+    try:
+        return _PRINTING.from_string(template).render(columns)
+    except (_NeedsRow, Exception):
+        return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from corm_batch.data.expressions import checked_names, holds, names_in
+from corm_batch.data.expressions import cannot_hold, checked_names, holds, names_in
 
 
 def test_names_of_an_expression():
@@ -32,6 +32,21 @@ def test_values_are_those_of_the_row_and_the_sandbox_holds():
     assert holds("order.items == 2 and tag.upper() == 'A'", {"order": {"items": 2}, "tag": "a"})
     with pytest.raises(ValueError, match="SecurityError: "):
         holds("amount.__class__", {"amount": 1})
+
+
+@pytest.mark.parametrize(
+    ("expression", "values", "never"),
+    [
+        ("year > 4 and kind == 'a'", {"year": 1}, True),
+        ("kind == 'a' and year > 4", {"year": 1}, False),
+        ("year > 4 or kind == 'a'", {"year": 1}, False),
+        ("year > 4 and kind is not none", {"year": 9}, False),
+        ('row["year"] > 4', {"year": 1}, True),
+        ("year > 'x'", {"year": 1}, False),
+    ],
+)
+def test_what_is_false_whatever_nobody_knows(expression, values, never):
+    assert cannot_hold(expression, values) == never
 
 
 HUGE = [

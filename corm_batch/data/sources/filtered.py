@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from corm_batch.data.document import Document
-from corm_batch.data.expressions import holds, names_in
+from corm_batch.data.expressions import cannot_hold, holds, names_in
 from corm_batch.data.filesystem import reason
 from corm_batch.data.kinds import spelled
 from corm_batch.data.sources.base import Refinement, Split
@@ -62,6 +62,7 @@ class Filtered(Refinement):
             said = ", ".join(f"{name} = {repr(values[name])[:100]}" for name in sorted(names_in(self.of.filter or "")))
             why = f"source.filter cannot be held against {said} ({reason(error)})"
             return replace(document, text=None, problem=f"{document.origin}: {why}")
-        if held or (document.problem is not None and None in compared):  # what could not be read is null here
+        unsure = document.problem is not None and None in compared  # what could not be read is null here
+        if held or (unsure and not cannot_hold(self.of.filter or "", values)):
             return document
         return replace(document, left_out=NOT_HELD)

@@ -68,8 +68,8 @@ def test_a_row_that_cannot_be_held_against_it_is_a_problem_and_says_so(source):
 
 
 def test_a_bad_row_stays_one_unless_the_filter_leaves_it_out(source):
-    rows = [{"doc_id": "a", "text": None, "year": 9}, {"doc_id": "b", "text": None, "year": 1}]
-    bad, left_out = taken(source("year > 4", rows))
+    rows = [{"doc_id": "a", "text": None, "year": 9, "kind": None}, {"doc_id": "b", "text": None, "year": 1}]
+    bad, left_out = taken(source("year > 4 and kind != 'x'", rows))
     assert bad.problem is not None
     assert bad.left_out is None
     assert left_out.left_out == NOT_HELD
