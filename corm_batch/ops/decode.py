@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,20 @@ from corm_batch.ops.dense import soft_capped
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import Entries, Lists, Pages, read_pages, update_pages
 from corm_batch.ops.reduction import Reduction, hit_rows
+
+
+class Distant(NamedTuple):
+    """Entries that queries see beside those of their own lists: of an earlier layer, with values of their own.
+
+    Attributes:
+        pages, lists: where they are; keys are that layer's.
+        first, recent: a query at step t sees the positions above `first` up to t - `recent`, of what that layer sees.
+    """
+
+    pages: Pages
+    lists: Lists
+    first: int
+    recent: int
 
 
 def decode_attention(
@@ -21,6 +37,7 @@ def decode_attention(
     softcap: float | None = None,
     sink_H: Tensor | None = None,
     leader_S: Tensor | None = None,
+    distant: Distant | None = None,
     *,
     form: Form,
 ) -> Tensor:
@@ -37,6 +54,7 @@ def decode_attention(
         leader_S: int64, the first of the group that each row is in, or itself. Neighbours are a group where all that
             one of them shares is what all of them share, and where they are `rows_at_once` at most. It changes nothing,
             but what they share may be read once for all of them.
+        distant: what is seen besides, in one softmax; no query that sees any of it votes.
         form: in which entries are stored.
 
     Returns:
@@ -44,11 +62,12 @@ def decode_attention(
     """
     num_sequences, num_heads, head_dim = query_SHD.shape
     num_kv_heads = lists.table.shape[1]
-    table_SKP, length_SK = _rows(lists, pages.size)
-    channels = None if lists.channels is None else lists.channels[lists.slot.clamp(min=0)]
-    entries = read_pages(pages, table_SKP, length_SK, form, channels, head_dim, lists.basis)
-    step = step_S[:, None, None]
-    visible = (entries.position <= step) & (step <= entries.expiry)
+    table_SKP, entries, visible = _seen(pages, lists, step_S, head_dim, form)
+    if distant is not None:
+        _, others, theirs = _seen(*distant[:2], step_S, head_dim, form)
+        theirs &= (others.position > distant.first) & (others.position + distant.recent <= step_S[:, None, None])
+        key, value = (torch.cat(pair, dim=2) for pair in zip(entries[:2], others[:2], strict=True))
+        entries, visible = entries._replace(key=key, value=value), torch.cat((visible, theirs), dim=2)
     query = query_SHD.float().reshape(num_sequences, num_kv_heads, -1, head_dim) * scale
     scores = soft_capped(torch.matmul(query, entries.key.float().transpose(-1, -2)), softcap)
     scores.masked_fill_(~visible[:, :, None], -torch.inf)
@@ -61,6 +80,15 @@ def decode_attention(
     if reduction is not None:
         _vote(pages, lists, table_SKP, entries, reduction, log_weight, weight, visible, step_S)
     return out.view(num_sequences, num_heads, -1).to(query_SHD.dtype)
+
+
+def _seen(pages: Pages, lists: Lists, step_S: Tensor, head_dim: int, form: Form) -> tuple[Tensor, Entries, Tensor]:
+    """The table of a batch's lists, their entries [S, K, N], and which of these queries at these steps see."""
+    table_SKP, length_SK = _rows(lists, pages.size)
+    channels = None if lists.channels is None else lists.channels[lists.slot.clamp(min=0)]
+    entries = read_pages(pages, table_SKP, length_SK, form, channels, head_dim, lists.basis)
+    step = step_S[:, None, None]
+    return table_SKP, entries, (entries.position <= step) & (step <= entries.expiry)
 
 
 def _vote(

@@ -1,6 +1,7 @@
 """Dense attention in float32: the definition every faster path is held against, and the path for what they lack.
 
-Works through the query rows in tiles, so that no more than one tile of scores ever exists.
+Works through the query rows in tiles, so that no more than one tile of scores ever exists, and of the entries that some
+row of it sees alone, where these are few.
 """
 
 from __future__ import annotations
@@ -100,10 +101,13 @@ def dense_attention(
             lses.append(lse)
         return torch.cat(outs, dim=1), torch.cat(lses, dim=1)
     for rows in row_tiles(query_HRD.shape[1], query_HRD.shape[0], key_KND.shape[1]):
-        scores = attention_scores(query_HRD[:, rows], key_KND, scale, softcap)
         step = step_R[rows][:, None]
-        visible = (first_KN[:, None] <= step) & (step <= last_KN[:, None])
-        out, lse = masked_attention(scores, visible, value_KND, sink_H)
+        seen_N = ((first_KN <= step.max()) & (step.min() <= last_KN)).any(dim=0)
+        few = 4 * int(seen_N.sum()) < 3 * len(seen_N)
+        key, value, first, last = (one[:, seen_N] if few else one for one in (key_KND, value_KND, first_KN, last_KN))
+        scores = attention_scores(query_HRD[:, rows], key, scale, softcap)
+        visible = (first[:, None] <= step) & (step <= last[:, None])
+        out, lse = masked_attention(scores, visible, value, sink_H)
         outs.append(out.to(query_HRD.dtype))
         lses.append(lse)
     return torch.cat(outs, dim=1), torch.cat(lses, dim=1)

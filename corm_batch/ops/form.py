@@ -51,7 +51,7 @@ class Form(Protocol):
 
     @property
     def scales(self) -> tuple[Column, ...]:
-        """What is stored of an entry beside its numbers, one number a column."""
+        """What is stored of an entry beside its numbers, one number a column: its key's, then as many of its value."""
 
     @property
     def prunes_keys(self) -> bool:

@@ -8,6 +8,7 @@
                         expiry[p, c]             last step at which a query may see it
                         statistic[p, c]          what queries found of it, as the policy's reduction gathers it
                         own[i][p, c]             the policy's own columns, one tensor each
+                        further[i][p, c]         the same token's value in a layer that has its key here
 
 How keys and values lie there is the form's to say (`ops.form`): they are encoded where an entry is written, decoded
 where it is read. A column moves with its entry, byte for byte, whatever happens to it. `entry_columns` says what there
@@ -92,6 +93,15 @@ def page_bytes(page_size: int, columns: Iterable[Column]) -> int:
     return _places(page_size, columns)[-1]
 
 
+def columns_within(pages: Tensor, columns: Sequence[Column], page_size: int) -> list[Tensor]:
+    """Each column of so many entries a page, [P, C] or [P, C, D], in pages of bytes, [P, page_bytes or more] uint8."""
+    tensors = []
+    for column, start in zip(columns, _places(page_size, columns), strict=False):
+        flat = pages[:, start : start + page_size * column.num_bytes].view(column.dtype)
+        tensors.append(flat if column.width is None else flat.unflatten(1, (page_size, column.width)))
+    return tensors
+
+
 def _places(page_size: int, columns: Iterable[Column]) -> list[int]:
     """Where in a page each column begins, and where the page ends."""
     sizes = (-(-page_size * column.num_bytes // _ALIGNED) * _ALIGNED for column in columns)
@@ -119,11 +129,12 @@ class Pages(NamedTuple):
     statistic: Tensor  # [P, C] float32
     own: tuple[Tensor, ...] = ()  # [P, C] each
     scales: tuple[Tensor, ...] = ()  # [P, C] each
+    further: tuple[Tensor, ...] = ()  # [P, C, D] each; there for those who move entries alone
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, in the order of `entry_columns`."""
-        return (*self[:5], *self.own, *self.scales)
+        """All of them, in the order of `entry_columns`, other layers' values behind them."""
+        return (*self[:5], *self.own, *self.scales, *self.further)
 
     @property
     def bytes(self) -> tuple[Tensor, ...]:
@@ -143,11 +154,7 @@ class Pages(NamedTuple):
     @classmethod
     def within(cls, pages: Tensor, columns: Sequence[Column], page_size: int, num_scales: int = 0) -> Self:
         """Columns of so many entries a page, in pages of bytes, [P, page_bytes or more] uint8."""
-        places, tensors = _places(page_size, columns), []
-        for column, start in zip(columns, places, strict=False):
-            flat = pages[:, start : start + page_size * column.num_bytes].view(column.dtype)
-            tensors.append(flat if column.width is None else flat.unflatten(1, (page_size, column.width)))
-        return cls.of(tensors, num_scales)
+        return cls.of(columns_within(pages, columns, page_size), num_scales)
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], num_scales: int = 0) -> Self:
@@ -234,14 +241,9 @@ def projected(entries: Entries, basis: Basis | None, dim: int = 0) -> Entries:
 
 
 def read_pages(
-    pages: Pages,
-    table: Tensor,
-    length: Tensor,
-    form: Form,
-    channels: Tensor | None = None,
-    head_dim: int = 0,
+    pages: Pages, table: Tensor, length: Tensor, form: Form, channels: Tensor | None = None, head_dim: int = 0,
     basis: Basis | None = None,
-) -> Entries:
+) -> Entries:  # fmt: skip
     """Copy lists of pages out as padded, contiguous entries.
 
     Args:
@@ -258,7 +260,7 @@ def read_pages(
     num_slots, flat = table.shape[-1] * pages.size, table.reshape(-1)
     lead = (*table.shape[:-1], num_slots)
     read = [column.index_select(0, flat).view(*lead, *column.shape[2:]) for column in pages.tensors]
-    key, value, position, expiry, statistic, own, scales = Pages.of(read, len(pages.scales))
+    key, value, position, expiry, statistic, own, scales, _ = Pages.of(read, len(pages.scales))
     behind = torch.arange(num_slots, device=table.device) >= length[..., None]
     key, value = form.decode(Stored(key, value, scales))
     if channels is not None:

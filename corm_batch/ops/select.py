@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from corm_batch.ops.append import append_entries
+from corm_batch.ops.append import append_entries, append_values
 from corm_batch.ops.compact import compact_lists
 from corm_batch.ops.decode import decode_attention
 from corm_batch.ops.dense import dense_attention
@@ -32,6 +32,7 @@ class Ops(NamedTuple):
     store_entries: Callable[..., tuple[Tensor, Tensor]]
     gather_entries: Callable[..., Entries]
     append_entries: Callable[..., None]
+    append_values: Callable[..., None]
     decode_attention: Callable[..., Tensor]
     compact_lists: Callable[..., Tensor]
 
@@ -43,6 +44,7 @@ PLAIN = Ops(
     store_entries,
     gather_entries,
     append_entries,
+    append_values,
     decode_attention,
     compact_lists,
 )
@@ -55,6 +57,7 @@ def select_ops(device: torch.device, form: Form) -> Ops:
         store_entries=partial(ops.store_entries, form=form),
         gather_entries=partial(ops.gather_entries, form=form),
         append_entries=partial(ops.append_entries, form=form),
+        append_values=partial(ops.append_values, form=form),
         decode_attention=partial(ops.decode_attention, form=form),
     )
 
@@ -97,6 +100,7 @@ def _kernels() -> Ops:
         store.store_entries,
         gather.gather_entries,
         append.append_entries,
+        append.append_values,
         decode.decode_attention,
         compact.compact_lists,
     )

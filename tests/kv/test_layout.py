@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from corm_batch.kv.layout import Layout
+from corm_batch.kv.layout import Layout, valued
 from corm_batch.ops.pages import Column, entry_columns, page_bytes
 from tests.kv.uneven import columns_of
 from tests.ops.forms import FORMS, MODEL
@@ -54,3 +54,28 @@ def test_own_columns_are_those_between_the_known_ones_and_the_form_s():
     for form in (MODEL, FORMS[1].values[0]):
         layout = Layout([entry_columns(form, 8, torch.float32, own)], 4, len(form.scales))
         assert layout.own_columns == own
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_further_values_stand_behind_the_rest_each_with_scales_of_its_own(form):
+    columns = entry_columns(form, 16, torch.float32)
+    layout = Layout([columns] * 4, 4, len(form.scales), [0, 2, 0, 1])
+    value, *scales = columns[1], *columns[len(columns) - len(form.scales) // 2 :][: len(form.scales) // 2]
+    more = sum(column.num_bytes for column in (value, *scales))
+    assert layout.page_bytes == 4 * (sum(column.num_bytes for column in columns) + 2 * more)
+    assert layout.by_layer[1] == 4 <= layout.by_layer[3] <= layout.by_layer[0] == layout.by_layer[2]
+    assert layout.weights.tolist() == [1, layout.by_layer[0] / 4, 1, layout.by_layer[0] / layout.by_layer[3]]
+    memory = torch.zeros(3, layout.page_bytes, dtype=torch.uint8)
+    whole = layout.views(memory)[1]
+    assert (len(whole.further), layout.own_columns) == (2, ())
+    own, first, second = (valued(whole, number) for number in range(3))
+    for number, pages in enumerate((own, first, second), 1):
+        pages.value.view(torch.uint8).fill_(number)
+        for scale in pages.scales[len(form.scales) // 2 :]:
+            scale.fill_(number)
+    for number, pages in enumerate((own, first, second), 1):
+        assert (pages.value.view(torch.uint8) == number).all()
+        assert all((scale == number).all() for scale in pages.scales[len(form.scales) // 2 :])
+        assert pages.key.data_ptr() == own.key.data_ptr()
+        assert len(pages.scales) == len(form.scales)
+        assert pages.further == ()

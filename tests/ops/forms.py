@@ -7,7 +7,7 @@ import torch
 
 from corm_batch.ops.basis import Basis
 from corm_batch.ops.form import Stored
-from corm_batch.ops.pages import Column, Pages, narrowed, page_bytes, widened
+from corm_batch.ops.pages import Column, Pages, columns_within, narrowed, page_bytes, widened
 from corm_batch.ops.rotary import Rotary
 from corm_batch.storage.fp8 import Fp8
 from corm_batch.storage.int4 import Int4
@@ -24,7 +24,9 @@ def laid_out(pages, device=None):
     columns = [Column("", one.dtype, one.shape[2] if one.dim() > 2 else None) for one in pages.tensors]
     num_bytes = page_bytes(page_size, columns)
     memory = torch.zeros(len(pages.position), num_bytes, dtype=torch.uint8, device=device or pages.key.device)
-    same = Pages.within(memory, columns, page_size, len(pages.scales))
+    tensors = columns_within(memory, columns, page_size)
+    values = tensors[len(tensors) - len(pages.further) :]
+    same = Pages.of(tensors[: len(tensors) - len(values)], len(pages.scales))._replace(further=tuple(values))
     for column, old in zip(same.tensors, pages.tensors, strict=True):
         column.copy_(old)
     return same

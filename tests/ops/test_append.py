@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from corm_batch.ops.append import append_entries
+from corm_batch.ops.append import append_entries, append_values
 from corm_batch.ops.pages import Entries, Lists, Pages, narrowed, projected, read_pages
 from tests.ops.devices import KERNEL_DEVICES
 from tests.ops.forms import FORMS, MODEL, assert_same, copied, encoded, laid_out, pruned, some_basis
@@ -128,3 +128,41 @@ def test_kernel_stores_numbers_in_the_directions_of_a_basis(device, dtype, head_
         pages = laid_out(pages._replace(key=pages.key[..., :width], value=pages.value[..., :value_width]))
         lists = lists._replace(basis=some_basis(3, head_dim, width, value_width, dtype, device))
         check(operation, pages, lists, entries, MODEL)
+
+
+def check_values(put, pages, lists, entries, form):
+    """The newest entry of every real row's lists has another value; everything else is as before."""
+    lists.length.clamp_(min=1)
+    expected, stored = copied(pages), encoded(entries, form)
+    half, page_size = len(pages.scales) // 2, pages.size
+    for s, slot in enumerate(lists.slot.tolist()):
+        for k in range(entries.position.shape[1] if slot >= 0 else 0):
+            n = int(lists.length[slot, k]) - 1
+            place = lists.table[slot, k, n // page_size], n % page_size
+            expected.value[place] = stored.value[s, k]
+            for column, new in zip(expected.scales[half:], stored.scales[half:], strict=True):
+                column[place] = new[s, k]
+    length = lists.length.clone()
+    put(pages, lists, entries.value, form=form)
+    assert_same(pages, expected)
+    assert torch.equal(lists.length, length)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("slots", [[4, 0, 2], [-1, 3, -1, 0], [-1]])
+def test_values_take_the_place_of_those_of_the_newest_entries(device, form, slots):
+    check_values(append_values, *setup(device, torch.float32, 6, 3, 5, 16, slots, form), form)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("dtype", "kv_heads", "page_size", "width"),
+    [(torch.float32, 1, 1, 16), (torch.bfloat16, 8, 16, 128), (torch.float16, 3, 5, 80)],
+)
+def test_kernel_of_values(device, form, dtype, kv_heads, page_size, width):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels.append import append_values
+
+    check_values(append_values, *setup(device, dtype, 9, kv_heads, page_size, width, [-1, 3, 8, -1, 0, 5], form), form)

@@ -15,10 +15,11 @@ from tests.ops.forms import FORMS, FP8, INT4, MODEL, assert_same, copied, encode
 LAYER = 1
 
 
-def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL):
+def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL, further=0):
     """A pool with shuffled pages, and one layer of the table of all slots: the rows of `lengths`, then one more.
 
-    `death` says which entries are gone at step 50: a share of all, or the first or last so many of each list.
+    `death` says which entries are gone at step 50: a share of all, or the first or last so many of each list. Entries
+    have so many `further` values.
     """
     slots, heads = lengths.shape
     longest = int(-(lengths.max() // -page_size))
@@ -44,7 +45,12 @@ def make_case(lengths, page_size, width, dtype, death, device="cpu", form=MODEL)
     table[:, LAYER, :, :longest] = torch.where(held, ids, 0)
     length = torch.full((slots, 3, heads), 77, dtype=torch.int32)
     length[:, LAYER] = lengths
-    return laid_out(encoded(pages, form), device), table.to(device), length.to(device)
+    pages, others = encoded(pages, form), [torch.randn(*shape, width).to(dtype) for _ in range(further)]
+    stored = [form.encode(other, other) for other in others]
+    half = len(pages.scales) // 2
+    scales = *pages.scales, *(scale for one in stored for scale in one.scales[half:])
+    pages = pages._replace(scales=scales, further=tuple(one.value for one in stored))
+    return laid_out(pages, device), table.to(device), length.to(device)
 
 
 def shared_of(length):
@@ -103,6 +109,28 @@ def test_definition_removes_what_is_gone(form, data, heads, page_size, death, se
 def test_each_sequence_has_a_step_of_its_own():
     case = make_case(torch.tensor([[20], [20]]), 4, 3, torch.float32, 0.5)
     check(compact_lists, *case, torch.tensor([1, 0]), torch.tensor([60, 50], dtype=torch.int32))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("further", [1, 3])
+def test_values_of_other_layers_move_with_their_entry(form, further):
+    case = make_case(torch.tensor([[20, 3], [9, 0]]), 4, 4, torch.float32, 0.5, form=form, further=further)
+    check(compact_lists, *case, torch.tensor([1, -1, 0]), torch.full((3,), 50, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("dtype", "page_size", "width", "further"), [(torch.float32, 5, 16, 1), (torch.float16, 16, 80, 2)]
+)
+def test_kernel_moves_values_of_other_layers(device, form, dtype, page_size, width, further):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels.compact import compact_lists
+
+    lengths = torch.tensor([[40, 3], [0, 333], [17, 16]])
+    case = make_case(lengths, page_size, width, dtype, 0.4, device, form, further)
+    slot = torch.tensor([1, -1, 2, 0], device=device)
+    check(compact_lists, *case, slot, torch.full((4,), 50, dtype=torch.int32, device=device))
 
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.ops.append import append_entries
-from corm_batch.ops.decode import decode_attention, rows_at_once
+from corm_batch.ops.decode import Distant, decode_attention, rows_at_once
 from corm_batch.ops.dense import dense_attention
 from corm_batch.ops.form import Form
 from corm_batch.ops.pages import NEVER, Entries, Lists, Pages, read_pages, write_pages
@@ -165,6 +165,40 @@ def test_matches_the_dense_definition(device, reduction, dtype, form, tolerance,
         real &= ~theirs
         assert torch.equal(after.expiry[real], exact.expiry[real])
         torch.testing.assert_close(after.statistic[real], exact.statistic[real], rtol=1e-4, atol=1e-5)
+
+
+def beside(own, far, first, recent):
+    """What rows of one cache see of another's lists, which are those of the same sequences and mostly stay."""
+    stays = torch.rand_like(far.pages.statistic) < 0.8
+    far.pages.expiry[stays] = NEVER
+    slot = torch.where(own.lists.slot >= 0, far.lists.slot[: len(own.lists.slot)], -1)
+    return Distant(far.pages, far.lists._replace(slot=slot), first, recent)
+
+
+def later(cache, steps):
+    """The same some steps later: positions and expiries, too."""
+    cache.pages.position.add_(steps)
+    cache.pages.expiry.add_(steps)
+    return cache._replace(step_S=cache.step_S + steps)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("first", "recent"), [(0, 1), (3, 9), (0, 500)])
+@pytest.mark.parametrize("features", ["", "softcap", "sink"])
+def test_distant_entries_are_seen_beside_a_list_in_one_softmax(device, form, first, recent, features):
+    own, far = (fill(device, torch.float32, 5, 2, page_size, 16, form=form) for page_size in (4, 7))
+    own = later(own, 15)
+    query, softcap = torch.randn(5, 6, 16, device=device), 1.5 if features == "softcap" else None
+    sink = torch.randn(6, device=device) if features == "sink" else None
+    out = own.decode(query, None, softcap, sink, None, beside(own, far, first, recent))
+    for s in range(5):
+        mine, others, now = read(own, s), read(far, s), own.step_S[s : s + 1]
+        hidden = (others.position <= first) | (others.position > now - recent)
+        others = others._replace(position=others.position.masked_fill(hidden, NEVER))
+        both = [torch.cat(pair, dim=1) for pair in zip(mine[:4], others[:4], strict=True)]
+        expected, _ = dense_attention(query[s][:, None], *both[:2], now, *both[2:], 0.3, softcap, sink)
+        torch.testing.assert_close(out[s], expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_garbage_behind_a_list_does_not_reach_the_output():
@@ -492,3 +526,52 @@ def test_a_cuda_graph_follows_lists_that_change(form):
         real = cache.lists.slot >= 0
         torch.testing.assert_close(out[real], expected[real], rtol=1e-4, atol=1e-4)
         assert torch.equal(cache.lists.length, exact.lists.length)
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("dtype", "kv_heads", "group", "page_sizes", "width", "longest", "features"),
+    [
+        (torch.float32, 2, 3, (4, 7), 16, 40, ""),
+        (torch.float16, 1, 2, (16, 5), 48, 40, "sink"),
+        (torch.float32, 1, 2, (64, 96), 16, 560, "softcap"),
+        (torch.bfloat16, 8, 4, (16, 24), 128, 3000, ""),
+    ],
+)
+def test_kernel_sees_distant_entries(device, form, dtype, kv_heads, group, page_sizes, width, longest, features):
+    """In one split and in several, with rows of no sequence, and where nothing is distant."""
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    own = fill(device, dtype, 3, kv_heads, page_sizes[0], width, longest=20, form=form)
+    far = fill(device, dtype, 3, kv_heads, page_sizes[1], width, longest=longest, form=form)
+    own.lists.slot[1] = -1
+    own = later(own, longest // 2)
+    query = torch.randn(3, kv_heads * group, width, device=device).to(dtype)
+    softcap = 1.5 if features == "softcap" else None
+    sink = torch.randn(kv_heads * group, device=device) if features == "sink" else None
+    for first, recent in ((2, 3), (0, 5000)):
+        arguments = query, own.step_S, None, 0.3, softcap, sink, None, beside(own, far, first, recent)
+        out = decode.decode_attention(own.pages, own.lists, *arguments, form=form)
+        expected = decode_attention(own.pages, own.lists, *arguments, form=form)
+        real = own.lists.slot >= 0
+        error = (out[real].float() - expected[real].float()).norm() / expected[real].float().norm()
+        assert error < (1e-5 if dtype == torch.float32 and not form.scales else 1e-2)
+        assert not out[~real].any()
+
+
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
+def test_kernel_sees_distant_entries_that_rows_share_once_for_all(device):
+    pytest.importorskip("triton")
+    from corm_batch.ops.kernels import decode
+
+    own, leader = grouped(fill(device, torch.float32, 4, 2, 4, 16, shortest=3, longest=30), [3, 1])
+    own.pages.expiry.fill_(999)  # every query sees some of its own list
+    far, _ = grouped(fill(device, torch.float32, 4, 2, 8, 16, longest=60), [3, 1])
+    own = later(own, 200)
+    query, now = torch.randn(4, 4, 16, device=device), own.step_S + torch.arange(4, device=device).int() % 3
+    arguments = query, now, None, 0.3, None, None, leader, beside(own, far, 2, 9)
+    out = decode.decode_attention(own.pages, own.lists, *arguments, form=MODEL)
+    expected = decode_attention(own.pages, own.lists, *arguments, form=MODEL)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from corm_batch.ops.form import Form
 from corm_batch.ops.kernels.lists import numbers_of, place_of
@@ -69,3 +70,38 @@ def _append(
         tl.store(pages.own[i] + place, tl.load(new.own[i] + s * own_s[i] + k * own_k[i]))
     tl.debug_barrier()  # no thread may still want the old length
     tl.store(length_at, index + 1)
+
+
+def append_values(pages: Pages, lists: Lists, value_SKD: Tensor, *, form: Form) -> None:
+    """As `ops.append.append_values`; nothing waits for the device, and a CUDA graph may hold it.
+
+    Args:
+        pages, lists, form: as there; the table's rows are contiguous.
+        value_SKD: as there, in any strides whose last one is 1.
+    """
+    num_sequences, num_kv_heads, width = value_SKD.shape
+    _put_value[(num_sequences * num_kv_heads,)](
+        pages.value, pages.scales, lists, value_SKD, *value_SKD.stride()[:2], *lists.table.stride()[:2],
+        *lists.length.stride(), num_kv_heads, C=pages.size, PAGE=pages.stride, VALUE=width,
+        VALUES=pages.value.shape[-1], BLOCK=triton.next_power_of_2(width), SAVE=form.kernels().save, num_warps=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _put_value(
+    numbers: tl.tensor, scales: tl.tuple, lists: Lists, new: tl.tensor, new_s: int, new_k: int,
+    table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
+    C: tl.constexpr, PAGE: tl.constexpr, VALUE: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    SAVE: tl.constexpr,
+) -> None:  # fmt: skip
+    """The value of row s and head k, which becomes VALUES numbers; what ends in _s or _k is a stride."""
+    s, k = (tl.program_id(0) // num_kv_heads).to(tl.int64), tl.program_id(0) % num_kv_heads
+    slot = tl.load(lists.slot + s)
+    if slot < 0:
+        return
+    index = tl.load(lists.length + slot * length_s + k * length_k) - 1
+    page, within = tl.load(lists.table + slot * table_s + k * table_k + index // C), index % C
+    one, d = tl.arange(0, 1), tl.arange(0, BLOCK)[None, :]  # a tile of one entry
+    there = place_of(page, within, PAGE) + one
+    value = tl.load(new + s * new_s + k * new_k + d, mask=d < VALUE, other=0.0)  # [1, VALUE]
+    SAVE(value, numbers_of(numbers, page, within, VALUES, PAGE) + one, scales, 1, there, there >= 0, VALUE, BLOCK)

@@ -75,11 +75,11 @@ def _compact_kernel(
         expiry = tl.load(pages.expiry + source, mask=keep)  # [TILE]
         statistic = tl.load(pages.statistic + source, mask=keep)  # [TILE]
         to = count + tl.cumsum(keep.to(tl.int32)) - 1
-        page, within = _page(table, to, keep, C), to % C
-        target = place_of(page, within, PAGE)
+        to_page, to_within = _page(table, to, keep, C), to % C
+        target = place_of(to_page, to_within, PAGE)
         tl.debug_barrier()  # a slot of this tile may be written by another thread than the one that reads it
-        tl.store(numbers_of(pages.key, page, within, KEY, PAGE)[:, None] + column, key, mask=of_key)
-        tl.store(numbers_of(pages.value, page, within, VALUE, PAGE)[:, None] + column, value, mask=of_value)
+        tl.store(numbers_of(pages.key, to_page, to_within, KEY, PAGE)[:, None] + column, key, mask=of_key)
+        tl.store(numbers_of(pages.value, to_page, to_within, VALUE, PAGE)[:, None] + column, value, mask=of_value)
         tl.store(pages.position + target, position, mask=keep)
         tl.store(pages.expiry + target, expiry, mask=keep)
         tl.store(pages.statistic + target, statistic, mask=keep)
@@ -87,9 +87,23 @@ def _compact_kernel(
             _move(pages.own[i], source, target, keep)
         for i in tl.static_range(len(pages.scales)):
             _move(pages.scales[i], source, target, keep)
+        for i in tl.static_range(len(pages.further)):
+            _move_value(pages.further[i], page, within, to_page, to_within, of_value, VALUE, PAGE, WIDEST)
         count += tl.sum(keep.to(tl.int32))
     if first < length:
         tl.store(length_at, count)
+
+
+@triton.jit
+def _move_value(
+    numbers: tl.tensor, page: tl.tensor, within: tl.tensor, to_page: tl.tensor, to_within: tl.tensor, mask: tl.tensor,
+    VALUE: tl.constexpr, PAGE: tl.constexpr, WIDEST: tl.constexpr,
+) -> None:  # fmt: skip
+    """One more value of every entry of a tile, [TILE, VALUE]."""
+    column = tl.arange(0, WIDEST)[None, :]
+    value = tl.load(numbers_of(numbers, page, within, VALUE, PAGE)[:, None] + column, mask=mask)
+    tl.debug_barrier()
+    tl.store(numbers_of(numbers, to_page, to_within, VALUE, PAGE)[:, None] + column, value, mask=mask)
 
 
 @triton.jit

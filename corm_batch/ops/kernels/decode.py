@@ -6,6 +6,9 @@
                               that itself where it has all of a list
     vote     (list, block) -> expiry and statistic of a block of a list; only when a policy wants votes
 
+What is seen beside a list, an earlier layer's entries, is another run over that one's lists, which goes on from what
+the first came to.
+
 A list is one kv head of one row. Rows of a group begin with the same entries: their queries fill the rows that a
 matrix product has anyway, and each of these entries is read once for all of them. How a list is split follows from its
 length, on the device: grids and scratch depend on shapes alone, so nothing waits for the device and a CUDA graph may
@@ -21,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from corm_batch.ops.decode import rows_at_once
+from corm_batch.ops.decode import Distant, rows_at_once
 from corm_batch.ops.form import Form, FormKernels
 from corm_batch.ops.kernels.forms import numbers_a_word
 from corm_batch.ops.kernels.lists import common_of, locate, span_of
@@ -57,6 +60,7 @@ def decode_attention(
     softcap: float | None = None,
     sink_H: Tensor | None = None,
     leader_S: Tensor | None = None,
+    distant: Distant | None = None,
     *,
     form: Form,
 ) -> Tensor:
@@ -66,7 +70,32 @@ def decode_attention(
         pages: the pool.
         lists: as there; the table's rows are contiguous. With a reduction there is scratch of 4 bytes for every query
             head and every slot the table is wide: give it no wider than the longest list.
-        query_SHD, step_S, reduction, scale, softcap, sink_H, leader_S, form: as there.
+        query_SHD, step_S, reduction, scale, softcap, sink_H, leader_S, distant, form: as there.
+    """
+    softmax = scale, softcap, sink_H, leader_S
+    if distant is None:
+        return _attended(pages, lists, query_SHD, step_S, reduction, *softmax, form=form)
+    # A list holds its query's own entry: its softmax has a denominator.
+    lse = torch.empty(query_SHD.shape[:2], dtype=torch.float32, device=query_SHD.device)
+    out = _attended(pages, lists, query_SHD, step_S, None, *softmax, form=form, lse=lse)
+    before, hidden = (out, lse), (distant.first, distant.recent)
+    softmax = scale, softcap, None, leader_S
+    return _attended(
+        distant.pages, distant.lists, query_SHD, step_S, None, *softmax, form=form, before=before, hidden=hidden
+    )
+
+
+def _attended(
+    pages: Pages, lists: Lists, query_SHD: Tensor, step_S: Tensor, reduction: Reduction | None, scale: float,
+    softcap: float | None, sink_H: Tensor | None, leader_S: Tensor | None, form: Form, lse: Tensor | None = None,
+    before: tuple[Tensor, Tensor] | None = None, hidden: tuple[int | None, int | None] = (None, None),
+) -> Tensor:  # fmt: skip
+    """One run over lists, arguments as above.
+
+    Args:
+        lse: [S, H], where it is to leave the log-sum-exp; the output is in float32 then.
+        before: what the same queries came to elsewhere and that log-sum-exp, with which this is one softmax.
+        hidden: how many of the first positions, and of those up to a query's own, are not seen here.
     """
     (num_sequences, num_heads, head_dim), page_size = query_SHD.shape, pages.size
     num_kv_heads, num_slots = lists.table.shape[1], lists.table.shape[2] * page_size
@@ -75,7 +104,8 @@ def decode_attention(
     head_dim = head_dim if basis is None else pages.value.shape[-1]  # values are seen as they are stored
     at_once, splits = rows_at_once(group), choose_splits(num_lists, num_slots)
     shared_splits = 0 if leader_S is None else choose_splits(-(-num_lists // at_once), num_slots)
-    query, out = _as_keys(query_SHD, lists), query_SHD.new_empty(num_sequences, num_heads, head_dim)
+    query, dtype = _as_keys(query_SHD, lists), query_SHD.dtype if lse is None else torch.float32
+    out = query_SHD.new_empty(num_sequences, num_heads, head_dim, dtype=dtype)
     rows = (*lists[:3], *lists.table.stride()[:2], *lists.length.stride(), num_kv_heads)
     common = leader_S, lists.shared, *lists.shared.stride(), num_sequences
 
@@ -86,19 +116,19 @@ def decode_attention(
     part = (None,) * 4 if parts == 1 else (
         scratch(parts, head_dim), scratch(parts), scratch(parts), scratch(parts, dtype=torch.int32) if counts else None
     )  # fmt: skip
-    logits, lse = (scratch(num_slots), scratch()) if reduction else (None, None)
+    logits, lse = (scratch(num_slots), scratch()) if reduction else (None, lse)
     bar = scratch() if reduction and reduction.threshold else None
-    found = out, lse, bar, step_S, sink_H, reduction.tau if reduction else 1.0
+    found = out, lse, bar, step_S, sink_H, *(before or (None, None)), reduction.tau if reduction else 1.0
     sizes = {"G": group, "C": page_size, "D": head_dim, "REACH": reduction.reach if reduction else 0}
     sizes |= {"BLOCK_N": choose_block(head_dim, pages.key.element_size()), "COUNTS": counts}
     read = query, *pages[:4], pages.scales, *rows, *common, *part, basis
     shape = query, head_dim, pages, form.kernels(), basis is not None
     if leader_S is not None:
         _attend_shared[(num_lists, shared_splits)](
-            *read, step_S, splits, scale, softcap, M=at_once, **sizes, **_tile(at_once * group, *shape)
+            *read, step_S, splits, scale, softcap, *hidden, M=at_once, **sizes, **_tile(at_once * group, *shape)
         )
     tile = _tile(group, *shape)
-    _attend[(num_lists, splits)](*read, *found, parts, logits, num_slots, scale, softcap, **sizes, **tile)
+    _attend[(num_lists, splits)](*read, *found, parts, logits, num_slots, scale, softcap, *hidden, **sizes, **tile)
     if parts > 1:
         merge[(num_sequences * num_heads,)](
             *found, *rows, *common, *part, splits, shared_splits, BLOCK_S=16,
@@ -169,6 +199,7 @@ def _attend_shared(
     leader: tl.tensor, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor, part_max: tl.tensor, part_sum: tl.tensor, part_count: tl.tensor | None,
     basis: tl.tuple | None, step: tl.tensor, own_splits: int, scale: float, softcap: float | None,
+    early: int | None, recent: int | None,
     M: tl.constexpr, G: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, W: tl.constexpr, D: tl.constexpr,
     REACH: tl.constexpr, COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
@@ -191,8 +222,8 @@ def _attend_shared(
     q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, tl.full([BLOCK_G], float("-inf"), tl.float32), ids, key, value, position,
-        expiry, scales, basis, row % num_kv_heads, None, 0, scale, softcap, True, COUNTS, C, PAGE, W, D, BLOCK_G,
-        BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
+        expiry, scales, basis, row % num_kv_heads, None, 0, scale, softcap, early, recent, True, COUNTS, C, PAGE, W, D,
+        BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     mine = head * (own_splits + splits) + own_splits + split
     keep_part(mine, there, outs, top, total, count, part_out, part_max, part_sum, part_count, D, NUM_FACTORS)
@@ -206,8 +237,9 @@ def _attend(
     leader: tl.tensor | None, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
     part_out: tl.tensor | None, part_max: tl.tensor | None, part_sum: tl.tensor | None, part_count: tl.tensor | None,
     basis: tl.tuple | None, out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor,
-    sink: tl.tensor | None, tau: float, parts: int, logits: tl.tensor | None, num_slots: int, scale: float,
-    softcap: float | None,
+    sink: tl.tensor | None, before: tl.tensor | None, before_lse: tl.tensor | None, tau: float, parts: int,
+    logits: tl.tensor | None, num_slots: int, scale: float, softcap: float | None, early: int | None,
+    recent: int | None,
     G: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr, W: tl.constexpr, D: tl.constexpr, REACH: tl.constexpr,
     COUNTS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr,
@@ -228,21 +260,28 @@ def _attend(
     lowest = tl.full([BLOCK_G], float("-inf"), tl.float32)
     if part_out is None and sink is not None:
         lowest = tl.load(sink + head % (num_kv_heads * G), mask=there, other=0.0).to(tl.float32)
+    if part_out is None and before is not None:
+        lowest = tl.load(before_lse + head, mask=there, other=0.0)
     q = queries_of(query, head, there, basis, len(scales), W, BLOCK_W, H, BLOCK_H, PACK, NUM_FACTORS)
     outs, top, total, count = see(
         begin, end, q, now, head, there, lowest, ids, key, value, position, expiry, scales, basis, row % num_kv_heads,
-        logits, num_slots, scale, softcap, False, COUNTS, C, PAGE, W, D, BLOCK_G, BLOCK_W, BLOCK_D, BLOCK_N, H, BLOCK_H,
-        PACK, UNPACK, FACTORS, NUM_FACTORS,
+        logits, num_slots, scale, softcap, early, recent, False, COUNTS, C, PAGE, W, D, BLOCK_G, BLOCK_W, BLOCK_D,
+        BLOCK_N, H, BLOCK_H, PACK, UNPACK, FACTORS, NUM_FACTORS,
     )  # fmt: skip
     if part_out is None:
-        if sink is not None:
+        if (sink is not None) | (before is not None):
             total += tl.exp(lowest - top)
         if not COUNTS:
             count = now
         top, total = bounded(top, total)
         for i in tl.static_range(PACK):
             at, mine = part_of(head, there, i, D, BLOCK_D, PACK, NUM_FACTORS)
-            done = outs[i] / each_row(total, NUM_FACTORS)[:, None]
+            done = outs[i]
+            if before is not None:
+                done += each_row(tl.exp(lowest - top), NUM_FACTORS)[:, None] * tl.load(
+                    before + at, mask=mine, other=0.0
+                )
+            done = done / each_row(total, NUM_FACTORS)[:, None]
             tl.store(out + at, done.to(out.dtype.element_ty), mask=mine)
         keep_bar(head, there, top, total, count, lse, bar, tau)
     else:

@@ -11,7 +11,8 @@ from corm_batch.ops.kernels.tile import part_of
 
 @triton.jit
 def merge(
-    out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor, sink: tl.tensor | None, tau: float,
+    out: tl.tensor, lse: tl.tensor | None, bar: tl.tensor | None, step: tl.tensor, sink: tl.tensor | None,
+    before: tl.tensor | None, before_lse: tl.tensor | None, tau: float,
     table: tl.tensor, length: tl.tensor, slot: tl.tensor,
     table_s: int, table_k: int, length_s: int, length_k: int, num_kv_heads: int,
     leader: tl.tensor | None, shared: tl.tensor, shared_s: int, shared_k: int, num_rows: int,
@@ -34,6 +35,9 @@ def merge(
     if sink is not None:
         top, total = tl.load(sink + head % (num_kv_heads * G)).to(tl.float32), 1.0
     acc = tl.zeros([BLOCK_D], tl.float32)
+    if before is not None:
+        top, total = tl.load(before_lse + head), 1.0
+        acc += tl.load(before + head * D + d, mask=d < D, other=0.0)
     count = 0
     for start in range(0, used_by_all, BLOCK_S):
         index = start + n

@@ -25,13 +25,14 @@ def see(
     begin: tl.tensor, end: tl.tensor, q: tl.tuple, now: tl.tensor, head: tl.tensor, there: tl.tensor, top: tl.tensor,
     ids: tl.tensor, key: tl.tensor, value: tl.tensor, position: tl.tensor, expiry: tl.tensor, scales: tl.tuple,
     basis: tl.tuple | None, k: tl.tensor, logits: tl.tensor | None, num_slots: int, scale: float,
-    softcap: float | None, STEPS: tl.constexpr, COUNTS: tl.constexpr, C: tl.constexpr, PAGE: tl.constexpr,
-    W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr, PACK: tl.constexpr, UNPACK: tl.constexpr,
-    FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
+    softcap: float | None, early: int | None, recent: int | None, STEPS: tl.constexpr, COUNTS: tl.constexpr,
+    C: tl.constexpr, PAGE: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, H: tl.constexpr, BLOCK_H: tl.constexpr,
+    PACK: tl.constexpr, UNPACK: tl.constexpr, FACTORS: tl.constexpr, NUM_FACTORS: tl.constexpr,
 ) -> tuple[tl.tuple, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Entries from `begin`, where a page begins, to `end`, seen by the queries of some heads at step `now`, with STEPS
-    [BG] steps, one for each.
+    [BG] steps, one for each. The first `early` positions are not seen,
+    nor the newest `recent` of a query, where these are given.
 
     Returns:
         Weighted values, PACK tiles [rows, BLOCK_D]; of each head the highest score, not below `top`, the sum of its
@@ -62,6 +63,9 @@ def see(
             visible = inside[None, :] & (born[None, :] <= now[:, None]) & (now[:, None] <= last[None, :])
         else:
             visible = (inside & (born <= now) & (now <= last))[None, :]
+        if early is not None:
+            until = now[:, None] - recent if STEPS else now - recent
+            visible = visible & (born > early)[None, :] & (born[None, :] <= until)
         s = tl.where(visible, s, float("-inf"))
         if logits is not None:
             tl.store(logits + head[:, None] * num_slots + index[None, :], s, mask=there[:, None] & inside[None, :])

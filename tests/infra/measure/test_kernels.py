@@ -119,7 +119,8 @@ def test_rates_and_shares():
 
 
 def test_every_kernel_is_measured():
-    assert {kernel for kernel, _, _ in CASES} == {*Ops._fields, "causal_attention"}
+    unmeasured = {"append_values"}  # half of what append_entries writes
+    assert {kernel for kernel, _, _ in CASES} == {*Ops._fields, "causal_attention"} - unmeasured
 
 
 def test_the_result_in_the_repository_is_of_these_cases_and_adds_up():
