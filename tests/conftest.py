@@ -72,6 +72,13 @@ def tiny_llama(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_groups(tmp_path_factory):
+    """Folder of a tiny random Llama whose second layer sees distant tokens by the first one's keys."""
+    pod = {"groups": [[0, 1]], "first": 2, "recent": 6, "trained": True}
+    return save_random_model(llama_config(pod=pod), tmp_path_factory.mktemp("tiny_groups"))
+
+
+@pytest.fixture(scope="session")
 def tiny_llama_mha(tmp_path_factory):
     """Folder of a tiny random Llama with a kv head for every query head."""
     return save_random_model(llama_config(num_key_value_heads=4), tmp_path_factory.mktemp("tiny_llama_mha"), seed=1)

@@ -107,13 +107,14 @@ def find_layout(
     """
     form, shape = config.form, model.shard
     key, value, *others = entry_columns(form, shape.head_dim, model.dtype, own)
+    layers = model.layers(config.sharing)
     by_layer = [
         (key, value, *others)
         if basis is None
         else (key._replace(width=basis.key.shape[-1]), value._replace(width=basis.value.shape[-1]), *others)
-        for basis in model.layers(config.sharing).own(bases or [None] * shape.num_layers)
+        for basis in layers.own(bases or [None] * shape.num_layers)
     ]
-    return Layout(by_layer, config.page_size, len(form.scales))
+    return Layout(by_layer, config.page_size, len(form.scales), layers.num_members)
 
 
 class RebuiltBatch(TextBatch):

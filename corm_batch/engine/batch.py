@@ -9,7 +9,7 @@ entries looks at what that one did and leaves nothing behind; what is scored att
 
 from __future__ import annotations
 
-from collections import abc, deque
+from collections import abc
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from corm_batch.engine.chunk_pass import as_voted, votes
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
 from corm_batch.engine.extra_pass import ExtraPasses
-from corm_batch.engine.looks import Look, Looks, causal_look
+from corm_batch.engine.keeping import Keeping
+from corm_batch.engine.looks import Behind, CausalLook, LayerLooks, Looks
 from corm_batch.engine.pins import never_expiring
 from corm_batch.engine.question_pass import QuestionPass
 from corm_batch.engine.rows import PackedRows, Part
@@ -55,17 +56,18 @@ class PrefillBatch:
         self.rows, self._token_ids = PackedRows(lengths, self.positions), self.input_ids.split(lengths)
         last = [np.arange(stop - span.num_chosen, stop) for span, stop in zip(spans, np.cumsum(lengths), strict=True)]
         self.logit_rows = torch.from_numpy(np.concatenate(last)).to(device)
-        self._lost: list[list[Tensor]] = [[] for _ in spans]  # by span and layer: the statistic of what left, [K]
-        self._num_votes: list[list[int]] = [[] for _ in spans]  # likewise: queries that voted
+        self._num_votes: list[list[int]] = [[] for _ in spans]  # by span and layer: queries that voted
         self._made: Tensor | None = None
         self.questions, self.extra = QuestionPass(spans, self.cache), ExtraPasses(spans, self.cache)
         self._looks = Looks(self.cache.layers)
         scores = any(span.extra is None and not span.stores for span in spans)
+        self._shares = bool(self.cache.layers.borrowers)
         self.borrowing: frozenset[int] = frozenset() if scores else self.cache.layers.borrowers
         stored = [span for span in spans if span.stores]
         num_pages = sum(evictions.of(span.sequence).pages(span.sequence, span.stop) for span in stored)
         slots = [span.sequence.slot for span in stored]
         self.stage = self.cache.stage(slots, num_pages)  # last: nobody would give it back
+        self.keeping = Keeping(self.cache, self.stage, len(spans))
 
     @property
     def left(self) -> Tensor | None:
@@ -78,22 +80,25 @@ class PrefillBatch:
         """Attention of spans that go together, or span by span; of each span only the survivors outlive the layer."""
         borrows, looks = layer in self.cache.layers.borrowers, self._looks.of(layer)
         outs, stay, layer, decides = [], [], self.cache.layers.row(layer), self.evictions.decides(layer)
-        for first, spans in self._together(layer):
+        member = self.cache.layers.member(layer)
+        for first, spans in self._together(layer if member is None else member.owner):
             part = self.rows.part(first, first + len(spans))
             packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
             lse_HR, entries, where = None, None, part.packing
             if spans[0].extra is None and not spans[0].stores:
-                out_HRD, _ = self.attend_causally(*packed, part, features)
+                look = self.causal_look(*packed[1:], part)
+                out_HRD, _ = (look if self._shares else looks.see(look, packed[2]))(packed[0], features)
             elif borrows:
-                out_HRD, _ = looks.popleft()(packed[0], features)
+                out_HRD, _ = looks.borrowed()(packed[0], features)
             elif spans[0].extra is not None:
-                behind, tokens = self.extra.of(spans), (part.step_R, self.input_ids[part.rows])
-                out_HRD = behind.attend(layer, *packed, *tokens, features, self.evictions, looks)
+                passes, tokens = self.extra.of(spans), (part.step_R, self.input_ids[part.rows])
+                out_HRD = passes.attend(layer, *packed, *tokens, features, self.evictions, looks)
             elif spans[0].asks:
                 out_HRD = self._attend_questions(spans, layer, *packed, part, features, looks)
             else:
-                out_HRD, lse_HR, entries, where = self.attend_spans(spans, layer, *packed, part, features, looks)
-                self.keep(spans, layer, entries, part, packed[0], where)
+                attended = self.attend_spans(spans, layer, *packed, part, features, looks)
+                out_HRD, lse_HR, entries, where, behind = attended
+                self.keep(spans, layer, entries, part, packed, where, behind)
             outs.append(out_HRD)
             if decides:
                 rows = (*packed, part.step_R)
@@ -137,22 +142,25 @@ class PrefillBatch:
         layer: int,
         entries: Entries,
         part: Part,
-        query_HRD: Tensor,
+        packed: tuple[Tensor, Tensor, Tensor],
         where: Packing,
+        behind: Behind | None = None,
     ) -> None:
         """Of one layer's entries, [K, N], of spans that go together keep what survives.
 
         Args:
-            spans, layer, entries, query_HRD: as said.
+            spans, layer, entries: as said.
             part: the rows it ran.
+            packed: queries, keys and values of these.
             where: where the entries of each span stand.
+            behind: how the entries are read with a member's values; None where these are those of the rows alone.
         """
         eviction, sequences = self.evictions.of(spans[0].sequence), [span.sequence for span in spans]
-        steps, asked = [span.stop for span in spans], None if spans[0].start else query_HRD
-        lost_SK = eviction.store(self.stage, sequences, layer, entries, steps, where, asked)
+        steps, asked = [span.stop for span in spans], None if spans[0].start else packed[0]
+        survivors = eviction.survivors(sequences, layer, entries, steps, where, asked)
         reduction, first = eviction.policies[layer].needs.reduction, self.spans.index(spans[0])
-        for number, (lost_K, size) in enumerate(zip(lost_SK, part.packing.sizes.tolist(), strict=True), first):
-            self._lost[number].append(lost_K)
+        self.keeping.add(survivors, first, packed[2], behind)
+        for number, size in enumerate(part.packing.sizes.tolist(), first):
             self._num_votes[number].append(0 if reduction is None else self._count_votes(spans[0], reduction, size))
 
     def commit(self) -> None:
@@ -162,9 +170,9 @@ class PrefillBatch:
             OutOfPages: the pool is too small; see `KVCache.commit`.
         """
         self.cache.commit(self.stage)
-        for span, lost, num_votes in zip(self.spans, self._lost, self._num_votes, strict=True):
-            if lost:
-                span.sequence.lost_statistic += torch.stack(lost).mean(dim=1)
+        for number, (span, num_votes) in enumerate(zip(self.spans, self._num_votes, strict=True)):
+            if (lost := self.keeping.lost(number)) is not None:
+                span.sequence.lost_statistic += lost
                 span.sequence.num_votes += num_votes
             if span.ends_reading:
                 span.sequence.notes.clear()
@@ -221,14 +229,18 @@ class PrefillBatch:
         value_KRD: Tensor,
         part: Part,
         features: AttentionFeatures,
-        looks: deque[Look],
+        looks: LayerLooks,
     ) -> Tensor:
         """Attention of questions, [H, R, D]; of their own entries only the survivors outlive the layer."""
         policy = self.policy_of(spans[0], layer)
         questions = self.questions.of(spans, layer, policy.needs.reduction)
         born = self.born(spans, layer, key_KRD, value_KRD, part)
         out, entries = questions.attend(layer, query_HRD, born, part.step_R, features, policy, looks)
-        self.keep(spans, layer, entries, part, query_HRD, questions.where)
+
+        def behind(value: Tensor, member: int) -> Entries:
+            return questions.own(layer, born._replace(value=value), member)
+
+        self.keep(spans, layer, entries, part, (query_HRD, key_KRD, value_KRD), questions.where, behind)
         return out
 
     def attend_spans(
@@ -240,23 +252,21 @@ class PrefillBatch:
         value_KRD: Tensor,
         part: Part,
         features: AttentionFeatures,
-        looks: deque[Look],
-    ) -> tuple[Tensor, Tensor, Entries, Packing]:
+        looks: LayerLooks,
+    ) -> tuple[Tensor, Tensor, Entries, Packing, Behind | None]:
         """Exact prefill of whole prompts: full causal attention, then the last rows of each vote on every key of it.
 
         Returns:
-            out [H, R, D], its log-sum-exp [H, R], the entries as the policy sees them then, and where those of each
-            span stand.
+            out [H, R, D], its log-sum-exp [H, R], the entries as the policy sees them then, where those of each span
+            stand, and how they are read with a member's values, as `keep` has it.
         """
-        looks.append(look := causal_look(self.cache.ops, key_KRD, value_KRD, part))
-        out, lse = look(query_HRD, features)
-        return out, lse, self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features), part.packing
+        out, lse = looks.see(self.causal_look(key_KRD, value_KRD, part), value_KRD)(query_HRD, features)
+        entries = self.voted(spans, layer, query_HRD, key_KRD, value_KRD, part, lse, features)
+        return out, lse, entries, part.packing, None
 
-    def attend_causally(
-        self, query_HRD: Tensor, key_KRD: Tensor, value_KRD: Tensor, part: Part, features: AttentionFeatures
-    ) -> tuple[Tensor, Tensor]:
-        """Exact attention of whole sequences, or of the tokens of them that are there, and its log-sum-exp."""
-        return causal_look(self.cache.ops, key_KRD, value_KRD, part)(query_HRD, features)
+    def causal_look(self, key_KRD: Tensor, value_KRD: Tensor, part: Part) -> CausalLook:
+        """Exact attention of whole sequences, or of the tokens of them that are there."""
+        return CausalLook(self.cache.ops, key_KRD, value_KRD, part)
 
     def voted(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import abc, deque
+from collections import abc
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.batch import PrefillBatch
 from corm_batch.engine.chunk_pass import ChunkPass
 from corm_batch.engine.evictions import Evictions
-from corm_batch.engine.looks import Look
+from corm_batch.engine.looks import Behind, LayerLooks
 from corm_batch.engine.rows import Part
 from corm_batch.engine.work import Span
 from corm_batch.ops.packing import Packing
@@ -43,9 +43,10 @@ class ChunkBatch(PrefillBatch):
         value_KRD: Tensor,
         part: Part,
         features: AttentionFeatures,
-        looks: deque[Look],
-    ) -> tuple[Tensor, Tensor, Entries, Packing]:
+        looks: LayerLooks,
+    ) -> tuple[Tensor, Tensor, Entries, Packing, Behind | None]:
         """As `PrefillBatch.attend_spans`, of chunks; see `ChunkPass.attend`."""
         policy, born = self.policy_of(spans[0], layer), self.born(spans, layer, key_KRD, value_KRD, part)
-        out, lse, entries, where = self.chunks.attend(spans, layer, query_HRD, born, part, features, policy, looks)
-        return out, lse, self.observed(spans[0], layer, query_HRD, lse, entries, features, part), where
+        attended = self.chunks.attend(spans, layer, query_HRD, born, part, features, policy, looks)
+        out, lse, entries, where, behind = attended
+        return out, lse, self.observed(spans[0], layer, query_HRD, lse, entries, features, part), where, behind

@@ -8,7 +8,7 @@ All rows of a chunk vote, under the gap rule, or the newest of those that score.
 
 from __future__ import annotations
 
-from collections import abc, deque
+from collections import abc
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
-from corm_batch.engine.looks import Look, dense_look
+from corm_batch.engine.looks import Behind, DenseLook, LayerLooks
 from corm_batch.engine.rows import Part
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
@@ -61,8 +61,8 @@ class ChunkPass:
         part: Part,
         features: AttentionFeatures,
         policy: KVPolicy,
-        looks: deque[Look],
-    ) -> tuple[Tensor, Tensor, Entries, Packing]:
+        looks: LayerLooks,
+    ) -> tuple[Tensor, Tensor, Entries, Packing, Behind | None]:
         """Attention of one layer.
 
         Within a chunk a policy that votes cannot hide what would have expired by then, for the votes come after the
@@ -74,18 +74,19 @@ class ChunkPass:
             born: [K, R], the spans' own entries.
             part: the rows they ran.
             policy: whose rules hold for them.
-            looks: where this one is noted, see `Looks`.
+            looks: the layer's.
 
         Returns:
-            out [H, R, D], its log-sum-exp [H, R], all entries [K, N] with what was found of them, and where those of
-            each span stand, its own as the last.
+            out [H, R, D], its log-sum-exp [H, R], all entries [K, N] with what was found of them, where those of each
+            span stand, its own as the last, and how they are read with a member's values; None where nothing is held.
         """
         ops, reduction = self._cache.ops, policy.needs.reduction
         reach = 0 if reduction is None else reduction.reach
-        entries, where = self._seen(spans, layer, born, part, reach)
+        where, behind = self._where(spans, layer, part, reach), self._behind(spans, layer, born, part)
+        entries = born if behind is None else behind(born.value, 0)
         last = torch.full_like(entries.expiry, NEVER) if votes(policy) else entries.expiry
-        looks.append(look := dense_look(ops, part.step_R, entries, last, (part.packing, where)))
-        out, lse = look(query_HRD, features)
+        look = DenseLook(ops, part.step_R, *entries[:3], last, (part.packing, where))
+        out, lse = looks.see(look, born.value, behind)(query_HRD, features)
         if reduction is not None:
             rows = part.packing
             if not reduction.accumulate:
@@ -96,14 +97,21 @@ class ChunkPass:
                 features.scale, features.softcap, gap_rule=True, packing=(rows, where),
             )  # fmt: skip
             entries = as_voted(policy, entries, voted)
-        return out, lse, entries, where
+        return out, lse, entries, where, behind
 
-    def _seen(
-        self, spans: abc.Sequence[Span], layer: int, born: Entries, part: Part, reach: int
-    ) -> tuple[Entries, Packing]:
-        """All entries that chunks see, [K, N], and where those of each stand, with its hole where hits reach others."""
+    def _behind(self, spans: abc.Sequence[Span], layer: int, born: Entries, part: Part) -> Behind | None:
+        """How chunks' own entries, with some layer's values, are read behind what a layer has stored of their
+        sequences; None where nothing is."""
         if (first := self._number.get(spans[0])) is None:
-            return born, part.packing
+            return None
+        held = self._held.part(slice(first, first + len(spans)))
+        packing = part.packing, self._where(spans, layer, part)
+        return lambda value, member: self._cache.read_ends(held, layer, born._replace(value=value), packing, member)
+
+    def _where(self, spans: abc.Sequence[Span], layer: int, part: Part, reach: int = 0) -> Packing:
+        """Where all entries that chunks see stand, of each, with its hole where hits reach others."""
+        if (first := self._number.get(spans[0])) is None:
+            return part.packing
         held = self._held.part(slice(first, first + len(spans)))
         widths, sizes, device = held.widths[layer], part.packing.sizes, self._cache.device
         if widths.max() * len(widths) <= _PADDING * widths.sum():
@@ -114,7 +122,7 @@ class ChunkPass:
         if reach:
             ends = torch.from_numpy(widths.astype(np.int32)).to(device)
             where = replace(where, hole=(held.length[layer], ends))
-        return self._cache.read_ends(held, layer, born, (part.packing, where)), where
+        return where
 
 
 def votes(policy: KVPolicy) -> bool:

@@ -12,6 +12,7 @@ from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.sequence import Sequence
 from corm_batch.kv.cache import KVCache
+from corm_batch.ops.decode import Distant
 from corm_batch.ops.pages import NEVER
 from corm_batch.policies.base import KVPolicy
 
@@ -66,8 +67,10 @@ class DecodeBatch:
         self, layer: int, query_HTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, features: AttentionFeatures
     ) -> Tensor:
         """Append one entry to every head, attend, vote. A packed token is a sequence here: T = S. A layer that borrows
-        attends alone: what its owner has appended is there, and whatever that one's query voted for is still seen."""
+        attends alone: what its owner has appended is there, and whatever that one's query voted for is still seen. A
+        member of a group puts its value beside what its owner has appended, and sees distant entries there, too."""
         borrows, layer = layer in self.borrowing, self.cache.layers.row(layer)
+        member, groups = self.cache.layers.member(layer), self.cache.layers.groups
         policy, pages, ops = self.policies[layer], self.cache.pages(layer), self.cache.ops
         step_S = (self.positions + 1).int()
         if not borrows:
@@ -76,9 +79,14 @@ class DecodeBatch:
                 born = born._replace(expiry=torch.maximum(born.expiry, self.least_expiry_S))
             born = born.map(lambda column: column.transpose(0, 1))
             ops.append_entries(pages, self.cache.lists(layer, self.slot_S), born)
+        distant = None
+        if member is not None and groups is not None:
+            theirs = self.cache.pages(*member), self.cache.lists(member.owner, self.slot_S)
+            ops.append_values(*theirs, value_KTD.transpose(0, 1))
+            distant = Distant(*theirs, groups.first, groups.recent)
         query_SHD = query_HTD.transpose(0, 1)
         out_SHD = torch.empty_like(query_SHD)
-        for rows in self._groups(layer):
+        for rows in self._groups(layer if member is None else member.owner):
             out_SHD[rows] = ops.decode_attention(
                 pages,
                 self.cache.lists(layer, self.slot_S[rows]),
@@ -89,6 +97,7 @@ class DecodeBatch:
                 features.softcap,
                 features.sink_H,
                 self.leader_S if self._at_once > 1 and isinstance(rows, slice) else None,
+                distant and distant._replace(lists=distant.lists._replace(slot=self.slot_S[rows])),
             )
         return out_SHD.transpose(0, 1)
 

@@ -31,7 +31,7 @@ from corm_batch.engine.sequence import Sequence as EngineSequence
 from corm_batch.engine.shape import ModelShape
 from corm_batch.engine.shared_reading import SharedReading
 from corm_batch.engine.stats import EngineStats
-from corm_batch.engine.support import refuse_outliers
+from corm_batch.engine.support import refuse_beside_groups, refuse_outliers
 from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.engine.vocabulary import described
 from corm_batch.errors import DocumentError, EngineError, Shortage
@@ -41,6 +41,7 @@ from corm_batch.kv.cache import KVCache
 from corm_batch.kv.layers import Layers
 from corm_batch.policies.base import KVPolicy
 from corm_batch.policies.full import Full
+from corm_batch.policies.proximal import Proximal
 from corm_batch.policies.sliding_window import SlidingWindow
 
 _AS_IT_COMES = SamplingParams()
@@ -59,8 +60,13 @@ def serving(policy: KVPolicy, model: LoadedModel, sharing: Mapping[int, int]) ->
 
 
 def by_layer(policy: KVPolicy, layers: Layers, windows: Sequence[int | None]) -> list[KVPolicy]:
-    """What decides in each layer that has entries: the policy, or the window that the model itself puts there."""
-    return [policy if window is None else SlidingWindow(window=window) for window in layers.own(windows)]
+    """What decides in each layer that has entries: the policy, or what the model itself says: a window, or that distant
+    tokens' are another layer's."""
+    decide = [policy if window is None else SlidingWindow(window=window) for window in windows]
+    if layers.groups is not None:
+        for layer in layers.groups.members:
+            decide[layer] = Proximal(groups=layers.groups)
+    return layers.own(decide)
 
 
 class EngineCore:
@@ -83,6 +89,7 @@ class EngineCore:
         form = config.form
         if form.needs_fp8:
             refuse_old_gpu(model.device, f"engine.storage: {form.name}")
+        refuse_beside_groups(shape, config)
         refuse_outliers(model.module, form)
         given, bases = config.pool_bytes(model.device.type), find_bases(model, form)
         layout = find_layout(model, config, policy.columns, bases)

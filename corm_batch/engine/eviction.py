@@ -7,6 +7,7 @@ policy needs and nothing else.
 from __future__ import annotations
 
 from collections import abc
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +32,28 @@ _READ_BYTES = 1 << 28
 def _each_step(steps: tuple[int, ...], device: torch.device) -> Tensor:
     """[S, 1, 1] int32; remembered, for a copy in every layer would have the device wait."""
     return torch.tensor(steps, dtype=torch.int32, device=device)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """What is to stay of one layer's entries, of neighbours in a pass.
+
+    Attributes:
+        slots: of these.
+        layer, entries: whose, [K, N].
+        keep: [K, N] bool.
+        packing: where each sequence's stand.
+    """
+
+    slots: list[int]
+    layer: int
+    entries: Entries
+    keep: Tensor
+    packing: Packing
+
+    def store(self, cache: KVCache, stage: Stage, values: abc.Sequence[Tensor] = ()) -> Tensor:
+        """Store them, with the values of the layer's members; what was lost, see `KVCache.store`."""
+        return cache.store(stage, self.slots, self.layer, self.entries, self.keep, self.packing, values)
 
 
 class Eviction:
@@ -66,25 +89,21 @@ class Eviction:
         """As `Limits.may_bind`, of the sequence, however long its answer."""
         return self.limits.may_bind(layer, sequence.max_len, self._num_pins(sequence))
 
-    def store(
+    def survivors(
         self,
-        stage: Stage,
         sequences: abc.Sequence[Sequence],
         layer: int,
         entries: Entries,
         steps: abc.Sequence[int],
         packing: Packing,
         query: Tensor | None = None,
-    ) -> Tensor:
-        """Store what survives of one layer's entries, [K, N], of neighbours in a pass that have read so many tokens.
+    ) -> Survivors:
+        """What survives of one layer's entries, [K, N], of neighbours in a pass that have read so many tokens.
 
         Args:
-            stage, sequences, layer, entries: of the pass.
+            sequences, layer, entries: of the pass.
             steps, packing: how many each sequence has read, and where its entries stand.
             query: [H, N, D] of the same tokens, where nothing of the sequences was stored before.
-
-        Returns:
-            The statistic of those that did not, summed up, [S, K].
         """
         key = entries.key if self.policies[layer].needs.keys else entries.key[..., :0]
         apart = unpack_entries(entries._replace(key=key, value=entries.value[..., :0]), packing)
@@ -94,7 +113,7 @@ class Eviction:
         slots = [sequence.slot for sequence in sequences]
         if query is not None:
             self.cache.channels.choose(slots, layer, query, entries.key, keep, packing)
-        return self.cache.store(stage, slots, layer, entries, keep, packing)
+        return Survivors(slots, layer, entries, keep, packing)
 
     def compact(self, sequences: abc.Sequence[Sequence]) -> None:
         """As `Evictions.compact`, of sequences that this decides about."""
@@ -111,7 +130,8 @@ class Eviction:
         # A launch in every layer would have the device wait for the host: those that are alike have one.
         layout, table, ops = self.cache.layout, self.cache.table, self.cache.ops
         each = [
-            ops.compact_lists(self.cache.pages(run.start), table.lists_of(run, slot_S), step_S) for run in layout.runs
+            ops.compact_lists(self.cache.pool.layers[run.start], table.lists_of(run, slot_S), step_S)
+            for run in layout.runs
         ]
         lost = each[0] if len(each) == 1 else torch.cat(each, dim=1)
         for sequence, lost_L in zip(sequences, lost.unflatten(1, (len(self.policies), -1)).mean(dim=2), strict=True):

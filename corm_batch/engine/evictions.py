@@ -151,7 +151,9 @@ class Evictions:
         lasts = [self._lasts(run, ids[run], lengths[run]) for run in cache.layout.runs]
         own = lengths.max(axis=(1, 2)), torch.cat(lasts).cpu().numpy()
         longest, lasting = zip(*self.ranks.gather(own), strict=True)
-        return Settled(np.max(longest, axis=0), np.all(lasting, axis=0))
+        # A member's queries see a position as distant from their own step on: no two see the same of one copy.
+        alone = np.array([cache.layers.alone(layer) for layer in range(len(ids))])
+        return Settled(np.max(longest, axis=0), np.all(lasting, axis=0) & alone)
 
     def _lasts(self, run: slice, ids_LSKP: np.ndarray, lengths_LSK: np.ndarray) -> Tensor:
         """[L] bool, in which of some layers that are alike no entry of these lists ever expires."""

@@ -10,7 +10,7 @@ layer launches as much for fifty passes as for one.
 
 from __future__ import annotations
 
-from collections import abc, deque
+from collections import abc
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from torch import Tensor
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.entries import new_entries
 from corm_batch.engine.evictions import Evictions
-from corm_batch.engine.looks import Look, dense_look
+from corm_batch.engine.looks import DenseLook, LayerLooks
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.stage import GATHERED_ENTRIES, Ends
 from corm_batch.ops.packing import Packing
+from corm_batch.ops.pages import Entries
 from corm_batch.policies.reading import ExtraReading
 
 
@@ -86,14 +87,14 @@ class Behind:
         token_ids_R: Tensor,
         features: AttentionFeatures,
         evictions: Evictions,
-        looks: deque[Look],
+        looks: LayerLooks,
     ) -> Tensor:
         """Attention of one layer; the passes' own entries end with it.
 
         Args:
             layer, query_HRD, key_KRD, value_KRD, step_R, token_ids_R, features: of their tokens.
             evictions: the policies and the cache.
-            looks: where this one is noted, see `Looks`.
+            looks: the layer's.
 
         Returns:
             [H, R, D].
@@ -102,9 +103,13 @@ class Behind:
         whole = evictions.of(self._spans[0].sequence).policies[layer]
         born = new_entries(cache, policy, layer, key_KRD, value_KRD, step_R, expiring=whole)
         packing = self._rows, self._where(layer)
-        entries = cache.read_ends(self._prompts, layer, born, packing)
-        looks.append(look := dense_look(cache.ops, step_R, entries, entries.expiry, packing))
-        out, _ = look(query_HRD, features)
+
+        def behind(value: Tensor, member: int) -> Entries:
+            return cache.read_ends(self._prompts, layer, born._replace(value=value), packing, member)
+
+        entries = behind(value_KRD, 0)
+        own = DenseLook(cache.ops, step_R, *entries[:4], packing)
+        out, _ = looks.see(own, value_KRD, behind)(query_HRD, features)
         if policy.needs.extra_passes:
             reading = ExtraReading(
                 query_HRD, step_R, token_ids_R, *packing, self._abouts, cache.ops, features.scale, features.softcap,

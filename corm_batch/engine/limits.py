@@ -75,12 +75,13 @@ class Limits:
         return max(1, most) if isinstance(most, int) else np.maximum(1, most)
 
     def _mean_entries(self, num_tokens: int, num_pins: int = 0) -> int:
-        """Entries a head holds at most, of so many tokens; mean over layers and the heads of a rank, of the one that
-        holds most: whom ranks admit goes by it, and all admit the same."""
+        """Entries a head holds at most, of so many tokens; mean over layers, of which wide ones count more, and the
+        heads of a rank, of the one that holds most: whom ranks admit goes by it, and all admit the same."""
         layers = range(len(self.places))
         mosts = (np.minimum(self._of_all_ranks(layer, num_tokens, num_pins), num_tokens) for layer in layers)
         by_rank = [np.broadcast_to(most, self.num_ranks * self.num_heads).reshape(self.num_ranks, -1) for most in mosts]
-        return int(np.mean(by_rank, axis=(0, 2)).max())
+        widths = max(self.page_sizes) / np.array(self.page_sizes)
+        return int(np.average(np.mean(by_rank, axis=2), axis=0, weights=widths).max())
 
     def _pages(self, num_tokens: int, num_pins: int = 0) -> int:
         """Pages that a sequence of so many tokens holds here at most, once what need not stay is gone."""

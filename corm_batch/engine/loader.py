@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,8 +74,9 @@ class LoadedModel:
 
         Raises:
             SpecError: there is no such layer, or the model has it see other tokens than the owner does.
+            UnsupportedModelError: layers that share keys see a window.
         """
-        layers = Layers(self.shape.num_layers, sharing)
+        layers = Layers(self.shape.num_layers, sharing, self.shape.groups)
         layers.check_windows(self.windows)
         width = self.shard.num_kv_heads * self.shape.head_dim
         self.spared.update(spare_projections(self.module, layers.borrowers, width))
@@ -165,31 +165,6 @@ def find_device(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_plain(path: str, device: torch.device, revision: str | None = None) -> Any:
-    """A model as transformers has it, in float32, an adapter merged: for what changes its weights.
-
-    Raises:
-        ModelLoadError: nothing there, or unreadable weights.
-    """
-    checkpoint, config = find_checkpoint(path, revision), load_config(path, revision)
-    module = _load_module(checkpoint, config.model_type, None, dtype=torch.float32, attn_implementation="sdpa")
-    if checkpoint.adapter is not None:
-        module = merge_adapter(module, checkpoint)
-    return module.to(device).eval()
-
-
-def save_plain(module: Any, path: str, folder: Path, revision: str | None = None) -> None:
-    """Write such a model, in the type that the one at `path` is stored in, and with that one's tokenizer.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    dtype = getattr(load_config(path, revision), "dtype", None) or torch.float32
-    where, tokenizer_revision = find_checkpoint(path, revision).tokenizer
-    module.to(dtype).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(where, revision=tokenizer_revision).save_pretrained(folder)
-
-
 def _place(
     checkpoint: Checkpoint,
     config: Any,
@@ -215,7 +190,7 @@ def _place(
     elif weights == "fp8" and checkpoint.adapter is None:
         options["quantization_config"] = Fp8Config(str(device), ranks.size)
     with ranks.few_groups():
-        module = _load_module(
+        module = load_module(
             checkpoint, config.model_type, foreign, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
     if foreign:
@@ -233,7 +208,7 @@ def _place(
     return module.eval()
 
 
-def _load_module(checkpoint: Checkpoint, family: str, method: str | None, **options: Any) -> Any:
+def load_module(checkpoint: Checkpoint, family: str, method: str | None, **options: Any) -> Any:
     """The transformers model of a checkpoint, all of its weights in place."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -59,6 +59,12 @@ def memory_stats(
         ],
     )
     share = fmean(model.ranks.gather(_evicted_share(sequence, needs.reduction)))
+    groups, held = cache.layers.groups, [num_cached - shared] * len(by_layer)
+    if groups is not None:
+        near = groups.num_proximal(shared, num_cached)
+        by_layer, held = (
+            [near if n in groups.members else one for n, one in enumerate(each)] for each in (by_layer, held)
+        )
     stored = sum(cache.layers.own(by_layer)) * num_kv_heads
     known = needs.reduction.gathers.is_attention if needs.reduction else sum(kept) >= stored
     return replace(
@@ -70,7 +76,7 @@ def memory_stats(
         kv_bytes_transient=at_once * cache.layers.most_at_once * num_kv_heads * entry_bytes,
         kept_ratio=sum(kept) / max(1, full),
         kept_per_layer=tuple(cache.layers.spread(kept, 0)),
-        evicted_entries=(num_cached - shared) * cache.num_lists * model.ranks.size - sum(kept),
+        evicted_entries=max(0, sum(cache.layers.own(held)) * num_kv_heads - sum(kept)),
         evicted_attention_mass=share if known else None,
     )
 

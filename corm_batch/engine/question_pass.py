@@ -10,7 +10,7 @@ launch for all: a question's rows, by their real steps, vote on what is its own.
 
 from __future__ import annotations
 
-from collections import abc, deque
+from collections import abc
 from dataclasses import replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.chunk_pass import as_voted, votes
-from corm_batch.engine.looks import Look, dense_look
+from corm_batch.engine.looks import DenseLook, LayerLooks
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
 from corm_batch.kv.stage import GATHERED_ENTRIES
@@ -105,7 +105,7 @@ class Questions:
         step_R: Tensor,
         features: AttentionFeatures,
         policy: KVPolicy,
-        looks: deque[Look],
+        looks: LayerLooks,
     ) -> tuple[Tensor, Entries]:
         """Attention of one layer; see `ChunkPass.attend` for what a policy that votes can hide.
 
@@ -114,7 +114,7 @@ class Questions:
             born: [K, R], the questions' new entries.
             step_R: int32, their steps.
             policy: whose rules hold for them.
-            looks: where this one is noted, see `Looks`.
+            looks: the layer's.
 
         Returns:
             out [H, R, D], and the questions' own entries [K, N], all that they are to store, with what was found of
@@ -122,9 +122,13 @@ class Questions:
         """
         softmax = features.scale, features.softcap
         seen, where = self._seen(layer, born, votes(policy))
-        looks.append(look := dense_look(self.cache.ops, self._step_R, seen, seen.expiry, (self._asking, where)))
-        out, lse = look(query_HRD, features)
-        own, reduction = self.cache.read_ends(self._own, layer, born, (self._rows, self.where)), self.reduction
+        look = DenseLook(self.cache.ops, self._step_R, *seen[:4], (self._asking, where))
+
+        def behind(value: Tensor, member: int) -> Entries:
+            return self._seen(layer, born._replace(value=value), votes(policy), member)[0]
+
+        out, lse = looks.see(look, born.value, behind)(query_HRD, features)
+        own, reduction = self.own(layer, born), self.reduction
         if reduction is not None:
             if not reduction.accumulate:
                 own = own._replace(statistic=torch.zeros_like(own.statistic))
@@ -138,8 +142,12 @@ class Questions:
             own = as_voted(policy, own, voted)
         return out, self._without_others(layer, own)
 
-    def _seen(self, layer: int, born: Entries, expiring_by_votes: bool) -> tuple[Entries, Packing]:
-        """All that the rows may see, [K, N], between the steps that they count."""
+    def own(self, layer: int, born: Entries, member: int = 0) -> Entries:
+        """The questions' own entries, [K, N], the new ones among them, with a member's values."""
+        return self.cache.read_ends(self._own, layer, born, (self._rows, self.where), member)
+
+    def _seen(self, layer: int, born: Entries, expiring_by_votes: bool, member: int = 0) -> tuple[Entries, Packing]:
+        """All that the rows may see, [K, N], between the steps that they count, with a member's values."""
         widths = self._held.widths[layer]
         if (where := self._packings.get(widths.tobytes())) is None:
             where = Packing.of(self._asking.sizes + widths, self.cache.device)
@@ -148,7 +156,7 @@ class Questions:
         if not expiring_by_votes:
             last = torch.minimum(born.expiry, last)
         counted = born._replace(position=born.position + self._ahead_R, expiry=last + self._ahead_R)
-        seen = self.cache.read_ends(self._held, layer, counted, (self._asking, where))
+        seen = self.cache.read_ends(self._held, layer, counted, (self._asking, where), member)
         if expiring_by_votes and not self.together:  # in chunks, what an earlier one has left is seen like the others
             seen = seen._replace(expiry=torch.full_like(seen.expiry, NEVER))
         return seen, where

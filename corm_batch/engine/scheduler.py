@@ -187,9 +187,10 @@ class Scheduler:
                     self._learn(span.sequence)
 
     def _learn(self, sequence: Sequence) -> None:
-        """Expect of others what a prompt that is done has kept."""
-        stored = -self.cache.agree(-int(self.cache.table.lengths[sequence.slot].sum()))
-        ratio = stored / (sequence.num_prefilled * self.cache.num_lists)
+        """Expect of others what a prompt that is done has kept; entries of wide layers count more."""
+        lengths, weights = self.cache.table.lengths[sequence.slot], self.cache.layout.weights
+        stored = -self.cache.agree(-int(weights @ lengths.sum(axis=1)))
+        ratio = stored / (sequence.num_prefilled * weights.sum() * lengths.shape[1])
         self.kept_ratio = ratio if self.kept_ratio is None else 0.8 * self.kept_ratio + 0.2 * ratio
 
     def give_up(self, spans: abc.Sequence[Span]) -> None:

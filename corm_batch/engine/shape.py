@@ -10,9 +10,11 @@ import torch
 
 from corm_batch.engine.checkpoint import load_config
 from corm_batch.errors import ModelLoadError
+from corm_batch.kv.groups import Groups
 from corm_batch.kv.layers import Layers
+from corm_batch.kv.layout import Layout
 from corm_batch.ops.form import Form
-from corm_batch.ops.pages import Column, entry_columns, kv_bytes, page_bytes
+from corm_batch.ops.pages import Column, entry_columns, kv_bytes
 
 _PLAIN_KEYS = frozenset(
     ("gemma", "gemma2", "granite", "llama", "ministral", "ministral3", "mistral", "mixtral", "olmo", "phi3", "qwen3",
@@ -31,6 +33,7 @@ class ModelShape:
         vocab_size: token ids are below it.
         own_layers: which of the model's layers are counted; None: all.
         plain_keys: whether its keys are known to have no bias, beside which their other numbers would be small.
+        groups: of its layers that share keys of distant tokens, as it was trained to; None for none.
     """
 
     num_layers: int
@@ -41,6 +44,7 @@ class ModelShape:
     vocab_size: int
     own_layers: tuple[int, ...] | None = None
     plain_keys: bool = False
+    groups: Groups | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> ModelShape:
@@ -59,8 +63,9 @@ class ModelShape:
                 max_model_len=getattr(config, "max_position_embeddings", None) or 2**20,
                 vocab_size=config.vocab_size,
                 plain_keys=_has_plain_keys(config),
+                groups=read_groups(config),
             )
-            if min(value for name, value in vars(shape).items() if name not in ("own_layers", "plain_keys")) < 1:
+            if min(value for value in vars(shape).values() if type(value) is int) < 1:
                 raise ValueError(f"expected numbers of 1 and more, got {shape}")
             if shape.num_heads % shape.num_kv_heads:
                 raise ValueError(f"{shape.num_heads} query heads cannot share {shape.num_kv_heads} kv heads evenly")
@@ -83,7 +88,7 @@ class ModelShape:
         Raises:
             SpecError: there is no such layer.
         """
-        owners = Layers(self.num_layers, sharing).owners
+        owners = Layers(self.num_layers, sharing, self.groups).owners
         return replace(self, num_layers=len(owners), own_layers=owners)
 
     def context(self, limit: int | None) -> int:
@@ -99,12 +104,34 @@ class ModelShape:
             form, dtype, own: as `entry_columns`.
             page_size: entries of a page.
         """
-        page = page_bytes(page_size, entry_columns(form, self.head_dim, dtype, own))
-        return self.num_layers * self.num_kv_heads * page // page_size
+        columns = [entry_columns(form, self.head_dim, dtype, own)] * self.num_layers
+        further, members = (None, ()) if self.groups is None else (
+            self.groups.num_members(self.num_layers), self.groups.members
+        )  # fmt: skip
+        layout = Layout(columns, page_size, len(form.scales), further)
+        sizes = [size for layer, size in enumerate(layout.by_layer) if layer not in members]
+        return int(self.num_kv_heads * sum(layout.page_bytes / size for size in sizes))
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
         """Bytes of keys and values one token takes in an uncompressed cache, all layers and kv heads."""
         return self.num_layers * self.num_kv_heads * kv_bytes(self.head_dim, dtype)
+
+
+def read_groups(config: Any) -> Groups | None:
+    """What a converted model's config says of layers that share keys, as `weights.pod` writes it; None where nothing.
+
+    Raises:
+        ValueError, TypeError: it says something else than that.
+    """
+    told = getattr(config, "pod", None)
+    if told is None:
+        return None
+    try:
+        groups = Groups(tuple(map(tuple, told["groups"])), int(told["first"]), int(told["recent"]))
+    except KeyError as error:
+        raise ValueError(f"pod: {error} is missing") from error
+    groups.check(config.num_hidden_layers)
+    return groups
 
 
 def _has_plain_keys(config: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.batch import PrefillBatch, side_by_side
-from corm_batch.engine.looks import Looks, causal_look
+from corm_batch.engine.looks import CausalLook, Looks
 from corm_batch.engine.rows import PackedRows
 from corm_batch.ops.pages import Entries
 from corm_batch.policies.base import KVPolicy
@@ -65,8 +65,8 @@ class SharedPass:
         for number, (name, any_span) in enumerate(zip(self._names, self._any, strict=True)):
             part = self.rows.part(number, number + 1)
             packed = query_HTD[:, part.rows], key_KTD[:, part.rows], value_KTD[:, part.rows]
-            look = causal_look(first.cache.ops, *packed[1:], part) if batches else looks.popleft()
-            looks.append(look)
+            own = CausalLook(first.cache.ops, *packed[1:], part)
+            look = looks.see(own, packed[2]) if batches else looks.borrowed()
             out_HRD, lse_HR = look(packed[0], features)
             if decides:
                 stay.append(first.evictions.keep_rows(any_span, (*packed, part.step_R), lse_HR, features))
@@ -79,7 +79,7 @@ class SharedPass:
                         votes[key] = entries, self._now() - started
                     entries, voting_s = votes[key]
                     voted = self._now()
-                    batch.keep([span], layer, entries, part, packed[0], part.packing)
+                    batch.keep([span], layer, entries, part, packed, part.packing)
                     done = self._now()
                     self.seconds[label] += voting_s + done - voted
                     self.spent_s += done - started

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from corm_batch.engine.config import EngineConfig
 from corm_batch.engine.shape import ModelShape
-from corm_batch.errors import UnsupportedModelError
+from corm_batch.errors import SpecError, UnsupportedModelError
 from corm_batch.storage.base import Storage
 
 
@@ -30,6 +31,11 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards
         refuse("layers that borrow another layer's keys and values (num_kv_shared_layers)")
     if getattr(config, "use_bidirectional_attention", None):
         refuse("bidirectional attention (use_bidirectional_attention)")
+    if isinstance(told := getattr(config, "pod", None), dict) and not told.get("trained"):
+        refuse(
+            "a model converted by pod and not trained since (its layers see distant tokens by other layers' keys, "
+            "which they have to learn: python -m infra.training.heal JOB FOLDER OUTPUT)"
+        )
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
         refuse(f"a layer of type {', '.join(sorted(kinds))}")
@@ -44,6 +50,26 @@ def refuse_unsupported(config: Any, max_model_len: int | None = None, num_shards
         )
     if not getattr(config, "base_model_tp_plan", None):
         refuse(f"engine.tensor_parallel of {num_shards} for a model without a tensor-parallel plan in transformers")
+
+
+def refuse_beside_groups(shape: ModelShape, config: EngineConfig) -> None:
+    """Refuse what cannot be had where layers share keys of distant tokens.
+
+    Raises:
+        SpecError: the settings have it.
+    """
+    if shape.groups is None:
+        return
+    if config.propagation is not None:
+        raise SpecError(
+            f"engine.propagation: {config.propagation.name}: not with a model whose layers share keys of distant "
+            "tokens (pod): it leaves tokens behind between layers, and these would have no value beside their key"
+        )
+    if config.storage is not None and config.storage.low_rank:
+        raise SpecError(
+            f"engine.storage: {config.storage.name}: not with a model whose layers share keys of distant tokens (pod): "
+            "its directions are a layer's own, found for its keys and values together"
+        )
 
 
 def refuse_outliers(module: torch.nn.Module, storage: Storage) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from corm_batch.engine.attention import AttentionFeatures
 from corm_batch.engine.loader import LoadedModel
 from corm_batch.engine.text_batch import TextBatch
+from corm_batch.errors import UnsupportedModelError
 from corm_batch.evaluation.facts import PLACES, THINGS
 from corm_batch.ops.dense import attention_scores
 from corm_batch.tasks.base import Prompt
@@ -116,7 +117,12 @@ def measure_heads(model: LoadedModel, cases: Iterable[FactCase], method: Method)
             said next, as a share of the fact's tokens (retrieval heads, arXiv 2404.15574); "retrieval_reasoning" sums
             up the weights on the fact's tokens, as far as these are among the highest, as many as the fact has tokens
             (HeadKV-R2, arXiv 2410.19258, section 3.1).
+
+    Raises:
+        UnsupportedModelError: its layers share keys of distant tokens, by which heads would have to be looked at.
     """
+    if model.shape.groups is not None:
+        raise UnsupportedModelError("model.name: heads of a model whose layers share keys (pod) are not measured")
     found = []
     for case in cases:
         batch = _Watched(case, method, model.device)

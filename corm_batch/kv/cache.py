@@ -17,7 +17,7 @@ from torch import Tensor
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.channels import Channels
 from corm_batch.kv.layers import Layers
-from corm_batch.kv.layout import Layout
+from corm_batch.kv.layout import Layout, valued
 from corm_batch.kv.page_table import PageTable
 from corm_batch.kv.pool import PagePool
 from corm_batch.kv.stage import Ends, Stage, SwappedCache
@@ -51,6 +51,7 @@ class KVCache:
         self.bases: Sequence[Basis | None] = layers.own(bases) if bases else [None] * len(layers.owners)
         self.ops: Ops = select_ops(device, form)
         self.pool, self.layout = PagePool(num_pages, layout, device), layout
+        self._pages = [[valued(pages, n) for n in range(1 + len(pages.further))] for pages in self.pool.layers]
         self.table = PageTable(num_slots, layout, num_kv_heads, device)
         self.peak_pages = np.zeros(num_slots, dtype=np.int64)
         self.channels = Channels(num_slots, len(layers.owners), num_kv_heads, layout.columns[0], form, device)
@@ -103,9 +104,9 @@ class KVCache:
         """Pages the sequence has now, without those it shares with the one it begins with."""
         return int(self.table.num_own(slot))
 
-    def pages(self, layer: int) -> Pages:
-        """The columns of a layer's pages."""
-        return self.pool.layers[layer]
+    def pages(self, layer: int, member: int = 0) -> Pages:
+        """The columns of a layer's pages; with the values of so manyth of the layers that have their keys there."""
+        return self._pages[layer][member]
 
     def lists(self, layer: int, slot_S: Tensor) -> Lists:
         """One layer's lists of the sequences in `slot_S`, as kernels read them."""
@@ -129,13 +130,16 @@ class KVCache:
         uploaded = [torch.from_numpy(array).to(self.device) for array in (table, lengths, others, places)]
         return Ends(uploaded[0], uploaded[1], uploaded[2], widths, uploaded[3])
 
-    def read_ends(self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Entries:
-        """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it."""
+    def read_ends(
+        self, ends: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing], member: int = 0
+    ) -> Entries:
+        """What `ends` found in a layer with new entries, [K, M], behind them; `packing`: as `gather_entries` has it,
+        `member`: whose values these are, see `pages`."""
         newer, every = packing
         num_pages = -(-int((every.sizes - newer.sizes).max(initial=0)) // self.layout.by_layer[layer])
-        lists = ends.table[layer, ..., :num_pages], ends.length[layer]
-        channels = self.channels.of(layer, ends.slot)
-        return self.ops.gather_entries(self.pages(layer), *lists, born, packing, channels, basis=self.bases[layer])
+        lists, channels = (ends.table[layer, ..., :num_pages], ends.length[layer]), self.channels.of(layer, ends.slot)
+        pages, basis = self.pages(layer, member), self.bases[layer]
+        return self.ops.gather_entries(pages, *lists, born, packing, channels, basis=basis)
 
     def write_own(self, ends: Ends, layer: int, owner_A: Tensor, place_A: Tensor, own: Sequence[Tensor]) -> None:
         """Change policies' own columns of some entries in place, in every head of a layer.
@@ -173,6 +177,7 @@ class KVCache:
         entries: Entries,
         keep: Tensor,
         packing: Packing | None = None,
+        values: Sequence[Tensor] = (),
     ) -> Tensor:
         """Make the kept entries, in their order, all that sequences hold in one layer behind the pages that they share,
         once the stage is committed.
@@ -184,17 +189,21 @@ class KVCache:
             entries: [K, N].
             keep: [K, N] bool.
             packing: where each sequence's stand; None where all are of one.
+            values: of the members that have their keys there, [K, N, D] each, in their order.
 
         Returns:
             The statistic of the entries not kept, summed up, [S, K].
         """
         first = stage.slots.index(slots[0])
+        where = packing or Packing.alone(keep.shape[1], self.device)
+        held = stage.held, stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh
+        channels = self.channels.of(layer, stage.slot[first : first + len(slots)])
+        for member, value in enumerate(values, 1):  # each writes all of an entry, to the same place
+            pages, theirs = self.pages(layer, member), entries._replace(value=value)
+            self.ops.store_entries(pages, theirs, keep, where, *held, stage.used.clone(), channels)
         counts, lost = self.ops.store_entries(
-            self.pages(layer), projected(entries, self.bases[layer]), keep,
-            packing or Packing.alone(keep.shape[1], self.device), stage.held,
-            stage.held_stops[layer, first : first + len(slots) + 1], stage.fresh, stage.used,
-            self.channels.of(layer, stage.slot[first : first + len(slots)]),
-        )  # fmt: skip
+            self.pages(layer), projected(entries, self.bases[layer]), keep, where, *held, stage.used, channels
+        )
         stage.stored.append((layer, first, counts))
         return lost
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from corm_batch.errors import SpecError
+from corm_batch.errors import SpecError, UnsupportedModelError
+from corm_batch.kv.groups import Groups, Member
 
 T = TypeVar("T")
 
@@ -20,18 +21,22 @@ class Layers:
     Args:
         num_layers: of the model.
         sharing: by borrower, whose lists it borrows; layers are counted from 0.
+        groups: of layers that share keys of distant tokens, each with lists of its own; None for none.
 
     Attributes:
         owners: layers with lists of their own, in order: a cache, its policies and their budgets know these alone, by
             the rows 0, 1, ... that they make.
         borrowers: the others.
+        groups: as given.
 
     Raises:
-        SpecError: there is no such layer.
+        SpecError: there is no such layer, or layers are to borrow in a model that has groups.
     """
 
-    def __init__(self, num_layers: int, sharing: Mapping[int, int] | None = None) -> None:
-        takes = sharing or {}
+    def __init__(self, num_layers: int, sharing: Mapping[int, int] | None = None, groups: Groups | None = None) -> None:
+        takes, self.groups = sharing or {}, groups
+        if takes and groups is not None:
+            raise SpecError("engine.sharing: not with a model whose layers share keys of distant tokens (pod)")
         for layer in takes:
             if layer >= num_layers:
                 raise SpecError(f"engine.sharing: layer {layer}: the model has the layers 0..{num_layers - 1}")
@@ -40,10 +45,19 @@ class Layers:
         rows = {layer: row for row, layer in enumerate(self.owners)}
         self._rows = [rows[takes.get(layer, layer)] for layer in range(num_layers)]
         self._last = {row: layer for layer, row in enumerate(self._rows)}
+        self.num_members = [0] * len(self.owners) if groups is None else groups.num_members(num_layers)
 
     def row(self, layer: int) -> int:
         """Whose lists a layer attends to."""
         return self._rows[layer]
+
+    def member(self, layer: int) -> Member | None:
+        """Where a layer's distant entries are; None where they are its own."""
+        return None if self.groups is None else self.groups.members.get(layer)
+
+    def alone(self, row: int) -> bool:
+        """Whether a layer, by its row, is in no group."""
+        return self.groups is None or not (self.num_members[row] or row in self.groups.members)
 
     def outlives(self, layer: int) -> bool:
         """Whether what a layer attends to is wanted by one behind it."""
@@ -52,6 +66,8 @@ class Layers:
     @property
     def most_at_once(self) -> int:
         """Owners whose keys and values a pass over prompts holds at once, at most."""
+        if self.groups is not None:
+            return 1 + max(self.num_members)
         ends = [self._last[row] for row in range(len(self.owners))]
         return max(
             sum(owner <= layer <= end for owner, end in zip(self.owners, ends, strict=True))
@@ -70,7 +86,13 @@ class Layers:
 
         Raises:
             SpecError: a borrower's is another one.
+            UnsupportedModelError: a layer of a group has one.
         """
+        for layer, window in enumerate(windows):
+            if window is not None and not self.alone(self._rows[layer]):
+                raise UnsupportedModelError(
+                    f"layer {layer} shares keys of distant tokens (pod) and sees {_seen(window)}: not supported"
+                )
         for layer in sorted(self.borrowers):
             owner = self.owners[self._rows[layer]]
             if windows[layer] != windows[owner]:

@@ -91,21 +91,24 @@ class Stage:
     def taken(
         self, counts: np.ndarray, num_pages: np.ndarray
     ) -> tuple[dict[int, list[np.ndarray]], dict[int, list[np.ndarray]], np.ndarray]:
-        """What the pass left, of entries [M, K] and pages [M] that M layers of sequences stored, in their order.
+        """What the pass left, of entries [M, K] and pages [M] that M layers of sequences stored, in the order of calls.
 
         Returns:
             By place in `slots`, layer after layer, the ids of the pages and the entries of each list; and the ids of
             the pages that nothing lies in.
         """
         rows = [(layer, first + n) for layer, first, stored in self.stored for n in range(len(stored))]
-        ids: dict[int, list[np.ndarray]] = {}
-        lengths: dict[int, list[np.ndarray]] = {}
+        found = dict[tuple[int, int], tuple[list[np.ndarray], np.ndarray]]()
         surplus, start = [np.empty(0, np.int32)], 0
         for (layer, place), count, total in zip(rows, counts, num_pages.tolist(), strict=True):
             own = self.own[layer][place]
             stop = start + max(0, total - len(own))
-            ids.setdefault(place, []).extend((own[:total], self.ids[start:stop]))
-            lengths.setdefault(place, []).append(count)
+            found[place, layer] = [own[:total], self.ids[start:stop]], count
             surplus.append(own[total:])
             start = stop
+        ids: dict[int, list[np.ndarray]] = {}
+        lengths: dict[int, list[np.ndarray]] = {}
+        for (place, _), (pages, count) in sorted(found.items(), key=lambda one: one[0]):
+            ids.setdefault(place, []).extend(pages)
+            lengths.setdefault(place, []).append(count)
         return ids, lengths, np.concatenate((*surplus, self.ids[start:]))

@@ -8,6 +8,7 @@ from typing import Any
 from corm_batch.engine.checkpoint import Checkpoint, quantization
 from corm_batch.engine.fp8_format import stored_fp8
 from corm_batch.engine.rules import Rules
+from corm_batch.engine.shape import read_groups
 from corm_batch.errors import ModelLoadError
 from corm_batch.registry import shown
 from corm_batch.spec import JobSpec, ModelSection
@@ -62,6 +63,12 @@ def about_weights(spec: JobSpec, config: Any, checkpoint: Checkpoint, rules: Rul
         yield f"the weights are quantised with {method}: that works as far as transformers loads them here"
     if pairs := [f"{layer} those of {owner}" for layer, owner in sorted(spec.engine.sharing.items())]:
         yield f"layers that read another's entries (engine.sharing): {', '.join(pairs)}"
+    if groups := read_groups(config):
+        runs = ", ".join(f"{group[0]}-{group[-1]}" for group in groups.layers)
+        yield (
+            f"layers {runs} share keys of tokens that are neither the first {groups.first} nor the newest "
+            f"{groups.recent} (pod)"
+        )
     said = rules.model_dump(exclude_defaults=True, exclude={"end_token_ids", "not_for_sampling"})
     if said:
         settings = ", ".join(f"{key} {shown(value)}" for key, value in said.items())

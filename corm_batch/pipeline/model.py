@@ -16,7 +16,7 @@ from corm_batch.engine.checkpoint import Checkpoint, check_measured, find_checkp
 from corm_batch.engine.fp8_format import refuse_quantizing, stored_fp8
 from corm_batch.engine.rules import NO_RULES, Rules, end_tokens, read_generation_config
 from corm_batch.engine.shape import ModelShape
-from corm_batch.engine.support import refuse_unsupported
+from corm_batch.engine.support import refuse_beside_groups, refuse_unsupported
 from corm_batch.engine.usual_storage import usual_storage
 from corm_batch.errors import ModelError, ModelLoadError, SourceError, SpecError, UnsupportedModelError
 from corm_batch.pipeline.about_model import about_prompts, about_storage, about_weights
@@ -127,6 +127,7 @@ def check_model(spec: JobSpec) -> CheckedModel:
     refuse_unsupported(config, spec.engine.max_model_len, spec.engine.tensor_parallel)
     refuse_quantizing(config, spec.model.weights)
     shape = ModelShape.from_config(config).storing(spec.engine.sharing)
+    refuse_beside_groups(shape, spec.engine)
     vocab_size, usual = shape.vocab_size, usual_storage(spec.policy, shape, getattr(torch, spec.model.dtype))
     check_measured(spec.policy, spec.engine, path)
     tokenizer = load_tokenizer(spec.model, path)

@@ -132,9 +132,8 @@ def test_a_policy_keeps_the_same_entries_whenever_it_is_asked(kind, way):
 
     def store(entries, step):
         stage = cache.stage([slot], eviction.limits.pages(step))
-        eviction.store(
-            stage, [sequence(step, slot)], 0, entries, [step], Packing.alone(entries.position.shape[1], cache.device)
-        )
+        where = Packing.alone(entries.position.shape[1], cache.device)
+        eviction.survivors([sequence(step, slot)], 0, entries, [step], where).store(cache, stage)
         cache.commit(stage)
 
     if way == "prefill":

@@ -142,6 +142,18 @@ def test_two_ranks_answer_and_keep_what_one_does(policy, fields, leader, tiny_ll
 
 
 @needs_ranks
+@pytest.mark.parametrize(("policy", "fields"), [({"name": "full"}, {}), (CORM, STREAMING)], ids=["full", "streaming"])
+def test_two_ranks_share_keys_of_distant_tokens(policy, fields, leader, tiny_groups):
+    requests = make_requests(3)
+    one = answers(make_one(leader, tiny_groups, policy, **fields), requests)
+    two = answers(make_two(leader, tiny_groups, policy, **fields), requests)
+    for name, ours in two.items():
+        assert (ours.token_ids, ours.kept_positions) == (one[name].token_ids, one[name].kept_positions)
+        assert ours.memory.kv_bytes_final == one[name].memory.kv_bytes_final
+        assert ours.memory.evicted_entries == one[name].memory.evicted_entries
+
+
+@needs_ranks
 def test_two_ranks_share_readings_as_one_does(leader, tiny_llama):
     """Two documents in turn, in a pool that holds one of them and a few questions; one is never asked about again."""
 

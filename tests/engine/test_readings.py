@@ -74,9 +74,22 @@ def answers_alone(folder, policy, **fields):
     ("policy", "prefill", "storage"), CASES, ids=lambda case: case if isinstance(case, str) else case["name"]
 )
 def test_answers_over_a_shared_reading_are_those_of_a_reading_of_ones_own(policy, prefill, storage, tiny_llama):
+    assert_shared_readings_change_nothing(tiny_llama, policy, prefill, storage)
+
+
+@pytest.mark.parametrize(
+    ("policy", "prefill", "storage"),
+    [({"name": "full"}, "exact", "model"), (CORM, "streaming", "int4"), (KVZIP, "exact", "int8")],
+    ids=lambda case: case if isinstance(case, str) else case["name"],
+)
+def test_what_a_question_copies_of_a_page_brings_values_of_other_layers_along(policy, prefill, storage, tiny_groups):
+    assert_shared_readings_change_nothing(tiny_groups, policy, prefill, storage)
+
+
+def assert_shared_readings_change_nothing(model, policy, prefill, storage):
     """Beside each other, beside a prompt that has nothing to do with them, and preempted every other step."""
-    alone = answers_alone(tiny_llama, policy, prefill=prefill, storage=storage)
-    engine = make_engine(tiny_llama, policy, prefill=prefill, chunk_size=16, storage=storage)
+    alone = answers_alone(model, policy, prefill=prefill, storage=storage)
+    engine = make_engine(model, policy, prefill=prefill, chunk_size=16, storage=storage)
     engine.add(Request("other", DOCUMENT[::-1], ANSWER))
     reading, done, steps = ask(engine), {}, 0
     while engine.has_work:
@@ -355,7 +368,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS, policy=st.sampled_from(POLICIES), pages=st.integers(10, 150), data=st.data())
-def test_no_page_and_no_reference_leaks_under_any_schedule(tiny_llama, events, policy, pages, data):
+def test_no_page_and_no_reference_leaks_under_any_schedule(tiny_llama, tiny_groups, events, policy, pages, data):
     config = {
         "prefill": data.draw(st.sampled_from(["exact", "streaming"])),
         "chunk_size": data.draw(st.integers(1, 30)),
@@ -363,7 +376,8 @@ def test_no_page_and_no_reference_leaks_under_any_schedule(tiny_llama, events, p
         "max_sequences": data.draw(st.integers(1, 4)),
         "sharing": data.draw(st.sampled_from([{}, {1: 0}])),
     }
-    engine, readings, finished, added = make_engine(tiny_llama, policy, pages, **config), [], [], 0
+    model = tiny_llama if config["sharing"] else data.draw(st.sampled_from([tiny_llama, tiny_groups]))
+    engine, readings, finished, added = make_engine(model, policy, pages, **config), [], [], 0
     kinds = [{}, {"answer_ids": [5, 6, 7], "uncompressed": True}, {"answer_ids": [8] * 5}, {}]
 
     def held():

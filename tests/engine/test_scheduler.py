@@ -71,14 +71,15 @@ def events(fewest_tokens):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=events(fewest_tokens=0), policy=st.sampled_from(POLICIES), pages=st.integers(4, 200), data=st.data())
-def test_no_page_leaks_under_any_schedule(tiny_llama, events, policy, pages, data):
+def test_no_page_leaks_under_any_schedule(tiny_llama, tiny_groups, events, policy, pages, data):
     config = {
         "prefill": data.draw(st.sampled_from(["exact", "streaming"])),
         "chunk_size": data.draw(st.integers(1, 40)),
         "compact_every": data.draw(st.integers(1, 9)),
         "sharing": data.draw(st.sampled_from([{}, {1: 0}])),
     }
-    engine = make_engine(tiny_llama, policy, pages, **config)
+    model = tiny_llama if config["sharing"] else data.draw(st.sampled_from([tiny_llama, tiny_groups]))
+    engine = make_engine(model, policy, pages, **config)
     added, finished = 0, []
     for kind, number, new_tokens in events:
         if kind == "add":

@@ -8,22 +8,23 @@ import torch
 
 from corm_batch.errors import OutOfPages
 from corm_batch.kv.cache import KVCache
+from corm_batch.kv.groups import Groups
 from corm_batch.kv.layers import Layers
 from corm_batch.kv.layout import Layout
 from corm_batch.kv.pool import PagePool
 from corm_batch.ops.append import append_entries
 from corm_batch.ops.packing import Packing
-from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes, page_bytes
+from corm_batch.ops.pages import NEVER, Column, Entries, entry_columns, kv_bytes, page_bytes, read_pages
 from tests.ops.forms import FORMS, FP8, INT4, INT8, MODEL, decoded, encoded
 
 CPU = torch.device("cpu")
 OWN = (Column("norm"), Column("level", torch.int32))
 
 
-def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int, form=MODEL):
-    columns = entry_columns(form, 8, torch.float32, OWN)
-    layout = Layout([columns] * layers, page_size, len(form.scales))
-    return KVCache(slots, Layers(layers), heads, num_pages, layout, form, CPU, agree)
+def make(num_pages=50, page_size=4, slots=3, layers=2, heads=3, agree=int, form=MODEL, groups=None):
+    columns, known = entry_columns(form, 8, torch.float32, OWN), Layers(layers, groups=groups)
+    layout = Layout([columns] * layers, page_size, len(form.scales), known.num_members)
+    return KVCache(slots, known, heads, num_pages, layout, form, CPU, agree)
 
 
 def random_entries(*lead):
@@ -313,3 +314,38 @@ def test_a_first_pass_that_fails_leaves_what_is_shared_as_it_was():
     cache.close(fork)
     cache.close(reading)
     assert cache.pool.num_free == 8
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_members_values_lie_where_their_owners_keys_do_whatever_comes_first(form):
+    """Through storing in any order of layers, compaction, host memory and another reading on top."""
+    cache = make(form=form, groups=Groups(((0, 1, 2),), 1, 4), layers=3)
+    slot, (entries, keep), others = cache.open(), random_layers(1, 13)[0], random_layers(2, 6)
+    entries = entries._replace(position=torch.arange(1, 14).int().expand(3, -1))
+    values = [torch.randn(3, 13, 8) for _ in range(2)]
+    stage = cache.stage([slot], 50)
+    for layer, (own, kept) in enumerate(others, 1):  # members are done first
+        cache.store(stage, [slot], layer, own, kept)
+    cache.store(stage, [slot], 0, entries, keep, None, values)
+    cache.commit(stage)
+
+    def holds(slot, keep):
+        for number, value in enumerate((entries.value, *values)):
+            table, length = cache.table.row(slot, 0)
+            read = read_pages(cache.pages(0, number), table, length, form)
+            want = decoded(encoded(entries._replace(value=value), form), form)
+            for head in range(3):
+                count = int(keep[head].sum())
+                assert torch.equal(read.key[head, :count], want.key[head, keep[head]].float())
+                assert torch.equal(read.value[head, :count], want.value[head, keep[head]].float())
+
+    holds(slot, keep)
+    for layer, (own, kept) in enumerate(others, 1):
+        assert_holds(cache, slot, layer, own, kept)
+    step = 9
+    slot = cache.swap_in(cache.swap_out(slot))
+    lists = cache.table.lists_of(slice(0, 1), torch.tensor([slot]))
+    cache.ops.compact_lists(cache.pool.layers[0], lists, torch.tensor([step], dtype=torch.int32))
+    keep &= (entries.position <= step) & (entries.expiry > step)
+    cache.settle(np.array([slot]))
+    holds(slot, keep)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from corm_batch.errors import SpecError
+from corm_batch.errors import SpecError, UnsupportedModelError
+from corm_batch.kv.groups import Groups, Member
 from corm_batch.kv.layers import Layers
 
 
@@ -25,3 +26,15 @@ def test_what_an_owner_keeps_has_to_be_what_a_borrower_may_see():
         layers.check_windows([8, None, 8, 8])
     with pytest.raises(SpecError, match=r"layer 4: the model has the layers 0\.\.3"):
         Layers(4, {4: 1})
+
+
+def test_members_have_lists_of_their_own_and_keys_of_their_owner():
+    layers = Layers(5, groups=Groups(((1, 2, 3),), 2, 6))
+    assert (layers.owners, layers.borrowers, layers.num_members) == ((0, 1, 2, 3, 4), set(), [0, 2, 0, 0, 0])
+    assert [layers.member(layer) for layer in range(5)] == [None, None, Member(1, 1), Member(1, 2), None]
+    assert [layers.alone(layer) for layer in range(5)] == [True, False, False, False, True]
+    layers.check_windows([8, None, None, None, 8])
+    with pytest.raises(UnsupportedModelError, match=r"layer 2 shares keys .* sees the newest 8 tokens"):
+        layers.check_windows([None, None, 8, None, None])
+    with pytest.raises(SpecError, match=r"engine\.sharing: not with a model whose layers share keys"):
+        Layers(5, {4: 0}, Groups(((1, 2),), 2, 6))
