@@ -68,6 +68,10 @@ def check(weights: Weights, path: str, folder: Path, revision: str | None = None
     config = load_config(path, revision)
     if method := quantization(config):
         raise UnsupportedModelError(f"model.name: {path!r} is quantised with {method}: convert what it was made from")
+    if getattr(config, "pod", None):
+        raise UnsupportedModelError(
+            f"model.name: {path!r} has layers that share keys (pod): convert what it was made of"
+        )
     weights.refuse(config)
 
 
@@ -87,7 +91,7 @@ def convert(
         SpecError, ModelLoadError, UnsupportedModelError: as `check`.
         OutputError: the folder cannot be written.
     """
-    from corm_batch.engine.loader import load_plain  # here: who lists what weights may become starts without it
+    from corm_batch.engine.plain import load_plain  # here: who lists what weights may become starts without it
 
     check(weights, path, folder, revision)
     model = load_plain(path, device, revision)
@@ -109,7 +113,7 @@ def write(model: Any, path: str, folder: Path, record: dict[str, Any], revision:
     Raises:
         OutputError: the folder cannot be written.
     """
-    from corm_batch.engine.loader import save_plain  # here, as above
+    from corm_batch.engine.plain import save_plain  # here, as above
 
     part = folder.with_name(f".{folder.name}.part")
     try:

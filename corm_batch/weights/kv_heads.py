@@ -14,7 +14,7 @@ from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import SpecError, UnsupportedModelError
 from corm_batch.weights.base import Weights
 
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Whose attention is known here: q, k, v and o apart, all of a head turned by its position, the first half of its
 channels with the second, and normalised before that or not at all."""
 
@@ -39,8 +39,8 @@ class KVHeads(Weights, name="kv_heads"):
 
     def refuse(self, config: Any) -> None:
         """Refuse other families, and numbers of heads that do not divide."""
-        if config.model_type not in _FAMILIES:
-            raise UnsupportedModelError(f"{config.model_type}: kv_heads knows {', '.join(_FAMILIES)}")
+        if config.model_type not in FAMILIES:
+            raise UnsupportedModelError(f"{config.model_type}: kv_heads knows {', '.join(FAMILIES)}")
         have = ModelShape.from_config(config).num_kv_heads
         if have % self.num_kv_heads:
             fitting = [str(count) for count in range(1, have) if have % count == 0]

@@ -7,8 +7,9 @@
 The job's model is the teacher, and its documents are the texts: pieces of them, and facts planted in such pieces with
 a question and the answer (the suites of `corm-batch eval`, other facts than those). At every token the student is to
 have the teacher's distribution (Kullback-Leibler divergence), an answer's tokens counting more. All weights are
-trained, by AdamW. `conversion.json` goes on into the new folder, with what was done here. It ends after `--seconds` or
-`--tokens`; the rate falls to zero by whichever is nearer.
+trained, by AdamW; where the student's layers share keys of distant tokens they do so here, too, and its config says
+that it was trained. `conversion.json` goes on into the new folder, with what was done here. It ends after `--seconds`
+or `--tokens`; the rate falls to zero by whichever is nearer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from corm_batch.engine.loader import load_plain
+from corm_batch.engine.plain import load_plain
 from corm_batch.evaluation.asking import lay_out
 from corm_batch.evaluation.base import Suite
 from corm_batch.evaluation.run import job_texts
@@ -148,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log = heal(teacher, student.train(), feed, limits)
     told = {name: value for name, value in vars(limits).items() if name not in ("job", "set", "model", "output")}
     record = json.loads((limits.model / RECORD).read_text(encoding="utf-8"))
+    if groups := getattr(student.config, "pod", None):
+        student.config.pod = groups | {"trained": True}
     record["healed"] = {**told, "source": job.source.place, "log": log}
     write(student.eval(), str(limits.model), limits.output, record)
     print(f"{limits.output}: {log[-1]['tokens']:,} tokens, {log[0]['divergence']} to {log[-1]['divergence']} nats")
