@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import ray
 
 from corm_batch.cluster.connection import cluster_address
+from corm_batch.cluster.health import cluster_resources
 from corm_batch.errors import SpecError
 from corm_batch.pipeline.actor_pool import PoolLimits
 from corm_batch.pipeline.replica import Spawn
@@ -60,12 +61,18 @@ class Placement:
             cpus = max(1, cpus_there // replicas)
         return cls(replicas, gpus, cpus)
 
-    def lacks(self) -> str:
-        """What the cluster lacks for one more replica now, `1 CPU, of 2 there 0 are free`; empty when it lacks nothing.
+    def lacks(self) -> str | None:
+        """What the cluster lacks for one more replica now, `1 CPU, of 2 there 0 are free`; empty when it lacks nothing,
+        None where nobody answers.
 
         By the sums over its nodes: several that have a little each may lack more.
+
+        Raises:
+            ClusterError: another cluster answers in its place.
         """
-        there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        if (resources := cluster_resources()) is None:
+            return None
+        there, free = resources
         return " and ".join(
             f"{needed:g} {name}, of {there.get(name, 0):g} there {free.get(name, 0):g} are free"
             for name, needed in (("CPU", self.cpus), ("GPU", self.gpus))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from corm_batch.cluster.connection import cluster_address
-from corm_batch.cluster.health import cluster_answers
 from corm_batch.pipeline.actor_pool import PoolLoad
 from corm_batch.pipeline.placement import Placement
 from corm_batch.spec import JobSpec
@@ -34,7 +33,7 @@ class Stages:
     def __init__(self, placement: Placement, *, shared: bool) -> None:
         self._placement = placement
         self._began = self._asked = time.monotonic()
-        self._shared, self._lacks = shared, placement.lacks() if shared else ""
+        self._shared, self._lacks = shared, (placement.lacks() or "") if shared else ""
         self._over = False
 
     def now(self, load: PoolLoad, *, answered: bool) -> str:
@@ -59,5 +58,5 @@ class Stages:
         if not self._shared or now - self._asked < _ASK_S or not (self._lacks or now - self._began > _LONG_S):
             return
         self._asked = now
-        if cluster_answers():  # Ray aborts this process when it asks a head that was started anew for resources
-            self._lacks = self._placement.lacks()
+        if (lacks := self._placement.lacks()) is not None:
+            self._lacks = lacks
