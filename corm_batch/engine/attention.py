@@ -140,6 +140,16 @@ def read_features(
     )
 
 
+def refuse_mask(module: torch.nn.Module, attention_mask: Tensor | None) -> None:
+    """Refuse a mask of a model's own: attention here is causal.
+
+    Raises:
+        UnsupportedModelError: there is one.
+    """
+    if attention_mask is not None:
+        raise UnsupportedModelError(f"{type(module).__name__} needs an attention mask of its own")
+
+
 def batch_attention_forward(
     module: torch.nn.Module,
     query: Tensor,
@@ -152,8 +162,7 @@ def batch_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [1, H, T, D], key and value [1, K, T, D] -> ([1, T, H, D], None)."""
-    if attention_mask is not None:
-        raise UnsupportedModelError(f"{type(module).__name__} needs an attention mask of its own")
+    refuse_mask(module, attention_mask)
     features = read_features(module, scaling, query.shape[-1], kwargs)
     out_HTD = batch.batch.attend(module.layer_idx, query[0], key[0], value[0], features)  # type: ignore[arg-type]
     return out_HTD.transpose(0, 1)[None], None

@@ -9,7 +9,6 @@ All rows of a chunk vote, under the gap rule, or the newest of those that score.
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from corm_batch.engine.looks import Behind, DenseLook, LayerLooks
 from corm_batch.engine.rows import Part
 from corm_batch.engine.work import Span
 from corm_batch.kv.cache import KVCache
-from corm_batch.kv.stage import GATHERED_ENTRIES
+from corm_batch.kv.stage import GATHERED_ENTRIES, Ends
 from corm_batch.ops.packing import Packing
 from corm_batch.ops.pages import NEVER, Entries
 from corm_batch.policies.base import KVPolicy
@@ -80,48 +79,45 @@ class ChunkPass:
             out [H, R, D], its log-sum-exp [H, R], all entries [K, N] with what was found of them, where those of each
             span stand, its own as the last, and how they are read with a member's values; None where nothing is held.
         """
-        ops, reduction = self._cache.ops, policy.needs.reduction
-        reach = 0 if reduction is None else reduction.reach
-        where, behind = self._where(spans, layer, part, reach), self._behind(spans, layer, born, part)
+        ops, reduction, behind = self._cache.ops, policy.needs.reduction, None
+        where, held = part.packing, self._held_of(spans)
+        if held is not None:
+            where = self._where(held.widths[layer], part)
+            behind = self._behind(held, layer, born, (part.packing, where))
         entries = born if behind is None else behind(born.value, 0)
         last = torch.full_like(entries.expiry, NEVER) if votes(policy) else entries.expiry
         look = DenseLook(ops, part.step_R, *entries[:3], last, (part.packing, where))
         out, lse = looks.see(look, born.value, behind)(query_HRD, features)
         if reduction is not None:
-            rows = part.packing
+            rows, columns = part.packing, where
+            if held is not None and reduction.reach:
+                columns = where.with_hole(held.length[layer], part.packing)
             if not reduction.accumulate:
                 rows = part.newest(reduction.window)
                 entries = entries._replace(statistic=torch.zeros_like(entries.statistic))
             voted = ops.reduce_columns(
                 reduction, query_HRD, lse, part.count_R, *part.counted(entries, last, where),
-                features.scale, features.softcap, gap_rule=True, packing=(rows, where),
+                features.scale, features.softcap, gap_rule=True, packing=(rows, columns),
             )  # fmt: skip
             entries = as_voted(policy, entries, voted)
         return out, lse, entries, where, behind
 
-    def _behind(self, spans: abc.Sequence[Span], layer: int, born: Entries, part: Part) -> Behind | None:
-        """How chunks' own entries, with some layer's values, are read behind what a layer has stored of their
-        sequences; None where nothing is."""
-        if (first := self._number.get(spans[0])) is None:
-            return None
-        held = self._held.part(slice(first, first + len(spans)))
-        packing = part.packing, self._where(spans, layer, part)
+    def _held_of(self, spans: abc.Sequence[Span]) -> Ends | None:
+        """What the sequences of neighbours hold; None for nothing."""
+        first = self._number.get(spans[0])
+        return None if first is None else self._held.part(slice(first, first + len(spans)))
+
+    def _behind(self, held: Ends, layer: int, born: Entries, packing: tuple[Packing, Packing]) -> Behind:
+        """How chunks' own entries, with some layer's values, are read behind what their sequences hold in a layer."""
         return lambda value, member: self._cache.read_ends(held, layer, born._replace(value=value), packing, member)
 
-    def _where(self, spans: abc.Sequence[Span], layer: int, part: Part, reach: int = 0) -> Packing:
-        """Where all entries that chunks see stand, of each, with its hole where hits reach others."""
-        if (first := self._number.get(spans[0])) is None:
-            return part.packing
-        held = self._held.part(slice(first, first + len(spans)))
-        widths, sizes, device = held.widths[layer], part.packing.sizes, self._cache.device
+    def _where(self, widths: np.ndarray, part: Part) -> Packing:
+        """Where all entries stand that chunks see behind lists of these widths."""
         if widths.max() * len(widths) <= _PADDING * widths.sum():
             widths = np.full_like(widths, widths.max())
-        key = np.stack((widths, sizes)).tobytes()
+        key = np.stack((widths, part.packing.sizes)).tobytes()
         if (where := self._packings.get(key)) is None:
-            where = self._packings[key] = Packing.of(sizes + widths, device)
-        if reach:
-            ends = torch.from_numpy(widths.astype(np.int32)).to(device)
-            where = replace(where, hole=(held.length[layer], ends))
+            where = self._packings[key] = Packing.of(part.packing.sizes + widths, self._cache.device)
         return where
 
 

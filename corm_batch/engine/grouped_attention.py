@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from corm_batch.errors import UnsupportedModelError
+from corm_batch.engine.attention import refuse_mask
 from corm_batch.kv.groups import Groups
 
 GROUPED = "corm_batch_groups"
@@ -56,8 +56,7 @@ def grouped_attention(
     Raises:
         UnsupportedModelError: the model wants to have a mask of its own.
     """
-    if attention_mask is not None:
-        raise UnsupportedModelError(f"{type(module).__name__} needs an attention mask of its own")
+    refuse_mask(module, attention_mask)
     shared: SharedKeys = module.shared_keys  # type: ignore[assignment]
     layer: int = module.layer_idx  # type: ignore[assignment]
     groups, member = shared.groups, shared.groups.members.get(layer)

@@ -11,7 +11,6 @@ launch for all: a question's rows, by their real steps, vote on what is its own.
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -135,7 +134,7 @@ class Questions:
             last = torch.full_like(own.expiry, NEVER) if votes(policy) else own.expiry
             own_where = self.where
             if reduction.reach:
-                own_where = replace(own_where, hole=(self._own.length[layer], self._hole_ends))
+                own_where = own_where.with_hole(self._own.length[layer], self._rows)
             voted = self.cache.ops.reduce_columns(
                 reduction, query_HRD, lse, step_R, own, last, *softmax, gap_rule=True, packing=(self._voting, own_where)
             )
@@ -168,11 +167,6 @@ class Questions:
         others = self._place_N < self._own.others[layer].T[:, self._owner_N]
         position, statistic = own.position.masked_fill(others, NEVER), own.statistic.masked_fill(others, 0.0)
         return own._replace(position=position, statistic=statistic)
-
-    @cached_property
-    def _hole_ends(self) -> Tensor:
-        """[S] int32, where the new ones of each question's own entries begin."""
-        return torch.full((len(self.where.sizes),), self._own_width, dtype=torch.int32, device=self.cache.device)
 
     @cached_property
     def _owner_N(self) -> Tensor:

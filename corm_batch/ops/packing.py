@@ -9,7 +9,7 @@ An operation that takes one does to each sequence what it does to one that stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -46,6 +46,13 @@ class Packing:
     def alone(cls, size: int, device: torch.device) -> Packing:
         """One sequence; remembered, for its bounds are copied to the device."""
         return cls.of([size], device)
+
+    def with_hole(self, older_SK: Tensor, newer: Packing) -> Packing:
+        """The same of entries whose newer ones stand as `newer` says, the last of each sequence's, with padding between
+        them and the older ones, of which each head has so many, [S, K] int32."""
+        holed = replace(self, hole=(older_SK, self.bounds[1] - newer.bounds[1]))
+        vars(holed)["bounds"] = self.bounds  # on the device already: a copy in every layer would have the host wait
+        return holed
 
     def part(self, sequences: slice) -> Packing:
         """Some of the sequences, one right behind the other, counted from the first of them."""

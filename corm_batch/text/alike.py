@@ -10,7 +10,7 @@ texts are encoded. The cut is far enough from where they part for no word to rea
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -50,8 +50,8 @@ def encode_alike(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def _last_word(text: str, starts: Sequence[int], most: int) -> int:
     """The last token that begins with the blank before a word, at `most` characters into the text at most; 0 for none
     that is near."""
-    behind = next((place for place in range(len(starts) - 1, -1, -1) if starts[place] <= most), 0)
-    for place in islice(range(behind, 0, -1), _MOST_LOOKED_AT):
+    last = bisect_right(starts, most) - 1
+    for place in islice(range(last, 0, -1), _MOST_LOOKED_AT):
         start = starts[place]
         if text[start].isspace() and text[start - 1].isalnum() and text[start + 1 : start + 2].isalnum():
             return place
