@@ -26,19 +26,29 @@ LENGTHS = ([30, 7, 1, 44], [20, 20, 20])
 
 def read(engine, lengths, at_once):
     """What each prompt leaves in every layer, and what its budget cost it, read in one pass or one pass each."""
-    sequences = []
-    for number, length in enumerate(lengths):
-        ids = [(number * 31 + j * j) % 199 for j in range(length)]
-        engine.add(Request(str(number), ids, SamplingParams(max_new_tokens=4, ignore_eos=True)))
-        sequence = engine.scheduler.waiting.popleft()
-        engine.scheduler.open(sequence)
-        sequences.append(sequence)
+    sequences = opened(engine, lengths)
     groups = [sequences] if at_once else [[sequence] for sequence in sequences]
     for group in groups:
         spans, rotary = [Span(one, 0, one.num_to_prefill) for one in group], engine.runner.prefiller.rotary
         batch = PrefillBatch(spans, engine.evictions, rotary)
         engine.model.forward(batch)
         batch.commit()
+    return left_by(engine, sequences)
+
+
+def opened(engine, lengths):
+    """Sequences of so many tokens, none of them read."""
+    sequences = []
+    for number, length in enumerate(lengths):
+        ids = [(number * 31 + j * j) % 199 for j in range(length)]
+        engine.add(Request(str(number), ids, SamplingParams(max_new_tokens=4, ignore_eos=True)))
+        sequences.append(engine.scheduler.waiting.popleft())
+        engine.scheduler.open(sequences[-1])
+    return sequences
+
+
+def left_by(engine, sequences):
+    """What they leave in every layer, what their budget cost them, and their pages."""
     cache, found = engine.evictions.cache, []
     for sequence in sequences:
         entries = [cache.read(sequence.slot, layer) for layer in range(engine.model.shape.num_layers)]

@@ -6,9 +6,8 @@ import pytest
 
 from corm_batch.engine import chunk_pass
 from corm_batch.engine.chunk_batch import ChunkBatch
-from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.work import Span
-from tests.engine.test_batch import LENGTHS, POLICIES, count_launches
+from tests.engine.test_batch import LENGTHS, POLICIES, count_launches, left_by, opened
 from tests.engine.test_scheduler import make_engine
 
 SINKS = {"name": "streaming_llm", "sinks": 2, "recent": 9}
@@ -18,25 +17,15 @@ LEAVING = {"propagation": {"name": "attention", "layer": 1, "share": 0.4, "windo
 
 def read(engine, lengths, at_once, size=13):
     """What each prompt leaves in every layer, and what its budget cost it, read in chunks of so many tokens."""
-    sequences, evictions = [], engine.evictions
-    for number, length in enumerate(lengths):
-        ids = [(number * 31 + j * j) % 199 for j in range(length)]
-        engine.add(Request(str(number), ids, SamplingParams(max_new_tokens=4, ignore_eos=True)))
-        sequences.append(engine.scheduler.waiting.popleft())
-        engine.scheduler.open(sequences[-1])
+    sequences = opened(engine, lengths)
     for start in range(0, max(lengths), size):
         spans = [Span(one, start, min(start + size, one.num_to_prefill)) for one in sequences]
         spans = [span for span in spans if span.num_tokens > 0]
         for group in [spans] if at_once else [[span] for span in spans]:
-            batch = ChunkBatch(group, evictions, engine.runner.prefiller.rotary)
+            batch = ChunkBatch(group, engine.evictions, engine.runner.prefiller.rotary)
             engine.model.forward(batch)
             batch.commit()
-    found = []
-    for sequence in sequences:
-        entries = [evictions.cache.read(sequence.slot, layer) for layer in range(engine.model.shape.num_layers)]
-        kept = [(one.position.tolist(), one.expiry.tolist()) for one in entries]
-        found.append((kept, sequence.lost_statistic.tolist(), evictions.cache.pages_held(sequence.slot)))
-    return found
+    return left_by(engine, sequences)
 
 
 EVERY = [*POLICIES, SINKS, CACHE]

@@ -3,17 +3,14 @@ literal definition of what a member sees."""
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
 
 from corm_batch.engine.config import EngineConfig
-from corm_batch.engine.engine import EngineCore
 from corm_batch.engine.grouped_attention import GROUPED
 from corm_batch.engine.loader import load_model
 from corm_batch.engine.plain import load_plain
@@ -21,38 +18,41 @@ from corm_batch.engine.request import Request, SamplingParams
 from corm_batch.engine.shape import ModelShape
 from corm_batch.errors import ModelLoadError, SpecError, UnsupportedModelError
 from corm_batch.evaluation.head_table import measure_heads
-from corm_batch.policies.base import KVPolicy
 from tests.conftest import llama_config, save_random_model
+from tests.engine import test_sharing
 from tests.engine.test_ensemble import assert_answers_are_those_of_each_alone
 from tests.engine.test_families import FAMILIES
 from tests.engine.test_scheduler import KVZIP, assert_books_balance
 from tests.engine.test_score import run, run_preempting
+from tests.engine.test_sharing import (
+    ANSWER,
+    CHUNKS,
+    CORM,
+    DEVICES,
+    PREFILLS,
+    SNAPKV,
+    Literal,
+    asked,
+    loaded,
+    prompts,
+)  # fmt: skip
 from tests.ops.forms import FP8, INT4, INT8, MODEL
 
 GROUPS, FIRST, RECENT = [[0, 1], [2, 3, 4]], 3, 7
 OWNER = {1: 0, 3: 2, 4: 2}
 POD = {"groups": GROUPS, "first": FIRST, "recent": RECENT, "trained": True}
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-CHUNKS = {"prefill": "streaming", "chunk_size": 23}
-PREFILLS = pytest.mark.parametrize("fields", [{}, CHUNKS], ids=["exact", "chunks"])
-CORM = {"name": "corm", "preset": "paper", "window": 8, "recent": 4, "tau": 1.5}
-SNAPKV = {"name": "snapkv", "budget": {"name": "adakv", "max_kept": 20}, "window": 6, "recent": 8}
-ANSWER = [7, 150, 32, 99, 7, 64]
-LENGTHS = (61, 1, 34)
 
 
-class Plain:
-    """A model by transformers; a member's query sees distant tokens by its owner's keys.
+class Plain(Literal):
+    """A member's query sees distant tokens by its owner's keys.
 
     Attributes:
         form: in which keys and values are, but for the first token's to itself.
-        seen: by layer and kv head, the entries below a number that queries from there on see; None for all.
     """
 
     def __init__(self, folder, form=MODEL):
-        AttentionInterface.register("distant", self.attend)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="distant")
-        self.form, self.held, self.seen, self.until = form, {}, None, 0
+        super().__init__(folder)
+        self.form = form
 
     def attend(self, module, query, key, value, mask, scaling=None, softcap=None, s_aux=None, **_):
         layer, group, size = module.layer_idx, query.shape[1] // key.shape[1], query.shape[2]
@@ -78,18 +78,6 @@ class Plain:
             out[:, 0] = value[0, :, 0].repeat_interleave(group, 0)
         return out.transpose(0, 1)[None], None
 
-    @torch.no_grad()
-    def answer(self, ids, count):
-        found = list(ids)
-        for _ in range(count):
-            found.append(int(self.model(torch.tensor([found]), use_cache=False).logits[0, -1].argmax()))
-        return tuple(found[len(ids) :])
-
-    @torch.no_grad()
-    def logprobs(self, ids, answer):
-        logits = self.model(torch.tensor([[*ids, *answer[:-1]]]), use_cache=False).logits[0, len(ids) - 1 :]
-        return logits.log_softmax(-1)[range(len(answer)), answer].tolist()
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -97,23 +85,8 @@ def folder(tmp_path_factory):
     return save_random_model(llama_config(num_hidden_layers=6, pod=POD), tmp_path_factory.mktemp("pod"), seed=5)
 
 
-@functools.cache
-def loaded(folder, device="cpu"):
-    return load_model(folder, torch.float32, torch.device(device))
-
-
 def make(folder, policy=None, device="cpu", **fields):
-    given = {"page_size": 4, "kv_memory": "4MiB", "compact_every": 3, **fields}
-    return EngineCore(loaded(folder, device), KVPolicy.from_spec(policy or {"name": "full"}), EngineConfig.parse(given))
-
-
-def prompts(lengths=LENGTHS):
-    return [[(i * 31 + j * j) % 199 for j in range(length)] for i, length in enumerate(lengths)]
-
-
-def asked(new_tokens=9, lengths=LENGTHS, **fields):
-    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    return [Request(str(i), ids, sampling, True, **fields) for i, ids in enumerate(prompts(lengths))]
+    return test_sharing.make(folder, policy, device, **{"sharing": {}} | fields)
 
 
 def near(count):

@@ -36,17 +36,38 @@ ANSWER = [7, 150, 32, 99, 7, 64]
 LENGTHS = (61, 1, 34)
 
 
-class Plain:
-    """A model by transformers; what each layer attends to is its owner's.
+class Literal:
+    """A model by transformers that attends as a subclass says, in the words of a definition.
 
     Attributes:
-        seen: by layer and kv head, the entries below a number that queries from there on see; None for all.
+        held: what layers leave for those behind them.
+        seen: by layer and kv head, the entries below `until` that queries from there on see; None for all.
     """
 
+    def __init__(self, folder):
+        AttentionInterface.register("literal", self.attend)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="literal")
+        self.held, self.seen, self.until = {}, None, 0
+
+    @torch.no_grad()
+    def answer(self, ids, count):
+        found = list(ids)
+        for _ in range(count):
+            found.append(int(self.model(torch.tensor([found]), use_cache=False).logits[0, -1].argmax()))
+        return tuple(found[len(ids) :])
+
+    @torch.no_grad()
+    def logprobs(self, ids, answer):
+        logits = self.model(torch.tensor([[*ids, *answer[:-1]]]), use_cache=False).logits[0, len(ids) - 1 :]
+        return logits.log_softmax(-1)[range(len(answer)), answer].tolist()
+
+
+class Plain(Literal):
+    """What each layer attends to is its owner's."""
+
     def __init__(self, folder, sharing):
-        AttentionInterface.register("shares", self.attend)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="shares")
-        self.sharing, self.held, self.seen, self.until = sharing, {}, None, 0
+        super().__init__(folder)
+        self.sharing = sharing
 
     def attend(self, module, query, key, value, mask, scaling=None, softcap=None, sliding_window=None, s_aux=None, **_):
         layer, group = module.layer_idx, query.shape[1] // key.shape[1]
@@ -65,18 +86,6 @@ class Plain:
             logits = torch.cat((logits, s_aux[:, None, None].expand(-1, logits.shape[1], 1)), -1)
         weight = logits.softmax(-1)[..., : query.shape[2]]
         return (weight @ values).transpose(0, 1)[None], None
-
-    @torch.no_grad()
-    def answer(self, ids, count):
-        found = list(ids)
-        for _ in range(count):
-            found.append(int(self.model(torch.tensor([found]), use_cache=False).logits[0, -1].argmax()))
-        return tuple(found[len(ids) :])
-
-    @torch.no_grad()
-    def logprobs(self, ids, answer):
-        logits = self.model(torch.tensor([[*ids, *answer[:-1]]]), use_cache=False).logits[0, len(ids) - 1 :]
-        return logits.log_softmax(-1)[range(len(answer)), answer].tolist()
 
 
 @pytest.fixture(scope="module")
